@@ -1,0 +1,161 @@
+//! Hosts of URIs and Via sent-by values: IPv4 address, IPv6 reference or name.
+//!
+//! RFC 3261 §25.1 with the corrections of RFC 5954: `[:::]` is no address, and IPv6 addresses are compared by
+//! value, not by spelling. Names are compared without regard to case (§19.1.4); nothing is resolved here.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::grammar::is_host_byte;
+
+/// A host, compared as RFC 3261 §19.1.4 and RFC 5954 §4.2 say.
+#[derive(Clone, Copy, Debug)]
+pub enum Host<'a> {
+    /// Dotted decimal.
+    Ipv4(Ipv4Addr),
+    /// A bracketed reference.
+    Ipv6(Ipv6Addr),
+    /// Anything that is to be looked up.
+    Name(&'a [u8]),
+}
+
+impl<'a> Host<'a> {
+    /// Reads a host with nothing before or after it; IPv6 must be in brackets.
+    pub fn parse(bytes: &'a [u8]) -> Option<Host<'a>> {
+        if let [b'[', inner @ .., b']'] = bytes {
+            return parse_ipv6(inner).map(Host::Ipv6);
+        }
+        if bytes.is_empty() || !bytes.iter().all(|&b| is_host_byte(b)) {
+            return None;
+        }
+        Some(match parse_ip(bytes) {
+            Some(address) => Host::Ipv4(address),
+            None => Host::Name(bytes),
+        })
+    }
+
+    /// The address, if this is one.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match *self {
+            Host::Ipv4(address) => Some(IpAddr::V4(address)),
+            Host::Ipv6(address) => Some(IpAddr::V6(address)),
+            Host::Name(_) => None,
+        }
+    }
+}
+
+impl From<IpAddr> for Host<'static> {
+    fn from(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => Host::Ipv4(address),
+            IpAddr::V6(address) => Host::Ipv6(address),
+        }
+    }
+}
+
+impl PartialEq for Host<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Host::Ipv4(a), Host::Ipv4(b)) => a == b,
+            (Host::Ipv6(a), Host::Ipv6(b)) => a == b,
+            (Host::Name(a), Host::Name(b)) => a.eq_ignore_ascii_case(b),
+            (Host::Ipv4(_) | Host::Ipv6(_) | Host::Name(_), _) => false,
+        }
+    }
+}
+
+impl Eq for Host<'_> {}
+
+impl Hash for Host<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            Host::Ipv4(address) => address.hash(state),
+            Host::Ipv6(address) => address.hash(state),
+            Host::Name(name) => name.iter().for_each(|b| state.write_u8(b.to_ascii_lowercase())),
+        }
+    }
+}
+
+impl fmt::Display for Host<'_> {
+    /// Canonical: lower case, IPv6 compressed and in brackets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Host::Ipv4(address) => write!(f, "{address}"),
+            Host::Ipv6(address) => write!(f, "[{address}]"),
+            Host::Name(name) => {
+                name.iter().try_for_each(|b| write!(f, "{}", b.to_ascii_lowercase() as char))
+            }
+        }
+    }
+}
+
+/// Reads an address without brackets, as in `received=` (RFC 5118 §4.5 allows both spellings there).
+pub fn parse_address(bytes: &[u8]) -> Option<IpAddr> {
+    let bare = match bytes {
+        [b'[', inner @ .., b']'] => inner,
+        other => other,
+    };
+    parse_ip(bare).map(IpAddr::V4).or_else(|| parse_ipv6(bare).map(IpAddr::V6))
+}
+
+fn parse_ip(bytes: &[u8]) -> Option<Ipv4Addr> {
+    if !bytes.first()?.is_ascii_digit() {
+        return None;
+    }
+    std::str::from_utf8(bytes).ok()?.parse().ok()
+}
+
+fn parse_ipv6(bytes: &[u8]) -> Option<Ipv6Addr> {
+    std::str::from_utf8(bytes).ok()?.parse().ok()
+}
+
+/// Splits `host[:port]`, as in URIs and `sent-by`, without white space; the port is `None` if absent.
+pub(crate) fn split_port(bytes: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
+    let host_length = match bytes.first()? {
+        b'[' => memchr::memchr(b']', bytes)? + 1,
+        _ => memchr::memchr(b':', bytes).unwrap_or(bytes.len()),
+    };
+    match &bytes[host_length..] {
+        [] => Some((&bytes[..host_length], None)),
+        [b':', port @ ..] => Some((&bytes[..host_length], Some(port))),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ipv6_is_compared_by_value() {
+        // RFC 5954 §4.2
+        assert_eq!(Host::parse(b"[2001:db8::9:1]"), Host::parse(b"[2001:DB8::9:01]"));
+        assert_eq!(Host::parse(b"[::ffff:192.0.2.10]"), Host::parse(b"[::FFFF:c000:20a]"));
+        assert_ne!(Host::parse(b"[2001:db8::1]"), Host::parse(b"[2001:db8::2]"));
+    }
+
+    #[test]
+    fn three_colons_are_no_address() {
+        // RFC 5954 §3.1
+        assert_eq!(Host::parse(b"[2001:db8:::192.0.2.1]"), None);
+        assert_eq!(Host::parse(b"[:::]"), None);
+        assert_eq!(Host::parse(b"[]"), None);
+        assert_eq!(Host::parse(b"2001:db8::1"), None);
+    }
+
+    #[test]
+    fn names_are_compared_without_case_and_written_lower() {
+        assert_eq!(Host::parse(b"AtLanTa.CoM"), Host::parse(b"atlanta.com"));
+        assert_eq!(Host::parse(b"AtLanTa.CoM").expect("name").to_string(), "atlanta.com");
+        assert_eq!(Host::parse(b"a b"), None);
+        assert_eq!(Host::parse(b""), None);
+    }
+
+    #[test]
+    fn received_takes_both_spellings_of_ipv6() {
+        assert_eq!(parse_address(b"::1"), parse_address(b"[::1]"));
+        assert_eq!(parse_address(b"192.0.2.1"), Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))));
+        assert_eq!(parse_address(b"host"), None);
+    }
+}

@@ -1,0 +1,127 @@
+//! Header parameters: `;name`, `;name=value`, `;name="quoted"`, with white space wherever RFC 3261 §25.1 lets it be.
+//!
+//! A [`Params`] has been walked once and is well-formed, so looking a name up cannot fail. Names are compared
+//! without regard to case, values are returned as on the wire, quotes included ([`unquote`] strips them).
+
+use std::borrow::Cow;
+
+use crate::grammar::Cursor;
+
+/// The parameters of one header value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Params<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> Params<'a> {
+    /// Takes `bytes`, from the first `;` on; `None` if a parameter is empty, unclosed or malformed.
+    pub(crate) fn parse(bytes: &'a [u8]) -> Option<Params<'a>> {
+        let mut cursor = Cursor::new(bytes);
+        loop {
+            cursor.skip_lws();
+            if cursor.at_end() {
+                return Some(Params { bytes });
+            }
+            next_param(&mut cursor)?;
+        }
+    }
+
+    /// The parameter of that name: `None` if absent, `Some(None)` if it has no value.
+    pub fn get(&self, name: &[u8]) -> Option<Option<&'a [u8]>> {
+        self.iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    /// The value of the parameter of that name; `None` if it is absent or has none.
+    pub fn value(&self, name: &[u8]) -> Option<&'a [u8]> {
+        self.get(name).flatten()
+    }
+
+    /// All parameters in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + use<'a> {
+        let mut cursor = Cursor::new(self.bytes);
+        std::iter::from_fn(move || next_param(&mut cursor))
+    }
+
+    /// The parameters as on the wire, from the first `;` on; empty if there are none.
+    pub fn as_bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+}
+
+/// Reads one `;name[=value]`; `None` at the end or if malformed.
+fn next_param<'a>(cursor: &mut Cursor<'a>) -> Option<(&'a [u8], Option<&'a [u8]>)> {
+    if !cursor.eat_separator(b';') {
+        return None;
+    }
+    let name = cursor.token()?;
+    if !cursor.eat_separator(b'=') {
+        return Some((name, None));
+    }
+    let value = match cursor.peek() {
+        Some(b'"') => cursor.quoted_string()?,
+        _ => cursor.take_while(is_value_byte),
+    };
+    (!value.is_empty()).then_some((name, Some(value)))
+}
+
+/// Wider than `token / host`: `received=::1` and `branch=a/b` are met in the field.
+fn is_value_byte(byte: u8) -> bool {
+    byte > 0x20 && byte != 0x7f && !matches!(byte, b';' | b',' | b'"' | b'<' | b'>' | b'=')
+}
+
+/// The content of a quoted string, escapes resolved; anything else is returned as it is.
+pub fn unquote(value: &[u8]) -> Cow<'_, [u8]> {
+    let [b'"', inner @ .., b'"'] = value else { return Cow::Borrowed(value) };
+    if memchr::memchr(b'\\', inner).is_none() {
+        return Cow::Borrowed(inner);
+    }
+    let mut plain = Vec::with_capacity(inner.len());
+    let mut bytes = inner.iter();
+    while let Some(&byte) = bytes.next() {
+        match byte {
+            b'\\' => plain.extend(bytes.next()),
+            byte => plain.push(byte),
+        }
+    }
+    Cow::Owned(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn white_space_may_stand_around_every_separator() {
+        let params = Params::parse(b"\r\n ; newparam =\r\n newvalue ;\r\n  secondparam ; q = 0.33")
+            .expect("wsinv");
+        assert_eq!(params.get(b"NEWPARAM"), Some(Some(&b"newvalue"[..])));
+        assert_eq!(params.get(b"secondparam"), Some(None));
+        assert_eq!(params.value(b"q"), Some(&b"0.33"[..]));
+        assert_eq!(params.get(b"tag"), None);
+    }
+
+    #[test]
+    fn empty_and_unclosed_parameters_are_refused() {
+        for bytes in [
+            &b";;"[..],
+            b";",
+            b";a;;b",
+            b";a=",
+            b";a=\"x",
+            b"a=b",
+            b";a b",
+            b";=b",
+            b";,",
+            b";a=b,c",
+        ] {
+            assert_eq!(Params::parse(bytes), None, "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn quoted_values_keep_separators_and_are_unquoted_on_demand() {
+        let params = Params::parse(br#";a="x;y=\"z\"";tag=1"#).expect("quoted");
+        assert_eq!(unquote(params.value(b"a").expect("a")), &br#"x;y="z""#[..]);
+        assert_eq!(params.value(b"tag"), Some(&b"1"[..]));
+    }
+}

@@ -1,0 +1,9 @@
+//! Parser, typed parsers, edits and builders: no panic, and what is rendered reads back.
+
+#![no_main]
+
+#[path = "../../crates/sip/tests/it/properties.rs"]
+#[allow(dead_code, reason = "each target uses one of the properties")]
+mod properties;
+
+libfuzzer_sys::fuzz_target!(|octets: &[u8]| properties::parse(octets));
