@@ -1,0 +1,243 @@
+//! What is said on the manager's Unix socket (`DIR/run/manager.sock`): one JSON object a line.
+//!
+//! A child says `hello`, gets `welcome` (with its listening sockets as passed descriptors), says
+//! `ready` when it serves, and from then on is pushed views and commands. `outlast status` and the
+//! other commands send one request and get one answer. The socket's directory has mode 0700: who can
+//! open it is the node's owner.
+//!
+//! Descriptors (SCM_RIGHTS) come with the octets of the welcome line; when they are more than
+//! [`DESCRIPTORS_PER_MESSAGE_MAX`], empty lines after it carry the rest, in order. Pure: the
+//! blocking client is [`crate::server`], the other end is the `manager` crate.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::keys::KeyRing;
+use crate::view::{Incarnation, ListenerTransport, ProcessName, ProcessType, TopologyView};
+
+/// Longest line. A longer one ends the connection: one of the two ends has a bug.
+pub const LINE_BYTES_MAX: usize = 4 << 20;
+
+/// Descriptors in one message (the kernel's limit is 253).
+pub const DESCRIPTORS_PER_MESSAGE_MAX: usize = 64;
+
+/// Sockets of one edge: more than any sensible workers × addresses; refused with an error beyond.
+pub const SOCKETS_MAX: usize = 4096;
+
+/// From a child or a command to the manager.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToManager {
+    /// A child's first line.
+    Hello(Hello),
+    /// The child serves.
+    Ready,
+    /// A command's only line.
+    Request(Request),
+}
+
+/// From the manager.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FromManager {
+    /// The answer to [`Hello`].
+    Welcome(Box<Welcome>),
+    /// The topology changed.
+    View(TopologyView),
+    /// What the child shall do.
+    Command(Command),
+    /// The answer to a [`Request`], or the refusal of a [`Hello`].
+    Answer(Answer),
+}
+
+/// Who a child is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The name it was started under.
+    pub name: ProcessName,
+    /// What it is.
+    pub process_type: ProcessType,
+    /// Its process id; the manager compares it with the one it spawned.
+    pub pid: u32,
+}
+
+/// All that a child needs to serve. Holds secrets: never logged (its `Debug` leaves them out).
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The node's name.
+    pub node: String,
+    /// The node's directory, absolute.
+    pub directory: PathBuf,
+    /// This life of the child.
+    pub incarnation: Incarnation,
+    /// The effective `config::NodeConfig`.
+    pub settings: serde_json::Value,
+    /// The node's secrets.
+    pub keys: KeyRing,
+    /// Containers: the Unix socket to listen on for links (`DIR/run/NAME.link`).
+    pub link: Option<PathBuf>,
+    /// Edges: what the passed descriptors are, in their order.
+    pub sockets: Vec<PassedSocket>,
+    /// The topology at this moment.
+    pub view: TopologyView,
+}
+
+impl fmt::Debug for Welcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Welcome")
+            .field("node", &self.node)
+            .field("incarnation", &self.incarnation)
+            .field("link", &self.link)
+            .field("sockets", &self.sockets)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What one passed descriptor is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassedSocket {
+    /// Which of the edge's addresses: all sockets of one address have one number, counted from 0.
+    pub listener: u16,
+    /// Which worker of the edge polls it, counted from 0.
+    pub worker: u16,
+    /// A bound UDP socket or a listening TCP socket, non-blocking, SO_REUSEPORT.
+    pub transport: ListenerTransport,
+    /// The concrete address it is bound to.
+    pub local: SocketAddr,
+    /// What phones are told instead of `local`: `host:port` or `host`.
+    pub public: String,
+}
+
+/// What the manager tells a child to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    /// Take nothing new, finish what is open, exit with 0 when nothing is open any more or after
+    /// `deadline_ms`. An edge that drains goes on serving what belongs to living transactions and
+    /// waits for its [`Command::Stop`].
+    Drain {
+        /// Milliseconds from now.
+        deadline_ms: u64,
+    },
+    /// End now in an orderly way (flush, sync, close) and exit with 0.
+    Stop,
+}
+
+impl Command {
+    /// A drain command; the deadline is rounded to milliseconds.
+    pub fn drain(deadline: Duration) -> Command {
+        Command::Drain { deadline_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX) }
+    }
+}
+
+/// What a command asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// The processes and their states.
+    Status,
+    /// Start a process that is down or waits in backoff; answered when it is ready.
+    Start {
+        /// Which.
+        name: ProcessName,
+    },
+    /// Drain and stop a process, and leave it down; answered when it has ended.
+    Stop {
+        /// Which.
+        name: ProcessName,
+    },
+    /// Stop (if it runs) and start; answered when it is ready again.
+    Restart {
+        /// Which.
+        name: ProcessName,
+    },
+}
+
+/// What the manager answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// To [`Request::Status`].
+    Status(TopologyView),
+    /// Carried out.
+    Done,
+    /// Not carried out.
+    Refused {
+        /// What is wrong and what to do next, for a person.
+        reason: String,
+    },
+}
+
+/// One line, its end included.
+pub fn encode_line(message: &impl Serialize) -> Vec<u8> {
+    let mut line = serde_json::to_vec(message)
+        .expect("our messages have string keys only and serialise without I/O");
+    line.push(b'\n');
+    line
+}
+
+/// Cuts the next line (without its end) off the front of `buffer`; `Ok(None)` when none is whole.
+///
+/// # Errors
+/// [`LineTooLong`] when [`LINE_BYTES_MAX`] octets hold no line end: close the connection.
+pub fn next_line(buffer: &mut Vec<u8>) -> Result<Option<Vec<u8>>, LineTooLong> {
+    match buffer.iter().position(|byte| *byte == b'\n') {
+        Some(end) => {
+            let mut line: Vec<u8> = buffer.drain(..=end).collect();
+            line.pop();
+            Ok(Some(line))
+        }
+        None if buffer.len() > LINE_BYTES_MAX => Err(LineTooLong),
+        None => Ok(None),
+    }
+}
+
+/// A line on the manager's socket passed [`LINE_BYTES_MAX`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a line of more than {LINE_BYTES_MAX} octets on the manager's socket")]
+pub struct LineTooLong;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn lines_are_cut_one_by_one_and_halves_are_kept() {
+        let mut buffer = b"one\n\nthr".to_vec();
+        assert_eq!(next_line(&mut buffer).unwrap().unwrap(), b"one");
+        assert_eq!(next_line(&mut buffer).unwrap().unwrap(), b"");
+        assert_eq!(next_line(&mut buffer).unwrap(), None);
+        buffer.extend_from_slice(b"ee\n");
+        assert_eq!(next_line(&mut buffer).unwrap().unwrap(), b"three");
+    }
+
+    #[test]
+    fn a_line_without_end_is_refused() {
+        let mut buffer = vec![b'x'; LINE_BYTES_MAX + 1];
+        assert_eq!(next_line(&mut buffer), Err(LineTooLong));
+    }
+
+    #[test]
+    fn a_welcome_shows_no_secret_when_printed() {
+        let ring = KeyRing::new([3; 32]);
+        let secret = serde_json::to_value(&ring).unwrap()["current"].as_str().unwrap().to_owned();
+        let welcome = Welcome {
+            node: String::new(),
+            directory: PathBuf::new(),
+            incarnation: Incarnation(1),
+            settings: serde_json::Value::Null,
+            keys: ring,
+            link: None,
+            sockets: Vec::new(),
+            view: TopologyView::default(),
+        };
+        assert!(!format!("{welcome:?}").contains(&secret));
+        let line = encode_line(&FromManager::Welcome(Box::new(welcome)));
+        assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
+    }
+}

@@ -1,0 +1,337 @@
+//! What opens and closes a route, in virtual time; and the three witnesses in random order.
+
+#![allow(clippy::unwrap_used)]
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::view::{ProcessEntry, ProcessType};
+
+const INTERVAL: Duration = Duration::from_millis(500);
+const SETTINGS: HeartbeatSettings = HeartbeatSettings { interval: INTERVAL, allowed_miss_count: 2 };
+
+/// A table under test with a clock of its own.
+struct Fixture {
+    table: RoutingTable,
+    now: Instant,
+    version: u64,
+}
+
+impl Fixture {
+    fn new() -> Fixture {
+        Fixture { table: RoutingTable::new(SETTINGS), now: Instant::now(), version: 0 }
+    }
+
+    fn serving(names: &[&str]) -> Fixture {
+        let mut fixture = Fixture::new();
+        for name in names {
+            fixture.link_up(name, 1);
+            fixture.heartbeat(name, 1, Accepting::Accepting);
+        }
+        fixture
+    }
+
+    fn link_up(&mut self, name: &str, incarnation: u64) -> Vec<RoutingChange> {
+        let mut changes = Vec::new();
+        let name = ProcessName::new(name);
+        self.table.link_up(&name, Incarnation(incarnation), self.now, &mut changes);
+        changes
+    }
+
+    fn link_down(&mut self, name: &str, incarnation: u64) -> Vec<RoutingChange> {
+        let mut changes = Vec::new();
+        let name = ProcessName::new(name);
+        self.table.link_down(&name, Incarnation(incarnation), self.now, &mut changes);
+        changes
+    }
+
+    fn heartbeat(
+        &mut self,
+        name: &str,
+        incarnation: u64,
+        accepting: Accepting,
+    ) -> Vec<RoutingChange> {
+        let mut changes = Vec::new();
+        let name = ProcessName::new(name);
+        self.table.heartbeat(&name, Incarnation(incarnation), accepting, 0, self.now, &mut changes);
+        changes
+    }
+
+    fn notify(&mut self, processes: &[(&str, u64, ProcessState)]) -> Vec<RoutingChange> {
+        self.version += 1;
+        let mut changes = Vec::new();
+        let view = view(self.version, processes);
+        self.table.notification(&view, self.now, &mut changes);
+        changes
+    }
+
+    fn pass(&mut self, time: Duration) -> Vec<RoutingChange> {
+        self.now += time;
+        let mut changes = Vec::new();
+        self.table.tick(self.now, &mut changes);
+        changes
+    }
+
+    fn accepting(&self) -> Vec<&str> {
+        self.table.buckets().candidates().iter().map(|candidate| candidate.name.as_str()).collect()
+    }
+
+    fn owned(&self, incarnation: u64) -> bool {
+        self.table.owner(Incarnation(incarnation)).is_some()
+    }
+}
+
+fn view(version: u64, processes: &[(&str, u64, ProcessState)]) -> TopologyView {
+    TopologyView {
+        version,
+        node: "node1".to_owned(),
+        processes: processes
+            .iter()
+            .map(|(name, incarnation, state)| ProcessEntry {
+                name: ProcessName::new(*name),
+                process_type: ProcessType::Container,
+                incarnation: Incarnation(*incarnation),
+                pid: None,
+                state: *state,
+                restarts: 0,
+                link: None,
+                addresses: Vec::new(),
+                weight: WEIGHT_DEFAULT,
+            })
+            .collect(),
+    }
+}
+
+fn closed(name: &str, incarnation: u64, reason: ClosedReason) -> RoutingChange {
+    RoutingChange::Closed {
+        name: ProcessName::new(name),
+        incarnation: Incarnation(incarnation),
+        reason,
+    }
+}
+
+#[test]
+fn a_container_serves_from_its_first_heartbeat_on() {
+    let mut fixture = Fixture::new();
+    assert_eq!(fixture.link_up("container1", 1), []);
+    assert_eq!(fixture.accepting(), [""; 0]);
+    fixture.heartbeat("container1", 1, Accepting::Accepting);
+    assert_eq!(fixture.accepting(), ["container1"]);
+}
+
+#[test]
+fn a_silent_container_is_removed_after_the_allowed_misses_and_no_earlier() {
+    let mut fixture = Fixture::serving(&["container1", "container2"]);
+    let deadline = fixture.table.next_deadline().unwrap();
+    assert_eq!(deadline - fixture.now, INTERVAL * 3);
+    assert_eq!(fixture.pass(INTERVAL * 2), []);
+    fixture.heartbeat("container2", 1, Accepting::Accepting);
+    assert_eq!(fixture.pass(INTERVAL - Duration::from_millis(1)), []);
+    assert_eq!(
+        fixture.pass(Duration::from_millis(1)),
+        [closed("container1", 1, ClosedReason::Silent)]
+    );
+    assert_eq!(fixture.accepting(), ["container2"]);
+    assert!(
+        !fixture.owned(1)
+            || fixture.table.owner(Incarnation(1)).unwrap().name.as_str() == "container2"
+    );
+}
+
+#[test]
+fn a_container_that_pings_again_is_taken_back() {
+    let mut fixture = Fixture::serving(&["container1"]);
+    fixture.pass(INTERVAL * 3);
+    assert_eq!(fixture.accepting(), [""; 0]);
+    fixture.heartbeat("container1", 1, Accepting::Accepting);
+    assert_eq!(fixture.accepting(), ["container1"]);
+}
+
+#[test]
+fn a_notified_death_removes_at_once() {
+    let mut fixture = Fixture::serving(&["container1", "container2"]);
+    let dead = ("container1", 1, ProcessState::Backoff);
+    let alive = ("container2", 1, ProcessState::Ready);
+    assert_eq!(fixture.notify(&[dead, alive]), [closed("container1", 1, ClosedReason::Notified)]);
+    assert_eq!(fixture.accepting(), ["container2"]);
+    // The dead life's last heartbeat, still in the link, does not bring it back.
+    assert_eq!(fixture.heartbeat("container1", 1, Accepting::Accepting), []);
+    assert_eq!(fixture.accepting(), ["container2"]);
+}
+
+#[test]
+fn each_state_of_a_notification_has_its_route() {
+    for (state, expected) in [
+        (ProcessState::Starting, RouteState::Accepting),
+        (ProcessState::Ready, RouteState::Accepting),
+        (ProcessState::Draining, RouteState::Draining),
+        (ProcessState::Hung, RouteState::Closed),
+        (ProcessState::Backoff, RouteState::Closed),
+        (ProcessState::Stopping, RouteState::Closed),
+        (ProcessState::Down, RouteState::Closed),
+    ] {
+        let mut fixture = Fixture::serving(&["container1"]);
+        fixture.notify(&[("container1", 1, state)]);
+        let route = fixture.table.route(&ProcessName::new("container1")).unwrap();
+        assert_eq!(route.state, expected, "{state}");
+    }
+}
+
+#[test]
+fn a_draining_container_keeps_what_it_owns_and_gets_nothing_new() {
+    let mut fixture = Fixture::serving(&["container1"]);
+    fixture.heartbeat("container1", 1, Accepting::Draining);
+    assert_eq!(fixture.accepting(), [""; 0]);
+    assert!(fixture.owned(1));
+}
+
+#[test]
+fn an_old_view_is_ignored() {
+    let mut fixture = Fixture::serving(&["container1"]);
+    fixture.notify(&[("container1", 1, ProcessState::Ready)]);
+    fixture.version -= 1;
+    assert_eq!(fixture.notify(&[("container1", 1, ProcessState::Down)]), []);
+    assert_eq!(fixture.accepting(), ["container1"]);
+}
+
+#[test]
+fn a_later_life_known_by_its_link_first_outlives_the_late_news_of_the_former_death() {
+    let mut fixture = Fixture::serving(&["container1"]);
+    assert_eq!(fixture.link_up("container1", 2), [closed("container1", 1, ClosedReason::Replaced)]);
+    fixture.heartbeat("container1", 2, Accepting::Accepting);
+    assert_eq!(fixture.notify(&[("container1", 1, ProcessState::Backoff)]), []);
+    assert!(fixture.owned(2) && !fixture.owned(1));
+    assert_eq!(fixture.link_down("container1", 1), [], "the former link");
+    assert_eq!(fixture.accepting(), ["container1"]);
+}
+
+#[test]
+fn a_broken_link_closes_and_a_new_one_needs_a_heartbeat() {
+    let mut fixture = Fixture::serving(&["container1"]);
+    assert_eq!(
+        fixture.link_down("container1", 1),
+        [closed("container1", 1, ClosedReason::LinkDown)]
+    );
+    assert_eq!(fixture.link_up("container1", 1), []);
+    assert_eq!(fixture.accepting(), [""; 0]);
+    fixture.heartbeat("container1", 1, Accepting::Accepting);
+    assert_eq!(fixture.accepting(), ["container1"]);
+}
+
+#[test]
+fn a_link_to_a_life_that_the_manager_buried_stays_closed() {
+    let mut fixture = Fixture::new();
+    fixture.notify(&[("container1", 5, ProcessState::Starting)]);
+    fixture.link_up("container1", 4);
+    fixture.heartbeat("container1", 4, Accepting::Accepting);
+    assert_eq!(fixture.accepting(), [""; 0]);
+}
+
+#[test]
+fn a_container_that_left_the_topology_is_removed() {
+    let mut fixture = Fixture::serving(&["container1"]);
+    fixture.notify(&[("container1", 1, ProcessState::Ready)]);
+    assert_eq!(fixture.notify(&[]), [closed("container1", 1, ClosedReason::Notified)]);
+}
+
+#[test]
+fn a_peer_needs_no_heartbeat_and_leaves_only_when_its_address_fails() {
+    let mut fixture = Fixture::new();
+    fixture.table.add_peer(ProcessName::new("asterisk"), 100);
+    assert_eq!(fixture.accepting(), ["asterisk"]);
+    fixture.pass(INTERVAL * 1000);
+    fixture.notify(&[]);
+    assert_eq!(fixture.accepting(), ["asterisk"]);
+    fixture.link_down("asterisk", 0);
+    assert_eq!(fixture.accepting(), [""; 0]);
+    fixture.link_up("asterisk", 0);
+    assert_eq!(fixture.accepting(), ["asterisk"]);
+}
+
+#[test]
+fn the_table_is_bounded() {
+    let mut fixture = Fixture::new();
+    for number in 0..ROUTES_MAX + 5 {
+        fixture.link_up(&format!("container{number}"), 1);
+    }
+    assert_eq!(fixture.table.routes().len(), ROUTES_MAX);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    LinkUp(u8, u64),
+    LinkDown(u8, u64),
+    Heartbeat(u8, u64, bool),
+    Notify(Vec<(u8, u64, u8)>),
+    Pass(u64),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let (who, life) = (0_u8..3, 1_u64..4);
+    let step = prop_oneof![
+        (who.clone(), life.clone()).prop_map(|(who, life)| Step::LinkUp(who, life)),
+        (who.clone(), life.clone()).prop_map(|(who, life)| Step::LinkDown(who, life)),
+        (who.clone(), life.clone(), any::<bool>())
+            .prop_map(|(who, life, yes)| Step::Heartbeat(who, life, yes)),
+        proptest::collection::vec((who, life, 0_u8..7), 0..3).prop_map(Step::Notify),
+        (0_u64..2000).prop_map(Step::Pass),
+    ];
+    proptest::collection::vec(step, 0..60)
+}
+
+const STATES: [ProcessState; 7] = [
+    ProcessState::Starting,
+    ProcessState::Ready,
+    ProcessState::Draining,
+    ProcessState::Hung,
+    ProcessState::Backoff,
+    ProcessState::Stopping,
+    ProcessState::Down,
+];
+
+proptest! {
+    #[test]
+    fn changes_tell_exactly_what_the_table_holds(steps in steps()) {
+        let mut fixture = Fixture::new();
+        let mut told = std::collections::BTreeMap::new();
+        for step in steps {
+            let name = |who: u8| format!("container{who}");
+            let changes = match step {
+                Step::LinkUp(who, life) => fixture.link_up(&name(who), life),
+                Step::LinkDown(who, life) => fixture.link_down(&name(who), life),
+                Step::Heartbeat(who, life, true) => fixture.heartbeat(&name(who), life, Accepting::Accepting),
+                Step::Heartbeat(who, life, false) => fixture.heartbeat(&name(who), life, Accepting::Draining),
+                Step::Notify(entries) => {
+                    let mut named: Vec<(String, u64, ProcessState)> = entries
+                        .into_iter()
+                        .map(|(who, life, state)| (name(who), life, STATES[usize::from(state)]))
+                        .collect();
+                    named.sort_by(|a, b| a.0.cmp(&b.0));
+                    named.dedup_by(|a, b| a.0 == b.0);
+                    let borrowed: Vec<_> = named.iter().map(|(name, life, state)| (name.as_str(), *life, *state)).collect();
+                    fixture.notify(&borrowed)
+                }
+                Step::Pass(millis) => fixture.pass(Duration::from_millis(millis)),
+            };
+            for change in changes {
+                match change {
+                    RoutingChange::Opened { name, incarnation, state } => { told.insert(name, (incarnation, state)); }
+                    RoutingChange::Closed { name, incarnation, .. } => {
+                        let open = told.remove(&name);
+                        prop_assert_eq!(open.map(|(life, _)| life), Some(incarnation), "closed what was not open");
+                    }
+                }
+            }
+            let open: std::collections::BTreeMap<_, _> = fixture.table.routes().iter()
+                .filter(|route| route.state != RouteState::Closed)
+                .map(|route| (route.name.clone(), (route.incarnation, route.state)))
+                .collect();
+            prop_assert_eq!(&open, &told);
+            let accepting: Vec<_> = open.iter()
+                .filter(|(_, (_, state))| *state == RouteState::Accepting)
+                .map(|(name, _)| name.as_str())
+                .collect();
+            prop_assert_eq!(fixture.accepting(), accepting);
+        }
+    }
+}

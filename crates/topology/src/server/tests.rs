@@ -1,0 +1,153 @@
+//! The client of the manager's socket against a manager of a few lines.
+
+#![allow(clippy::unwrap_used)]
+
+use std::io::{BufRead as _, BufReader, IoSlice, Write as _};
+use std::net::UdpSocket;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::net::UnixListener;
+use std::sync::mpsc;
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+
+use super::*;
+use crate::keys::KeyRing;
+use crate::protocol::PassedSocket;
+use crate::view::{Incarnation, ListenerTransport, ProcessName, ProcessType};
+
+fn hello() -> Hello {
+    Hello {
+        name: ProcessName::new("edge1"),
+        process_type: ProcessType::Edge,
+        pid: std::process::id(),
+    }
+}
+
+fn welcome(sockets: &[UdpSocket]) -> Welcome {
+    Welcome {
+        node: "node1".to_owned(),
+        directory: PathBuf::from("/"),
+        incarnation: Incarnation(1),
+        settings: serde_json::json!({"any": "thing"}),
+        keys: KeyRing::new([1; 32]),
+        link: None,
+        sockets: sockets
+            .iter()
+            .map(|socket| PassedSocket {
+                listener: 0,
+                worker: 0,
+                transport: ListenerTransport::Udp,
+                local: socket.local_addr().unwrap(),
+                public: String::new(),
+            })
+            .collect(),
+        view: TopologyView::default(),
+    }
+}
+
+fn send(stream: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
+    let mut space =
+        [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_PER_MESSAGE_MAX))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(descriptors)));
+    let sent = sendmsg(stream, &[IoSlice::new(bytes)], &mut control, SendFlags::empty()).unwrap();
+    (&*stream).write_all(&bytes[sent..]).unwrap();
+}
+
+/// A manager that accepts one connection, reads one line and goes on as the test says.
+fn manager(
+    answer: impl FnOnce(UnixStream, ToManager) + Send + 'static,
+) -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("manager.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let mut line = String::new();
+        BufReader::new(&stream).read_line(&mut line).unwrap();
+        answer(stream, serde_json::from_str(&line).unwrap());
+    });
+    (directory, path)
+}
+
+#[test]
+fn a_child_gets_more_sockets_than_one_message_carries_in_their_order() {
+    let count = DESCRIPTORS_PER_MESSAGE_MAX * 2 + 3;
+    let sockets: Vec<UdpSocket> =
+        (0..count).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+    let (_directory, path) = manager(move |stream, said| {
+        assert!(matches!(said, ToManager::Hello(hello) if hello.name.as_str() == "edge1"));
+        let mut line = encode_line(&FromManager::Welcome(Box::new(welcome(&sockets))));
+        for chunk in sockets.chunks(DESCRIPTORS_PER_MESSAGE_MAX) {
+            let descriptors: Vec<_> = chunk.iter().map(|socket| socket.as_fd()).collect();
+            send(&stream, &line, &descriptors);
+            line = b"\n".to_vec();
+        }
+        let mut line = String::new();
+        BufReader::new(&stream).read_line(&mut line).unwrap();
+    });
+    let (welcome, descriptors, subscription) = Subscription::connect(&path, hello()).unwrap();
+    assert_eq!(descriptors.len(), count);
+    for (passed, descriptor) in welcome.sockets.iter().zip(descriptors) {
+        let socket = UdpSocket::from(descriptor);
+        assert_eq!(socket.local_addr().unwrap(), passed.local);
+    }
+    subscription.ready().unwrap();
+}
+
+#[test]
+fn events_come_in_their_order_and_the_last_is_the_managers_end() {
+    let (_directory, path) = manager(|stream, _| {
+        let mut said = encode_line(&FromManager::Welcome(Box::new(welcome(&[]))));
+        let view = TopologyView { version: 2, ..TopologyView::default() };
+        said.extend(encode_line(&FromManager::View(view)));
+        said.extend(encode_line(&FromManager::Command(Command::Stop)));
+        (&stream).write_all(&said).unwrap();
+    });
+    let (_, _, subscription) = Subscription::connect(&path, hello()).unwrap();
+    let (sender, events) = mpsc::channel();
+    let thread = subscription.spawn(move |event| sender.send(event).unwrap());
+    thread.join().unwrap();
+    let events: Vec<Event> = events.iter().collect();
+    assert!(
+        matches!(
+            events.as_slice(),
+            [
+                Event::View(TopologyView { version: 2, .. }),
+                Event::Command(Command::Stop),
+                Event::ManagerGone
+            ]
+        ),
+        "{events:?}"
+    );
+}
+
+#[test]
+fn a_refused_child_is_told_why() {
+    let (_directory, path) = manager(|stream, _| {
+        let refusal = Answer::Refused { reason: "who are you".to_owned() };
+        (&stream).write_all(&encode_line(&FromManager::Answer(refusal))).unwrap();
+    });
+    let error = Subscription::connect(&path, hello()).unwrap_err();
+    assert!(matches!(&error, ManagerError::Refused(reason) if reason == "who are you"), "{error}");
+}
+
+#[test]
+fn an_admin_request_gets_its_answer() {
+    let (_directory, path) = manager(|stream, said| {
+        assert!(matches!(said, ToManager::Request(Request::Status)));
+        let answer = Answer::Status(TopologyView::default());
+        (&stream).write_all(&encode_line(&FromManager::Answer(answer))).unwrap();
+    });
+    assert_eq!(
+        admin_request(&path, Request::Status).unwrap(),
+        Answer::Status(TopologyView::default())
+    );
+}
+
+#[test]
+fn a_node_that_is_down_is_said_to_be_down() {
+    let directory = tempfile::tempdir().unwrap();
+    let error = admin_request(&directory.path().join("manager.sock"), Request::Status).unwrap_err();
+    assert!(matches!(error, ManagerError::NotUp { .. }), "{error}");
+}

@@ -1,0 +1,254 @@
+//! The picture of a node's processes that the manager keeps and everybody else is shown.
+//!
+//! A view is a complete snapshot, never a difference: whoever gets version 7 needs no version 6.
+//! `outlast status --json` prints these entries.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// The name of a process, unique on its node: `edge1`, `container2`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ProcessName(pub String);
+
+impl ProcessName {
+    /// Takes the name as it is.
+    pub fn new(name: impl Into<String>) -> ProcessName {
+        ProcessName(name.into())
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ProcessName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One life of a process: a restarted container is another incarnation.
+///
+/// Later lives have greater numbers, across restarts of the manager too (the number is the
+/// microsecond of the start, made strictly increasing). Zero stands for "never lived".
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Incarnation(pub u64);
+
+impl Incarnation {
+    /// A process that never lived, or a plain SIP peer, which has no lives we could tell apart.
+    pub const NONE: Incarnation = Incarnation(0);
+}
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", self.0)
+    }
+}
+
+/// What a process is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProcessType {
+    /// Talks to phones and forwards statelessly to containers.
+    Edge,
+    /// Hosts applications, the registrar among them.
+    Container,
+}
+
+impl ProcessType {
+    /// The word used in configuration, commands and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ProcessType::Edge => "edge",
+            ProcessType::Container => "container",
+        }
+    }
+}
+
+impl fmt::Display for ProcessType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Where a process stands in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProcessState {
+    /// Spawned, has not said that it serves.
+    Starting,
+    /// Serves.
+    Ready,
+    /// Finishes what it has and takes nothing new.
+    Draining,
+    /// Lives but gives no sign of life.
+    Hung,
+    /// Died and waits for its next start.
+    Backoff,
+    /// Told to end, still there.
+    Stopping,
+    /// Not running, and nobody will start it unasked.
+    Down,
+}
+
+impl ProcessState {
+    /// The word used in commands and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ProcessState::Starting => "starting",
+            ProcessState::Ready => "ready",
+            ProcessState::Draining => "draining",
+            ProcessState::Hung => "hung",
+            ProcessState::Backoff => "backoff",
+            ProcessState::Stopping => "stopping",
+            ProcessState::Down => "down",
+        }
+    }
+
+    /// Whether a process in this state may still be sent what it owns.
+    pub fn may_serve(self) -> bool {
+        match self {
+            ProcessState::Starting | ProcessState::Ready | ProcessState::Draining => true,
+            ProcessState::Hung
+            | ProcessState::Backoff
+            | ProcessState::Stopping
+            | ProcessState::Down => false,
+        }
+    }
+}
+
+impl fmt::Display for ProcessState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// The transport of a listening socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ListenerTransport {
+    /// SIP over UDP.
+    Udp,
+    /// SIP over TCP.
+    Tcp,
+}
+
+impl ListenerTransport {
+    /// `udp` or `tcp`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ListenerTransport::Udp => "udp",
+            ListenerTransport::Tcp => "tcp",
+        }
+    }
+}
+
+impl fmt::Display for ListenerTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// One address an edge serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EdgeAddress {
+    /// UDP or TCP.
+    pub transport: ListenerTransport,
+    /// The concrete local address (never a wildcard).
+    pub own: SocketAddr,
+    /// What phones are told: `host:port` or `host`, a virtual or load-balanced address perhaps.
+    pub public: String,
+}
+
+/// One process of the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessEntry {
+    /// Unique on the node.
+    pub name: ProcessName,
+    /// `type` in JSON, the operator's word.
+    #[serde(rename = "type")]
+    pub process_type: ProcessType,
+    /// The present life, or the last one while none lives.
+    pub incarnation: Incarnation,
+    /// Of the present life.
+    pub pid: Option<u32>,
+    /// Where it stands in its life.
+    pub state: ProcessState,
+    /// Restarts after deaths since the node came up; restarts by hand are not counted.
+    pub restarts: u32,
+    /// Containers: the Unix socket on which edges reach it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<PathBuf>,
+    /// Edges: what they listen on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<EdgeAddress>,
+    /// Share of new work relative to the other containers; 100 is the usual one, 0 takes none.
+    pub weight: u16,
+}
+
+/// The weight of a container of which nothing else is said.
+pub const WEIGHT_DEFAULT: u16 = 100;
+
+/// All processes of a node at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopologyView {
+    /// Grows with each change; a reader ignores what is not newer than what it has.
+    pub version: u64,
+    /// The node's name.
+    pub node: String,
+    /// In the order of the configuration.
+    pub processes: Vec<ProcessEntry>,
+}
+
+impl TopologyView {
+    /// The entry of that name.
+    pub fn process(&self, name: &ProcessName) -> Option<&ProcessEntry> {
+        self.processes.iter().find(|process| &process.name == name)
+    }
+
+    /// The containers, alive or not.
+    pub fn containers(&self) -> impl Iterator<Item = &ProcessEntry> {
+        self.processes.iter().filter(|process| process.process_type == ProcessType::Container)
+    }
+
+    /// The edges, alive or not.
+    pub fn edges(&self) -> impl Iterator<Item = &ProcessEntry> {
+        self.processes.iter().filter(|process| process.process_type == ProcessType::Edge)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn status_json_has_the_operators_words() {
+        let entry = ProcessEntry {
+            name: ProcessName::new("container1"),
+            process_type: ProcessType::Container,
+            incarnation: Incarnation(7),
+            pid: Some(41),
+            state: ProcessState::Backoff,
+            restarts: 3,
+            link: None,
+            addresses: Vec::new(),
+            weight: WEIGHT_DEFAULT,
+        };
+        let json = serde_json::to_value(&entry).unwrap();
+        assert_eq!(json["name"], "container1");
+        assert_eq!(json["type"], "container");
+        assert_eq!(json["pid"], 41);
+        assert_eq!(json["state"], "backoff");
+        assert_eq!(json["restarts"], 3);
+        assert_eq!(serde_json::from_value::<ProcessEntry>(json).unwrap(), entry);
+    }
+}
