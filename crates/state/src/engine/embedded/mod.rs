@@ -1,0 +1,157 @@
+//! The embedded engine: one LMDB environment in a directory, shared by all processes of a node.
+//!
+//! Reads go straight to the memory map on the caller's thread (about a microsecond; the returned futures are ready
+//! at once). Commits go to the environment's one writing thread in this process (`writer`), which groups
+//! them and takes turns with the writing threads of other processes by `flock` (`lock`). What was
+//! acknowledged survives the death of any process; what survives power loss depends on [`Durability`].
+//!
+//! One path through the modules: `registry` opens an `environment` and starts the `writer` and the
+//! `keeper` around an `open_store`; `apply` checks a batch and writes it, under a `stored_key` and as a `stored_record`, and lifetimes
+//! end through `expiry`; `reads` and `watches` look at it; `boot` tells when damage
+//! is possible, `snapshot` is the way back from it.
+//!
+//! Deliberately absent: copies on other hosts. The cluster engine is for that.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
+
+use crate::batch::Batch;
+use crate::error::{CommitError, StoreError};
+use crate::key::{Key, Prefix, Space};
+use crate::record::{Record, Version};
+use crate::store::{BoxFuture, Store};
+use crate::watch::Watch;
+
+mod apply;
+mod boot;
+mod environment;
+mod expiry;
+mod keeper;
+mod lock;
+mod lock_wait;
+mod open_store;
+mod options;
+mod reads;
+mod registry;
+mod snapshot;
+mod stored_key;
+mod stored_record;
+#[cfg(test)]
+mod tests;
+mod watches;
+mod writer;
+
+pub use boot::{mark_in_use, mark_stopped, went_down_in_use};
+pub use lock::LockPhase;
+pub use options::{Durability, LockProbe, LockWait, OnLockWait, Options};
+pub use snapshot::{VerifyReport, list as list_snapshots, restore, verify};
+
+use registry::Open;
+use watches::Watched;
+
+/// An open environment. Cheap to clone. Dropping the last clone writes what is queued, syncs and closes: it
+/// blocks for that long.
+#[derive(Clone, Debug)]
+pub struct EmbeddedStore {
+    open: Arc<Open>,
+}
+
+impl EmbeddedStore {
+    /// Opens the environment in a directory, which is created (mode 0700) if need be. The same directory opened
+    /// again in this process gives the same environment.
+    ///
+    /// # Errors
+    /// [`StoreError::File`] when the directory cannot be used, [`StoreError::NotAStore`] when `data.mdb` is something
+    /// else, [`StoreError::FormatUnreadable`] when a newer release wrote it, [`StoreError::OptionsDiffer`] when it is open
+    /// in this process with another durability or map size, [`StoreError::InUse`] when it is being restored or a process
+    /// holds the write lock for more than 10 s.
+    pub fn open(directory: &Path, options: Options) -> Result<Self, StoreError> {
+        Ok(Self { open: registry::open(directory, options)? })
+    }
+
+    /// Copies the store to `directory/snapshot-<unix milliseconds>.mdb`, complete or not at all, and removes the oldest
+    /// snapshots over `keep` (at least one stays). Blocks; writers go on meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] while another snapshot is taken into the same directory; otherwise the file system's.
+    pub fn snapshot(&self, directory: &Path, keep: usize) -> Result<PathBuf, StoreError> {
+        let now = std::time::SystemTime::now().into();
+        snapshot::take(&self.open.shared.environment, directory, keep, now)
+    }
+
+    /// Brings everything committed so far to the disk. Blocks.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        self.open.shared.environment.sync()
+    }
+
+    /// The size of the data file, in bytes. It grows in use and never shrinks; freed room is used again.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn file_bytes(&self) -> Result<u64, StoreError> {
+        self.open.shared.environment.file_bytes()
+    }
+
+    /// The directory it lies in.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.open.shared.environment.path
+    }
+}
+
+impl Store for EmbeddedStore {
+    fn read<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Record>, StoreError>> {
+        let shared = &self.open.shared;
+        ready(reads::read(&shared.environment, key, shared.options.clock.now()))
+    }
+
+    fn scan<'a>(
+        &'a self,
+        space: &'a Space,
+        prefix: &'a Prefix,
+        after: Option<&'a Key>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<(Key, Record)>, StoreError>> {
+        let shared = &self.open.shared;
+        ready(reads::scan(
+            &shared.environment,
+            space,
+            prefix,
+            after,
+            limit,
+            shared.options.clock.now(),
+        ))
+    }
+
+    fn watch(&self, space: &Space, prefix: &Prefix) -> Result<Watch, StoreError> {
+        let shared = &self.open.shared;
+        let (watched, watch) =
+            Watched::start(&shared.environment, space, prefix, shared.options.clock.now())?;
+        shared.watched.lock().unwrap_or_else(PoisonError::into_inner).push(watched);
+        shared.notify(|notices| notices.watching = true);
+        Ok(watch)
+    }
+
+    fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<Vec<Version>, CommitError>> {
+        if let Err(error) = batch.check() {
+            return ready(Err(error));
+        }
+        if batch.is_empty() {
+            return ready(Ok(Vec::new()));
+        }
+        // Queued now, not when the future is first polled: commits made together are grouped.
+        let sent =
+            self.open.queue.as_ref().map_or(Err(StoreError::Closed), |queue| queue.send(batch));
+        Box::pin(async move {
+            let outcome = sent?.await;
+            outcome.unwrap_or(Err(CommitError::Unknown { reason: "the writing thread ended" }))
+        })
+    }
+}
+
+fn ready<'a, T: Send + 'a>(value: T) -> BoxFuture<'a, T> {
+    Box::pin(std::future::ready(value))
+}

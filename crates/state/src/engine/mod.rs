@@ -1,0 +1,4 @@
+//! The engines behind [`crate::Store`].
+
+pub mod embedded;
+pub mod fake;

@@ -1,0 +1,6 @@
+//! Integration tests: the contract on every engine, and what is the embedded engine's own.
+
+mod contract;
+mod kill;
+mod model;
+mod snapshots;
