@@ -1,0 +1,261 @@
+//! Which link leads to which edge: the container's way to the outside.
+//!
+//! Each worker of each edge has a link of its own and names the edge's addresses in its Hello. A response goes
+//! back by the link its request came by, a request by the edge that its topmost Route names, or by one whose
+//! addresses fit its destination; when a link is gone, by another that serves the same address (any edge that
+//! holds a local UDP address serves the flows of it).
+//!
+//! Deliberately absent: flow tokens (the edge's), host names (resolved before).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+
+use sip::Host;
+use topology::{ProcessState, TopologyView};
+use transport::Transport;
+use transport::link::EdgeAddress;
+
+/// Names a link of this container's life; never given twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub u64);
+
+/// At most so many addresses of departed edges are remembered; the oldest are forgotten first.
+const DEPARTED_MAX: usize = 1_024;
+
+/// The port of a SIP URI that names none (RFC 3261 §19.1.2).
+pub(crate) const PORT_DEFAULT: u16 = 5060;
+
+/// The links that are up, by what their edges said of themselves.
+#[derive(Debug, Default)]
+pub struct Edges {
+    links: BTreeMap<LinkId, Vec<EdgeAddress>>,
+    departed: VecDeque<SocketAddr>,
+    /// Addresses of edges that serve or are about to, as the topology has it.
+    expected: Vec<SocketAddr>,
+}
+
+/// What is known of the edge that a Route names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteOwner {
+    /// An edge that can be reached by this link.
+    Edge(LinkId),
+    /// An edge without a link that the topology expects back, as after its crash: its UDP sockets wait for it.
+    Awaited,
+    /// An edge that is gone, and nobody holds its address: its flows are gone.
+    Departed,
+    /// No edge of ours.
+    Foreign,
+}
+
+impl Edges {
+    /// A link said Hello.
+    pub fn up(&mut self, link: LinkId, addresses: Vec<EdgeAddress>) {
+        self.departed.retain(|departed| addresses.iter().all(|address| address.own != *departed));
+        self.links.insert(link, addresses);
+    }
+
+    /// A link is gone.
+    pub fn down(&mut self, link: LinkId) {
+        for address in self.links.remove(&link).unwrap_or_default() {
+            let is_held = self.links.values().flatten().any(|other| other.own == address.own);
+            if !is_held && !self.departed.contains(&address.own) {
+                self.departed.push_back(address.own);
+            }
+        }
+        while self.departed.len() > DEPARTED_MAX {
+            self.departed.pop_front();
+        }
+    }
+
+    /// The edges of the topology, which may have no link: their addresses are ours all the same.
+    pub fn learn(&mut self, view: &TopologyView) {
+        self.expected.clear();
+        for edge in view.edges() {
+            for address in &edge.addresses {
+                let is_held = self.links.values().flatten().any(|held| held.own == address.own);
+                if !is_held
+                    && !self.departed.contains(&address.own)
+                    && self.departed.len() < DEPARTED_MAX
+                {
+                    self.departed.push_back(address.own);
+                }
+                match edge.state {
+                    ProcessState::Starting
+                    | ProcessState::Ready
+                    | ProcessState::Hung
+                    | ProcessState::Backoff => self.expected.push(address.own),
+                    ProcessState::Draining | ProcessState::Stopping | ProcessState::Down => {}
+                }
+            }
+        }
+    }
+
+    /// Whether the link is up and has said Hello.
+    pub fn is_up(&self, link: LinkId) -> bool {
+        self.links.contains_key(&link)
+    }
+
+    /// The links that are up.
+    pub fn links(&self) -> impl Iterator<Item = LinkId> + '_ {
+        self.links.keys().copied()
+    }
+
+    /// The way back for a response to a request that came by `link` over a flow with the local address
+    /// `local`: that link, else one that holds the address, else any; None when there is no link at all.
+    pub fn for_response(&self, link: LinkId, local: SocketAddr) -> Option<LinkId> {
+        if self.is_up(link) {
+            return Some(link);
+        }
+        self.first(|address| address.own == local)
+            .or_else(|| self.first(|address| address.own.is_ipv4() == local.is_ipv4()))
+    }
+
+    /// Who the host and port of a topmost Route are. `preferred` is taken when it serves that address, too,
+    /// so that the messages of a call keep their order.
+    pub fn route_owner(&self, host: &Host<'_>, port: Option<u16>, preferred: LinkId) -> RouteOwner {
+        let own = numeric(host).map(|ip| SocketAddr::new(ip, port.unwrap_or(PORT_DEFAULT)));
+        let is_named = |address: &EdgeAddress| {
+            own == Some(address.own) || is_public_name(&address.public, host, port)
+        };
+        match self.serving(preferred, is_named) {
+            Some(link) => RouteOwner::Edge(link),
+            None if own.is_some_and(|own| self.expected.contains(&own)) => RouteOwner::Awaited,
+            None if own.is_some_and(|own| self.departed.contains(&own)) => RouteOwner::Departed,
+            None => RouteOwner::Foreign,
+        }
+    }
+
+    /// An edge that can send to `address` over `transport`; `preferred` if it can.
+    pub fn for_address(
+        &self,
+        transport: Transport,
+        address: SocketAddr,
+        preferred: LinkId,
+    ) -> Option<LinkId> {
+        self.serving(preferred, |own| {
+            own.transport == transport && own.own.is_ipv4() == address.is_ipv4()
+        })
+    }
+
+    fn serving(&self, preferred: LinkId, fits: impl Fn(&EdgeAddress) -> bool) -> Option<LinkId> {
+        let preferred_fits =
+            self.links.get(&preferred).is_some_and(|addresses| addresses.iter().any(&fits));
+        if preferred_fits { Some(preferred) } else { self.first(fits) }
+    }
+
+    fn first(&self, fits: impl Fn(&EdgeAddress) -> bool) -> Option<LinkId> {
+        self.links.iter().find(|(_, addresses)| addresses.iter().any(&fits)).map(|(link, _)| *link)
+    }
+}
+
+/// The address that a host is, without looking anything up.
+pub(crate) fn numeric(host: &Host<'_>) -> Option<std::net::IpAddr> {
+    match host {
+        Host::Ipv4(ip) => Some((*ip).into()),
+        Host::Ipv6(ip) => Some((*ip).into()),
+        Host::Name(_) => None,
+    }
+}
+
+/// Whether `public` (`host` or `host:port`) is the host and port of a URI.
+fn is_public_name(public: &str, host: &Host<'_>, port: Option<u16>) -> bool {
+    if let Ok(address) = public.parse::<SocketAddr>() {
+        return numeric(host) == Some(address.ip())
+            && port.unwrap_or(PORT_DEFAULT) == address.port();
+    }
+    let (name, public_port) = match public.rsplit_once(':') {
+        Some((name, digits)) if !name.contains(':') => (name, digits.parse().ok()),
+        _ => (public, None),
+    };
+    let is_same_host = match host {
+        Host::Name(host) => host.eq_ignore_ascii_case(name.as_bytes()),
+        Host::Ipv4(_) | Host::Ipv6(_) => {
+            numeric(host) == name.trim_matches(['[', ']']).parse().ok()
+        }
+    };
+    is_same_host && port.unwrap_or(PORT_DEFAULT) == public_port.unwrap_or(PORT_DEFAULT)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn address(transport: Transport, own: &str, public: &str) -> EdgeAddress {
+        EdgeAddress { transport, own: own.parse().unwrap(), public: public.to_owned() }
+    }
+
+    /// Edge 1 (two workers, links 1 and 2) and edge 2 (link 3), which share one UDP address.
+    fn edges() -> Edges {
+        let mut edges = Edges::default();
+        let first = vec![
+            address(Transport::Udp, "192.0.2.1:5060", "sip.example.com"),
+            address(Transport::Udp, "192.0.2.9:5060", "192.0.2.9:5060"),
+        ];
+        edges.up(LinkId(1), first.clone());
+        edges.up(LinkId(2), first);
+        edges.up(
+            LinkId(3),
+            vec![
+                address(Transport::Tcp, "[2001:db8::2]:5070", "[2001:db8::2]:5070"),
+                address(Transport::Udp, "192.0.2.9:5060", "192.0.2.9:5060"),
+            ],
+        );
+        edges
+    }
+
+    fn owner(edges: &Edges, host: Host<'_>, port: Option<u16>, preferred: u64) -> RouteOwner {
+        edges.route_owner(&host, port, LinkId(preferred))
+    }
+
+    #[test]
+    fn route_names_an_edge_by_own_or_public_address() {
+        let edges = edges();
+        let v4 = Host::Ipv4([192, 0, 2, 1].into());
+        assert_eq!(owner(&edges, v4, Some(5060), 9), RouteOwner::Edge(LinkId(1)));
+        assert_eq!(owner(&edges, v4, None, 2), RouteOwner::Edge(LinkId(2)));
+        assert_eq!(owner(&edges, v4, Some(5061), 1), RouteOwner::Foreign);
+        let v6 = Host::Ipv6("2001:db8::2".parse().unwrap());
+        assert_eq!(owner(&edges, v6, Some(5070), 1), RouteOwner::Edge(LinkId(3)));
+        let name = Host::Name(b"SIP.example.com");
+        assert_eq!(owner(&edges, name, None, 9), RouteOwner::Edge(LinkId(1)));
+        assert_eq!(owner(&edges, name, Some(5080), 9), RouteOwner::Foreign);
+    }
+
+    #[test]
+    fn flows_of_a_dead_edge_move_to_whoever_holds_the_address_else_are_gone() {
+        let mut edges = edges();
+        edges.down(LinkId(1));
+        edges.down(LinkId(2));
+        let shared = Host::Ipv4([192, 0, 2, 9].into());
+        let lone = Host::Ipv4([192, 0, 2, 1].into());
+        assert_eq!(owner(&edges, shared, None, 1), RouteOwner::Edge(LinkId(3)));
+        assert_eq!(owner(&edges, lone, None, 1), RouteOwner::Departed);
+        edges.up(LinkId(4), vec![address(Transport::Udp, "192.0.2.1:5060", "x")]);
+        assert_eq!(owner(&edges, lone, None, 1), RouteOwner::Edge(LinkId(4)));
+    }
+
+    #[test]
+    fn response_goes_back_by_its_link_else_by_the_address_else_by_any() {
+        let mut edges = edges();
+        let local = "192.0.2.9:5060".parse().unwrap();
+        assert_eq!(edges.for_response(LinkId(2), local), Some(LinkId(2)));
+        assert_eq!(edges.for_response(LinkId(7), local), Some(LinkId(1)));
+        let unknown = "192.0.2.77:5060".parse().unwrap();
+        assert_eq!(edges.for_response(LinkId(7), unknown), Some(LinkId(1)));
+        for link in 1..=3 {
+            edges.down(LinkId(link));
+        }
+        assert_eq!(edges.for_response(LinkId(7), local), None);
+    }
+
+    #[test]
+    fn address_is_served_by_an_edge_of_its_family_and_transport() {
+        let edges = edges();
+        let v4 = "198.51.100.7:5060".parse().unwrap();
+        let v6 = "[2001:db8::7]:5060".parse().unwrap();
+        assert_eq!(edges.for_address(Transport::Udp, v4, LinkId(2)), Some(LinkId(2)));
+        assert_eq!(edges.for_address(Transport::Tcp, v6, LinkId(2)), Some(LinkId(3)));
+        assert_eq!(edges.for_address(Transport::Tcp, v4, LinkId(2)), None);
+    }
+}

@@ -1,0 +1,19 @@
+//! Hosts applications: transactions and transaction-stateful proxying.
+//!
+//! A request comes over a link from an edge, begins a server transaction or is absorbed by one
+//! ([`transactions`]), runs through an [`application`], and is answered or proxied ([`proxy`]); responses and
+//! new requests go back to an edge ([`edges`], [`next_hop`]). [`shard`] holds it together without any I/O;
+//! [`server`] drives it: links, handlers, commits, look-ups, heartbeats.
+//!
+//! Deliberately absent: sessions, dialogs, timers of applications, replication; they come with the WebAssembly
+//! host.
+
+pub mod application;
+pub mod edges;
+pub mod next_hop;
+mod own_route;
+pub mod proxy;
+pub mod responder;
+pub mod server;
+pub mod shard;
+pub mod transactions;

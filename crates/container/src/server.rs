@@ -1,0 +1,549 @@
+//! Drives a [`Shard`]: the links of the edges, handlers, commits, look-ups, heartbeats, the clock.
+//!
+//! One task does all of it, in turns: whatever is ready goes into the shard, the effects that come out are
+//! begun, and all links are written once. Handlers and commits are futures of this task, so none of them needs
+//! a lock; heartbeats come from the same loop, so a container that cannot serve falls silent.
+//!
+//! Deliberately absent: decisions (the shard's), retries of commits (the shard's), group commit (the store's).
+
+mod link;
+mod resolver;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant, SystemTime};
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use state::{CommitError, Store, UnixMillis};
+use tokio::net::UnixListener;
+use tokio::sync::mpsc;
+use tokio::time::Sleep;
+use topology::{BucketTable, Candidate, ProcessState, TopologyView};
+use tracing::{debug, info, warn};
+use transport::link::{LinkFrame, Refused, SendError};
+
+use crate::application::{Application, Duty, IncomingRequest, Ownership, Tick};
+use crate::edges::LinkId;
+use crate::shard::{HandlerEnd, JobId, LookupId, Shard, ShardEffect, ShardSettings};
+use link::{Link, LinkEnd};
+use resolver::Resolver;
+
+/// More links are refused: an edge has one for each of its cores.
+const LINKS_MAX: usize = 1_024;
+/// Reads of one link in one turn, 64 kB or more each: more than a socket holds, so that the end of a closed link is
+/// seen at once, and a link that never ends leaves the others their turn.
+const READS_PER_TURN_MAX: usize = 8;
+/// Finished handlers and commits that one turn looks at, so that links are read in between.
+const FINISHED_PER_TURN_MAX: usize = 256;
+/// Duties carried out in one turn: a round of them is written to the links in portions that these can hold.
+const DUTIES_PER_TURN_MAX: usize = 1_000;
+/// Commands that wait; whoever sends more waits.
+const COMMANDS_MAX: usize = 64;
+/// After a failed accept (no descriptors left) the listener rests.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a container is told at its start.
+#[derive(Debug, Clone)]
+pub struct ServerSettings {
+    /// Who it is, and its bounds.
+    pub shard: ShardSettings,
+    /// The Unix socket that edges connect to; a stale one is replaced.
+    pub link_path: PathBuf,
+    /// How often each edge hears that we serve.
+    pub heartbeat_interval: Duration,
+    /// How often [`Application::tick`] is asked for duties.
+    pub tick_interval: Duration,
+    /// A handler, or a commit, that takes longer is given up with 503.
+    pub handler_time_max: Duration,
+    /// How long open transactions may take to end once the container is told to stop.
+    pub stop_time_max: Duration,
+}
+
+/// Why a container could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// Another process answers on the socket.
+    #[error("{} is in use: another container of that name runs; stop it first", .0.display())]
+    InUse(PathBuf),
+    /// The path is taken by something else.
+    #[error("{} exists and is no socket; move it away", .0.display())]
+    NotASocket(PathBuf),
+    /// The socket cannot be made.
+    #[error("cannot listen on {}: {source}", path.display())]
+    Listen {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+enum Command {
+    View(TopologyView),
+    Drain,
+    Stop,
+}
+
+/// Tells a running container what to do.
+#[derive(Clone)]
+pub struct ServerHandle {
+    commands: mpsc::Sender<Command>,
+}
+
+impl ServerHandle {
+    /// The topology has changed.
+    pub async fn view(&self, view: TopologyView) {
+        self.send(Command::View(view)).await;
+    }
+
+    /// Take no new sessions from now on.
+    pub async fn drain(&self) {
+        self.send(Command::Drain).await;
+    }
+
+    /// Drain, finish open transactions within `stop_time_max`, end.
+    pub async fn stop(&self) {
+        self.send(Command::Stop).await;
+    }
+
+    async fn send(&self, command: Command) {
+        if self.commands.send(command).await.is_err() {
+            debug!("the container has ended already");
+        }
+    }
+}
+
+/// The end of something that took time.
+enum Finished {
+    Handled(JobId, HandlerEnd),
+    /// None: it took too long.
+    Committed(JobId, Option<Result<(), CommitError>>),
+    Resolved {
+        lookup: LookupId,
+        host: String,
+        port: u16,
+        addresses: Vec<IpAddr>,
+    },
+    Ticked(Vec<Duty>),
+}
+
+/// A container process's one shard with everything around it.
+pub struct Server {
+    settings: ServerSettings,
+    store: Arc<dyn Store>,
+    application: Arc<dyn Application>,
+    shard: Shard,
+    listener: UnixListener,
+    accepts_from: Instant,
+    links: BTreeMap<LinkId, Link>,
+    next_link: u64,
+    work: FuturesUnordered<BoxFuture<'static, Finished>>,
+    resolver: Resolver,
+    commands: mpsc::Receiver<Command>,
+    has_commander: bool,
+    effects: Vec<ShardEffect>,
+    alarm: Pin<Box<Sleep>>,
+    next_heartbeat: Instant,
+    next_tick: Instant,
+    is_ticking: bool,
+    /// What is left of the duties of the last round.
+    duties: VecDeque<Duty>,
+    ownership: Ownership,
+    /// Set once the container was told to stop.
+    ends_at: Option<Instant>,
+}
+
+impl Server {
+    /// Listens for edges; [`run`](Self::run) serves them. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// [`ServerError`] when the link socket cannot be had.
+    pub fn bind(
+        settings: ServerSettings,
+        store: Arc<dyn Store>,
+        application: Arc<dyn Application>,
+    ) -> Result<(Server, ServerHandle), ServerError> {
+        let listener = listen(&settings.link_path)?;
+        let (sender, commands) = mpsc::channel(COMMANDS_MAX);
+        let now = Instant::now();
+        let server = Server {
+            shard: Shard::new(settings.shard.clone()),
+            store,
+            application,
+            listener,
+            accepts_from: now,
+            links: BTreeMap::new(),
+            next_link: 0,
+            work: FuturesUnordered::new(),
+            resolver: Resolver::new(),
+            commands,
+            has_commander: true,
+            effects: Vec::new(),
+            alarm: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            next_heartbeat: now + settings.heartbeat_interval,
+            next_tick: now + settings.tick_interval,
+            is_ticking: false,
+            duties: VecDeque::new(),
+            ownership: Ownership::Everything,
+            ends_at: None,
+            settings,
+        };
+        Ok((server, ServerHandle { commands: sender }))
+    }
+
+    /// Serves until told to stop, and then until nobody waits for an answer, or `stop_time_max` is over.
+    pub async fn run(mut self) {
+        info!(container = %self.settings.shard.name, application = self.application.name(), "serving");
+        poll_fn(|cx| self.turn(cx)).await;
+        if let Err(error) = std::fs::remove_file(&self.settings.link_path) {
+            debug!(%error, "the link socket was gone already");
+        }
+        info!(container = %self.settings.shard.name, "stopped");
+    }
+
+    /// Does everything that is ready; ready itself when the container has ended.
+    fn turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let now = Instant::now();
+        let mut has_progressed = self.poll_commands(cx, now);
+        has_progressed |= self.poll_accept(cx, now);
+        has_progressed |= self.poll_links(cx, now);
+        self.run_timers(now);
+        has_progressed |= self.do_duties();
+        self.carry_out(now);
+        // Behind everything that begins work: what is not polled once wakes nobody.
+        has_progressed |= self.poll_work(cx, now);
+        has_progressed |= self.flush(cx, now);
+        if self.ends_at.is_some_and(|at| at <= now || self.is_over()) {
+            return Poll::Ready(());
+        }
+        if has_progressed || self.is_alarm_due(cx) {
+            // Another turn, after the runtime has looked at sockets and other tasks.
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    fn poll_commands(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let mut has_progressed = false;
+        while self.has_commander
+            && let Poll::Ready(command) = self.commands.poll_recv(cx)
+        {
+            has_progressed = true;
+            match command {
+                Some(Command::View(view)) => self.learn(&view),
+                Some(Command::Drain) => self.drain(now),
+                Some(Command::Stop) => {
+                    self.drain(now);
+                    self.ends_at.get_or_insert(now + self.settings.stop_time_max);
+                }
+                None => self.has_commander = false,
+            }
+        }
+        has_progressed
+    }
+
+    fn drain(&mut self, now: Instant) {
+        self.shard.drain();
+        self.ownership = Ownership::Nothing;
+        // The edges shall know at once, not at the next interval.
+        self.next_heartbeat = now;
+    }
+
+    /// Duties are shared among the containers that are ready, as the view shows them.
+    fn learn(&mut self, view: &TopologyView) {
+        self.shard.topology(view);
+        if matches!(self.ownership, Ownership::Nothing) {
+            return;
+        }
+        let candidates: Vec<Candidate> = view
+            .containers()
+            .filter(|process| process.state == ProcessState::Ready)
+            .map(|process| Candidate {
+                name: process.name.clone(),
+                incarnation: process.incarnation,
+                weight: process.weight,
+            })
+            .collect();
+        self.ownership = Ownership::Share {
+            table: Arc::new(BucketTable::build(&candidates)),
+            name: self.settings.shard.name.clone(),
+            incarnation: self.settings.shard.incarnation,
+        };
+    }
+
+    fn poll_accept(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        if self.accepts_from > now {
+            return false;
+        }
+        let mut has_progressed = false;
+        while let Poll::Ready(accepted) = self.listener.poll_accept(cx) {
+            match accepted {
+                Ok(_) if self.links.len() >= LINKS_MAX => {
+                    warn!(links = self.links.len(), "refused a link: too many");
+                }
+                Ok((stream, _)) => {
+                    self.next_link += 1;
+                    self.links.insert(LinkId(self.next_link), Link::new(stream));
+                }
+                Err(error) => {
+                    warn!(%error, "cannot accept a link");
+                    self.accepts_from = now + ACCEPT_PAUSE;
+                    break;
+                }
+            }
+            has_progressed = true;
+        }
+        has_progressed
+    }
+
+    /// Reads each link to its end, so that what is left of a link that is closed already (the container was stopped
+    /// for a while) is known to be offered elsewhere before anything comes of it.
+    fn poll_links(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let mut has_progressed = false;
+        let mut ended = Vec::new();
+        for (id, link) in &mut self.links {
+            for _ in 0..READS_PER_TURN_MAX {
+                let end = match link.poll_read(cx) {
+                    Poll::Pending => break,
+                    Poll::Ready(Ok(())) => {
+                        feed(&mut self.shard, *id, link, now, &mut self.effects).err()
+                    }
+                    Poll::Ready(Err(end)) => Some(end),
+                };
+                has_progressed = true;
+                if let Some(end) = end {
+                    ended.push((*id, end));
+                    break;
+                }
+            }
+        }
+        self.end_links(ended, now);
+        has_progressed
+    }
+
+    fn poll_work(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        for count in 0..FINISHED_PER_TURN_MAX {
+            let Poll::Ready(Some(finished)) = self.work.poll_next_unpin(cx) else {
+                return count > 0;
+            };
+            match finished {
+                Finished::Handled(job, end) => self.shard.handled(job, end, now, &mut self.effects),
+                Finished::Committed(job, Some(result)) => {
+                    self.shard.committed(job, result, now, &mut self.effects);
+                }
+                Finished::Committed(job, None) => {
+                    self.shard.commit_timed_out(job, now, &mut self.effects);
+                }
+                Finished::Resolved { lookup, host, port, addresses } => {
+                    self.resolver.remember(host, &addresses, now);
+                    let addresses: Vec<_> =
+                        addresses.into_iter().map(|ip| SocketAddr::new(ip, port)).collect();
+                    self.shard.resolved(lookup, &addresses, now, &mut self.effects);
+                }
+                Finished::Ticked(duties) => {
+                    self.is_ticking = false;
+                    self.duties.extend(duties);
+                }
+            }
+            // A commit follows at once, so that its batch joins those of this turn.
+            self.carry_out(now);
+        }
+        true
+    }
+
+    fn run_timers(&mut self, now: Instant) {
+        if self.shard.next_timeout().is_some_and(|at| at <= now) {
+            self.shard.timeout(now, &mut self.effects);
+        }
+        if self.next_heartbeat <= now {
+            self.next_heartbeat = now + self.settings.heartbeat_interval;
+            let frame = self.shard.heartbeat();
+            let links = self.shard.links();
+            let heartbeats = links.map(|link| ShardEffect::Send { link, frame: frame.clone() });
+            self.effects.extend(heartbeats);
+        }
+        if self.next_tick <= now {
+            self.next_tick = now + self.settings.tick_interval;
+            // A round that takes longer than its interval is not joined by a second one.
+            if !self.is_ticking && self.duties.is_empty() {
+                self.is_ticking = true;
+                let application = Arc::clone(&self.application);
+                let tick = Tick::new(wall_clock(), self.ownership.clone());
+                self.work.push(Box::pin(async move {
+                    let round = AssertUnwindSafe(application.tick(&tick)).catch_unwind().await;
+                    Finished::Ticked(round.unwrap_or_default())
+                }));
+            }
+        }
+    }
+
+    /// Carries out some of the duties; true when there were any.
+    fn do_duties(&mut self) -> bool {
+        let count = self.duties.len().min(DUTIES_PER_TURN_MAX);
+        for duty in self.duties.drain(..count) {
+            self.shard.duty(&duty, &mut self.effects);
+        }
+        count > 0
+    }
+
+    /// Begins what the shard asks for, until it asks for nothing more.
+    fn carry_out(&mut self, now: Instant) {
+        while !self.effects.is_empty() {
+            for effect in std::mem::take(&mut self.effects) {
+                match effect {
+                    ShardEffect::Send { link, frame } => self.send(link, &frame, now),
+                    ShardEffect::Taken { link, sequence } => {
+                        if let Some(link) = self.links.get_mut(&link) {
+                            link.taken(sequence);
+                        }
+                    }
+                    ShardEffect::Handle { job, request, flow, attempt } => {
+                        let request =
+                            IncomingRequest { message: *request, flow, now: wall_clock(), attempt };
+                        self.handle(job, request);
+                    }
+                    ShardEffect::Commit { job, batch } => {
+                        let store = Arc::clone(&self.store);
+                        let time_max = self.settings.handler_time_max;
+                        self.work.push(Box::pin(async move {
+                            let end = tokio::time::timeout(time_max, store.commit(batch)).await;
+                            Finished::Committed(job, end.ok().map(|result| result.map(drop)))
+                        }));
+                    }
+                    ShardEffect::Resolve { lookup, host, port } => {
+                        self.resolve(lookup, host, port, now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, link: LinkId, frame: &LinkFrame, now: Instant) {
+        let error = match self.links.get_mut(&link).map(|link| link.try_send(frame)) {
+            Some(Ok(())) => return,
+            Some(Err(Refused::Full)) | None => SendError::Full,
+            Some(Err(Refused::Frame(_))) => SendError::Refused,
+        };
+        if let LinkFrame::Outgoing { id, .. } = frame {
+            self.shard.send_failed(*id, error, now, &mut self.effects);
+        }
+    }
+
+    fn handle(&mut self, job: JobId, request: IncomingRequest) {
+        let application = Arc::clone(&self.application);
+        let time_max = self.settings.handler_time_max;
+        self.work.push(Box::pin(async move {
+            let run = AssertUnwindSafe(async { application.handle(&request).await }).catch_unwind();
+            let end = match tokio::time::timeout(time_max, run).await {
+                Ok(Ok(effects)) => HandlerEnd::Done(effects),
+                Ok(Err(_)) => HandlerEnd::Panicked,
+                Err(_) => HandlerEnd::TimedOut,
+            };
+            Finished::Handled(job, end)
+        }));
+    }
+
+    fn resolve(&mut self, lookup: LookupId, host: String, port: u16, now: Instant) {
+        if let Some(addresses) = self.resolver.cached(&host, port, now) {
+            return self.shard.resolved(lookup, &addresses, now, &mut self.effects);
+        }
+        let asking = self.resolver.look_up(host.clone());
+        self.work.push(Box::pin(async move {
+            let addresses = asking.await;
+            Finished::Resolved { lookup, host, port, addresses }
+        }));
+    }
+
+    /// Writes every link; true when one has died of it.
+    fn flush(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let mut ended = Vec::new();
+        for (id, link) in &mut self.links {
+            if let Poll::Ready(Err(end)) = link.poll_flush(cx) {
+                ended.push((*id, end));
+            }
+        }
+        let has_ended = !ended.is_empty();
+        self.end_links(ended, now);
+        has_ended
+    }
+
+    fn end_links(&mut self, ended: Vec<(LinkId, LinkEnd)>, now: Instant) {
+        for (id, end) in ended {
+            match &end {
+                LinkEnd::Closed | LinkEnd::Io(_) => info!(link = id.0, %end, "a link has ended"),
+                LinkEnd::Frames(_) | LinkEnd::Fault(_) => {
+                    warn!(link = id.0, %end, "closed a link that broke the protocol");
+                }
+            }
+            self.links.remove(&id);
+            self.shard.link_down(id, now, &mut self.effects);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.shard.is_quiet() && self.links.values().all(Link::is_flushed)
+    }
+
+    /// Sets the alarm to the next deadline of anybody; true when that has come already.
+    fn is_alarm_due(&mut self, cx: &mut Context<'_>) -> bool {
+        let rests = self.accepts_from > Instant::now();
+        let deadlines = [
+            Some(self.next_heartbeat),
+            Some(self.next_tick),
+            self.shard.next_timeout(),
+            self.ends_at,
+            rests.then_some(self.accepts_from),
+        ];
+        let next = deadlines.into_iter().flatten().min().expect("heartbeats never end");
+        self.alarm.as_mut().reset(next.into());
+        self.alarm.as_mut().poll(cx).is_ready()
+    }
+}
+
+/// Gives the shard every frame that a read has completed.
+fn feed(
+    shard: &mut Shard,
+    id: LinkId,
+    link: &mut Link,
+    now: Instant,
+    effects: &mut Vec<ShardEffect>,
+) -> Result<(), LinkEnd> {
+    while let Some(frame) = link.next_frame()? {
+        shard.frame(id, frame, now, effects)?;
+    }
+    Ok(())
+}
+
+/// The link socket, readable by the node's owner only.
+fn listen(path: &Path) -> Result<UnixListener, ServerError> {
+    let failed = |source| ServerError::Listen { path: path.to_owned(), source };
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(ServerError::NotASocket(path.to_owned()));
+        }
+        // A killed container leaves its socket behind; only a living one answers.
+        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
+            return Err(ServerError::InUse(path.to_owned()));
+        }
+        Ok(_) => std::fs::remove_file(path).map_err(failed)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(listener)
+}
+
+fn wall_clock() -> UnixMillis {
+    SystemTime::now().into()
+}

@@ -1,0 +1,438 @@
+//! A shard between frames and a store of our own making, in virtual time.
+
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use sip::transaction::Timers;
+use state::{CommitError, Expect, Key, Space, StoreError};
+use transport::Transport;
+use transport::link::EdgeAddress;
+
+use super::*;
+use crate::application::{Action, Effects, ProxyPlan, Target};
+
+mod ways;
+
+const EDGE_1: &str = "192.0.2.1:5060";
+const EDGE_2: &str = "192.0.2.2:5060";
+
+/// A shard in virtual time with two edges, and what it has asked for.
+struct Bench {
+    shard: Shard,
+    now: Instant,
+    sequence: u64,
+    effects: Vec<ShardEffect>,
+}
+
+fn flow(transport: Transport) -> Flow {
+    Flow::new(transport, EDGE_1.parse().unwrap(), "198.51.100.7:5060".parse().unwrap())
+}
+
+fn hello(own: &str) -> LinkFrame {
+    let address =
+        |transport| EdgeAddress { transport, own: own.parse().unwrap(), public: own.to_owned() };
+    LinkFrame::Hello {
+        peer_name: "edge".to_owned(),
+        incarnation: 1,
+        worker: 0,
+        addresses: vec![address(Transport::Udp), address(Transport::Tcp)],
+    }
+}
+
+fn request(method: &str, branch: &str, extra: &str) -> String {
+    format!(
+        "{method} sip:bob@example.com SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bK{branch}\r\n\
+         Max-Forwards: 70\r\nFrom: <sip:alice@example.com>;tag=f\r\nTo: <sip:bob@example.com>\r\n\
+         Call-ID: c1\r\nCSeq: 7 {method}\r\n{extra}Content-Length: 0\r\n\r\n"
+    )
+}
+
+/// The response of a callee to a request that was sent to it.
+fn answer(request: &Message, status: u16) -> String {
+    let vias: String = request
+        .fields(HeaderName::Via)
+        .map(|via| format!("Via: {}\r\n", via.escape_ascii()))
+        .collect();
+    let cseq = request.field(HeaderName::CSeq).unwrap().escape_ascii();
+    format!(
+        "SIP/2.0 {status} Said\r\n{vias}From: <sip:alice@example.com>;tag=f\r\n\
+         To: <sip:bob@example.com>;tag=callee\r\nCall-ID: c1\r\nCSeq: {cseq}\r\nContent-Length: 0\r\n\r\n"
+    )
+}
+
+fn target(uri: &str) -> Effects {
+    Effects::proxy(ProxyPlan::to_targets(vec![Target::new(uri.to_owned())]))
+}
+
+fn ok_with_commit() -> Effects {
+    let key = Key::new(Space::named("test"), "tag", "id");
+    Effects::respond(Response::new(200)).committing(Batch::new().put(
+        key,
+        Expect::Any,
+        "value",
+        None,
+    ))
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let settings = ShardSettings {
+            name: ProcessName::new("c1"),
+            incarnation: Incarnation(7),
+            node: "n1".to_owned(),
+            keys: KeyRing::new([1; 32]),
+            transactions: TransactionSettings { timers: Timers::default(), transactions_max: 100 },
+            commit_conflicts_max: 3,
+        };
+        let mut bench = Bench {
+            shard: Shard::new(settings),
+            now: Instant::now(),
+            sequence: 0,
+            effects: Vec::new(),
+        };
+        bench.frame(1, hello(EDGE_1)).unwrap();
+        bench.frame(2, hello(EDGE_2)).unwrap();
+        bench.effects.clear();
+        bench
+    }
+
+    fn frame(&mut self, link: u64, frame: LinkFrame) -> Result<(), LinkFault> {
+        self.shard.frame(LinkId(link), frame, self.now, &mut self.effects)
+    }
+
+    /// A message comes by link 1.
+    fn incoming(&mut self, text: String) {
+        self.sequence += 1;
+        let incoming = Incoming {
+            sequence: self.sequence,
+            flow: flow(Transport::Udp),
+            bytes: text.into_bytes().into(),
+        };
+        self.frame(1, LinkFrame::Incoming(incoming)).unwrap();
+    }
+
+    /// Ends the handler that was asked for last.
+    fn handled(&mut self, end: HandlerEnd) {
+        let job = self.job();
+        self.shard.handled(job, end, self.now, &mut self.effects);
+    }
+
+    fn done(&mut self, effects: Effects) {
+        self.handled(HandlerEnd::Done(effects));
+    }
+
+    fn committed(&mut self, result: Result<(), CommitError>) {
+        let job = self.job();
+        self.shard.committed(job, result, self.now, &mut self.effects);
+    }
+
+    fn job(&mut self) -> JobId {
+        *self.shard.jobs.keys().max().unwrap()
+    }
+
+    fn send_failed(&mut self, id: u64, error: SendError) {
+        self.frame(1, LinkFrame::SendFailed { id, error }).unwrap();
+    }
+
+    fn link_down(&mut self, link: u64) {
+        self.shard.link_down(LinkId(link), self.now, &mut self.effects);
+    }
+
+    fn pass(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while let Some(at) = self.shard.next_timeout().filter(|at| *at <= end) {
+            self.now = at.max(self.now);
+            self.shard.timeout(self.now, &mut self.effects);
+        }
+        self.now = end;
+    }
+
+    /// What was asked for since the last call: `link: what`, `taken N`, `handle`, `commit`, `resolve NAME`.
+    fn words(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.effects).iter().map(word).collect()
+    }
+
+    /// The messages sent since the last call, and their ids.
+    fn sent(&mut self) -> Vec<(u64, Message)> {
+        let effects = std::mem::take(&mut self.effects);
+        let sent = effects.into_iter().filter_map(|effect| match effect {
+            ShardEffect::Send { frame: LinkFrame::Outgoing { id, bytes, .. }, .. } => {
+                Some((id, Message::parse(bytes).unwrap()))
+            }
+            _ => None,
+        });
+        sent.collect()
+    }
+
+    /// An INVITE is proxied to this target; the id and the request that were sent to it.
+    fn proxied(&mut self, uri: &str) -> (u64, Message) {
+        self.incoming(request("INVITE", "aaa", ""));
+        self.done(target(uri));
+        let sent = self.sent();
+        sent.into_iter().rfind(|(_, message)| message.is_request()).unwrap()
+    }
+}
+
+fn word(effect: &ShardEffect) -> String {
+    match effect {
+        ShardEffect::Send { link, frame } => match frame {
+            LinkFrame::Outgoing { destination, bytes, .. } => {
+                let message = Message::parse(bytes.clone()).unwrap();
+                let what = match message.status() {
+                    Some(status) => status.to_string(),
+                    None => message.method().unwrap().to_string(),
+                };
+                match destination {
+                    Destination::Via => format!("{}: {what}", link.0),
+                    Destination::Route => format!("{}: {what} by route", link.0),
+                    Destination::Address { transport, address } => {
+                        format!("{}: {what} to {transport:?} {address}", link.0)
+                    }
+                }
+            }
+            LinkFrame::HelloAnswer { .. } => format!("{}: hello", link.0),
+            LinkFrame::Heartbeat { accepting, .. } => format!("{}: {accepting:?}", link.0),
+            LinkFrame::KeepAlive { flow_token } => {
+                format!("{}: keep {} alive", link.0, flow_token.escape_ascii())
+            }
+            other => format!("{other:?}"),
+        },
+        ShardEffect::Taken { sequence, .. } => format!("taken {sequence}"),
+        ShardEffect::Handle { attempt, .. } => format!("handle {attempt}"),
+        ShardEffect::Commit { .. } => "commit".to_owned(),
+        ShardEffect::Resolve { host, port, .. } => format!("resolve {host}:{port}"),
+    }
+}
+
+#[test]
+fn hello_is_answered_and_followed_by_a_heartbeat() {
+    let mut bench = Bench::new();
+    bench.frame(3, hello("192.0.2.3:5060")).unwrap();
+    assert_eq!(bench.words(), ["3: hello", "3: Accepting"]);
+    bench.shard.drain();
+    bench.frame(4, hello("192.0.2.4:5060")).unwrap();
+    assert_eq!(bench.words(), ["4: hello", "4: Draining"]);
+}
+
+#[test]
+fn link_that_breaks_the_protocol_is_refused() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.frame(1, hello(EDGE_1)), Err(LinkFault::Hello));
+    assert_eq!(bench.frame(1, LinkFrame::Taken { up_to: 1 }), Err(LinkFault::Direction));
+    let early = LinkFrame::SendFailed { id: 1, error: SendError::Full };
+    assert_eq!(bench.frame(9, early), Err(LinkFault::Hello));
+}
+
+#[test]
+fn request_is_taken_only_when_its_changes_are_committed() {
+    let mut bench = Bench::new();
+    bench.incoming(request("REGISTER", "aaa", ""));
+    assert_eq!(bench.words(), ["handle 0"]);
+    // A repetition is absorbed, and so taken, though the first copy is not.
+    bench.incoming(request("REGISTER", "aaa", ""));
+    assert_eq!(bench.words(), ["taken 2"]);
+    bench.done(ok_with_commit());
+    assert_eq!(bench.words(), ["commit"]);
+    bench.committed(Ok(()));
+    assert_eq!(bench.words(), ["1: 200", "taken 1"]);
+    bench.incoming(request("REGISTER", "aaa", ""));
+    assert_eq!(bench.words(), ["1: 200", "taken 3"]);
+}
+
+fn conflict() -> CommitError {
+    CommitError::Conflict {
+        key: Box::new(Key::new(Space::named("test"), "tag", "id")),
+        found: None,
+    }
+}
+
+#[test]
+fn conflict_runs_the_handler_again_and_503_ends_it() {
+    let mut bench = Bench::new();
+    bench.incoming(request("REGISTER", "aaa", ""));
+    for attempt in 0..3 {
+        assert_eq!(bench.words(), [format!("handle {attempt}")]);
+        bench.done(ok_with_commit());
+        assert_eq!(bench.words(), ["commit"]);
+        // In doubt the handler reads again, too.
+        let error = CommitError::Unknown { reason: "test" };
+        bench.committed(Err(if attempt == 1 { error } else { conflict() }));
+    }
+    assert_eq!(bench.words(), ["handle 3"]);
+    bench.done(ok_with_commit());
+    bench.committed(Err(conflict()));
+    assert_eq!(bench.words(), ["commit", "1: 503", "taken 1"]);
+}
+
+#[test]
+fn errors_of_store_and_handler_become_statuses() {
+    let busy = CommitError::Store(StoreError::Busy { waiting: 1 });
+    let closed = CommitError::Store(StoreError::Closed);
+    for (error, status) in [(busy, "1: 503"), (closed, "1: 500")] {
+        let mut bench = Bench::new();
+        bench.incoming(request("REGISTER", "aaa", ""));
+        bench.done(ok_with_commit());
+        bench.words();
+        bench.committed(Err(error));
+        assert_eq!(bench.words(), [status, "taken 1"]);
+    }
+    for (end, status) in [(HandlerEnd::Panicked, "1: 500"), (HandlerEnd::TimedOut, "1: 503")] {
+        let mut bench = Bench::new();
+        bench.incoming(request("REGISTER", "aaa", ""));
+        bench.words();
+        bench.handled(end);
+        assert_eq!(bench.words(), [status, "taken 1"]);
+    }
+}
+
+#[test]
+fn commit_that_takes_too_long_is_answered_503_and_holds_up_no_link() {
+    let mut bench = Bench::new();
+    bench.incoming(request("REGISTER", "aaa", ""));
+    bench.done(ok_with_commit());
+    assert_eq!(bench.words(), ["handle 0", "commit"]);
+    let job = bench.job();
+    bench.shard.commit_timed_out(job, bench.now, &mut bench.effects);
+    assert_eq!(bench.words(), ["1: 503", "taken 1"]);
+    bench.shard.committed(job, Ok(()), bench.now, &mut bench.effects);
+    assert_eq!(bench.words(), Vec::<String>::new());
+}
+
+#[test]
+fn call_that_rings_does_not_hold_the_buffer_it_was_read_into() {
+    let mut bench = Bench::new();
+    let read = |bench: &mut Bench, text: String| {
+        let chunk = Bytes::from([text.into_bytes(), vec![0; 100_000]].concat());
+        bench.sequence += 1;
+        let incoming = Incoming {
+            sequence: bench.sequence,
+            flow: flow(Transport::Udp),
+            bytes: chunk.slice(..chunk.len() - 100_000),
+        };
+        bench.frame(1, LinkFrame::Incoming(incoming)).unwrap();
+        chunk
+    };
+    let invite = read(&mut bench, request("INVITE", "aaa", ""));
+    let targets = ["sip:bob@198.51.100.8", "sip:bob@198.51.100.9"].map(Target::new);
+    bench.done(Effects::proxy(ProxyPlan::to_targets(targets.to_vec())));
+    let sent = bench.sent();
+    let (_, first) = sent.iter().find(|(_, message)| message.is_request()).unwrap();
+    let busy = read(&mut bench, answer(first, 486));
+    assert!(invite.is_unique() && busy.is_unique());
+    assert_eq!(bench.shard.contexts.len(), 1, "the other phone still rings");
+}
+
+#[test]
+fn merged_request_is_answered_482_and_not_committed() {
+    let mut bench = Bench::new();
+    bench.incoming(request("OPTIONS", "aaa", ""));
+    bench.done(Effects::respond(Response::new(200)));
+    bench.words();
+    bench.incoming(request("OPTIONS", "bbb", ""));
+    bench.done(ok_with_commit());
+    assert_eq!(bench.words(), ["handle 0", "1: 482", "taken 2"]);
+}
+
+#[test]
+fn invite_is_answered_100_forwarded_and_its_responses_relayed() {
+    let mut bench = Bench::new();
+    bench.incoming(request("INVITE", "aaa", ""));
+    bench.done(target("sip:bob@198.51.100.8:5070"));
+    assert_eq!(
+        bench.effects.iter().map(word).collect::<Vec<_>>(),
+        ["handle 0", "1: 100", "1: INVITE to Udp 198.51.100.8:5070", "taken 1"]
+    );
+    let (_, invite) = bench.sent().pop().unwrap();
+    for (status, expected) in [(180, "1: 180"), (200, "1: 200"), (200, "1: 200")] {
+        bench.incoming(answer(&invite, status));
+        assert_eq!(bench.words()[0], expected);
+    }
+    // The 2xx ended the search; nothing is repeated, and stray responses are dropped.
+    bench.pass(Duration::from_secs(40));
+    bench.words();
+    bench.incoming(answer(&invite, 200));
+    assert_eq!(bench.words(), ["taken 5"]);
+    assert!(bench.shard.transactions.is_empty() && bench.shard.contexts.is_empty());
+    assert!(bench.shard.clients.is_empty());
+}
+
+#[test]
+fn cancel_while_ringing_reaches_the_callee_and_487_the_caller() {
+    let mut bench = Bench::new();
+    let (_, invite) = bench.proxied("sip:bob@198.51.100.8");
+    bench.incoming(answer(&invite, 180));
+    bench.words();
+    bench.incoming(request("CANCEL", "aaa", ""));
+    assert_eq!(bench.words(), ["1: 200", "1: CANCEL to Udp 198.51.100.8:5060", "taken 3"]);
+    bench.incoming(answer(&invite, 487));
+    assert_eq!(bench.words(), ["1: ACK to Udp 198.51.100.8:5060", "1: 487", "taken 4"]);
+    bench.incoming(request("ACK", "aaa", ""));
+    assert_eq!(bench.words(), ["taken 5"]);
+}
+
+#[test]
+fn cancel_while_the_handler_runs_ends_the_invite_before_anybody_rings() {
+    let mut bench = Bench::new();
+    bench.incoming(request("INVITE", "aaa", ""));
+    bench.incoming(request("CANCEL", "aaa", ""));
+    assert_eq!(bench.words(), ["handle 0", "1: 200", "taken 2"]);
+    bench.done(target("sip:bob@198.51.100.8"));
+    assert_eq!(bench.words(), ["1: 487", "taken 1"]);
+}
+
+#[test]
+fn ack_to_a_2xx_is_forwarded_once_without_a_transaction() {
+    let mut bench = Bench::new();
+    bench.incoming(request("ACK", "aaa", "").replace("bob@example.com>", "bob@example.com>;tag=t"));
+    bench.done(target("sip:bob@198.51.100.8"));
+    assert_eq!(bench.words(), ["handle 0", "1: ACK to Udp 198.51.100.8:5060", "taken 1"]);
+    bench.pass(Duration::from_secs(60));
+    assert!(bench.words().is_empty());
+}
+
+#[test]
+fn response_goes_by_another_edge_when_its_link_is_gone() {
+    let mut bench = Bench::new();
+    bench.incoming(request("OPTIONS", "aaa", ""));
+    bench.link_down(1);
+    bench.words();
+    bench.done(Effects::respond(Response::new(200)));
+    assert_eq!(bench.words()[0], "2: 200");
+}
+
+#[test]
+fn what_cannot_be_understood_is_answered_statelessly_or_dropped_and_taken() {
+    let mut bench = Bench::new();
+    bench.incoming(request("OPTIONS", "aaa", "Route: <sip:broken\r\n"));
+    assert_eq!(bench.words(), ["1: 400", "taken 1"]);
+    bench.incoming(request("OPTIONS", "bbb", "").replace("CSeq: 7", "CSeq: x"));
+    assert_eq!(bench.words(), ["1: 400", "taken 2"]);
+    bench.incoming("no SIP at all".to_owned());
+    assert_eq!(bench.words(), ["taken 3"]);
+    assert!(bench.shard.transactions.is_empty());
+}
+
+#[test]
+fn duty_keeps_the_flow_alive_by_the_edge_of_its_path() {
+    let mut bench = Bench::new();
+    let duty = |path: String| Duty::KeepAlive { path: path.into() };
+    for path in [format!("<sip:tok@{EDGE_2};lr>"), "<sip:tok@203.0.113.1;lr>".into(), "x".into()] {
+        bench.shard.duty(&duty(path), &mut bench.effects);
+    }
+    assert_eq!(bench.words(), ["2: keep tok alive"]);
+}
+
+#[test]
+fn quiet_is_when_nobody_waits_for_an_answer() {
+    let mut bench = Bench::new();
+    assert!(bench.shard.is_quiet());
+    let (_, invite) = bench.proxied("sip:bob@198.51.100.8");
+    assert!(!bench.shard.is_quiet());
+    bench.incoming(answer(&invite, 486));
+    assert!(bench.shard.is_quiet());
+    bench.incoming(request("OPTIONS", "bbb", ""));
+    assert!(!bench.shard.is_quiet());
+    bench.done(Effects { batch: Batch::new(), action: Action::Drop });
+    assert!(bench.shard.is_quiet());
+}

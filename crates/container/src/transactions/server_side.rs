@@ -1,0 +1,169 @@
+//! A server transaction: its machine and what it needs to repeat itself.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use sip::Message;
+use sip::transaction::{
+    Reliability, ResponseClass, ServerAction, ServerInviteState, ServerInviteTransaction,
+    ServerNonInviteState, ServerNonInviteTransaction, Timers,
+};
+use smallvec::SmallVec;
+
+use super::Origin;
+use super::deadlines::Armed;
+use super::key::{MergeKey, ServerKey};
+
+/// What a machine asks for at one event; never more than two.
+pub(super) type ServerActions = SmallVec<[ServerAction; 4]>;
+
+/// One server transaction.
+#[derive(Debug)]
+pub(super) struct ServerTransaction {
+    machine: Machine,
+    pub(super) key: ServerKey,
+    /// Set once the container has answered as the request's user agent.
+    pub(super) merge_key: Option<MergeKey>,
+    /// Where the latest copy of the request came from: responses go back there.
+    pub(super) origin: Origin,
+    /// Kept until the final response, for responses of our own.
+    pub(super) request: Option<Message>,
+    /// As how many it counts.
+    pub(super) weight: usize,
+    /// A non-INVITE that has its final response, and is counted so.
+    pub(super) is_answered: bool,
+    /// The latest response, for repetition.
+    pub(super) response: Option<Bytes>,
+    pub(super) armed: Armed,
+}
+
+#[derive(Debug)]
+enum Machine {
+    Invite(ServerInviteTransaction),
+    NonInvite(ServerNonInviteTransaction),
+}
+
+/// Which machine a transaction has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Invite,
+    NonInvite,
+}
+
+impl ServerTransaction {
+    pub(super) fn start(
+        kind: Kind,
+        key: ServerKey,
+        request: Message,
+        origin: Origin,
+        timers: Timers,
+        now: Instant,
+    ) -> ServerTransaction {
+        // The phone's transport decides who repeats: the edge keeps no state, so we do it through it.
+        let reliability = match origin.flow.transport.is_stream() {
+            true => Reliability::Reliable,
+            false => Reliability::Unreliable,
+        };
+        let machine = match kind {
+            Kind::Invite => {
+                Machine::Invite(ServerInviteTransaction::start(timers, reliability, now))
+            }
+            Kind::NonInvite => {
+                Machine::NonInvite(ServerNonInviteTransaction::start(timers, reliability, now))
+            }
+        };
+        ServerTransaction {
+            machine,
+            key,
+            merge_key: None,
+            origin,
+            weight: super::weight(request.buffer().len()),
+            request: Some(request),
+            is_answered: false,
+            response: None,
+            armed: Armed::default(),
+        }
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        match &self.machine {
+            Machine::Invite(machine) => machine.next_timeout(),
+            Machine::NonInvite(machine) => machine.next_timeout(),
+        }
+    }
+
+    /// Whether a failure was sent, so that the machine lets no 2xx through any more.
+    pub(super) fn is_past_failure(&self) -> bool {
+        match &self.machine {
+            Machine::Invite(machine) => matches!(
+                machine.state(),
+                ServerInviteState::Completed | ServerInviteState::Confirmed
+            ),
+            Machine::NonInvite(_) => false,
+        }
+    }
+
+    /// Whether nothing is left to do but to repeat the final response.
+    pub(super) fn only_repeats(&self) -> bool {
+        match &self.machine {
+            Machine::Invite(_) => false,
+            Machine::NonInvite(machine) => machine.state() == ServerNonInviteState::Completed,
+        }
+    }
+
+    pub(super) fn repeated(&mut self, now: Instant) -> ServerActions {
+        let mut actions = ServerActions::new();
+        match &mut self.machine {
+            Machine::Invite(machine) => machine.request(now, &mut actions),
+            Machine::NonInvite(machine) => machine.request(now, &mut actions),
+        }
+        actions
+    }
+
+    pub(super) fn ack(&mut self, now: Instant) -> ServerActions {
+        let mut actions = ServerActions::new();
+        match &mut self.machine {
+            Machine::Invite(machine) => machine.ack(now, &mut actions),
+            // An ACK is matched as an INVITE, so it never comes here.
+            Machine::NonInvite(_) => {}
+        }
+        actions
+    }
+
+    pub(super) fn respond(&mut self, class: ResponseClass, now: Instant) -> ServerActions {
+        let mut actions = ServerActions::new();
+        match &mut self.machine {
+            Machine::Invite(machine) => machine.respond(class, now, &mut actions),
+            Machine::NonInvite(machine) => machine.respond(class, now, &mut actions),
+        }
+        actions
+    }
+
+    pub(super) fn trying(&mut self, now: Instant) -> ServerActions {
+        let mut actions = ServerActions::new();
+        match &mut self.machine {
+            Machine::Invite(machine) => machine.trying(now, &mut actions),
+            // RFC 4320 §4.1: not before Timer E has grown, which the machine watches.
+            Machine::NonInvite(_) => {}
+        }
+        actions
+    }
+
+    pub(super) fn transport_failed(&mut self, now: Instant) -> ServerActions {
+        let mut actions = ServerActions::new();
+        match &mut self.machine {
+            Machine::Invite(machine) => machine.transport_failed(now, &mut actions),
+            Machine::NonInvite(machine) => machine.transport_failed(now, &mut actions),
+        }
+        actions
+    }
+
+    pub(super) fn timeout(&mut self, now: Instant) -> ServerActions {
+        let mut actions = ServerActions::new();
+        match &mut self.machine {
+            Machine::Invite(machine) => machine.timeout(now, &mut actions),
+            Machine::NonInvite(machine) => machine.timeout(now, &mut actions),
+        }
+        actions
+    }
+}

@@ -1,0 +1,82 @@
+//! A whole container behind a real Unix socket: a fake edge at the other end of the link, a toy application.
+
+#![allow(clippy::unwrap_used)]
+
+mod fake_edge;
+mod lifecycle;
+mod requests;
+mod toy_application;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use container::server::{Server, ServerHandle, ServerSettings};
+use container::shard::ShardSettings;
+use container::transactions::TransactionSettings;
+use sip::transaction::Timers;
+use state::engine::fake::FakeStore;
+use tokio::task::JoinHandle;
+use topology::{Incarnation, KeyRing, ProcessName};
+
+use fake_edge::FakeEdge;
+use toy_application::ToyApplication;
+
+/// A running container and what a test looks at.
+struct Container {
+    directory: tempfile::TempDir,
+    store: FakeStore,
+    application: Arc<ToyApplication>,
+    handle: ServerHandle,
+    task: JoinHandle<()>,
+}
+
+fn settings(link_path: PathBuf) -> ServerSettings {
+    ServerSettings {
+        shard: ShardSettings {
+            name: ProcessName::new("c1"),
+            incarnation: Incarnation(7),
+            node: "n1".to_owned(),
+            keys: KeyRing::new([1; 32]),
+            transactions: TransactionSettings {
+                timers: Timers {
+                    t1: Duration::from_millis(50),
+                    t2: Duration::from_millis(200),
+                    t4: Duration::from_millis(200),
+                },
+                transactions_max: 1_000,
+            },
+            commit_conflicts_max: 5,
+        },
+        link_path,
+        heartbeat_interval: Duration::from_millis(50),
+        tick_interval: Duration::from_millis(50),
+        handler_time_max: Duration::from_secs(2),
+        stop_time_max: Duration::from_secs(20),
+    }
+}
+
+impl Container {
+    fn start() -> Container {
+        let directory = tempfile::tempdir().unwrap();
+        let store = FakeStore::default();
+        let application = Arc::new(ToyApplication::default());
+        let (server, handle) = Server::bind(
+            settings(directory.path().join("c1.link")),
+            Arc::new(store.clone()),
+            Arc::clone(&application) as Arc<dyn container::application::Application>,
+        )
+        .unwrap();
+        let task = tokio::spawn(server.run());
+        Container { directory, store, application, handle, task }
+    }
+
+    fn link_path(&self) -> PathBuf {
+        self.directory.path().join("c1.link")
+    }
+
+    /// An edge whose own address is `own`; it has said Hello and got its answer.
+    async fn edge(&self, own: &str) -> FakeEdge {
+        FakeEdge::connect(&self.link_path(), own).await
+    }
+}
