@@ -1,0 +1,95 @@
+//! The branch of the Via that the edge adds, and the To tag of the responses it makes: pure
+//! functions of the request.
+//!
+//! RFC 3261 §16.11. A stateless proxy must give a retransmission, its CANCEL and the ACK for a
+//! non-2xx response the branch of the request they belong to, whichever edge each of them comes
+//! through. So the branch is a keyed hash of what these have in common: the received branch and the
+//! sent-by beside it. Keyed, because containers match transactions by it (RFC 3261 §17.2.3) and
+//! nobody outside shall choose another's.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sip::{BRANCH_COOKIE, Message};
+use topology::Key;
+
+/// 120 bits: no two transactions of a cluster share them.
+const MAC_BYTES: usize = 15;
+const MAC_CHARS: usize = 20;
+const BRANCH_CHARS: usize = BRANCH_COOKIE.len() + MAC_CHARS;
+const _: () = assert!(MAC_BYTES.is_multiple_of(3) && MAC_BYTES / 3 * 4 == MAC_CHARS);
+
+/// A branch with its cookie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Branch([u8; BRANCH_CHARS]);
+
+impl Branch {
+    /// The branch under which `request` leaves; `key` is the node's for the purpose `"branch"`.
+    pub fn of(request: &Message, key: &Key) -> Branch {
+        let mut branch = [0; BRANCH_CHARS];
+        let (cookie, mac) = branch.split_at_mut(BRANCH_COOKIE.len());
+        cookie.copy_from_slice(BRANCH_COOKIE);
+        mac.copy_from_slice(&identify(request, key, Purpose::Branch));
+        Branch(branch)
+    }
+
+    /// The branch as it stands in a Via.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// The To tag of a response that the edge makes: the same for each retransmission of `request`, on
+/// each edge.
+///
+/// Source: RFC 3261 §8.2.7.
+pub fn to_tag(request: &Message, key: &Key) -> [u8; MAC_CHARS] {
+    identify(request, key, Purpose::ToTag)
+}
+
+#[derive(Clone, Copy)]
+enum Purpose {
+    Branch = 1,
+    ToTag = 2,
+}
+
+/// The keyed hash of what all messages of a transaction share.
+fn identify(request: &Message, key: &Key, purpose: Purpose) -> [u8; MAC_CHARS] {
+    let mut hash = blake3::Hasher::new_keyed(key.current());
+    hash.update(&[purpose as u8]);
+    let via = request.top_via().ok();
+    match via.and_then(|via| via.rfc3261_branch()) {
+        Some(branch) => {
+            hash.update(b"3261");
+            add(&mut hash, branch);
+        }
+        None => add_rfc2543_identity(&mut hash, request),
+    }
+    // Branches are unique per sender only if two senders are told apart.
+    add(&mut hash, via.map_or(&b""[..], |via| via.sent_by()));
+    let mut mac = [0; MAC_BYTES];
+    hash.finalize_xof().fill(&mut mac);
+    let mut text = [0; MAC_CHARS];
+    URL_SAFE_NO_PAD.encode_slice(mac, &mut text).expect("15 octets are 20 characters");
+    text
+}
+
+/// Without a cookie the branch identifies nothing (RFC 3261 §16.11, §17.2.3): From tag, Call-ID,
+/// CSeq number, Request-URI and top Via do. The To tag is left out: an INVITE has none, the ACK for
+/// its 404 has one.
+fn add_rfc2543_identity(hash: &mut blake3::Hasher, request: &Message) {
+    hash.update(b"2543");
+    let from = request.from().ok();
+    add(hash, from.and_then(|from| from.tag()).unwrap_or_default());
+    add(hash, request.call_id().unwrap_or_default());
+    let number = request.cseq().map_or(0, |cseq| cseq.number);
+    hash.update(&number.to_be_bytes());
+    add(hash, request.request_uri().unwrap_or_default());
+    let via = request.top_via().ok();
+    add(hash, via.and_then(|via| via.branch()).unwrap_or_default());
+}
+
+/// Adds a field so that its borders count: `("ab", "c")` and `("a", "bc")` differ.
+fn add(hash: &mut blake3::Hasher, field: &[u8]) {
+    hash.update(&(field.len() as u64).to_be_bytes());
+    hash.update(field);
+}

@@ -1,0 +1,418 @@
+//! Forwarding: one message and a picture of the surroundings in, one decision out.
+//!
+//! The heart of the edge (RFC 3261 §16.11, a stateless proxy). Pure: the same message and the same
+//! picture give the same decision, whichever edge of the node is asked; what a retransmission meets
+//! is what the first copy met.
+//!
+//! ```text
+//! phone ──▶ from_outside ─┬─ request.rs   ─▶ Offer to a container │ Send to a flow, peer, other edge │ refusal
+//!                         └─ response.rs  ─▶ Send by the flow in our Via │ Offer to the container of the next Via
+//! container ──▶ from_link ─▶ from_link.rs ─▶ Send │ why not
+//! dead link ──▶ offer_again ─▶ reoffer.rs ─▶ Offer to the next one │ 503
+//! ```
+//!
+//! Never an open relay: without a token that this node made, a request from outside goes to
+//! containers and peers only.
+
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::{Bytes, BytesMut};
+use sip::{HeaderName, Message, Method, NameAddr, SipUri, Uri};
+use topology::{ChoiceKey, Incarnation, Key, KeyRing, RouteState, RoutingTable};
+use transport::link::{Destination, SendError};
+use transport::{Flow, Transport};
+
+use crate::listener::Listeners;
+use crate::peer::Peer;
+use crate::reply::{self, Refusal};
+use crate::route::Names;
+use crate::via::ReplyAddress;
+
+mod from_link;
+mod leave;
+mod reoffer;
+mod request;
+mod response;
+
+pub use reoffer::offer_again;
+
+/// Whether phones may sit behind NATs: then REGISTER gets a Path and dialogs stay on the flows they
+/// began on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NatTraversal {
+    /// Path with flow token on REGISTER, flow tokens in Record-Route.
+    On,
+    /// Requests go to the addresses that phones write into Contact.
+    Off,
+}
+
+/// The keys an edge works with.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    /// Branches and To tags.
+    pub branch: Key,
+    /// Flow tokens.
+    pub flow: Key,
+    /// Owner tokens.
+    pub owner: Key,
+}
+
+impl Keys {
+    /// Derives them from the node's secrets.
+    pub fn derive(ring: &KeyRing) -> Keys {
+        Keys {
+            branch: ring.derive("branch"),
+            flow: ring.derive("flow"),
+            owner: ring.derive("owner"),
+        }
+    }
+}
+
+/// The surroundings of an edge at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// This edge's addresses.
+    pub listeners: &'a Listeners,
+    /// The containers and what they are good for.
+    pub routing: &'a RoutingTable,
+    /// The plain SIP peers in a container's place; each is a route of its name in `routing`.
+    pub peers: &'a [Peer],
+    /// Own addresses of the other edges of the node.
+    pub other_edges: &'a [SocketAddr],
+    /// The node's keys.
+    pub keys: &'a Keys,
+    /// See [`NatTraversal`].
+    pub nat_traversal: NatTraversal,
+}
+
+/// Who sent a message to one of our sockets, by its source address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// A phone or any other stranger.
+    Outside,
+    /// A configured plain SIP peer.
+    Peer,
+    /// Another edge of the node.
+    OtherEdge,
+}
+
+/// Which of the two candidates is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Attempt {
+    /// The first.
+    First,
+    /// The first could not take it.
+    Second,
+    /// Neither could.
+    Exhausted,
+}
+
+impl Attempt {
+    /// The attempt after this one.
+    pub fn next(self) -> Attempt {
+        match self {
+            Attempt::First => Attempt::Second,
+            Attempt::Second | Attempt::Exhausted => Attempt::Exhausted,
+        }
+    }
+}
+
+/// A message that came to one of our sockets.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival<'a> {
+    /// The message.
+    pub message: &'a Message,
+    /// How it came.
+    pub flow: Flow,
+    /// Who sent it.
+    pub source: Source,
+    /// Asked again with the next one when a container's link is full.
+    pub attempt: Attempt,
+    /// Any number; spreads the Retry-After of a 503.
+    pub seed: u64,
+}
+
+/// How a message leaves by a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hop {
+    /// As a datagram.
+    Datagram {
+        /// From this local address.
+        local: SocketAddr,
+        /// To here.
+        remote: SocketAddr,
+    },
+    /// By the connection of this flow. If it is gone: by a new one to `reopen`, or not at all.
+    Connection {
+        /// Which.
+        flow: Flow,
+        /// Where to connect instead.
+        reopen: Option<SocketAddr>,
+    },
+    /// By any connection to that address; if there is none, by a new one.
+    Connect {
+        /// From this interface.
+        local: IpAddr,
+        /// To here.
+        remote: SocketAddr,
+    },
+}
+
+impl Hop {
+    /// Whether the message goes into a byte stream, which needs Content-Length.
+    pub fn is_stream(&self) -> bool {
+        match self {
+            Hop::Datagram { .. } => false,
+            Hop::Connection { .. } | Hop::Connect { .. } => true,
+        }
+    }
+
+    fn to_address(transport: Transport, local: SocketAddr, remote: SocketAddr) -> Hop {
+        match transport {
+            Transport::Udp => Hop::Datagram { local, remote },
+            Transport::Tcp => Hop::Connect { local: local.ip(), remote },
+        }
+    }
+
+    fn by_flow(flow: Flow) -> Hop {
+        match flow.transport {
+            Transport::Udp => Hop::Datagram { local: flow.local, remote: flow.remote },
+            // RFC 5626 §5.3: a flow that is gone is not replaced by another; the sender is told.
+            Transport::Tcp => Hop::Connection { flow, reopen: None },
+        }
+    }
+}
+
+impl From<ReplyAddress> for Hop {
+    fn from(address: ReplyAddress) -> Hop {
+        match address {
+            ReplyAddress::Datagram { local, remote } => Hop::Datagram { local, remote },
+            ReplyAddress::Connection { flow, reopen } => {
+                Hop::Connection { flow, reopen: Some(reopen) }
+            }
+        }
+    }
+}
+
+/// What becomes of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Offer it to a container over its link. If that is full, ask again with the next [`Attempt`].
+    Offer {
+        /// Place in [`RoutingTable::routes`].
+        container: usize,
+        /// The rendered message.
+        bytes: Bytes,
+    },
+    /// Send it to a plain SIP peer that was chosen like a container. If that fails, ask again with
+    /// the next [`Attempt`].
+    SendToPeer {
+        /// Place in [`View::peers`].
+        peer: usize,
+        /// By this way.
+        hop: Hop,
+        /// The rendered message.
+        bytes: Bytes,
+    },
+    /// Send it.
+    Send {
+        /// By this way.
+        hop: Hop,
+        /// The rendered message.
+        bytes: Bytes,
+    },
+    /// Answer it with an error: already rendered.
+    Reply {
+        /// By this way.
+        hop: Hop,
+        /// The response.
+        bytes: Bytes,
+        /// For the counters.
+        status: u16,
+    },
+    /// Drop it.
+    Drop(DropReason),
+}
+
+/// Why a message is dropped without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DropReason {
+    /// Not a SIP message.
+    Unparsable,
+    /// A response with malformed mandatory headers.
+    MalformedResponse,
+    /// A response whose top Via this edge did not write. Source: RFC 3261 §16.7(3).
+    NotOurVia,
+    /// A response for this edge itself, which sends no requests of its own.
+    NoSecondVia,
+    /// A response whose Vias name a way that this edge did not make: forged, or for a broadcast
+    /// address.
+    ForgedVia,
+    /// An ACK that would have been answered with an error if it were another request.
+    UnansweredAck,
+    /// A response for which no container has room, or none serves.
+    NoContainer,
+    /// A response that is too long to be sent.
+    TooLarge,
+}
+
+impl DropReason {
+    /// Every reason, in declaration order.
+    pub const ALL: [DropReason; 8] = [
+        DropReason::Unparsable,
+        DropReason::MalformedResponse,
+        DropReason::NotOurVia,
+        DropReason::NoSecondVia,
+        DropReason::ForgedVia,
+        DropReason::UnansweredAck,
+        DropReason::NoContainer,
+        DropReason::TooLarge,
+    ];
+
+    /// The words for logs and counters.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DropReason::Unparsable => "not a SIP message",
+            DropReason::MalformedResponse => "malformed response",
+            DropReason::NotOurVia => "response with a foreign top Via",
+            DropReason::NoSecondVia => "response without a second Via",
+            DropReason::ForgedVia => "response with a forged way back",
+            DropReason::UnansweredAck => "ACK that cannot be forwarded",
+            DropReason::NoContainer => "response for which no container serves",
+            DropReason::TooLarge => "message too long to forward",
+        }
+    }
+}
+
+/// Decides about a message that came to one of our sockets. `out` is scratch: what is rendered is
+/// split off it.
+pub fn from_outside(arrival: &Arrival<'_>, view: &View<'_>, out: &mut BytesMut) -> Decision {
+    if arrival.message.is_request() {
+        request::forward(arrival, view, out)
+            .unwrap_or_else(|refusal| refuse(arrival, refusal, view))
+    } else {
+        response::from_outside(arrival, view, out)
+    }
+}
+
+/// Decides about a message that a container sends.
+///
+/// # Errors
+/// What the container is told: [`SendError::Refused`] when the message names no way that this edge
+/// can go.
+pub fn from_link(
+    message: &Message,
+    destination: Destination,
+    view: &View<'_>,
+    out: &mut BytesMut,
+) -> Result<Decision, SendError> {
+    match (destination, message.is_request()) {
+        (Destination::Via, false) => response::from_link(message, view, out),
+        (Destination::Route | Destination::Address { .. }, true) => {
+            from_link::forward(message, destination, view, out)
+        }
+        (Destination::Via, true) | (Destination::Route | Destination::Address { .. }, false) => {
+            Err(SendError::Refused)
+        }
+    }
+}
+
+/// The answer to a request that could not be sent after all: its flow is gone, its next hop
+/// unreachable.
+pub fn refuse(arrival: &Arrival<'_>, refusal: Refusal, view: &View<'_>) -> Decision {
+    match reply::refuse(arrival.message, arrival.flow, refusal, &view.keys.branch) {
+        Some((address, bytes)) => {
+            Decision::Reply { hop: address.into(), bytes, status: refusal.status() }
+        }
+        None => Decision::Drop(DropReason::UnansweredAck),
+    }
+}
+
+impl<'a> View<'a> {
+    fn names(&self) -> Names<'a> {
+        Names {
+            listeners: self.listeners,
+            peers: self.peers,
+            other_edges: self.other_edges,
+            owner_key: &self.keys.owner,
+        }
+    }
+
+    /// The route of the life that a token names, as long as it serves.
+    fn owner(&self, incarnation: Incarnation) -> Option<usize> {
+        let owner = self.routing.owner(incarnation)?;
+        self.routing.routes().iter().position(|route| std::ptr::eq(route, owner))
+    }
+
+    /// The candidate for new work. DESIGN, "choosing a container", rule 2.
+    fn candidate(&self, message: &Message, attempt: Attempt) -> Option<usize> {
+        let candidates = match address_of_record(message) {
+            Some(address) => self
+                .routing
+                .buckets()
+                .choose(ChoiceKey::AddressOfRecord(address.as_str().as_bytes())),
+            None => self
+                .routing
+                .buckets()
+                .choose(ChoiceKey::CallId(message.call_id().unwrap_or_default())),
+        };
+        let chosen = match attempt {
+            Attempt::First => candidates.first,
+            Attempt::Second => candidates.second,
+            Attempt::Exhausted => None,
+        }?;
+        let name = &self.routing.buckets().candidates()[chosen].name;
+        self.routing.routes().binary_search_by(|route| route.name.cmp(name)).ok()
+    }
+
+    /// The container for a message whose owner is known or not.
+    fn container(
+        &self,
+        owner: Option<Incarnation>,
+        message: &Message,
+        attempt: Attempt,
+    ) -> Option<usize> {
+        match owner.and_then(|incarnation| self.owner(incarnation)) {
+            // Nobody else has what a living owner has: if its link is full, the message is refused.
+            Some(owner) => (attempt == Attempt::First).then_some(owner),
+            None => self.candidate(message, attempt),
+        }
+    }
+
+    /// The peer that a route stands for, if it is one.
+    fn peer_of_route(&self, route: usize) -> Option<usize> {
+        let name = &self.routing.routes()[route].name;
+        self.peers.iter().position(|peer| peer.name == *name)
+    }
+
+    /// Whether another edge of the node has the local address of that flow, and this one has not.
+    fn is_held_by_other_edge(&self, flow: &Flow) -> bool {
+        self.other_edges.contains(&flow.local) && !self.listeners.hold(flow.transport, flow.local)
+    }
+
+    fn peer_serves(&self, peer: usize) -> bool {
+        self.routing
+            .route(&self.peers[peer].name)
+            .is_some_and(|route| route.state != RouteState::Closed)
+    }
+}
+
+/// The address-of-record of a REGISTER: the messages of one address meet in one container.
+fn address_of_record(message: &Message) -> Option<sip::AddressOfRecord> {
+    if message.method() != Some(Method::Register) {
+        return None;
+    }
+    let to = NameAddr::parse(message.field(HeaderName::To)?).ok()?;
+    let Ok(Uri::Sip(uri)) = Uri::parse(to.uri()) else { return None };
+    Some(sip::AddressOfRecord::from(&uri))
+}
+
+fn sip_uri(bytes: &[u8]) -> Option<SipUri<'_>> {
+    match Uri::parse(bytes) {
+        Ok(Uri::Sip(uri)) => Some(uri),
+        Ok(Uri::Tel(_) | Uri::Other { .. }) | Err(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,148 @@
+//! A request from outside: checked, its way decided, forwarded or refused.
+//!
+//! RFC 3261 §16.3 (validation), §16.4 (route information), §16.5 and §16.6 (target and next hop),
+//! §16.11.
+
+use bytes::BytesMut;
+use sip::{Framing, HeaderName, Message, Uri};
+
+use super::leave::{CameFrom, Leaving, NextHop, TooLarge};
+use super::{Arrival, Decision, Source, View, sip_uri};
+use crate::reply::{self, Refusal};
+use crate::route::{self, Named, OwnRoutes};
+use crate::route_set::RouteSet;
+
+/// Decides about one request, or says with which error to answer it.
+pub(super) fn forward(
+    arrival: &Arrival<'_>,
+    view: &View<'_>,
+    out: &mut BytesMut,
+) -> Result<Decision, Refusal> {
+    let request = arrival.message;
+    check(request, arrival)?;
+    let mut routes = RouteSet::of(request);
+    if route::is_strictly_routed(request, view.listeners, &view.keys.flow) {
+        routes.restore_from_strict(); // RFC 3261 §16.4
+    }
+    let own = OwnRoutes::read(routes.values(), view.listeners, &view.keys.flow)
+        .map_err(|_tampered| Refusal::TamperedToken)?;
+    routes.consume(own.count);
+    let way = Way { arrival, view, own, routes: &routes };
+    let next = way.next_hop()?;
+    if let NextHop::FlowOfOtherEdge(_) = next {
+        routes.give_back(); // that edge needs the token
+    }
+    let came_from = CameFrom::Socket(arrival.flow, arrival.source);
+    let leaving = Leaving { request, came_from, routes, next };
+    leaving.leave(view, out).map_err(|TooLarge| Refusal::TooLarge)
+}
+
+/// Source: RFC 3261 §16.3; the order is the RFC's.
+fn check(request: &Message, arrival: &Arrival<'_>) -> Result<(), Refusal> {
+    let framing =
+        if arrival.flow.transport.is_stream() { Framing::Stream } else { Framing::Datagram };
+    request.check_request(framing).map_err(Refusal::Malformed)?;
+    // §16.3(2)
+    match Uri::parse(request.request_uri().unwrap_or_default()) {
+        Ok(Uri::Sip(_) | Uri::Tel(_)) => {}
+        Ok(Uri::Other { .. }) | Err(_) => return Err(Refusal::UnknownScheme),
+    }
+    // §16.3(3): zero is not forwarded.
+    if request.max_forwards() == Ok(Some(0)) {
+        return Err(Refusal::TooManyHops);
+    }
+    // §16.3(5): no extension is known that asks something of a proxy. CANCEL and ACK carry what
+    // their INVITE did; it was refused, so they find nobody.
+    if request.field(HeaderName::ProxyRequire).is_some() {
+        return Err(Refusal::UnknownExtension);
+    }
+    Ok(())
+}
+
+/// One request whose own Routes are consumed, looking for its next hop.
+struct Way<'r, 'a> {
+    arrival: &'r Arrival<'a>,
+    view: &'r View<'a>,
+    own: OwnRoutes,
+    routes: &'r RouteSet<'a>,
+}
+
+impl Way<'_, '_> {
+    fn next_hop(&self) -> Result<NextHop, Refusal> {
+        let named = self.named();
+        match self.own.last_flow() {
+            // Both sides of the dialog passed this edge: the first token is the sender's, the last
+            // the target's.
+            Some(flow) if self.own.token_count >= 2 => Ok(self.by_flow(flow)),
+            // One token, and not the sender's: it came from inside, or the sender came by another
+            // edge, or its NAT gave it a new address. Then what stands behind tells which.
+            Some(flow) if flow != self.arrival.flow => match named {
+                Named::Owner(_) | Named::SomeContainer | Named::Peer(_) => self.outgoing(named),
+                Named::OtherEdge { .. } if self.routes.next().is_some() => self.outgoing(named),
+                Named::OtherEdge { .. }
+                | Named::Myself
+                | Named::Address { .. }
+                | Named::Unresolved => Ok(self.by_flow(flow)),
+            },
+            Some(_) | None => self.outgoing(named),
+        }
+    }
+
+    /// Whom the next Route names, or without one the Request-URI.
+    fn named(&self) -> Named {
+        let uri = match self.routes.next() {
+            Some(value) => route::sip_uri(value),
+            None => sip_uri(self.routes.request_uri()),
+        };
+        uri.map_or(Named::Unresolved, |uri| self.view.names().resolve(&uri))
+    }
+
+    fn outgoing(&self, named: Named) -> Result<NextHop, Refusal> {
+        let trusted = self.own.relay || self.arrival.source == Source::Peer;
+        match named {
+            Named::Owner(incarnation) => self.container(Some(incarnation)),
+            Named::Peer(peer)
+                if self.arrival.source != Source::Peer && self.view.peer_serves(peer) =>
+            {
+                Ok(NextHop::Peer(peer))
+            }
+            // Any edge may get any datagram of a dialog; the edge that its Route names has the same
+            // keys and judges the tokens itself.
+            Named::OtherEdge { transport, address } if self.routes.next().is_some() => {
+                Ok(NextHop::OtherEdge { transport, address })
+            }
+            Named::Address { transport, address } if trusted => {
+                Ok(NextHop::Address { transport, address })
+            }
+            Named::SomeContainer
+            | Named::Peer(_)
+            | Named::Myself
+            | Named::OtherEdge { .. }
+            | Named::Address { .. }
+            | Named::Unresolved => self.container(None),
+        }
+    }
+
+    fn container(&self, owner: Option<topology::Incarnation>) -> Result<NextHop, Refusal> {
+        if self.arrival.source == Source::Peer && owner.is_none() {
+            // A peer stands in a container's place; what it cannot resolve must not come back to
+            // it.
+            return Err(Refusal::NoRoute);
+        }
+        let chosen = self.view.container(owner, self.arrival.message, self.arrival.attempt);
+        let container = chosen.ok_or_else(|| reply::unavailable(self.arrival.seed))?;
+        Ok(match self.view.peer_of_route(container) {
+            Some(peer) => NextHop::Peer(peer),
+            None => NextHop::Container(container),
+        })
+    }
+
+    /// To the phone at the other end of `flow`, through the edge that holds its local address.
+    fn by_flow(&self, flow: transport::Flow) -> NextHop {
+        if self.view.is_held_by_other_edge(&flow) {
+            NextHop::FlowOfOtherEdge(flow)
+        } else {
+            NextHop::Flow(flow)
+        }
+    }
+}

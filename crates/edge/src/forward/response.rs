@@ -1,0 +1,104 @@
+//! A response: its top Via must be this edge's, is taken off, and says where the response goes.
+//!
+//! RFC 3261 §16.7(3), §16.11, §18.2.2. A Via with a flow token sends it back by that flow; one
+//! without was added to a container's request, and the Via below is that container's. Anything else
+//! was forged and is dropped, so no response can be aimed at a broadcast address or at a stranger
+//! (RFC 4475 §3.3.10).
+
+use bytes::BytesMut;
+use sip::{Edits, HeaderName, Message, Via};
+use topology::OwnerToken;
+use topology::token::OWNER_TOKEN_CHARS;
+use transport::Transport;
+use transport::link::SendError;
+
+use super::leave::{TooLarge, render};
+use super::{Arrival, Attempt, Decision, DropReason, Hop, View};
+use crate::listener::PORT_DEFAULT;
+use crate::route::is_container_host;
+use crate::via::{WayBack, reply_address, way_back};
+
+/// Decides about a response that came to one of our sockets.
+pub(super) fn from_outside(arrival: &Arrival<'_>, view: &View<'_>, out: &mut BytesMut) -> Decision {
+    let response = arrival.message;
+    if response.check_response().is_err() {
+        return Decision::Drop(DropReason::MalformedResponse);
+    }
+    match response.top_via() {
+        Ok(top) if view.listeners.wrote(&top) => {}
+        Ok(_) | Err(_) => return Decision::Drop(DropReason::NotOurVia),
+    }
+    pop(response, arrival.attempt, view, out).unwrap_or_else(Decision::Drop)
+}
+
+/// Decides about a response that a container made or passes on.
+pub(super) fn from_link(
+    response: &Message,
+    view: &View<'_>,
+    out: &mut BytesMut,
+) -> Result<Decision, SendError> {
+    let top = response.top_via().map_err(|_| SendError::Refused)?;
+    if view.listeners.wrote(&top) {
+        return pop(response, Attempt::First, view, out).map_err(|_| SendError::Refused);
+    }
+    to_other_edge(response, &top, view).ok_or(SendError::Refused)
+}
+
+/// The request came through another edge of the node; that one knows its flow. The response goes
+/// there as it is.
+fn to_other_edge(response: &Message, top: &Via<'_>, view: &View<'_>) -> Option<Decision> {
+    let address = std::net::SocketAddr::new(top.host.ip()?, top.port.unwrap_or(PORT_DEFAULT));
+    if !view.other_edges.contains(&address) {
+        return None;
+    }
+    let transport = Transport::parse(top.transport)?;
+    let hop = Hop::to_address(transport, view.listeners.toward(transport, address).own, address);
+    Some(Decision::Send { hop, bytes: response.buffer().clone() })
+}
+
+/// Takes our Via off and sends the response where it, or the next one, says.
+fn pop(
+    response: &Message,
+    attempt: Attempt,
+    view: &View<'_>,
+    out: &mut BytesMut,
+) -> Result<Decision, DropReason> {
+    let mut vias = response.values(HeaderName::Via);
+    let top = vias.next().and_then(|value| Via::parse(value).ok()).ok_or(DropReason::NotOurVia)?;
+    let next = vias.next().ok_or(DropReason::NoSecondVia)?;
+    let next = Via::parse(next).map_err(|_| DropReason::MalformedResponse)?;
+    let mut edits = Edits::new();
+    edits.remove_first_value(HeaderName::Via);
+    match way_back(&top, &view.keys.flow) {
+        WayBack::Forged => Err(DropReason::ForgedVia),
+        WayBack::Flow(flow) => {
+            let hop = Hop::from(reply_address(Some(&next), flow));
+            if hop.is_stream() {
+                edits.ensure_content_length();
+            }
+            let bytes = render(response, &edits, out).map_err(|TooLarge| DropReason::TooLarge)?;
+            Ok(Decision::Send { hop, bytes })
+        }
+        WayBack::NextVia => {
+            let owner = owner(&next, view).ok_or(DropReason::ForgedVia)?;
+            // A dead owner's response goes where its successor will be found, once set-up records let another
+            // container continue the call (DESIGN §3); until then it is dropped there.
+            let container =
+                view.container(Some(owner), response, attempt).ok_or(DropReason::NoContainer)?;
+            if view.peer_of_route(container).is_some() {
+                return Err(DropReason::NoContainer); // a peer knows nothing of a container's transactions
+            }
+            let bytes = render(response, &edits, out).map_err(|TooLarge| DropReason::TooLarge)?;
+            Ok(Decision::Offer { container, bytes })
+        }
+    }
+}
+
+/// The life of the container that wrote a Via: its branch begins with the owner token.
+fn owner(via: &Via<'_>, view: &View<'_>) -> Option<topology::Incarnation> {
+    if !is_container_host(&via.host) {
+        return None;
+    }
+    let token = via.rfc3261_branch()?.get(sip::BRANCH_COOKIE.len()..)?.get(..OWNER_TOKEN_CHARS)?;
+    OwnerToken::decode(token, &view.keys.owner).ok().map(|owner| owner.incarnation)
+}

@@ -1,0 +1,117 @@
+//! Responses: followed by our own Via only.
+
+use super::*;
+
+fn response(vias: &[String]) -> String {
+    let vias: Vec<String> = vias.iter().map(|via| format!("Via: {via}")).collect();
+    format!(
+        "SIP/2.0 200 OK
+        {}
+        From: <sip:alice@example.com>;tag=a
+        To: <sip:bob@example.com>;tag=b
+        Call-ID: c1@10.0.0.1
+        CSeq: 1 INVITE
+        Content-Length: 0",
+        vias.join("\n")
+    )
+}
+
+fn phone_via() -> String {
+    "SIP/2.0/UDP 10.0.0.1:5070;branch=z9hG4bK776;received=198.51.100.7;rport=49152".to_owned()
+}
+
+impl Rig {
+    fn own_via(&self, flow: Flow) -> String {
+        let token = self.token(TokenKind::Response, flow);
+        format!("SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bKedge;flow={token}")
+    }
+
+    fn container_via(&self, incarnation: u64) -> String {
+        format!(
+            "SIP/2.0/TCP c.node.outlast.invalid;branch=z9hG4bK{}xyz",
+            self.owner_token(incarnation)
+        )
+    }
+}
+
+// RFC 3261 §16.7(3), §18.2.2, RFC 3581 §4
+#[test]
+fn a_containers_response_goes_back_by_the_flow_in_our_via() {
+    let rig = Rig::new();
+    let flow = rig.flow(Transport::Udp, PHONE);
+    let text = response(&[rig.own_via(flow), phone_via()]);
+    let (hop, message) = sent(rig.send(&text, Destination::Via).unwrap());
+    assert_eq!(hop, datagram(PHONE));
+    assert_eq!(values(&message, HeaderName::Via), [phone_via()]);
+
+    let without_rport =
+        "SIP/2.0/UDP 10.0.0.1:5070;branch=z9hG4bK776;received=198.51.100.7".to_owned();
+    let (hop, _) =
+        sent(rig.send(&response(&[rig.own_via(flow), without_rport]), Destination::Via).unwrap());
+    assert_eq!(hop, datagram("198.51.100.7:5070"));
+
+    let flow = rig.flow(Transport::Tcp, PHONE);
+    let (hop, _) =
+        sent(rig.send(&response(&[rig.own_via(flow), phone_via()]), Destination::Via).unwrap());
+    assert_eq!(hop, Hop::Connection { flow, reopen: Some("198.51.100.7:5070".parse().unwrap()) });
+}
+
+#[test]
+fn a_phones_response_reaches_the_container_that_its_via_names() {
+    let mut rig = Rig::new();
+    let own = "SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bKedge".to_owned();
+    for (name, incarnation) in [("container1", 11), ("container2", 12)] {
+        let text = response(&[own.clone(), rig.container_via(incarnation), phone_via()]);
+        let (container, message) = rig.offered(rig.receive(&text, OTHER_PHONE));
+        assert_eq!(container, name);
+        assert_eq!(message.values(HeaderName::Via).count(), 2);
+    }
+    // a dead owner's responses reach its successor
+    rig.close("container1", 11);
+    let text = response(&[own, rig.container_via(11), phone_via()]);
+    assert_eq!(rig.offered(rig.receive(&text, OTHER_PHONE)).0, "container2");
+}
+
+// RFC 3261 §16.7(3), RFC 4475 §3.3.10
+#[test]
+fn a_response_that_is_not_ours_to_forward_is_dropped() {
+    let rig = Rig::new();
+    let flow = rig.flow(Transport::Udp, PHONE);
+    let own = rig.own_via(flow);
+    let bare = "SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bKedge".to_owned();
+    let mut forged_owner = rig.container_via(11);
+    let at = forged_owner.find("z9hG4bK").unwrap() + 12;
+    forged_owner.replace_range(at..=at, if &forged_owner[at..=at] == "A" { "B" } else { "A" });
+    let other_kind = format!("{bare};flow={}", rig.token(TokenKind::Flow, flow));
+    for (vias, reason) in [
+        (vec![phone_via(), own.clone()], DropReason::NotOurVia),
+        (vec![own.clone()], DropReason::NoSecondVia),
+        (vec![bare.clone(), phone_via()], DropReason::ForgedVia),
+        (vec![bare.clone(), forged_owner], DropReason::ForgedVia),
+        (vec![format!("{bare};flow=abc"), phone_via()], DropReason::ForgedVia),
+        (vec![other_kind, phone_via()], DropReason::ForgedVia),
+        (
+            vec![bare.clone(), "SIP/2.0/UDP 255.255.255.255;branch=z9hG4bKx".to_owned()],
+            DropReason::MalformedResponse,
+        ),
+    ] {
+        assert_eq!(rig.receive(&response(&vias), OTHER_PHONE), Decision::Drop(reason), "{vias:?}");
+    }
+    let nobody = Rig::new().without_containers();
+    let text = response(&[bare, nobody.container_via(11)]);
+    assert_eq!(nobody.receive(&text, OTHER_PHONE), Decision::Drop(DropReason::NoContainer));
+}
+
+#[test]
+fn a_containers_response_for_another_edges_via_goes_to_that_edge() {
+    let mut rig = Rig::new();
+    rig.other_edges = vec!["192.0.2.2:5060".parse().unwrap()];
+    let text =
+        response(&["SIP/2.0/UDP 192.0.2.2:5060;branch=z9hG4bKedge;flow=x".to_owned(), phone_via()]);
+    let (hop, message) = sent(rig.send(&text, Destination::Via).unwrap());
+    assert_eq!(hop, datagram("192.0.2.2:5060"));
+    assert_eq!(message.values(HeaderName::Via).count(), 2);
+    let stranger =
+        response(&["SIP/2.0/UDP 203.0.113.1;branch=z9hG4bKedge".to_owned(), phone_via()]);
+    assert_eq!(rig.send(&stranger, Destination::Via), Err(SendError::Refused));
+}

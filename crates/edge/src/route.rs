@@ -1,0 +1,288 @@
+//! Route: what of it is this edge's own, and what stands next.
+//!
+//! RFC 3261 §16.4, §16.6(6), §16.12; RFC 5626 §5.3; RFC 5658 (both values of a double Record-Route
+//! come back). All leading values that name this edge are consumed at once; the tokens in them say
+//! where the request may go.
+
+use std::net::SocketAddr;
+
+use sip::{HeaderName, Message, NameAddr, SipUri, Uri};
+use topology::{Incarnation, Key, OwnerToken};
+use transport::{Flow, Transport};
+
+use crate::flow_token::{FlowToken, FlowTokenError, TokenKind};
+use crate::listener::{Listeners, PORT_DEFAULT};
+use crate::peer::Peer;
+
+/// A container's sent-by and the host of its URIs end like this; nobody can resolve it (RFC 6761
+/// §6.4).
+pub const CONTAINER_HOST_END: &[u8] = b".outlast.invalid";
+
+/// What the leading Route values that name this edge say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OwnRoutes {
+    /// How many leading values are this edge's own.
+    pub count: usize,
+    /// How many of them have a token.
+    pub token_count: usize,
+    /// The token of the last that has one: the target's, unless the only one is the sender's own.
+    pub last: Option<FlowToken>,
+    /// One has a token that proves: this dialog passed us toward an address of its Request-URI.
+    pub relay: bool,
+}
+
+/// A Route value of ours has a token with a wrong tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the flow token in Route was tampered with")]
+pub struct Tampered;
+
+impl OwnRoutes {
+    /// Reads the leading own values among `routes`.
+    ///
+    /// # Errors
+    /// [`Tampered`]: to be answered with 403 (RFC 5626 §5.3).
+    pub fn read<'a>(
+        routes: impl Iterator<Item = &'a [u8]>,
+        listeners: &Listeners,
+        key: &Key,
+    ) -> Result<OwnRoutes, Tampered> {
+        let mut own = OwnRoutes::default();
+        for value in routes {
+            let Some(uri) = sip_uri(value).filter(|uri| listeners.are_named_by(uri)) else { break };
+            own.count += 1;
+            match uri.user.map(|user| FlowToken::decode(user, key)) {
+                Some(
+                    Ok(FlowToken { kind: TokenKind::Response, .. }) | Err(FlowTokenError::Forged),
+                ) => {
+                    return Err(Tampered);
+                }
+                Some(Ok(token)) => {
+                    own.token_count += 1;
+                    own.last = Some(token);
+                    own.relay |= token.kind == TokenKind::Relay;
+                }
+                // An outbound proxy that was configured with a user part, or none.
+                Some(Err(FlowTokenError::NoToken)) | None => {}
+            }
+        }
+        Ok(own)
+    }
+
+    /// The flow that the last token leads to; a relayed target has none.
+    pub fn last_flow(&self) -> Option<Flow> {
+        self.last.filter(|token| token.kind == TokenKind::Flow).map(|token| token.flow)
+    }
+}
+
+/// The SIP URI of a Route or Contact value; `None` for other schemes and for what is malformed.
+pub fn sip_uri(value: &[u8]) -> Option<SipUri<'_>> {
+    match Uri::parse(NameAddr::parse(value).ok()?.uri()) {
+        Ok(Uri::Sip(uri)) => Some(uri),
+        Ok(Uri::Tel(_) | Uri::Other { .. }) | Err(_) => None,
+    }
+}
+
+/// Whether the Request-URI is a value that this edge put into Record-Route, as a strict router
+/// before us leaves it.
+///
+/// Our values have a token as user part, or none at all; a request with Route values to an address
+/// of ours without a user part inside a dialog can be nothing else, for no phone has it as its
+/// Contact. Source: RFC 3261 §16.4.
+pub fn is_strictly_routed(request: &Message, listeners: &Listeners, key: &Key) -> bool {
+    if request.field(HeaderName::Route).is_none() {
+        return false;
+    }
+    let Ok(Uri::Sip(uri)) = Uri::parse(request.request_uri().unwrap_or_default()) else {
+        return false;
+    };
+    if !listeners.are_named_by(&uri) {
+        return false;
+    }
+    match uri.user {
+        Some(user) => FlowToken::decode(user, key).is_ok(),
+        None => uri.lr() && request.to().is_ok_and(|to| to.tag().is_some()),
+    }
+}
+
+/// Who a URI names, as far as this edge can tell without looking anything up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// The container of that life.
+    Owner(Incarnation),
+    /// Some container: the host is a container's, but it names no life that we believe.
+    SomeContainer,
+    /// The peer at that place of the list.
+    Peer(usize),
+    /// This edge itself.
+    Myself,
+    /// Another edge of the node.
+    OtherEdge {
+        /// By what it is spoken to.
+        transport: Transport,
+        /// Its own address.
+        address: SocketAddr,
+    },
+    /// A numeric unicast address.
+    Address {
+        /// By what it is spoken to.
+        transport: Transport,
+        /// Where.
+        address: SocketAddr,
+    },
+    /// A name to be looked up, another scheme, an address that nothing is sent to: not this edge's
+    /// business.
+    Unresolved,
+}
+
+/// What decides whom a URI names.
+#[derive(Clone, Copy, Debug)]
+pub struct Names<'a> {
+    /// This edge's addresses.
+    pub listeners: &'a Listeners,
+    /// The plain SIP peers.
+    pub peers: &'a [Peer],
+    /// Own addresses of the other edges.
+    pub other_edges: &'a [SocketAddr],
+    /// The key of purpose `"owner"`.
+    pub owner_key: &'a Key,
+}
+
+impl Names<'_> {
+    /// Whom `uri` names.
+    pub fn resolve(&self, uri: &SipUri<'_>) -> Named {
+        if let Some(user) = uri.user
+            && let Ok(owner) = OwnerToken::decode(user, self.owner_key)
+        {
+            return Named::Owner(owner.incarnation);
+        }
+        if is_container_host(&uri.host) {
+            return Named::SomeContainer;
+        }
+        let transport = match uri.transport() {
+            None => Some(Transport::Udp), // RFC 3263 §4.1: numeric host, no transport parameter
+            Some(name) => Transport::parse(name),
+        };
+        let (Some(ip), Some(transport)) = (uri.host.ip(), transport) else {
+            return if self.listeners.are_named_by(uri) {
+                Named::Myself
+            } else {
+                Named::Unresolved
+            };
+        };
+        let address = SocketAddr::new(ip.to_canonical(), uri.port.unwrap_or(PORT_DEFAULT));
+        if let Some(peer) = self.peers.iter().position(|peer| peer.address == address) {
+            return Named::Peer(peer);
+        }
+        if self.listeners.are_named_by(uri) {
+            return Named::Myself;
+        }
+        if self.other_edges.contains(&address) {
+            return Named::OtherEdge { transport, address };
+        }
+        // There is no TLS here, and sips is never downgraded (RFC 5630 §3).
+        if uri.secure || !is_sendable(address) {
+            return Named::Unresolved;
+        }
+        Named::Address { transport, address }
+    }
+}
+
+/// Whether a host is a container's.
+pub fn is_container_host(host: &sip::Host<'_>) -> bool {
+    match host {
+        sip::Host::Name(name) => {
+            name.len().checked_sub(CONTAINER_HOST_END.len()).is_some_and(|start| {
+                start > 0 && name[start..].eq_ignore_ascii_case(CONTAINER_HOST_END)
+            })
+        }
+        sip::Host::Ipv4(_) | sip::Host::Ipv6(_) => false,
+    }
+}
+
+/// Whether a message may be sent there at all: one host, one port.
+pub fn is_sendable(address: SocketAddr) -> bool {
+    let unicast = match address.ip() {
+        std::net::IpAddr::V4(ip) => {
+            !ip.is_broadcast() && !ip.is_multicast() && !ip.is_unspecified()
+        }
+        std::net::IpAddr::V6(ip) => !ip.is_multicast() && !ip.is_unspecified(),
+    };
+    unicast && address.port() != 0
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use topology::KeyRing;
+
+    use super::*;
+    use crate::listener::Listener;
+
+    fn resolve(uri: &str) -> Named {
+        let ring = KeyRing::new([7; 32]);
+        let peers = [Peer {
+            name: topology::ProcessName::new("peer1"),
+            transport: Transport::Udp,
+            address: "192.0.2.80:5080".parse().unwrap(),
+            weight: 100,
+        }];
+        let names = Names {
+            listeners: &Listeners::new(vec![Listener::direct(
+                Transport::Udp,
+                "192.0.2.1:5060".parse().unwrap(),
+            )]),
+            peers: &peers,
+            other_edges: &["192.0.2.2:5060".parse().unwrap()],
+            owner_key: &ring.derive("owner"),
+        };
+        let Ok(Uri::Sip(parsed)) = Uri::parse(uri.as_bytes()) else { panic!("no SIP URI: {uri}") };
+        names.resolve(&parsed)
+    }
+
+    #[test]
+    fn a_uri_names_who_it_says() {
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        for (uri, named) in [
+            ("sip:x@container1.node.outlast.invalid", Named::SomeContainer),
+            ("sip:x@192.0.2.80:5080", Named::Peer(0)),
+            ("sip:192.0.2.1", Named::Myself),
+            (
+                "sip:192.0.2.2;transport=tcp",
+                Named::OtherEdge { transport: Transport::Tcp, address: address("192.0.2.2:5060") },
+            ),
+            (
+                "sip:x@198.51.100.1:9",
+                Named::Address { transport: Transport::Udp, address: address("198.51.100.1:9") },
+            ),
+            (
+                "sip:x@[2001:db8::1]",
+                Named::Address {
+                    transport: Transport::Udp,
+                    address: address("[2001:db8::1]:5060"),
+                },
+            ),
+            ("sip:x@example.com", Named::Unresolved),
+            ("sip:x@198.51.100.1;transport=sctp", Named::Unresolved),
+            ("sips:x@198.51.100.1", Named::Unresolved),
+            ("sip:x@255.255.255.255", Named::Unresolved),
+            ("sip:x@224.0.1.75", Named::Unresolved),
+            ("sip:x@0.0.0.0", Named::Unresolved),
+            ("sip:x@[ff02::1]", Named::Unresolved),
+            ("sip:x@198.51.100.1:0", Named::Unresolved),
+        ] {
+            assert_eq!(resolve(uri), named, "{uri}");
+        }
+    }
+
+    #[test]
+    fn an_owner_token_names_a_life_and_a_forged_one_none() {
+        let owner = OwnerToken { incarnation: Incarnation(9), shard: 0 };
+        let mut text = owner.encode(&KeyRing::new([7; 32]).derive("owner")).to_vec();
+        let uri = |text: &[u8]| {
+            format!("sip:{}@c.node.outlast.invalid", std::str::from_utf8(text).unwrap())
+        };
+        assert_eq!(resolve(&uri(&text)), Named::Owner(Incarnation(9)));
+        text[5] = if text[5] == b'A' { b'B' } else { b'A' };
+        assert_eq!(resolve(&uri(&text)), Named::SomeContainer);
+    }
+}

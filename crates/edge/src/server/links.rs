@@ -1,0 +1,258 @@
+//! A worker's links: opened as the manager names containers, read, and given up with all they kept.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use mio::Token;
+use topology::{Accepting, Incarnation, ProcessState, RoutingChange, TopologyView};
+use transport::link::{self, LinkFrame};
+use transport::{Flow, Transport};
+
+use super::link::{Link, ReadOutcome};
+use super::opening::Opening;
+use super::outstanding::{Origin, Ticket};
+use super::worker::{LINK_TOKENS, Worker};
+use crate::flow_token::{FlowToken, TokenKind};
+use crate::forward::{self, Attempt, Decision, Hop};
+use crate::keep_alive::NAT_KEEP_ALIVE;
+
+impl Worker {
+    /// Takes over a new picture: routes, links, the addresses of the other edges.
+    pub(super) fn take_view(&mut self, view: &Arc<TopologyView>, now: Instant) {
+        let mut changes = Vec::new();
+        self.routing.notification(view, now, &mut changes);
+        self.other_edges = view
+            .edges()
+            .filter(|edge| edge.name != self.shared.settings.name)
+            .flat_map(|edge| {
+                edge.addresses.iter().map(|address| transport::flow::canonical(address.own))
+            })
+            .filter(|own| !self.shared.listeners.iter().any(|listener| listener.own == *own))
+            .collect();
+        self.other_edges.sort_unstable();
+        self.other_edges.dedup();
+        for container in view.containers() {
+            let Some(path) = &container.link else { continue };
+            match self.links.iter_mut().find(|link| link.name == container.name) {
+                Some(link) => link.named_again(path.clone(), now),
+                // A container's place stays, connected or not: places are named by tokens of the
+                // poll.
+                None => self.links.push(Link::new(container.name.clone(), path.clone(), now)),
+            }
+        }
+        self.named_containers = view
+            .containers()
+            .filter(|container| container.link.is_some())
+            .map(|entry| entry.name.clone())
+            .collect();
+        if self.opening != Opening::Open {
+            let is_ready = |state| matches!(state, ProcessState::Ready | ProcessState::Draining);
+            self.ready_containers = view
+                .containers()
+                .filter(|container| container.link.is_some() && is_ready(container.state))
+                .map(|entry| entry.name.clone())
+                .collect();
+        }
+        self.follow_changes(&changes, now);
+    }
+
+    /// Connects what is due, gives up what does not answer its hello.
+    pub(super) fn tick_links(&mut self, now: Instant) {
+        for place in 0..self.links.len() {
+            if !self.links[place].is_due(now) {
+                continue;
+            }
+            if self.links[place].is_connected() {
+                self.lose_link(place, "the hello was not answered", now);
+                continue;
+            }
+            if !self.named_containers.contains(&self.links[place].name) {
+                continue; // the manager does not name it any more
+            }
+            let hello = self.hello();
+            let link = &mut self.links[place];
+            match link.connect(&hello, self.poll.registry(), Token(LINK_TOKENS + place), now) {
+                Ok(()) => tracing::debug!(container = %link.name, "link opened"),
+                Err(error) => tracing::debug!(%error, container = %link.name, "no link yet"),
+            }
+        }
+    }
+
+    fn hello(&self) -> LinkFrame {
+        LinkFrame::Hello {
+            peer_name: self.shared.settings.name.0.clone(),
+            incarnation: self.shared.settings.incarnation.0,
+            worker: self.index,
+            addresses: self
+                .shared
+                .listeners
+                .iter()
+                .map(|listener| link::EdgeAddress {
+                    transport: listener.transport,
+                    own: listener.own,
+                    public: listener.public_text().to_owned(),
+                })
+                .collect(),
+        }
+    }
+
+    /// Reads a link and does what its frames say; whether there may be more to read.
+    pub(super) fn read_link(&mut self, place: usize, now: Instant) -> bool {
+        let outcome = self.links[place].read(&mut self.read_scratch);
+        loop {
+            match self.links[place].next_frame() {
+                Ok(Some(frame)) => self.frame_of_container(place, frame, now),
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::error!(%error, container = %self.links[place].name, "link closed; do edge and container run the same release?");
+                    self.lose_link(place, "its frames are unreadable", now);
+                    return false;
+                }
+            }
+        }
+        if outcome == ReadOutcome::Ended {
+            self.lose_link(place, "the container closed it", now);
+        }
+        outcome == ReadOutcome::More
+    }
+
+    fn frame_of_container(&mut self, place: usize, frame: LinkFrame, now: Instant) {
+        let mut changes = Vec::new();
+        match frame {
+            LinkFrame::HelloAnswer { name, incarnation } => {
+                let link = &mut self.links[place];
+                if link.name.as_str() != name {
+                    tracing::error!(expected = %link.name, found = name, "another container listens at a link's path");
+                    return self.lose_link(place, "another container answered", now);
+                }
+                link.hello_answered(Incarnation(incarnation));
+                let name = link.name.clone();
+                self.routing.link_up(&name, Incarnation(incarnation), now, &mut changes);
+            }
+            LinkFrame::Taken { up_to } => self.links[place].taken(up_to),
+            LinkFrame::Outgoing { id, destination, bytes } => {
+                self.send_for_container(place, id, destination, bytes, now);
+            }
+            LinkFrame::KeepAlive { flow_token } => self.keep_flow_alive(&flow_token, now),
+            LinkFrame::Heartbeat { incarnation, accepting, load } => {
+                let accepting = match accepting {
+                    link::Accepting::Accepting => Accepting::Accepting,
+                    link::Accepting::Draining => Accepting::Draining,
+                };
+                let name = self.links[place].name.clone();
+                self.routing.heartbeat(
+                    &name,
+                    Incarnation(incarnation),
+                    accepting,
+                    load,
+                    now,
+                    &mut changes,
+                );
+            }
+            LinkFrame::Hello { .. } | LinkFrame::Incoming(_) | LinkFrame::SendFailed { .. } => {
+                tracing::error!(container = %self.links[place].name, "a container sent an edge's frame; ignored");
+            }
+        }
+        self.follow_changes(&changes, now);
+    }
+
+    fn send_for_container(
+        &mut self,
+        place: usize,
+        id: u64,
+        destination: link::Destination,
+        bytes: bytes::Bytes,
+        now: Instant,
+    ) {
+        let origin = Origin::Link { link: place, life: self.links[place].life, id };
+        let ticket = Ticket { worker: self.index, origin };
+        let Ok(message) = sip::Message::parse(bytes) else {
+            return self.report(ticket, link::SendError::Refused, now);
+        };
+        let mut scratch = std::mem::take(&mut self.render_scratch);
+        let decision = forward::from_link(&message, destination, &self.view(), &mut scratch);
+        self.render_scratch = scratch;
+        match decision {
+            Ok(decision) => self.carry_out_for_container(decision, ticket, now),
+            Err(error) => self.report(ticket, error, now),
+        }
+    }
+
+    /// Source: RFC 5626 §3.5; the flow is one that a phone registered over.
+    fn keep_flow_alive(&mut self, token: &[u8], now: Instant) {
+        match FlowToken::decode(token, &self.shared.keys.flow) {
+            Ok(FlowToken {
+                kind: TokenKind::Flow,
+                flow: Flow { transport: Transport::Udp, local, remote },
+            }) => {
+                let ticket = Ticket { worker: self.index, origin: Origin::Nobody };
+                self.send(Hop::Datagram { local, remote }, NAT_KEEP_ALIVE, ticket, now);
+            }
+            // The phone keeps its own streams alive.
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "keep-alive without a flow"),
+        }
+    }
+
+    /// A route that closes takes its link with it: what the container did not take goes to the next
+    /// one.
+    pub(super) fn follow_changes(&mut self, changes: &[RoutingChange], now: Instant) {
+        for change in changes {
+            match change {
+                RoutingChange::Opened { name, incarnation, state } => {
+                    tracing::info!(container = %name, %incarnation, ?state, worker = self.index, "container serves");
+                }
+                RoutingChange::Closed { name, incarnation, reason } => {
+                    tracing::warn!(container = %name, %incarnation, ?reason, worker = self.index, "container serves no more");
+                    let place = self
+                        .links
+                        .iter()
+                        .position(|link| link.name == *name && link.answered == Some(*incarnation));
+                    if let Some(place) = place {
+                        self.lose_link(place, "the container serves no more", now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives a link up and offers what it kept to the next candidates.
+    pub(super) fn lose_link(&mut self, place: usize, why: &str, now: Instant) {
+        let (name, answered) = (self.links[place].name.clone(), self.links[place].answered);
+        let untaken: Vec<_> = self.links[place].disconnect(self.poll.registry(), now).collect();
+        tracing::debug!(container = %name, why, untaken = untaken.len(), "link closed");
+        if let Some(incarnation) = answered {
+            let mut changes = Vec::new();
+            self.routing.link_down(&name, incarnation, now, &mut changes);
+            // The link is disconnected already, so this only says it.
+            self.follow_changes(&changes, now);
+        }
+        for message in untaken {
+            match sip::Message::parse(message.bytes) {
+                Ok(parsed) => self.offer_again(&parsed, message.flow, now),
+                Err(error) => {
+                    tracing::error!(%error, "what was offered before cannot be parsed again")
+                }
+            }
+        }
+    }
+
+    fn offer_again(&mut self, message: &sip::Message, flow: Flow, now: Instant) {
+        let mut attempt = Attempt::First;
+        loop {
+            let seed = self.next_seed();
+            let mut scratch = std::mem::take(&mut self.render_scratch);
+            let decision = forward::offer_again(message, attempt, seed, &self.view(), &mut scratch);
+            self.render_scratch = scratch;
+            match decision {
+                Decision::Offer { container, bytes } => {
+                    if self.offer(container, flow, bytes) {
+                        return;
+                    }
+                    attempt = attempt.next();
+                }
+                other => return self.carry_out_final(other, now),
+            }
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! Decisions carried out: to a link, a socket, another worker; and what happens when that fails.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use transport::Transport;
+use transport::link::{LinkFrame, SendError};
+use transport::tcp::SendRefused;
+
+use super::mailbox::{HandOff, ToWorker};
+use super::outstanding::{GoesTo, Origin, SentRequest, Ticket};
+use super::worker::Worker;
+use crate::forward::{self, Arrival, Attempt, Decision, Hop};
+use crate::reply::Refusal;
+
+impl Worker {
+    /// Decides about a message from outside and carries it out, asking the second candidate if the
+    /// first is full.
+    pub(super) fn decide_and_carry_out(&mut self, arrival: Arrival<'_>, now: Instant) {
+        let mut arrival = arrival;
+        loop {
+            let mut scratch = std::mem::take(&mut self.render_scratch);
+            let decision = forward::from_outside(&arrival, &self.view(), &mut scratch);
+            self.render_scratch = scratch;
+            match decision {
+                Decision::Offer { container, bytes } => {
+                    if self.offer(container, arrival.flow, bytes) {
+                        return;
+                    }
+                    arrival.attempt = arrival.attempt.next();
+                }
+                Decision::SendToPeer { hop, bytes, .. } => {
+                    let ticket = self.ticket(&arrival, GoesTo::Candidate, hop);
+                    return self.send(hop, bytes, ticket, now);
+                }
+                Decision::Send { hop, bytes } => {
+                    let ticket = self.ticket(&arrival, GoesTo::OnlyOne, hop);
+                    return self.send(hop, bytes, ticket, now);
+                }
+                other @ (Decision::Reply { .. } | Decision::Drop(_)) => {
+                    return self.carry_out_final(other, now);
+                }
+            }
+        }
+    }
+
+    /// Carries out what is sent without asking anybody again.
+    pub(super) fn carry_out_final(&mut self, decision: Decision, now: Instant) {
+        let nobody = Ticket { worker: self.index, origin: Origin::Nobody };
+        match decision {
+            Decision::Reply { hop, bytes, status } => {
+                self.counters.refused(status);
+                self.send(hop, bytes, nobody, now);
+            }
+            Decision::Send { hop, bytes } | Decision::SendToPeer { hop, bytes, .. } => {
+                self.send(hop, bytes, nobody, now);
+            }
+            Decision::Drop(reason) => self.counters.dropped(reason),
+            Decision::Offer { .. } => {
+                unreachable!("offers are carried out by whoever asks the next candidate")
+            }
+        }
+    }
+
+    /// Carries out what a container wants sent.
+    pub(super) fn carry_out_for_container(
+        &mut self,
+        decision: Decision,
+        ticket: Ticket,
+        now: Instant,
+    ) {
+        match decision {
+            Decision::Send { hop, bytes }
+            | Decision::SendToPeer { hop, bytes, .. }
+            | Decision::Reply { hop, bytes, .. } => {
+                self.send(hop, bytes, ticket, now);
+            }
+            // A response from one container to another is no way that a request ever went.
+            Decision::Offer { .. } | Decision::Drop(_) => {
+                self.report(ticket, SendError::Refused, now)
+            }
+        }
+    }
+
+    /// Offers a message to a container; whether its link took it.
+    pub(super) fn offer(&mut self, container: usize, flow: transport::Flow, bytes: Bytes) -> bool {
+        let name = &self.routing.routes()[container].name;
+        let Some(link) = self.links.iter_mut().find(|link| link.name == *name) else {
+            return false;
+        };
+        link.offer(flow, bytes).is_ok()
+    }
+
+    /// Whom to tell if the message cannot be sent. Of datagrams nobody is told but containers: what
+    /// the network says about them comes too late or never.
+    fn ticket(&self, arrival: &Arrival<'_>, goes_to: GoesTo, hop: Hop) -> Ticket {
+        let tracked =
+            arrival.message.is_request() && (hop.is_stream() || goes_to == GoesTo::Candidate);
+        let origin = if tracked {
+            Origin::Request(Box::new(SentRequest {
+                message: arrival.message.detached(),
+                flow: arrival.flow,
+                source: arrival.source,
+                attempt: arrival.attempt,
+                goes_to,
+            }))
+        } else {
+            Origin::Nobody
+        };
+        Ticket { worker: self.index, origin }
+    }
+
+    /// Sends by that way; a failure is reported to the ticket's origin, now or later.
+    pub(super) fn send(&mut self, hop: Hop, bytes: Bytes, ticket: Ticket, now: Instant) {
+        let workers_left = self.neighbour_count();
+        self.send_or_hand_off(HandOff { hop, bytes, ticket, workers_left }, now);
+    }
+
+    pub(super) fn send_or_hand_off(&mut self, message: HandOff, now: Instant) {
+        let HandOff { hop, bytes, ticket, workers_left } = message;
+        match hop {
+            Hop::Datagram { local, remote } => {
+                self.send_datagram(local, remote, bytes, ticket, now)
+            }
+            Hop::Connection { flow, reopen } => match (self.connections.find_flow(&flow), reopen) {
+                (Some(connection), _) => self.send_by(connection, bytes, ticket, now),
+                // The connection may be another worker's.
+                (None, _) if workers_left > 0 => {
+                    let workers_left = workers_left - 1;
+                    self.hand_off(HandOff { hop, bytes, ticket, workers_left }, now);
+                }
+                // RFC 3261 §18.2.2: a response whose connection is gone opens another.
+                (None, Some(remote)) => {
+                    self.send_by_connecting(flow.local.ip(), remote, bytes, ticket, now)
+                }
+                (None, None) => self.report(ticket, SendError::FlowGone, now),
+            },
+            Hop::Connect { local, remote } => {
+                self.send_by_connecting(local, remote, bytes, ticket, now)
+            }
+        }
+    }
+
+    fn hand_off(&mut self, message: HandOff, now: Instant) {
+        if let Err(ToWorker::HandOff(message)) =
+            self.next_worker().try_deliver(ToWorker::HandOff(Box::new(message)))
+        {
+            self.report(message.ticket, SendError::Full, now);
+        }
+    }
+
+    fn send_datagram(
+        &mut self,
+        local: std::net::SocketAddr,
+        remote: std::net::SocketAddr,
+        bytes: Bytes,
+        ticket: Ticket,
+        now: Instant,
+    ) {
+        match self.udp.iter_mut().find(|endpoint| endpoint.socket.local() == local) {
+            Some(endpoint) => {
+                let number = self.outstanding.insert(ticket);
+                endpoint.socket.queue(remote, bytes, number);
+            }
+            // A token of an address that this edge had in a former life.
+            None => self.report(ticket, SendError::FlowGone, now),
+        }
+    }
+
+    fn send_by_connecting(
+        &mut self,
+        local: std::net::IpAddr,
+        remote: std::net::SocketAddr,
+        bytes: Bytes,
+        ticket: Ticket,
+        now: Instant,
+    ) {
+        let found = self.connections.find(Some(local), remote);
+        let connection = match found {
+            Some(connection) => Ok(connection),
+            None => self.connections.connect(self.poll.registry(), Some(local), remote, now),
+        };
+        match connection {
+            Ok(connection) => self.send_by(connection, bytes, ticket, now),
+            Err(error) => {
+                tracing::debug!(%error, %remote, "no connection");
+                self.report(ticket, SendError::Unreachable, now);
+            }
+        }
+    }
+
+    fn send_by(
+        &mut self,
+        connection: transport::tcp::ConnectionId,
+        bytes: Bytes,
+        ticket: Ticket,
+        now: Instant,
+    ) {
+        let number = self.outstanding.insert(ticket);
+        let error = match self.connections.send(connection, bytes, number, now) {
+            Ok(()) => return,
+            Err(SendRefused::Gone) => SendError::FlowGone,
+            Err(SendRefused::SlowReader) => SendError::Full,
+        };
+        self.undelivered(number, error, now);
+    }
+
+    /// A socket gave a message's number back.
+    pub(super) fn undelivered(&mut self, number: u64, error: SendError, now: Instant) {
+        if let Some(ticket) = self.outstanding.take(number) {
+            self.report(ticket, error, now);
+        }
+    }
+
+    /// Tells whoever sent a message that it did not go.
+    pub(super) fn report(&mut self, ticket: Ticket, error: SendError, now: Instant) {
+        self.counters.failed_send();
+        if ticket.worker != self.index {
+            // At the bound the news is lost; the sender's timers notice.
+            let worker = usize::from(ticket.worker);
+            let _ = self.mailboxes[worker].try_deliver(ToWorker::Failed(ticket, error));
+            return;
+        }
+        match ticket.origin {
+            Origin::Nobody => {}
+            Origin::Link { link, life, id } => {
+                let link = &mut self.links[link];
+                if link.life == life {
+                    link.send(&LinkFrame::SendFailed { id, error });
+                }
+            }
+            Origin::Request(sent) => {
+                let SentRequest { message, flow, source, attempt, goes_to } = *sent;
+                let seed = self.next_seed();
+                let arrival =
+                    Arrival { message: &message, flow, source, attempt: attempt.next(), seed };
+                match (goes_to, error) {
+                    // A peer in a container's place is out: ask the next candidate, in the end 503.
+                    (GoesTo::Candidate, _) if attempt != Attempt::Exhausted => {
+                        self.decide_and_carry_out(arrival, now)
+                    }
+                    // RFC 5626 §5.3
+                    (_, SendError::FlowGone) => self.refuse(&arrival, Refusal::FlowGone, now),
+                    (_, SendError::Unreachable | SendError::Full | SendError::Refused) => {
+                        self.refuse(&arrival, Refusal::NoRoute, now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn refuse(&mut self, arrival: &Arrival<'_>, refusal: Refusal, now: Instant) {
+        let decision = forward::refuse(arrival, refusal, &self.view());
+        self.carry_out_final(decision, now);
+    }
+
+    /// The way back for a keep-alive: as it came.
+    pub(super) fn answer_by_flow(&mut self, flow: transport::Flow, bytes: Bytes, now: Instant) {
+        let hop = match flow.transport {
+            Transport::Udp => Hop::Datagram { local: flow.local, remote: flow.remote },
+            Transport::Tcp => Hop::Connection { flow, reopen: None },
+        };
+        self.send(hop, bytes, Ticket { worker: self.index, origin: Origin::Nobody }, now);
+    }
+}

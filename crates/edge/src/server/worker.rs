@@ -1,0 +1,532 @@
+//! One worker: its sockets, its picture of the surroundings, its loop.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use mio::event::Event;
+use mio::{Events, Interest, Poll, Token};
+use topology::{Incarnation, ProcessName, RouteState, RoutingTable, TopologyView};
+use transport::link::SendError;
+use transport::tcp::{Accepted, ConnectionEvent, ConnectionId, Connections, Listener};
+use transport::udp::{DatagramBatch, Flushed, Received, UdpEndpoint};
+use transport::{Flow, Transport};
+
+use super::counters::{Counters, SocketLosses};
+use super::link::Link;
+use super::mailbox::{Mailbox, Start, ToWorker, WAKER};
+use super::opening::{Opening, Serves};
+use super::outstanding::{Origin, Outstanding, Ticket};
+use super::peers::{PeerChange, Probes};
+use super::{EdgeError, EdgeSocket, Shared};
+use crate::forward::{Hop, View};
+
+const UDP_TOKENS: usize = 0x1_0000;
+const LISTENER_TOKENS: usize = 0x2_0000;
+pub(super) const LINK_TOKENS: usize = 0x3_0000;
+
+/// Events of one poll.
+const EVENTS: usize = 1_024;
+/// Messages of other workers served in one turn.
+const MAIL_PER_TURN: usize = 256;
+/// Bytes of one read from a link.
+const READ_BYTES: usize = 64 * 1024;
+/// Room for a turn's rendered messages; it is allocated anew when all of it was split off.
+const RENDER_BYTES: usize = 256 * 1024;
+/// Routing and counters are looked after at least this often.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Sockets of one worker, taken over and not yet polled.
+#[derive(Debug, Default)]
+pub(super) struct Sockets {
+    udp: Vec<UdpEndpoint>,
+    tcp: Vec<Listener>,
+}
+
+/// Makes a worker's sockets of the descriptors it was given.
+pub(super) fn take_over(sockets: Vec<EdgeSocket>) -> Result<Sockets, EdgeError> {
+    let mut taken = Sockets::default();
+    for EdgeSocket { worker, transport, socket, .. } in sockets {
+        let result = match transport {
+            Transport::Udp => UdpEndpoint::from_fd(socket).map(|endpoint| taken.udp.push(endpoint)),
+            Transport::Tcp => Listener::from_fd(socket).map(|listener| taken.tcp.push(listener)),
+        };
+        result.map_err(|source| EdgeError::Socket { transport, worker, source })?;
+    }
+    Ok(taken)
+}
+
+/// A UDP socket and what it still has.
+#[derive(Debug)]
+pub(super) struct Udp {
+    pub(super) socket: UdpEndpoint,
+    /// A batch ended before the socket was empty.
+    readable: bool,
+    /// The last flush left datagrams behind.
+    blocked: bool,
+}
+
+/// Whether connections wait to be accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waiting {
+    /// Not that we know.
+    Nobody,
+    /// Some may.
+    Now,
+    /// Some do, but descriptors are short.
+    ForRoom,
+}
+
+/// One worker.
+pub(super) struct Worker {
+    pub(super) index: u16,
+    pub(super) shared: Arc<Shared>,
+    pub(super) poll: Poll,
+    inbox: Receiver<ToWorker>,
+    pub(super) mailboxes: Vec<Mailbox>,
+    pub(super) udp: Vec<Udp>,
+    listeners: Vec<(Listener, Waiting)>,
+    /// When listeners that were short of descriptors accept again.
+    accept_again: Instant,
+    pub(super) connections: Connections,
+    pub(super) tcp_events: Vec<ConnectionEvent>,
+    pub(super) links: Vec<Link>,
+    /// Links that had more to read than a turn's share.
+    unread_links: Vec<usize>,
+    pub(super) named_containers: Vec<ProcessName>,
+    /// Those that the manager calls ready, as long as the worker is not open.
+    pub(super) ready_containers: Vec<ProcessName>,
+    pub(super) routing: RoutingTable,
+    pub(super) other_edges: Vec<SocketAddr>,
+    probes: Probes,
+    pub(super) outstanding: Outstanding,
+    pub(super) counters: Counters,
+    batch: DatagramBatch,
+    arrived: Vec<(SocketAddr, SocketAddr, Bytes)>,
+    pub(super) read_scratch: Box<[u8]>,
+    pub(super) render_scratch: BytesMut,
+    seed: u64,
+    pub(super) opening: Opening,
+    stopping: bool,
+}
+
+impl Worker {
+    /// A worker that has its sockets in its poll and its links on their way.
+    pub(super) fn new(
+        index: u16,
+        shared: Arc<Shared>,
+        start: Start,
+        mailboxes: Vec<Mailbox>,
+        sockets: Sockets,
+        view: &TopologyView,
+    ) -> io::Result<Worker> {
+        let now = Instant::now();
+        let Start { poll, inbox } = start;
+        let both = Interest::READABLE | Interest::WRITABLE;
+        let mut udp = Vec::new();
+        for (place, mut socket) in sockets.udp.into_iter().enumerate() {
+            poll.registry().register(&mut socket, Token(UDP_TOKENS + place), both)?;
+            udp.push(Udp { socket, readable: true, blocked: false });
+        }
+        let mut listeners = Vec::new();
+        for (place, mut listener) in sockets.tcp.into_iter().enumerate() {
+            poll.registry().register(
+                &mut listener,
+                Token(LISTENER_TOKENS + place),
+                Interest::READABLE,
+            )?;
+            listeners.push((listener, Waiting::Now));
+        }
+        let mut routing = RoutingTable::new(shared.settings.heartbeat);
+        for peer in &shared.settings.peers {
+            routing.add_peer(peer.name.clone(), peer.weight);
+        }
+        let probes = Probes::new(shared.settings.peers.len(), now);
+        let seed = u64::from(index) << 32 ^ shared.settings.incarnation.0 ^ poll.as_raw_fd() as u64;
+        let mut worker = Worker {
+            index,
+            connections: Connections::new(shared.settings.tcp),
+            shared,
+            poll,
+            inbox,
+            mailboxes,
+            udp,
+            listeners,
+            accept_again: now,
+            tcp_events: Vec::new(),
+            links: Vec::new(),
+            unread_links: Vec::new(),
+            named_containers: Vec::new(),
+            ready_containers: Vec::new(),
+            routing,
+            other_edges: Vec::new(),
+            probes,
+            outstanding: Outstanding::new(),
+            counters: Counters::new(now),
+            batch: DatagramBatch::new(),
+            arrived: Vec::new(),
+            read_scratch: vec![0; READ_BYTES].into_boxed_slice(),
+            render_scratch: BytesMut::with_capacity(RENDER_BYTES),
+            seed,
+            opening: Opening::new(now),
+            stopping: false,
+        };
+        worker.take_view(&Arc::new(view.clone()), now);
+        Ok(worker)
+    }
+
+    /// Serves until it is told to stop or its poll fails.
+    pub(super) fn run(&mut self) {
+        let mut events = Events::with_capacity(EVENTS);
+        while !self.stopping {
+            let timeout = self.timeout(Instant::now());
+            match self.poll.poll(&mut events, Some(timeout)) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    tracing::error!(%error, worker = self.index, "poll failed; the worker ends");
+                    return;
+                }
+            }
+            self.turn(&events, Instant::now());
+        }
+        // What was decided is still sent; what comes from now on waits in the sockets for the next
+        // life.
+        self.flush(Instant::now());
+    }
+
+    /// One turn of the loop: what is ready, what is due, then everything that was queued by it.
+    fn turn(&mut self, events: &Events, now: Instant) {
+        for event in events {
+            self.event(event, now);
+        }
+        self.read_mail(now);
+        self.read_links_on(now);
+        // Behind all that may tell of a container: nothing else would wake the loop for it.
+        self.open(now);
+        if self.opening == Opening::Open {
+            self.receive_datagrams(now);
+            self.accept(now);
+        }
+        self.connections.continue_reading(now, &mut self.tcp_events);
+        self.connection_events(now);
+        self.tick(now);
+        self.flush(now);
+    }
+
+    fn event(&mut self, event: &Event, now: Instant) {
+        let token = event.token();
+        if ConnectionId::from_token(token).is_some() {
+            self.connections.handle(event, now, &mut self.tcp_events);
+            return self.connection_events(now);
+        }
+        match token {
+            WAKER => {} // the mailbox is read in every turn
+            Token(place @ LINK_TOKENS..) => {
+                let place = place - LINK_TOKENS;
+                if event.is_writable() {
+                    self.links[place].writable();
+                }
+                self.unread_links.push(place);
+            }
+            Token(place @ LISTENER_TOKENS..) => {
+                self.listeners[place - LISTENER_TOKENS].1 = Waiting::Now
+            }
+            Token(place @ UDP_TOKENS..) => {
+                let endpoint = &mut self.udp[place - UDP_TOKENS];
+                endpoint.readable |= event.is_readable() || event.is_error();
+                endpoint.blocked &= !event.is_writable();
+            }
+            Token(other) => tracing::error!(token = other, "event of an unknown token"),
+        }
+    }
+
+    fn read_mail(&mut self, now: Instant) {
+        for _ in 0..MAIL_PER_TURN {
+            let Ok(mail) = self.inbox.try_recv() else { return };
+            match mail {
+                ToWorker::View(view) => self.take_view(&view, now),
+                ToWorker::HandOff(message) => self.send_or_hand_off(*message, now),
+                ToWorker::Failed(ticket, error) => self.report(ticket, error, now),
+                ToWorker::PeerAnswered(peer) => self.peer_answered(peer, now),
+                ToWorker::Stop => self.stopping = true,
+            }
+        }
+        // The rest has its turn soon: a waker wakes once for all that is in the mailbox.
+        if let Err(error) = self.mailboxes[usize::from(self.index)].wake_again() {
+            tracing::error!(%error, "a worker cannot wake itself");
+        }
+    }
+
+    /// Begins to read the sockets when there is somebody to pass on to.
+    fn open(&mut self, now: Instant) {
+        if self.opening == Opening::Open {
+            return;
+        }
+        let is_open = |name: &ProcessName| {
+            self.routing.route(name).is_some_and(|route| route.state != RouteState::Closed)
+        };
+        let serves = if self.routing.buckets().candidates().is_empty() {
+            let nobody = self.named_containers.is_empty() && self.shared.settings.peers.is_empty();
+            if nobody { Serves::Nobody } else { Serves::Expected }
+        } else if self.ready_containers.iter().all(is_open) {
+            Serves::Everybody
+        } else {
+            Serves::Somebody
+        };
+        if self.opening.look(serves, now) {
+            self.ready_containers = Vec::new(); // not looked at again
+            self.shared.announcement.opened();
+        }
+    }
+
+    fn receive_datagrams(&mut self, now: Instant) {
+        for place in 0..self.udp.len() {
+            let Udp { socket, readable, .. } = &mut self.udp[place];
+            if !*readable {
+                continue;
+            }
+            let local = socket.local();
+            let arrived = &mut self.arrived;
+            let received = socket.receive_batch(&mut self.batch, |bytes, remote| {
+                arrived.push((local, remote, bytes))
+            });
+            match received {
+                Ok(Received::More) => {}
+                Ok(Received::Drained) => *readable = false,
+                Err(error) => {
+                    *readable = false;
+                    tracing::error!(%error, %local, "UDP socket cannot be read");
+                }
+            }
+        }
+        let mut arrived = std::mem::take(&mut self.arrived);
+        for (local, remote, bytes) in arrived.drain(..) {
+            self.datagram(local, remote, bytes, now);
+        }
+        self.arrived = arrived;
+    }
+
+    fn accept(&mut self, now: Instant) {
+        for (listener, waiting) in &mut self.listeners {
+            if *waiting != Waiting::Now {
+                continue;
+            }
+            match self.connections.accept_from(listener, self.poll.registry(), now) {
+                Ok(Accepted::More) => {}
+                Ok(Accepted::Drained) => *waiting = Waiting::Nobody,
+                Ok(Accepted::Short) => {
+                    *waiting = Waiting::ForRoom;
+                    self.accept_again = now + TICK;
+                }
+                Err(error) => {
+                    *waiting = Waiting::Nobody;
+                    tracing::error!(%error, local = %listener.local(), "TCP listener cannot accept");
+                }
+            }
+        }
+    }
+
+    fn read_links_on(&mut self, now: Instant) {
+        for place in std::mem::take(&mut self.unread_links) {
+            if self.read_link(place, now) {
+                self.unread_links.push(place);
+            }
+        }
+    }
+
+    fn tick(&mut self, now: Instant) {
+        for (_, waiting) in &mut self.listeners {
+            if *waiting == Waiting::ForRoom && now >= self.accept_again {
+                *waiting = Waiting::Now;
+            }
+        }
+        let mut changes = Vec::new();
+        self.routing.tick(now, &mut changes);
+        self.follow_changes(&changes, now);
+        self.tick_links(now);
+        self.tick_peers(now);
+        self.connections.tick(now, &mut self.tcp_events);
+        self.connection_events(now);
+        if self.counters.is_due(now) {
+            self.counters.log(self.index, self.socket_losses(), now);
+        }
+    }
+
+    fn socket_losses(&self) -> SocketLosses {
+        let tcp = self.connections.counters();
+        let connections = SocketLosses {
+            refused: tcp.refused_total + tcp.refused_per_remote + tcp.accept_failures,
+            given_up: tcp.incomplete + tcp.slow_readers + tcp.framing_errors,
+            ..SocketLosses::default()
+        };
+        self.udp.iter().fold(connections, |sum, udp| {
+            let counters = udp.socket.counters();
+            SocketLosses {
+                truncated: sum.truncated + counters.truncated,
+                unsent: sum.unsent + counters.undeliverable + counters.overflowed,
+                ..sum
+            }
+        })
+    }
+
+    fn tick_peers(&mut self, now: Instant) {
+        let mut changes = Vec::new();
+        if self.probes.tick(self.shared.settings.heartbeat, now, &mut changes) {
+            let shared = Arc::clone(&self.shared);
+            for peer in &shared.settings.peers {
+                let listener = shared.listeners.toward(peer.transport, peer.address);
+                let nonce = self.next_seed();
+                let bytes = self.probes.request(peer, listener, nonce);
+                let hop = match peer.transport {
+                    Transport::Udp => Hop::Datagram { local: listener.own, remote: peer.address },
+                    Transport::Tcp => {
+                        Hop::Connect { local: listener.own.ip(), remote: peer.address }
+                    }
+                };
+                self.send(hop, bytes, Ticket { worker: self.index, origin: Origin::Nobody }, now);
+            }
+        }
+        for change in changes {
+            self.follow_peer(change, now);
+        }
+    }
+
+    /// A probe was answered to this worker, perhaps another's: all shall know.
+    pub(super) fn peer_answered_here(&mut self, flow: &Flow, now: Instant) {
+        let peers = &self.shared.settings.peers;
+        let answered =
+            |peer: &crate::Peer| peer.transport == flow.transport && peer.address == flow.remote;
+        let Some(peer) = peers.iter().position(answered) else { return };
+        for (worker, mailbox) in self.mailboxes.iter().enumerate() {
+            if worker != usize::from(self.index) {
+                // At the bound the news is lost; the next probe brings it again.
+                let _ = mailbox.try_deliver(ToWorker::PeerAnswered(peer));
+            }
+        }
+        self.peer_answered(peer, now);
+    }
+
+    fn peer_answered(&mut self, peer: usize, now: Instant) {
+        if let Some(change) = self.probes.answered(peer, now) {
+            self.follow_peer(change, now);
+        }
+    }
+
+    fn follow_peer(&mut self, change: PeerChange, now: Instant) {
+        let mut changes = Vec::new();
+        let peers = &self.shared.settings.peers;
+        match change {
+            PeerChange::Up(peer) => {
+                self.routing.link_up(&peers[peer].name, Incarnation::NONE, now, &mut changes)
+            }
+            PeerChange::Down(peer) => {
+                self.routing.link_down(&peers[peer].name, Incarnation::NONE, now, &mut changes)
+            }
+        }
+        self.follow_changes(&changes, now);
+    }
+
+    fn flush(&mut self, now: Instant) {
+        self.flush_datagrams(now);
+        self.connections.flush(now, &mut self.tcp_events);
+        self.connection_events(now);
+        for place in 0..self.links.len() {
+            if let Err(error) = self.links[place].flush() {
+                tracing::debug!(%error, container = %self.links[place].name, "link broke while writing");
+                self.lose_link(place, "it broke", now);
+            }
+        }
+        if self.render_scratch.capacity() < RENDER_BYTES / 4 {
+            self.render_scratch.reserve(RENDER_BYTES); // reclaims the old room if nothing holds it any more
+        }
+    }
+
+    fn flush_datagrams(&mut self, now: Instant) {
+        let mut failed = Vec::new();
+        for Udp { socket, blocked, .. } in &mut self.udp {
+            if *blocked || !socket.has_queued() {
+                continue;
+            }
+            match socket.flush(&mut self.batch, |undelivered| failed.push(undelivered.tag)) {
+                Ok(Flushed::Empty) => {}
+                Ok(Flushed::Blocked) => *blocked = true,
+                Err(error) => {
+                    tracing::error!(%error, local = %socket.local(), "UDP socket cannot be written")
+                }
+            }
+        }
+        for number in failed {
+            self.undelivered(number, SendError::Unreachable, now);
+        }
+    }
+
+    /// How long the poll may wait.
+    fn timeout(&self, now: Instant) -> Duration {
+        let is_open = self.opening == Opening::Open;
+        let unfinished = self
+            .udp
+            .iter()
+            .any(|udp| (udp.readable && is_open) || (udp.socket.has_queued() && !udp.blocked))
+            || (is_open && self.listeners.iter().any(|(_, waiting)| *waiting == Waiting::Now))
+            || !self.unread_links.is_empty()
+            // What a flush itself brought about: errors of what it could not send, messages of the
+            // links it lost.
+            || self.links.iter().any(Link::has_unflushed)
+            || self.connections.has_unflushed()
+            || self.connections.has_unfinished_reads();
+        if unfinished {
+            return Duration::ZERO;
+        }
+        let links = self
+            .links
+            .iter()
+            .filter(|link| link.is_connected() || self.named_containers.contains(&link.name))
+            .filter_map(Link::next_deadline);
+        let deadlines = [
+            self.routing.next_deadline(),
+            self.connections.next_deadline(),
+            self.probes.next_deadline(self.shared.settings.heartbeat),
+            self.opening.deadline(),
+        ];
+        deadlines
+            .into_iter()
+            .flatten()
+            .chain(links)
+            .map(|deadline| deadline.saturating_duration_since(now))
+            .fold(TICK, Duration::min)
+    }
+
+    /// The surroundings at this moment.
+    pub(super) fn view(&self) -> View<'_> {
+        View {
+            listeners: &self.shared.listeners,
+            routing: &self.routing,
+            peers: &self.shared.settings.peers,
+            other_edges: &self.other_edges,
+            keys: &self.shared.keys,
+            nat_traversal: self.shared.settings.nat_traversal,
+        }
+    }
+
+    /// A number that is different each time; what it is good for needs no more.
+    pub(super) fn next_seed(&mut self) -> u64 {
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.seed ^ (self.seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// How many other workers there are.
+    pub(super) fn neighbour_count(&self) -> u16 {
+        u16::try_from(self.mailboxes.len() - 1).expect("workers are counted in u16")
+    }
+
+    /// The worker after this one; the last one's is the first.
+    pub(super) fn next_worker(&self) -> &Mailbox {
+        &self.mailboxes[(usize::from(self.index) + 1) % self.mailboxes.len()]
+    }
+}

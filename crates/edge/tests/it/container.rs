@@ -1,0 +1,153 @@
+//! A container that speaks links and does what a test says.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use sip::{HeaderName, Message, ResponseBuilder};
+use transport::Flow;
+use transport::link::{Accepting, Destination, LinkFrame, LinkReceiver, LinkSender};
+
+use crate::running::DEADLINE;
+
+pub(crate) struct FakeContainer {
+    name: &'static str,
+    incarnation: u64,
+    listener: UnixListener,
+    pub(crate) path: PathBuf,
+}
+
+/// The end of one link.
+pub(crate) struct FakeLink {
+    stream: UnixStream,
+    receiver: LinkReceiver,
+    waiting: Option<LinkFrame>,
+    pub(crate) worker: u16,
+}
+
+impl FakeContainer {
+    pub(crate) fn listen(directory: &Path, name: &'static str, incarnation: u64) -> FakeContainer {
+        let path = directory.join(format!("{name}.link"));
+        let listener = UnixListener::bind(&path).unwrap();
+        FakeContainer { name, incarnation, listener, path }
+    }
+
+    /// Accepts a link, answers its hello, says that it serves.
+    pub(crate) fn accept(&self) -> FakeLink {
+        let (stream, _) = self.listener.accept().unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let mut link = FakeLink { stream, receiver: LinkReceiver::new(), waiting: None, worker: 0 };
+        match link.next() {
+            LinkFrame::Hello { worker, peer_name, addresses, .. } => {
+                assert_eq!((peer_name.as_str(), addresses.len()), ("edge1", 2));
+                link.worker = worker;
+            }
+            other => panic!("expected a hello, found {other:?}"),
+        }
+        link.send(&LinkFrame::HelloAnswer {
+            name: self.name.to_owned(),
+            incarnation: self.incarnation,
+        });
+        link.send(&LinkFrame::Heartbeat {
+            incarnation: self.incarnation,
+            accepting: Accepting::Accepting,
+            load: 0,
+        });
+        link
+    }
+}
+
+impl FakeLink {
+    pub(crate) fn send(&mut self, frame: &LinkFrame) {
+        let mut sender = LinkSender::new();
+        sender.try_send(frame).unwrap();
+        self.stream.write_all(sender.unwritten()).unwrap();
+    }
+
+    /// The next frame; panics when none comes.
+    pub(crate) fn next(&mut self) -> LinkFrame {
+        if let Some(frame) = self.waiting.take() {
+            return frame;
+        }
+        let begun = Instant::now();
+        let mut chunk = [0; 4096];
+        loop {
+            if let Some(frame) = self.receiver.next_frame().unwrap() {
+                return frame;
+            }
+            match self.stream.read(&mut chunk) {
+                Ok(0) => panic!("the edge closed the link"),
+                Ok(count) => self.receiver.push(&chunk[..count]),
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
+                {
+                    assert!(begun.elapsed() < DEADLINE, "no frame came over the link");
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// Whether a message from outside has come; waits a moment for it.
+    pub(crate) fn has_incoming(&mut self) -> bool {
+        if self.waiting.is_none() {
+            let mut chunk = [0; 4096];
+            if let Ok(count) = self.stream.read(&mut chunk) {
+                assert_ne!(count, 0, "the edge closed the link");
+                self.receiver.push(&chunk[..count]);
+            }
+            self.waiting = self.receiver.next_frame().unwrap();
+        }
+        self.waiting.is_some()
+    }
+
+    /// The next message from outside, not yet taken.
+    pub(crate) fn incoming(&mut self) -> (u64, Flow, Message) {
+        match self.next() {
+            LinkFrame::Incoming(incoming) => {
+                (incoming.sequence, incoming.flow, Message::parse(incoming.bytes).unwrap())
+            }
+            other => panic!("expected a message, found {other:?}"),
+        }
+    }
+
+    /// Takes the next request and answers it; the request.
+    pub(crate) fn answer(&mut self, status: u16) -> Message {
+        let (sequence, _, request) = self.incoming();
+        self.send(&LinkFrame::Taken { up_to: sequence });
+        self.respond(&request, status);
+        request
+    }
+
+    pub(crate) fn respond(&mut self, request: &Message, status: u16) {
+        let bytes = ResponseBuilder::new(request, status).to_tag(b"container").build();
+        self.outgoing(1, Destination::Via, bytes);
+    }
+
+    pub(crate) fn outgoing(&mut self, id: u64, destination: Destination, bytes: Bytes) {
+        self.send(&LinkFrame::Outgoing { id, destination, bytes });
+    }
+}
+
+/// The URI in the Path that the edge added to a REGISTER.
+pub(crate) fn path_of(register: &Message) -> String {
+    String::from_utf8(register.values(HeaderName::Path).next().unwrap().to_vec()).unwrap()
+}
+
+/// A request as a container sends it, with that Route.
+pub(crate) fn container_request(method: &str, route: &str) -> Bytes {
+    let text = format!(
+        "{method} sip:bob@127.0.0.1 SIP/2.0\r\n\
+         Via: SIP/2.0/TCP container1.node.outlast.invalid;branch=z9hG4bKcontainer\r\n\
+         From: <sip:alice@example.com>;tag=c\r\n\
+         To: <sip:bob@example.com>\r\n\
+         Call-ID: from-container\r\n\
+         CSeq: 1 {method}\r\n\
+         Max-Forwards: 69\r\n\
+         Route: {route}\r\n\
+         Content-Length: 0\r\n\r\n"
+    );
+    Bytes::from(text)
+}
