@@ -1,0 +1,69 @@
+//! The configuration file: reading, checking, writing.
+//!
+//! `outlast.toml` in the node's directory becomes a [`NodeConfig`], whole and checked, before any
+//! port is bound; or a [`ConfigError`] that lists everything wrong with it at once. The manager
+//! sends the effective configuration to its children as JSON (`NodeConfig` is `Serialize` and
+//! `Deserialize`), so that nobody else reads the file.
+//!
+//! The way through the crate: [`first_run()`] writes the file, `reader` (positions, unknown keys) and
+//! `parse` (which keys there are) read it, [`settings`] holds what they mean. Deliberately absent:
+//! cluster-wide settings and their repository, reloading.
+
+use std::fs;
+use std::io::Read as _;
+use std::path::Path;
+
+pub mod first_run;
+pub mod listen;
+mod nearest;
+mod parse;
+pub mod problem;
+mod reader;
+pub mod settings;
+mod time_text;
+
+pub use first_run::{FirstRun, first_run};
+pub use listen::{Listen, ListenTransports, PublicAddress, domain_name};
+pub use problem::{ConfigError, Problem};
+pub use settings::{
+    ContainerSettings, DigestAlgorithm, EdgeInstance, EdgeSettings, HeartbeatSettings, LogLevel,
+    LogSettings, NodeConfig, NodeSettings, PeerSettings, PeerTransport, RegistrarSettings,
+    TcpSettings,
+};
+
+/// The file's name in the node's directory.
+pub const FILE_NAME: &str = "outlast.toml";
+
+/// Larger files are refused: somebody named the wrong file.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Reads and checks the file.
+///
+/// # Errors
+/// [`ConfigError::Unreadable`], or [`ConfigError::Refused`] with every problem of the file.
+pub fn load(path: &Path) -> Result<NodeConfig, ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    fs::File::open(path)
+        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
+        .map_err(unreadable)?;
+    let refused = |problems| ConfigError::Refused { path: path.to_owned(), problems };
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        let message = format!("needs at most {FILE_BYTES_MAX} octets");
+        return Err(refused(vec![Problem::of_file(1, message)]));
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count();
+        refused(vec![Problem::of_file(line, "needs text in UTF-8".to_owned())])
+    })?;
+    parse::parse(&text).map_err(refused)
+}
+
+/// Checks the text of a file.
+///
+/// # Errors
+/// Every problem of the text, in the order of its lines.
+pub fn parse(text: &str) -> Result<NodeConfig, Vec<Problem>> {
+    parse::parse(text)
+}

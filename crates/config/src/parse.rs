@@ -1,0 +1,373 @@
+//! Which keys the file may have, their ranges, and what must hold between them.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use toml::de::{DeTable, DeValue};
+
+use crate::listen::{Listen, domain_name};
+use crate::problem::Problem;
+use crate::reader::{Expected, Reader, Section, integer_in};
+use crate::settings::{
+    ContainerSettings, DigestAlgorithm, EdgeInstance, EdgeSettings, HeartbeatSettings, LogLevel,
+    LogSettings, NodeConfig, NodeSettings, PeerSettings, PeerTransport, RegistrarSettings,
+    TcpSettings,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(86_400);
+
+const NAME: Expected<'_> =
+    Expected { needs: "1 to 32 of a-z, 0-9 and - that begin with a letter", example: "\"edge1\"" };
+const LISTEN: Expected<'_> = Expected { needs: "address:port", example: "\"0.0.0.0:5060\"" };
+const PUBLIC: Expected<'_> = Expected {
+    needs: "a host and perhaps a port",
+    example: "\"sip.example.com\" or \"192.0.2.1:5060\"",
+};
+const ALGORITHM: Expected<'_> =
+    Expected { needs: "one of MD5, SHA-256, SHA-512-256", example: "\"SHA-256\"" };
+const DOMAIN: Expected<'_> =
+    Expected { needs: "a domain name or address", example: "\"example.com\"" };
+
+/// Every problem of `text` at once, or the configuration.
+pub(crate) fn parse(text: &str) -> Result<NodeConfig, Vec<Problem>> {
+    let mut reader = Reader::new(text);
+    let (table, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        let at = error.span().map_or(0, |span| span.start);
+        reader.report(at, String::new(), error.message().to_owned());
+    }
+    // A broken table would only yield riddles about keys that are there.
+    if !errors.is_empty() {
+        return Err(reader.into_problems());
+    }
+    let config = node_config(&mut reader, Section::root(table));
+    let problems = reader.into_problems();
+    if problems.is_empty() { Ok(config) } else { Err(problems) }
+}
+
+fn node_config(reader: &mut Reader<'_>, mut root: Section<'_>) -> NodeConfig {
+    let node = root.section(reader, "node");
+    let node = node_settings(reader, node);
+    let registrar = root.section(reader, "registrar");
+    let registrar = registrar_settings(reader, registrar);
+    let heartbeat = root.section(reader, "heartbeat");
+    let heartbeat = heartbeat_settings(reader, heartbeat);
+    let container = root.section(reader, "container");
+    let container_at = container.at();
+    let container = container_settings(reader, container);
+    let mut names = Names::default();
+    for number in 1..=container.count {
+        names.take(
+            reader,
+            container_at,
+            "container.count".to_owned(),
+            &format!("container{number}"),
+        );
+    }
+    let edge = root.section(reader, "edge");
+    let edge = edge_settings(reader, edge, &mut names);
+    let peers = root.sections(reader, "peer").unwrap_or_default();
+    let peer: Vec<PeerSettings> = peers
+        .into_iter()
+        .filter_map(|section| peer_settings(reader, section, &mut names))
+        .collect();
+    if container.count == 0 && peer.is_empty() {
+        let message =
+            "0 containers and no [[peer]]: nothing would serve; needs 1 or more, for example 2";
+        reader.report(container_at, "container.count".to_owned(), message.to_owned());
+    }
+    let log = root.section(reader, "log");
+    let log = log_settings(reader, log);
+    root.finish(reader);
+    NodeConfig { node, registrar, heartbeat, container, edge, peer, log }
+}
+
+/// Process names must differ: they name log files, links and `outlast restart`.
+#[derive(Default)]
+struct Names(HashMap<String, String>);
+
+impl Names {
+    fn take(&mut self, reader: &mut Reader<'_>, at: usize, key: String, name: &str) {
+        if let Some(other) = self.0.insert(name.to_owned(), key.clone()) {
+            let message = format!(
+                "\"{name}\" is the name of another process already ({other}); needs a name of its own"
+            );
+            reader.report(at, key, message);
+        }
+    }
+}
+
+fn process_name(text: &str) -> Option<String> {
+    let fits = text.len() <= 32
+        && text.starts_with(|first: char| first.is_ascii_lowercase())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        && !text.ends_with('-');
+    fits.then(|| text.to_owned())
+}
+
+fn node_settings(reader: &mut Reader<'_>, mut section: Section<'_>) -> NodeSettings {
+    let default = NodeSettings::default();
+    let expected = Expected { example: "\"node1\"", ..NAME };
+    let settings = NodeSettings {
+        name: section.text(reader, "name", expected, process_name).unwrap_or(default.name),
+    };
+    section.finish(reader);
+    settings
+}
+
+fn registrar_settings(reader: &mut Reader<'_>, mut section: Section<'_>) -> RegistrarSettings {
+    let default = RegistrarSettings::default();
+    let at = section.at();
+    let range = SECOND..=365 * DAY;
+    let domain = |text: &str| domain_name(text).ok();
+    let settings = RegistrarSettings {
+        authenticate: section.flag(reader, "authenticate", default.authenticate),
+        domains: section.texts(reader, "domains", DOMAIN, domain).unwrap_or(default.domains),
+        algorithms: section
+            .texts(reader, "algorithms", ALGORITHM, DigestAlgorithm::parse)
+            .unwrap_or(default.algorithms),
+        expires_min: section.time(reader, "expires_min", default.expires_min, range.clone()),
+        expires_default: section.time(
+            reader,
+            "expires_default",
+            default.expires_default,
+            range.clone(),
+        ),
+        expires_max: section.time(reader, "expires_max", default.expires_max, range),
+    };
+    let ordered = settings.expires_min <= settings.expires_default
+        && settings.expires_default <= settings.expires_max;
+    if !ordered {
+        let shown = |time| humantime::format_duration(time).to_string();
+        let message = format!(
+            "expires_min = \"{}\", expires_default = \"{}\", expires_max = \"{}\" need to be in rising order",
+            shown(settings.expires_min),
+            shown(settings.expires_default),
+            shown(settings.expires_max),
+        );
+        reader.report(at, section.key("expires_default"), message);
+    }
+    section.finish(reader);
+    settings
+}
+
+fn heartbeat_settings(reader: &mut Reader<'_>, mut section: Section<'_>) -> HeartbeatSettings {
+    let default = HeartbeatSettings::default();
+    let range = Duration::from_millis(20)..=60 * SECOND;
+    let settings = HeartbeatSettings {
+        interval: section.time(reader, "interval", default.interval, range),
+        allowed_miss_count: section.integer(
+            reader,
+            "allowed_miss_count",
+            default.allowed_miss_count,
+            0..=100,
+        ),
+    };
+    section.finish(reader);
+    settings
+}
+
+fn container_settings(reader: &mut Reader<'_>, mut section: Section<'_>) -> ContainerSettings {
+    let default = ContainerSettings::default();
+    let settings = ContainerSettings {
+        count: section.integer(reader, "count", default.count, 0..=64),
+        drain_timeout: section.time(
+            reader,
+            "drain_timeout",
+            default.drain_timeout,
+            Duration::ZERO..=DAY,
+        ),
+    };
+    section.finish(reader);
+    settings
+}
+
+fn edge_settings(
+    reader: &mut Reader<'_>,
+    mut section: Section<'_>,
+    names: &mut Names,
+) -> EdgeSettings {
+    let default = EdgeSettings::default();
+    let workers =
+        Expected { needs: "\"auto\" or a whole number from 1 to 64", example: "\"auto\"" };
+    let workers = section.optional(reader, "workers", workers, |value| match value {
+        DeValue::String(text) => (text == "auto").then_some(None),
+        other => integer_in(other, &(1..=64)).map(Some),
+    });
+    let tcp = section.section(reader, "tcp");
+    let mut settings = EdgeSettings {
+        nat_traversal: section.flag(reader, "nat_traversal", default.nat_traversal),
+        workers: workers.unwrap_or(default.workers),
+        public: section.text(reader, "public", PUBLIC, |text| text.parse().ok()),
+        tcp: tcp_settings(reader, tcp),
+        instances: default.instances,
+    };
+    if let Some(sections) = section.sections(reader, "instances") {
+        if sections.is_empty() {
+            let message = "needs at least one edge, for example [[edge.instances]]";
+            reader.report(section.at(), section.key("instances"), message.to_owned());
+        }
+        let mut taken = Vec::new();
+        settings.instances = sections
+            .into_iter()
+            .filter_map(|instance| edge_instance(reader, instance, names, &mut taken))
+            .collect();
+    } else {
+        names.take(reader, section.at(), section.key("instances"), "edge1");
+    }
+    section.finish(reader);
+    settings
+}
+
+fn tcp_settings(reader: &mut Reader<'_>, mut section: Section<'_>) -> TcpSettings {
+    let default = TcpSettings::default();
+    let settings = TcpSettings {
+        connections_max: section.integer(
+            reader,
+            "connections_max",
+            default.connections_max,
+            1..=10_000_000,
+        ),
+        connections_per_address_max: section.integer(
+            reader,
+            "connections_per_address_max",
+            default.connections_per_address_max,
+            1..=10_000_000,
+        ),
+        idle_timeout: section.time(reader, "idle_timeout", default.idle_timeout, SECOND..=30 * DAY),
+        message_timeout: section.time(
+            reader,
+            "message_timeout",
+            default.message_timeout,
+            SECOND..=600 * SECOND,
+        ),
+        write_timeout: section.time(
+            reader,
+            "write_timeout",
+            default.write_timeout,
+            SECOND..=600 * SECOND,
+        ),
+        connect_timeout: section.time(
+            reader,
+            "connect_timeout",
+            default.connect_timeout,
+            Duration::from_millis(100)..=60 * SECOND,
+        ),
+        unwritten_bytes_max: section.integer(
+            reader,
+            "unwritten_bytes_max",
+            default.unwritten_bytes_max,
+            // One message of the largest size must fit.
+            65_536..=1 << 30,
+        ),
+    };
+    section.finish(reader);
+    settings
+}
+
+/// What an edge listens on.
+struct TakenPort {
+    edge: String,
+    transport: &'static str,
+    address: SocketAddr,
+}
+
+impl TakenPort {
+    /// Whether no other socket can listen on `address`; a wildcard takes every address of its family.
+    fn collides(&self, transport: &str, address: SocketAddr) -> bool {
+        let (own, other) = (self.address.ip(), address.ip());
+        self.transport == transport
+            && self.address.port() == address.port()
+            && own.is_ipv4() == other.is_ipv4()
+            && (own == other || own.is_unspecified() || other.is_unspecified())
+    }
+}
+
+fn edge_instance(
+    reader: &mut Reader<'_>,
+    mut section: Section<'_>,
+    names: &mut Names,
+    taken: &mut Vec<TakenPort>,
+) -> Option<EdgeInstance> {
+    let at = section.at();
+    let name = section.text(reader, "name", NAME, process_name);
+    let listen = section.texts(reader, "listen", LISTEN, |text| text.parse::<Listen>().ok());
+    let public = section.text(reader, "public", PUBLIC, |text| text.parse().ok());
+    section.require(reader, "name", "name = \"edge2\"");
+    section.require(reader, "listen", "listen = [\"0.0.0.0:5060\"]");
+    let (name_key, key) = (section.key("name"), section.key("listen"));
+    section.finish(reader);
+    let (name, listen) = (name?, listen?);
+    names.take(reader, at, name_key, &name);
+    for address in &listen {
+        let transports = [("UDP", address.transports.udp()), ("TCP", address.transports.tcp())];
+        for (transport, _) in transports.into_iter().filter(|(_, open)| *open) {
+            if address.address.port() == 0 {
+                continue; // any free port differs from any other
+            }
+            let address = address.address;
+            if let Some(other) = taken.iter().find(|other| other.collides(transport, address)) {
+                let message = format!(
+                    "{transport} {address} is listened on by {} already ({}); needs an address or port of its own",
+                    other.edge, other.address
+                );
+                reader.report(at, key.clone(), message);
+            }
+            taken.push(TakenPort { edge: name.clone(), transport, address });
+        }
+    }
+    Some(EdgeInstance { name, listen, public })
+}
+
+fn peer_settings(
+    reader: &mut Reader<'_>,
+    mut section: Section<'_>,
+    names: &mut Names,
+) -> Option<PeerSettings> {
+    let at = section.at();
+    let expected = Expected { example: "\"pbx\"", ..NAME };
+    let name = section.text(reader, "name", expected, process_name);
+    let expected = Expected { needs: "address:port", example: "\"192.0.2.1:5060\"" };
+    let address = section.text(reader, "address", expected, |text| {
+        let address: SocketAddr = text.parse().ok()?;
+        (address.port() != 0 && !address.ip().is_unspecified()).then_some(address)
+    });
+    let expected = Expected { needs: "\"udp\" or \"tcp\"", example: "\"udp\"" };
+    let transport = section.text(reader, "transport", expected, |text| match text {
+        "udp" => Some(PeerTransport::Udp),
+        "tcp" => Some(PeerTransport::Tcp),
+        _ => None,
+    });
+    let weight = section.integer(reader, "weight", 100_u16, 1..=1000);
+    section.require(reader, "name", "name = \"pbx\"");
+    section.require(reader, "address", "address = \"192.0.2.1:5060\"");
+    let key = section.key("name");
+    section.finish(reader);
+    let (name, address) = (name?, address?);
+    names.take(reader, at, key, &name);
+    Some(PeerSettings { name, address, transport: transport.unwrap_or(PeerTransport::Udp), weight })
+}
+
+fn log_settings(reader: &mut Reader<'_>, mut section: Section<'_>) -> LogSettings {
+    let expected = Expected {
+        needs: "one of \"error\", \"warn\", \"info\", \"debug\", \"trace\"",
+        example: "\"info\"",
+    };
+    let level = section.text(reader, "level", expected, |text| match text {
+        "error" => Some(LogLevel::Error),
+        "warn" => Some(LogLevel::Warn),
+        "info" => Some(LogLevel::Info),
+        "debug" => Some(LogLevel::Debug),
+        "trace" => Some(LogLevel::Trace),
+        _ => None,
+    });
+    section.finish(reader);
+    LogSettings { level: level.unwrap_or_default() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,192 @@
+//! Files with mistakes, and what their operator is told.
+
+#![allow(clippy::unwrap_used)]
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Asserts the exact lines that an operator reads.
+fn check(text: &str, expected: &[&str]) {
+    let lines: Vec<String> =
+        parse(text).expect_err("a refusal").iter().map(ToString::to_string).collect();
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn a_listen_address_without_address_is_shown_what_one_looks_like() {
+    check(
+        "\n[[edge.instances]]\nname = \"edge1\"\nlisten = [\"5060\"]\n",
+        &[
+            r#"outlast.toml:4 edge.instances.listen: "5060" needs address:port, for example "0.0.0.0:5060""#,
+        ],
+    );
+}
+
+#[test]
+fn all_problems_are_told_at_once_in_the_order_of_their_lines() {
+    check(
+        r#"[registrar]
+authenticate = "yes"
+domain = ["example.com"]
+domains = ["exa mple", 5]
+
+[heartbeat]
+intervall = "1s"
+interval = "1ms"
+allowed_miss_count = -1
+
+[edge]
+nat_traversal = 1
+workers = 0
+
+[colour]
+"#,
+        &[
+            r#"outlast.toml:2 registrar.authenticate: "yes" needs true or false, for example true"#,
+            "outlast.toml:3 registrar.domain: unknown; did you mean domains?",
+            r#"outlast.toml:4 registrar.domains: "exa mple" needs a domain name or address, for example "example.com""#,
+            r#"outlast.toml:4 registrar.domains: 5 needs a domain name or address, for example "example.com""#,
+            "outlast.toml:7 heartbeat.intervall: unknown; did you mean interval?",
+            r#"outlast.toml:8 heartbeat.interval: "1ms" needs a time from 20ms to 1m, for example "500ms""#,
+            "outlast.toml:9 heartbeat.allowed_miss_count: -1 needs a whole number from 0 to 100, for example 2",
+            "outlast.toml:12 edge.nat_traversal: 1 needs true or false, for example true",
+            r#"outlast.toml:13 edge.workers: 0 needs "auto" or a whole number from 1 to 64, for example "auto""#,
+            "outlast.toml:15 colour: unknown; known here: node, registrar, heartbeat, container, edge, peer, log",
+        ],
+    );
+}
+
+#[test]
+fn names_and_ports_belong_to_one_process() {
+    check(
+        r#"[[edge.instances]]
+name = "container1"
+listen = ["127.0.0.1:5060"]
+[[edge.instances]]
+name = "edge2"
+listen = ["tcp:127.0.0.1:5060"]
+"#,
+        &[
+            r#"outlast.toml:1 edge.instances.name: "container1" is the name of another process already (container.count); needs a name of its own"#,
+            "outlast.toml:4 edge.instances.listen: TCP 127.0.0.1:5060 is listened on by container1 already (127.0.0.1:5060); needs an address or port of its own",
+        ],
+    );
+}
+
+#[test]
+fn udp_and_tcp_of_one_port_may_belong_to_two_edges() {
+    let text = "[[edge.instances]]\nname = \"a\"\nlisten = [\"udp:127.0.0.1:5060\"]\n\
+                [[edge.instances]]\nname = \"b\"\nlisten = [\"tcp:127.0.0.1:5060\"]\n";
+    assert_eq!(parse(text).unwrap().edge.instances.len(), 2);
+}
+
+#[test]
+fn required_keys_are_missed_and_wrong_sections_explained() {
+    check(
+        "edge = 5\n[[peer]]\nweight = 7\n[node]\nname = \"Node 1\"\n",
+        &[
+            "outlast.toml:1 edge: needs a section, for example [edge]",
+            "outlast.toml:2 peer.name: is missing, for example name = \"pbx\"",
+            "outlast.toml:2 peer.address: is missing, for example address = \"192.0.2.1:5060\"",
+            r#"outlast.toml:5 node.name: "Node 1" needs 1 to 32 of a-z, 0-9 and - that begin with a letter, for example "node1""#,
+        ],
+    );
+}
+
+#[test]
+fn an_edge_that_is_refused_is_not_called_missing_as_well() {
+    check(
+        "[[edge.instances]]\nname = \"edge1\"\nlisten = \"5060\"\n",
+        &[
+            r#"outlast.toml:3 edge.instances.listen: "5060" needs a list of texts, each address:port, for example ["0.0.0.0:5060"]"#,
+        ],
+    );
+    check(
+        "[edge]\ninstances = []\n",
+        &["outlast.toml:1 edge.instances: needs at least one edge, for example [[edge.instances]]"],
+    );
+}
+
+#[test]
+fn a_wildcard_takes_the_port_of_every_address_of_its_family() {
+    let two = |first: &str, second: &str| {
+        parse(&format!(
+            "[[edge.instances]]\nname = \"a\"\nlisten = [\"{first}\"]\n\
+             [[edge.instances]]\nname = \"b\"\nlisten = [\"{second}\"]\n"
+        ))
+    };
+    let problems = two("0.0.0.0:5060", "tcp:127.0.0.1:5060").unwrap_err();
+    assert_eq!(
+        problems[0].message,
+        "TCP 127.0.0.1:5060 is listened on by a already (0.0.0.0:5060); needs an address or port of its own"
+    );
+    for second in ["[::1]:5060", "127.0.0.1:5061", "127.0.0.1:0"] {
+        assert!(two("0.0.0.0:5060", second).is_ok(), "{second}");
+    }
+}
+
+#[test]
+fn a_node_that_could_serve_nothing_is_refused() {
+    check(
+        "[container]\ncount = 0\n",
+        &[
+            "outlast.toml:1 container.count: 0 containers and no [[peer]]: nothing would serve; needs 1 or more, for example 2",
+        ],
+    );
+    let with_peer =
+        "[container]\ncount = 0\n[[peer]]\nname = \"pbx\"\naddress = \"192.0.2.1:5060\"\n";
+    assert_eq!(parse(with_peer).unwrap().peer[0].weight, 100);
+}
+
+#[test]
+fn registration_times_need_their_order() {
+    let problems = parse("[registrar]\nexpires_min = \"2h\"\n").unwrap_err();
+    assert!(problems[0].message.contains("rising order"), "{problems:?}");
+}
+
+#[test]
+fn broken_toml_is_told_with_its_line() {
+    let problems = parse("[registrar]\nauthenticate = \n[edge\n").unwrap_err();
+    assert!(problems.iter().any(|problem| problem.line == 2), "{problems:?}");
+    assert!(problems.iter().any(|problem| problem.line == 3), "{problems:?}");
+}
+
+#[test]
+fn the_effective_configuration_survives_the_way_to_a_child() {
+    let text = "[edge]\nworkers = 3\npublic = \"sip.example.com\"\n[[peer]]\nname = \"pbx\"\naddress = \"[2001:db8::1]:5060\"\ntransport = \"tcp\"\n";
+    let config = parse(text).unwrap();
+    let sent = toml::to_string(&config).unwrap();
+    assert_eq!(toml::from_str::<NodeConfig>(&sent).unwrap(), config);
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_read_without_panic(text in "[\\[\\]a-z._=\"0-9\n# -]{0,200}") {
+        let _ = parse(&text);
+    }
+
+    #[test]
+    fn any_value_of_any_key_is_read_without_panic(key in 0..KEYS.len(), value in "(true|-?[0-9]{1,25}|\"[a-z0-9:. -]{0,20}\"|\\[\\]|\\{\\}|[0-9]\\.5|1979-05-27)") {
+        let (section, name) = KEYS[key];
+        let text = format!("{section}\n{name} = {value}\n");
+        if let Err(problems) = parse(&text) {
+            for problem in problems {
+                prop_assert!(problem.line <= 3, "{}", problem);
+            }
+        }
+    }
+}
+
+const KEYS: [(&str, &str); 10] = [
+    ("[node]", "name"),
+    ("[registrar]", "domains"),
+    ("[registrar]", "expires_min"),
+    ("[heartbeat]", "interval"),
+    ("[container]", "count"),
+    ("[edge]", "workers"),
+    ("[edge]", "instances"),
+    ("[edge.tcp]", "unwritten_bytes_max"),
+    ("[[edge.instances]]", "listen"),
+    ("[[peer]]", "address"),
+];

@@ -1,0 +1,72 @@
+//! What is wrong with a configuration file, as an operator reads it.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use crate::FILE_NAME;
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{path} cannot be read: {source}", path = path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The file of a first run cannot be written.
+    #[error("{path} cannot be written: {source}; the node's directory must be writable, choose another with --dir", path = path.display())]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The file is refused. Displays one line per problem.
+    #[error("{path} is refused:{lines}", path = path.display(), lines = Lines(problems))]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// All of them, in the order of their lines.
+        problems: Vec<Problem>,
+    },
+}
+
+struct Lines<'a>(&'a [Problem]);
+
+impl fmt::Display for Lines<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|problem| write!(f, "\n{problem}"))
+    }
+}
+
+/// One thing that is wrong, where, and what would be right:
+/// `outlast.toml:12 edge.instances.listen: "5060" needs address:port, for example "0.0.0.0:5060"`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Line of the file, counted from 1.
+    pub line: usize,
+    /// The setting, dotted; empty when the file as a whole is wrong.
+    pub key: String,
+    /// The value and what was expected.
+    pub message: String,
+}
+
+impl Problem {
+    pub(crate) fn of_file(line: usize, message: String) -> Problem {
+        Problem { line, key: String::new(), message }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Problem { line, key, message } = self;
+        match key.as_str() {
+            "" => write!(f, "{FILE_NAME}:{line} {message}"),
+            key => write!(f, "{FILE_NAME}:{line} {key}: {message}"),
+        }
+    }
+}

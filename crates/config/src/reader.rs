@@ -1,0 +1,313 @@
+//! Takes a parsed TOML table apart key by key, and collects everything that is wrong with it.
+//!
+//! A [`Section`] hands out each known key once; what is left at [`Section::finish`] is unknown. A
+//! setting that cannot be read yields its default, so that reading goes on and finds the next
+//! problem; the caller throws the result away when there was any.
+
+use std::fmt::Display;
+use std::ops::{Range, RangeInclusive};
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::nearest::nearest;
+use crate::problem::Problem;
+
+/// Longer values are cut in messages.
+const SHOWN_CHARS_MAX: usize = 60;
+
+/// The text and what was found wrong with it so far.
+pub(crate) struct Reader<'t> {
+    text: &'t str,
+    problems: Vec<Problem>,
+}
+
+/// What a value must be, for the message: `needs {needs}, for example {example}`.
+#[derive(Clone, Copy)]
+pub(crate) struct Expected<'a> {
+    pub(crate) needs: &'a str,
+    pub(crate) example: &'a str,
+}
+
+impl<'t> Reader<'t> {
+    pub(crate) fn new(text: &'t str) -> Reader<'t> {
+        Reader { text, problems: Vec::new() }
+    }
+
+    /// The problems in the order of their lines.
+    pub(crate) fn into_problems(mut self) -> Vec<Problem> {
+        self.problems.sort_by_key(|problem| problem.line);
+        self.problems
+    }
+
+    pub(crate) fn report(&mut self, at: usize, key: String, message: String) {
+        let before = &self.text.as_bytes()[..at.min(self.text.len())];
+        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        self.problems.push(Problem { line, key, message });
+    }
+
+    fn refuse(&mut self, key: String, span: Range<usize>, expected: Expected<'_>) {
+        let Expected { needs, example } = expected;
+        let shown = self.shown(span.clone());
+        let message = format!("{shown} needs {needs}, for example {example}");
+        self.report(span.start, key, message);
+    }
+
+    fn shown(&self, span: Range<usize>) -> String {
+        let value = self.text.get(span).unwrap_or_default();
+        let line = value.lines().next().unwrap_or_default();
+        if line.len() == value.len() && line.chars().count() <= SHOWN_CHARS_MAX {
+            return line.to_owned();
+        }
+        let cut: String = line.chars().take(SHOWN_CHARS_MAX).collect();
+        format!("{cut}…")
+    }
+}
+
+struct Entry<'t> {
+    name: String,
+    name_at: usize,
+    value: Spanned<DeValue<'t>>,
+}
+
+/// One table of the file.
+pub(crate) struct Section<'t> {
+    path: String,
+    at: usize,
+    entries: Vec<Entry<'t>>,
+    known: Vec<&'static str>,
+    /// Those of `known` that the file sets.
+    taken: Vec<&'static str>,
+}
+
+impl<'t> Section<'t> {
+    pub(crate) fn root(table: Spanned<DeTable<'t>>) -> Section<'t> {
+        let at = table.span().start;
+        Section::new(String::new(), at, table.into_inner())
+    }
+
+    fn new(path: String, at: usize, table: DeTable<'t>) -> Section<'t> {
+        let entries = table
+            .into_iter()
+            .map(|(name, value)| Entry {
+                name_at: name.span().start,
+                name: name.into_inner().into_owned(),
+                value,
+            })
+            .collect();
+        Section { path, at, entries, known: Vec::new(), taken: Vec::new() }
+    }
+
+    /// Where the section begins in the text.
+    pub(crate) fn at(&self) -> usize {
+        self.at
+    }
+
+    /// The dotted name of one of its keys.
+    pub(crate) fn key(&self, name: &str) -> String {
+        match self.path.as_str() {
+            "" => name.to_owned(),
+            path => format!("{path}.{name}"),
+        }
+    }
+
+    fn take(&mut self, name: &'static str) -> Option<Entry<'t>> {
+        self.known.push(name);
+        let at = self.entries.iter().position(|entry| entry.name == name)?;
+        self.taken.push(name);
+        Some(self.entries.remove(at))
+    }
+
+    /// Reports a key that has no default and is not set (a bad value is reported already).
+    pub(crate) fn require(&self, reader: &mut Reader<'_>, name: &str, example: &str) {
+        if !self.taken.contains(&name) {
+            let message = format!("is missing, for example {example}");
+            reader.report(self.at, self.key(name), message);
+        }
+    }
+
+    /// The table of that name; an empty one when the file has none.
+    pub(crate) fn section(&mut self, reader: &mut Reader<'_>, name: &'static str) -> Section<'t> {
+        let path = self.key(name);
+        let Some(entry) = self.take(name) else {
+            return Section::new(path, self.at, DeTable::new());
+        };
+        let span = entry.value.span();
+        let table = match entry.value.into_inner() {
+            DeValue::Table(table) => table,
+            _ => {
+                let message = format!("needs a section, for example [{path}]");
+                reader.report(entry.name_at, path.clone(), message);
+                DeTable::new()
+            }
+        };
+        Section::new(path, span.start, table)
+    }
+
+    /// The array of tables of that name; `None` when the file has none.
+    pub(crate) fn sections(
+        &mut self,
+        reader: &mut Reader<'_>,
+        name: &'static str,
+    ) -> Option<Vec<Section<'t>>> {
+        let path = self.key(name);
+        let entry = self.take(name)?;
+        let refuse = |reader: &mut Reader<'_>, at| {
+            let message = format!("needs a list of sections, for example [[{path}]]");
+            reader.report(at, path.clone(), message);
+        };
+        let DeValue::Array(array) = entry.value.into_inner() else {
+            refuse(reader, entry.name_at);
+            return None;
+        };
+        let mut sections = Vec::new();
+        for element in array {
+            let at = element.span().start;
+            match element.into_inner() {
+                DeValue::Table(table) => sections.push(Section::new(path.clone(), at, table)),
+                _ => refuse(reader, at),
+            }
+        }
+        Some(sections)
+    }
+
+    /// Any value, by `read`; `None` when the file does not set it or `read` refuses it.
+    pub(crate) fn optional<T>(
+        &mut self,
+        reader: &mut Reader<'_>,
+        name: &'static str,
+        expected: Expected<'_>,
+        read: impl FnOnce(&DeValue<'_>) -> Option<T>,
+    ) -> Option<T> {
+        let entry = self.take(name)?;
+        let value = read(entry.value.get_ref());
+        if value.is_none() {
+            reader.refuse(self.key(name), entry.value.span(), expected);
+        }
+        value
+    }
+
+    /// A list of texts; each bad one is reported at its own line.
+    pub(crate) fn texts<T>(
+        &mut self,
+        reader: &mut Reader<'_>,
+        name: &'static str,
+        expected: Expected<'_>,
+        read: impl Fn(&str) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let entry = self.take(name)?;
+        let key = self.key(name);
+        let span = entry.value.span();
+        let list = |example: &str| format!("[{example}]");
+        let DeValue::Array(array) = entry.value.into_inner() else {
+            let needs = format!("a list of texts, each {}", expected.needs);
+            let example = list(expected.example);
+            let expected = Expected { needs: &needs, example: &example };
+            reader.refuse(key, span, expected);
+            return None;
+        };
+        if array.is_empty() {
+            let example = list(expected.example);
+            let expected = Expected { needs: "at least one element", example: &example };
+            reader.refuse(key, span, expected);
+            return None;
+        }
+        let mut values = Vec::new();
+        for element in array {
+            let span = element.span();
+            match element.get_ref() {
+                DeValue::String(text) => match read(text) {
+                    Some(value) => values.push(value),
+                    None => reader.refuse(key.clone(), span, expected),
+                },
+                _ => reader.refuse(key.clone(), span, expected),
+            }
+        }
+        Some(values)
+    }
+
+    pub(crate) fn text<T>(
+        &mut self,
+        reader: &mut Reader<'_>,
+        name: &'static str,
+        expected: Expected<'_>,
+        read: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        self.optional(reader, name, expected, |value| match value {
+            DeValue::String(text) => read(text),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn flag(
+        &mut self,
+        reader: &mut Reader<'_>,
+        name: &'static str,
+        default: bool,
+    ) -> bool {
+        let expected = Expected { needs: "true or false", example: "true" };
+        self.optional(reader, name, expected, |value| match value {
+            DeValue::Boolean(flag) => Some(*flag),
+            _ => None,
+        })
+        .unwrap_or(default)
+    }
+
+    pub(crate) fn integer<T: TryFrom<u64> + Copy + Display + Into<u64>>(
+        &mut self,
+        reader: &mut Reader<'_>,
+        name: &'static str,
+        default: T,
+        range: RangeInclusive<T>,
+    ) -> T {
+        let needs = format!("a whole number from {} to {}", range.start(), range.end());
+        let example = default.to_string();
+        let expected = Expected { needs: &needs, example: &example };
+        let range: RangeInclusive<u64> = (*range.start()).into()..=(*range.end()).into();
+        self.optional(reader, name, expected, |value| integer_in(value, &range)).unwrap_or(default)
+    }
+
+    pub(crate) fn time(
+        &mut self,
+        reader: &mut Reader<'_>,
+        name: &'static str,
+        default: Duration,
+        range: RangeInclusive<Duration>,
+    ) -> Duration {
+        let shown = |time: &Duration| humantime::format_duration(*time).to_string();
+        let needs = format!("a time from {} to {}", shown(range.start()), shown(range.end()));
+        let example = format!("\"{}\"", shown(&default));
+        let expected = Expected { needs: &needs, example: &example };
+        self.text(reader, name, expected, |text| {
+            let time = humantime::parse_duration(text).ok()?;
+            range.contains(&time).then_some(time)
+        })
+        .unwrap_or(default)
+    }
+
+    /// Reports the keys that nobody asked for.
+    pub(crate) fn finish(self, reader: &mut Reader<'_>) {
+        for entry in &self.entries {
+            let key = self.key(&entry.name);
+            let message = match nearest(&entry.name, &self.known) {
+                Some(known) => format!("unknown; did you mean {known}?"),
+                None => format!("unknown; known here: {}", self.known.join(", ")),
+            };
+            reader.report(entry.name_at, key, message);
+        }
+    }
+}
+
+/// A whole number within `range`, in any of TOML's notations.
+pub(crate) fn integer_in<T: TryFrom<u64>>(
+    value: &DeValue<'_>,
+    range: &RangeInclusive<u64>,
+) -> Option<T> {
+    let DeValue::Integer(integer) = value else {
+        return None;
+    };
+    let digits = integer.as_str().trim_start_matches('+');
+    let number = u64::from_str_radix(digits, integer.radix()).ok()?;
+    range.contains(&number).then(|| T::try_from(number).ok())?
+}

@@ -1,0 +1,308 @@
+//! What can be configured, and the default of each setting.
+//!
+//! Field names are the keys of `outlast.toml`. The same structures, as JSON, are what the manager
+//! sends to its children.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::listen::{Listen, ListenTransports, PublicAddress};
+use crate::time_text;
+
+/// The effective configuration of a node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// `[node]`
+    pub node: NodeSettings,
+    /// `[registrar]`
+    pub registrar: RegistrarSettings,
+    /// `[heartbeat]`
+    pub heartbeat: HeartbeatSettings,
+    /// `[container]`
+    pub container: ContainerSettings,
+    /// `[edge]`
+    pub edge: EdgeSettings,
+    /// `[[peer]]`: plain SIP servers in a container's place. None by default.
+    pub peer: Vec<PeerSettings>,
+    /// `[log]`
+    pub log: LogSettings,
+}
+
+/// `[node]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeSettings {
+    /// Name of the node, a DNS label; it appears in the Via of containers. Default: `node1`.
+    pub name: String,
+}
+
+/// `[registrar]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegistrarSettings {
+    /// Whether phones must prove who they are to register and to call. Default: `true`.
+    pub authenticate: bool,
+    /// The domains served, lower case. Default: `localhost`.
+    pub domains: Vec<String>,
+    /// The digest algorithms that are offered, in the order of the challenges. Default: MD5, SHA-256,
+    /// SHA-512-256: phones that look at one challenge only look at the first, and know MD5 only.
+    pub algorithms: Vec<DigestAlgorithm>,
+    /// Shortest registration; a shorter wish gets 423. Default: one minute.
+    #[serde(with = "time_text")]
+    pub expires_min: Duration,
+    /// Granted to a REGISTER that names no time. Default: one hour.
+    #[serde(with = "time_text")]
+    pub expires_default: Duration,
+    /// Longest registration; a longer wish is cut to it. Default: one day.
+    #[serde(with = "time_text")]
+    pub expires_max: Duration,
+}
+
+/// An algorithm of Digest authentication. Source: RFC 8760 §2.1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DigestAlgorithm {
+    /// Weak; what old phones know.
+    #[serde(rename = "MD5")]
+    Md5,
+    /// What every phone should know.
+    #[serde(rename = "SHA-256")]
+    Sha256,
+    /// The strongest.
+    #[serde(rename = "SHA-512-256")]
+    Sha512_256,
+}
+
+impl DigestAlgorithm {
+    /// Reads the name used in the file and on the wire.
+    pub fn parse(name: &str) -> Option<DigestAlgorithm> {
+        match name {
+            "MD5" => Some(DigestAlgorithm::Md5),
+            "SHA-256" => Some(DigestAlgorithm::Sha256),
+            "SHA-512-256" => Some(DigestAlgorithm::Sha512_256),
+            _ => None,
+        }
+    }
+}
+
+/// `[heartbeat]`: how edges notice that a container no longer serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeartbeatSettings {
+    /// A container pings every edge this often. Default: 500 ms.
+    #[serde(with = "time_text")]
+    pub interval: Duration,
+    /// So many pings may be missed; a container is removed after
+    /// interval × (allowed_miss_count + 1) of silence. Default: 2.
+    pub allowed_miss_count: u32,
+}
+
+/// `[container]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContainerSettings {
+    /// How many containers the node runs, named `container1`, `container2`, … Default: 2.
+    pub count: u16,
+    /// How long a container that stops may finish what it has before it is killed. Default: 5 s.
+    #[serde(with = "time_text")]
+    pub drain_timeout: Duration,
+}
+
+/// `[edge]`: what all edges of the node have in common, and the edges themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EdgeSettings {
+    /// Whether phones behind NAT are reached over the flow they came by. Default: `true`.
+    pub nat_traversal: bool,
+    /// Threads of each edge; `None` (`"auto"` in the file) is one per core. Default: `"auto"`.
+    pub workers: Option<u16>,
+    /// What phones are told instead of the own addresses. Default: none, the own addresses.
+    pub public: Option<PublicAddress>,
+    /// `[edge.tcp]`
+    pub tcp: TcpSettings,
+    /// `[[edge.instances]]`. Default: `edge1` on `0.0.0.0:5060`.
+    pub instances: Vec<EdgeInstance>,
+}
+
+/// `[edge.tcp]`: limits on connections, for each worker thread of an edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TcpSettings {
+    /// Connections in all; more are closed at once. Default: 20,000.
+    pub connections_max: u32,
+    /// Inbound connections from one address; more are closed at once. Default: 1,000.
+    pub connections_per_address_max: u32,
+    /// A connection without traffic is closed after this. Default: 65 min, longer than a registration.
+    #[serde(with = "time_text")]
+    pub idle_timeout: Duration,
+    /// A message that was begun must be complete after this, else its connection is closed. Default: 10 s.
+    #[serde(with = "time_text")]
+    pub message_timeout: Duration,
+    /// A peer must read some of what waits for it within this, else its connection is closed. Default: 20 s.
+    #[serde(with = "time_text")]
+    pub write_timeout: Duration,
+    /// A connection that an edge opens must stand after this. Default: 4 s.
+    #[serde(with = "time_text")]
+    pub connect_timeout: Duration,
+    /// Octets that wait for one peer to read them; past it, its connection is closed. Default: 1,048,576.
+    pub unwritten_bytes_max: u32,
+}
+
+/// One of `[[edge.instances]]`: an edge process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EdgeInstance {
+    /// Unique on the node.
+    pub name: String,
+    /// Where it listens; at least one.
+    pub listen: Vec<Listen>,
+    /// What phones are told of this edge; goes before `edge.public`.
+    pub public: Option<PublicAddress>,
+}
+
+/// One of `[[peer]]`: a plain SIP server (any third party's) in a container's place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerSettings {
+    /// Unique on the node.
+    pub name: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// How it is spoken to. Default: UDP.
+    pub transport: PeerTransport,
+    /// Its share relative to the containers, which have 100. Default: 100.
+    pub weight: u16,
+}
+
+/// How a peer is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PeerTransport {
+    /// SIP over UDP.
+    Udp,
+    /// SIP over TCP.
+    Tcp,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogSettings {
+    /// What is logged. Default: `info`.
+    pub level: LogLevel,
+}
+
+/// Least severe level that is logged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Somebody must act.
+    Error,
+    /// Degraded but going on.
+    Warn,
+    /// Life cycle.
+    #[default]
+    Info,
+    /// Single calls.
+    Debug,
+    /// Single messages.
+    Trace,
+}
+
+impl LogLevel {
+    /// The word in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LogLevel::Error => "error",
+            LogLevel::Warn => "warn",
+            LogLevel::Info => "info",
+            LogLevel::Debug => "debug",
+            LogLevel::Trace => "trace",
+        }
+    }
+}
+
+impl Default for NodeSettings {
+    fn default() -> NodeSettings {
+        NodeSettings { name: "node1".to_owned() }
+    }
+}
+
+impl Default for RegistrarSettings {
+    fn default() -> RegistrarSettings {
+        RegistrarSettings {
+            authenticate: true,
+            domains: vec!["localhost".to_owned()],
+            algorithms: vec![
+                DigestAlgorithm::Md5,
+                DigestAlgorithm::Sha256,
+                DigestAlgorithm::Sha512_256,
+            ],
+            expires_min: Duration::from_secs(60),
+            expires_default: Duration::from_secs(3600),
+            expires_max: Duration::from_secs(86_400),
+        }
+    }
+}
+
+impl Default for HeartbeatSettings {
+    fn default() -> HeartbeatSettings {
+        HeartbeatSettings { interval: Duration::from_millis(500), allowed_miss_count: 2 }
+    }
+}
+
+impl Default for ContainerSettings {
+    fn default() -> ContainerSettings {
+        ContainerSettings { count: 2, drain_timeout: Duration::from_secs(5) }
+    }
+}
+
+impl Default for EdgeSettings {
+    fn default() -> EdgeSettings {
+        EdgeSettings {
+            nat_traversal: true,
+            workers: None,
+            public: None,
+            tcp: TcpSettings::default(),
+            instances: vec![EdgeInstance {
+                name: "edge1".to_owned(),
+                listen: vec![LISTEN_DEFAULT],
+                public: None,
+            }],
+        }
+    }
+}
+
+/// What a first run listens on unless told otherwise.
+pub const LISTEN_DEFAULT: Listen = Listen {
+    transports: ListenTransports::Both,
+    address: SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 5060),
+};
+
+impl Default for TcpSettings {
+    fn default() -> TcpSettings {
+        TcpSettings {
+            connections_max: 20_000,
+            connections_per_address_max: 1_000,
+            idle_timeout: Duration::from_secs(65 * 60),
+            message_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(20),
+            connect_timeout: Duration::from_secs(4),
+            unwritten_bytes_max: 1 << 20,
+        }
+    }
+}
+
+impl NodeConfig {
+    /// The names of the containers: `container1`, `container2`, …
+    pub fn container_names(&self) -> impl Iterator<Item = String> + use<> {
+        (1..=self.container.count).map(|number| format!("container{number}"))
+    }
+
+    /// The public address of an edge, if any was configured: its own, else that of all edges.
+    pub fn public_address<'a>(&'a self, edge: &'a EdgeInstance) -> Option<&'a PublicAddress> {
+        edge.public.as_ref().or(self.edge.public.as_ref())
+    }
+}

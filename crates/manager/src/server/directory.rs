@@ -1,0 +1,151 @@
+//! The node's directory: who may use it, and where what lies in it.
+
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use super::UpError;
+
+/// `sockaddr_un.sun_path` without its final zero.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// The directory of a node, locked for this manager as long as the value lives (the lock ends with the
+/// process, however it ends).
+pub(crate) struct NodeDirectory {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl NodeDirectory {
+    /// Creates what is missing and takes the lock.
+    pub(crate) fn open(path: &Path, process_names: &[String]) -> Result<NodeDirectory, UpError> {
+        create(path)?;
+        let failed = |source| UpError::Directory { path: path.to_owned(), source };
+        let path = fs::canonicalize(path).map_err(failed)?;
+        for private in ["run", "log"] {
+            let directory = path.join(private);
+            create(&directory)?;
+            // Whoever may enter run/ may command the node; logs name callers.
+            fs::set_permissions(&directory, fs::Permissions::from_mode(0o700))
+                .map_err(|source| UpError::Directory { path: directory.clone(), source })?;
+        }
+        let directory = NodeDirectory { _lock: lock(&path)?, path };
+        let links = process_names.iter().map(|name| directory.link(name));
+        for socket in links.chain([directory.socket()]) {
+            let length = OsStr::as_bytes(socket.as_os_str()).len();
+            if length > SOCKET_PATH_BYTES_MAX {
+                return Err(UpError::PathTooLong {
+                    path: socket,
+                    length,
+                    max: SOCKET_PATH_BYTES_MAX,
+                });
+            }
+        }
+        Ok(directory)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        super::socket_path(&self.path)
+    }
+
+    /// Whether the last manager was killed: one that stops in order removes its socket.
+    pub(crate) fn was_left_in_a_hurry(&self) -> bool {
+        self.socket().exists()
+    }
+
+    /// The end of an orderly stop.
+    pub(crate) fn remove_socket(&self) {
+        // Left behind, it costs the next start a little patience at most.
+        let _ = fs::remove_file(self.socket());
+    }
+
+    pub(crate) fn link(&self, name: &str) -> PathBuf {
+        self.path.join("run").join(format!("{name}.link"))
+    }
+
+    pub(crate) fn log(&self, name: &str) -> PathBuf {
+        self.path.join("log").join(format!("{name}.log"))
+    }
+
+    pub(crate) fn keys(&self) -> PathBuf {
+        self.path.join("keys.json")
+    }
+}
+
+fn create(path: &Path) -> Result<(), UpError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|source| UpError::Directory { path: path.to_owned(), source })
+}
+
+fn lock(directory: &Path) -> Result<File, UpError> {
+    let path = directory.join("run").join("node.lock");
+    let failed = |source: io::Error| UpError::Directory { path: path.clone(), source };
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {
+            file.set_len(0).map_err(failed)?;
+            writeln!(file, "{}", std::process::id()).map_err(failed)?;
+            Ok(file)
+        }
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let read = file.read_to_string(&mut holder);
+            let known = read.is_ok() && !holder.trim().is_empty();
+            Err(UpError::Locked {
+                directory: directory.to_owned(),
+                holder: if known { holder.trim().to_owned() } else { "unknown".to_owned() },
+            })
+        }
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_second_node_is_told_who_holds_the_directory() {
+        let temporary = tempfile::tempdir().unwrap();
+        let first = NodeDirectory::open(temporary.path(), &[]).unwrap();
+        let message = NodeDirectory::open(temporary.path(), &[]).err().unwrap().to_string();
+        assert!(message.contains(&format!("pid {}", std::process::id())), "{message}");
+        drop(first);
+        NodeDirectory::open(temporary.path(), &[]).unwrap();
+    }
+
+    #[test]
+    fn a_socket_path_that_the_kernel_would_cut_is_refused() {
+        let temporary = tempfile::tempdir().unwrap();
+        let long = temporary.path().join("d".repeat(120));
+        let error = NodeDirectory::open(&long, &["container1".to_owned()]).err().unwrap();
+        assert!(matches!(error, UpError::PathTooLong { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_directory_that_is_a_file_is_refused_by_its_name() {
+        let temporary = tempfile::tempdir().unwrap();
+        let file = temporary.path().join("file");
+        fs::write(&file, "").unwrap();
+        let message = NodeDirectory::open(&file, &[]).err().unwrap().to_string();
+        assert!(message.contains("file") && message.contains("--dir"), "{message}");
+    }
+}

@@ -1,0 +1,260 @@
+//! The SIP listening sockets of the edges: bound by the manager before anything else, passed to each
+//! life of their edge, kept open between two lives so that what arrives meanwhile waits in the kernel.
+//!
+//! One socket per address, transport and worker, joined by SO_REUSEPORT. The first of each group is
+//! bound *without* it, which fails if anybody at all listens there already (with it, a second node
+//! of the same user would silently get half of the datagrams), and joins the group afterwards.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+
+use config::{EdgeInstance, Listen, NodeConfig};
+use socket2::{Domain, Protocol, Socket, Type};
+use topology::protocol::{PassedSocket, SOCKETS_MAX};
+use topology::view::{ListenerTransport, ProcessName};
+
+use super::UpError;
+
+/// Connections that wait to be accepted; beyond, the kernel lets the phone retry.
+const BACKLOG: i32 = 1024;
+
+/// Ports to try for one that is free on all addresses for both transports.
+const PORT_ATTEMPTS: usize = 64;
+
+/// The sockets of one edge.
+pub(crate) struct EdgeListeners {
+    pub(crate) name: ProcessName,
+    workers: u16,
+    groups: Vec<Group>,
+    as_configured: Vec<String>,
+}
+
+/// The sockets of one address and transport.
+struct Group {
+    transport: ListenerTransport,
+    local: SocketAddr,
+    public: String,
+    /// One per worker; none after [`EdgeListeners::close`].
+    sockets: Vec<OwnedFd>,
+}
+
+/// Binds the sockets of every edge.
+pub(crate) fn bind_all(config: &NodeConfig) -> Result<Vec<EdgeListeners>, UpError> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = config.edge.workers.unwrap_or_else(|| u16::try_from(cores.min(64)).unwrap_or(64));
+    config.edge.instances.iter().map(|edge| bind_edge(config, edge, workers)).collect()
+}
+
+fn bind_edge(
+    config: &NodeConfig,
+    edge: &EdgeInstance,
+    workers: u16,
+) -> Result<EdgeListeners, UpError> {
+    let mut listeners = EdgeListeners {
+        name: ProcessName::new(&edge.name),
+        workers,
+        groups: Vec::new(),
+        as_configured: Vec::new(),
+    };
+    for listen in &edge.listen {
+        let (port, bound) = bind_listen(&edge.name, listen, workers)?;
+        for transport in transports(listen) {
+            let address = SocketAddr::new(listen.address.ip(), port);
+            listeners.as_configured.push(format!("{transport}:{address}"));
+        }
+        for (transport, local, sockets) in bound {
+            let public =
+                config.public_address(edge).map_or_else(|| local.to_string(), ToString::to_string);
+            listeners.groups.push(Group { transport, local, public, sockets });
+        }
+    }
+    let sockets = listeners.groups.len() * usize::from(workers);
+    if sockets > SOCKETS_MAX {
+        return Err(UpError::TooManySockets { edge: edge.name.clone(), sockets, max: SOCKETS_MAX });
+    }
+    Ok(listeners)
+}
+
+impl EdgeListeners {
+    /// What was configured, wildcards included, with real ports: `udp:0.0.0.0:5060`.
+    pub(crate) fn as_configured(&self) -> &[String] {
+        &self.as_configured
+    }
+
+    /// Transport, own and public address of each group.
+    pub(crate) fn bound(&self) -> impl Iterator<Item = (ListenerTransport, SocketAddr, &str)> {
+        self.groups.iter().map(|group| (group.transport, group.local, group.public.as_str()))
+    }
+
+    /// Duplicates of all sockets, and what each is.
+    pub(crate) fn to_pass(&self) -> io::Result<(Vec<PassedSocket>, Vec<OwnedFd>)> {
+        let mut passed = Vec::new();
+        let mut descriptors = Vec::new();
+        for (listener, group) in (0..).zip(&self.groups) {
+            for (worker, socket) in (0..).zip(&group.sockets) {
+                passed.push(PassedSocket {
+                    listener,
+                    worker,
+                    transport: group.transport,
+                    local: group.local,
+                    public: group.public.clone(),
+                });
+                descriptors.push(socket.try_clone()?);
+            }
+        }
+        Ok((passed, descriptors))
+    }
+
+    /// Closes the sockets; the ports may be lost to others.
+    pub(crate) fn close(&mut self) {
+        for group in &mut self.groups {
+            group.sockets.clear();
+        }
+    }
+
+    /// Binds again what was closed.
+    pub(crate) fn reopen(&mut self) -> Result<(), UpError> {
+        for group in &mut self.groups {
+            if group.sockets.is_empty() {
+                group.sockets =
+                    bind_group(group.transport, group.local, self.workers).map_err(|source| {
+                        refused(self.name.as_str(), group.transport, group.local, source)
+                    })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn transports(listen: &Listen) -> impl Iterator<Item = ListenerTransport> + use<> {
+    let udp = listen.transports.udp().then_some(ListenerTransport::Udp);
+    let tcp = listen.transports.tcp().then_some(ListenerTransport::Tcp);
+    udp.into_iter().chain(tcp)
+}
+
+type Bound = Vec<(ListenerTransport, SocketAddr, Vec<OwnedFd>)>;
+
+/// All sockets of one `listen` entry, and the port they share.
+fn bind_listen(edge: &str, listen: &Listen, workers: u16) -> Result<(u16, Bound), UpError> {
+    let wildcard = listen.address.ip();
+    let addresses = concrete(edge, wildcard)?;
+    if listen.address.port() != 0 {
+        let port = listen.address.port();
+        return Ok((port, bind_port(edge, listen, &addresses, port, workers)?));
+    }
+    for _ in 0..PORT_ATTEMPTS {
+        let first = SocketAddr::new(addresses[0], 0);
+        let transport = transports(listen).next().unwrap_or(ListenerTransport::Udp);
+        let port = free_port(transport, first)
+            .map_err(|source| refused(edge, transport, first, source))?;
+        match bind_port(edge, listen, &addresses, port, workers) {
+            // Free for the first transport and address does not mean free for all.
+            Err(UpError::AddressInUse { .. }) => {}
+            other => return Ok((port, other?)),
+        }
+    }
+    Err(UpError::NoFreePort { edge: edge.to_owned(), address: wildcard })
+}
+
+fn bind_port(
+    edge: &str,
+    listen: &Listen,
+    addresses: &[IpAddr],
+    port: u16,
+    workers: u16,
+) -> Result<Bound, UpError> {
+    let mut bound = Vec::new();
+    for address in addresses {
+        for transport in transports(listen) {
+            let local = SocketAddr::new(*address, port);
+            match bind_group(transport, local, workers) {
+                Ok(sockets) => bound.push((transport, local, sockets)),
+                // An address that came with a wildcard and is just going away, or not usable yet.
+                Err(error)
+                    if error.kind() == io::ErrorKind::AddrNotAvailable && addresses.len() > 1 =>
+                {
+                    tracing::warn!(edge, %local, "not listening there: {error}");
+                }
+                Err(source) => return Err(refused(edge, transport, local, source)),
+            }
+        }
+    }
+    Ok(bound)
+}
+
+/// The addresses that `address` stands for: itself, or those of all interfaces.
+fn concrete(edge: &str, address: IpAddr) -> Result<Vec<IpAddr>, UpError> {
+    if !address.is_unspecified() {
+        return Ok(vec![address]);
+    }
+    let mut addresses = transport::local_addresses()?;
+    addresses.retain(|local| local.is_ipv4() == address.is_ipv4());
+    if addresses.is_empty() {
+        return Err(UpError::NoAddress { edge: edge.to_owned(), address });
+    }
+    Ok(addresses)
+}
+
+fn refused(
+    edge: &str,
+    transport: ListenerTransport,
+    address: SocketAddr,
+    source: io::Error,
+) -> UpError {
+    let edge = edge.to_owned();
+    match source.kind() {
+        io::ErrorKind::AddrInUse => UpError::AddressInUse { edge, transport, address },
+        _ => UpError::Bind { edge, transport, address, source },
+    }
+}
+
+fn free_port(transport: ListenerTransport, address: SocketAddr) -> io::Result<u16> {
+    let socket = open(transport, address)?;
+    socket.bind(&address.into())?;
+    let local = socket.local_addr()?.as_socket();
+    Ok(local.map_or(0, |local| local.port()))
+}
+
+fn bind_group(
+    transport: ListenerTransport,
+    local: SocketAddr,
+    workers: u16,
+) -> io::Result<Vec<OwnedFd>> {
+    let mut sockets = Vec::new();
+    for worker in 0..workers.max(1) {
+        let socket = open(transport, local)?;
+        if worker > 0 {
+            socket.set_reuse_port(true)?;
+        }
+        socket.bind(&local.into())?;
+        socket.set_reuse_port(true)?;
+        sockets.push(socket);
+    }
+    if transport == ListenerTransport::Tcp {
+        for socket in &sockets {
+            socket.listen(BACKLOG)?;
+        }
+    }
+    Ok(sockets.into_iter().map(OwnedFd::from).collect())
+}
+
+fn open(transport: ListenerTransport, address: SocketAddr) -> io::Result<Socket> {
+    let (socket_type, protocol) = match transport {
+        ListenerTransport::Udp => (Type::DGRAM, Protocol::UDP),
+        ListenerTransport::Tcp => (Type::STREAM, Protocol::TCP),
+    };
+    let socket = Socket::new(Domain::for_address(address), socket_type, Some(protocol))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    if transport == ListenerTransport::Tcp {
+        // Connections of the last run that linger in TIME_WAIT are no listeners.
+        socket.set_reuse_address(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests;

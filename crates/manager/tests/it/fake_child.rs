@@ -1,0 +1,117 @@
+//! A child without SIP: says hello, is ready, notes what it is told in `DIR/NAME.notes`, ends when told.
+//!
+//! It runs as the test [`runs`] of this binary, started by the manager with the variables below set; in an
+//! ordinary test run they are not, and it does nothing.
+
+use std::collections::HashMap;
+use std::env;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::net::UdpSocket;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command as Program, exit};
+use std::sync::mpsc;
+use std::thread;
+
+use manager::ChildStart;
+use topology::protocol::{Command, Hello};
+use topology::server::{Event, Subscription};
+use topology::{ListenerTransport, ProcessName, ProcessState, ProcessType};
+
+const NAME: &str = "FAKE_CHILD_NAME";
+const SOCKET: &str = "FAKE_CHILD_SOCKET";
+const BEHAVIOUR: &str = "FAKE_CHILD_BEHAVIOUR";
+
+/// The command line that makes this test binary a fake child.
+pub(crate) fn program(start: &ChildStart, behaviour: &str) -> Program {
+    let mut program = Program::new(env::current_exe().unwrap());
+    program
+        .args(["--exact", "fake_child::runs", "--nocapture"])
+        .env(NAME, start.name.as_str())
+        .env(SOCKET, &start.socket)
+        .env(BEHAVIOUR, behaviour);
+    program
+}
+
+#[test]
+fn runs() {
+    let Ok(name) = env::var(NAME) else {
+        return;
+    };
+    let socket = PathBuf::from(env::var(SOCKET).unwrap());
+    let behaviour = env::var(BEHAVIOUR).unwrap();
+    if behaviour == "dies" {
+        exit(1);
+    }
+    let process_type =
+        if name.starts_with("edge") { ProcessType::Edge } else { ProcessType::Container };
+    let hello = Hello { name: ProcessName::new(&name), process_type, pid: std::process::id() };
+    let (welcome, descriptors, subscription) = Subscription::connect(&socket, hello).unwrap();
+    assert_eq!(descriptors.len(), welcome.sockets.len());
+    for (passed, descriptor) in welcome.sockets.iter().zip(descriptors) {
+        if passed.transport == ListenerTransport::Udp {
+            answer_with(name.clone(), descriptor);
+        }
+    }
+    subscription.ready().unwrap();
+    let (sender, events) = mpsc::channel();
+    subscription.spawn(move |event| sender.send(event).unwrap());
+    live(&Notes::new(&welcome.directory, &name), &behaviour, &events);
+    exit(0);
+}
+
+fn live(notes: &Notes, behaviour: &str, events: &mpsc::Receiver<Event>) {
+    let mut states: HashMap<ProcessName, ProcessState> = HashMap::new();
+    for event in events {
+        match event {
+            Event::View(view) => {
+                for process in view.processes {
+                    if states.insert(process.name.clone(), process.state) != Some(process.state) {
+                        notes.write(&format!("{} {}", process.name, process.state));
+                    }
+                }
+            }
+            Event::Command(Command::Drain { .. }) => {
+                notes.write("told drain");
+                let edge = notes.path.to_string_lossy().contains("edge");
+                if !edge && behaviour != "stubborn" {
+                    return;
+                }
+            }
+            Event::Command(Command::Stop) => {
+                notes.write("told stop");
+                if behaviour != "stubborn" {
+                    return;
+                }
+            }
+            Event::ManagerGone => return,
+        }
+    }
+}
+
+fn answer_with(name: String, descriptor: OwnedFd) {
+    let socket = UdpSocket::from(descriptor);
+    socket.set_nonblocking(false).unwrap();
+    thread::spawn(move || {
+        let mut question = [0; 64];
+        while let Ok((_, asker)) = socket.recv_from(&mut question) {
+            socket.send_to(name.as_bytes(), asker).unwrap();
+        }
+    });
+}
+
+struct Notes {
+    path: PathBuf,
+}
+
+impl Notes {
+    fn new(directory: &Path, name: &str) -> Notes {
+        Notes { path: directory.join(format!("{name}.notes")) }
+    }
+
+    fn write(&self, note: &str) {
+        let mut file = OpenOptions::new().append(true).create(true).open(&self.path).unwrap();
+        file.write_all(format!("{note}\n").as_bytes()).unwrap();
+    }
+}
