@@ -1,0 +1,251 @@
+//! Every command, option and help text, in one place.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use config::Listen;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   done
+  1   not done; stderr says why and what to do next
+  2   the command line is wrong
+  64  the configuration is refused
+  69  the node is not up";
+
+/// Calls and sessions outlast the servers they run on: SIP edge, registrar and application platform.
+#[derive(Debug, Parser)]
+#[command(name = "outlast", version, after_help = EXIT_CODES)]
+pub(crate) struct CommandLine {
+    /// Directory of the node
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "OUTLAST_DIR",
+        default_value = "outlast-node"
+    )]
+    pub(crate) dir: PathBuf,
+
+    #[command(subcommand)]
+    pub(crate) task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Task {
+    /// Run a node in the foreground; the first run writes a working outlast.toml
+    #[command(after_help = EXIT_CODES)]
+    Up(UpWishes),
+    /// Show the node's processes
+    #[command(after_help = EXIT_CODES)]
+    Status {
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Start a process that is down, and wait until it serves
+    #[command(after_help = EXIT_CODES)]
+    Start {
+        /// The process, for example container1
+        name: String,
+    },
+    /// Drain and stop a process, and leave it down
+    #[command(after_help = EXIT_CODES)]
+    Stop {
+        /// The process, for example container1
+        name: String,
+    },
+    /// Drain, stop and start a process, and wait until it serves again
+    #[command(after_help = EXIT_CODES)]
+    Restart {
+        /// The process, for example container1
+        name: String,
+    },
+    /// Accounts: who may register and call (works with the node up or down)
+    #[command(subcommand, after_help = EXIT_CODES)]
+    User(UserCommand),
+    /// Further identities of an account
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Identity(IdentityCommand),
+    /// List who is registered, and where
+    #[command(after_help = EXIT_CODES)]
+    Registrations {
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Check the configuration file
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Config(ConfigCommand),
+    /// What the manager starts
+    #[command(subcommand, hide = true)]
+    Process(Child),
+}
+
+/// Output for programs.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Json {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Who reads the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reader {
+    Person,
+    Program,
+}
+
+impl From<Json> for Reader {
+    fn from(json: Json) -> Reader {
+        if json.json { Reader::Program } else { Reader::Person }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpWishes {
+    /// Where SIP listens, UDP and TCP; port 0 takes any free one
+    ///
+    /// The first run writes it into outlast.toml (not given: 0.0.0.0:5060). Later it
+    /// overrides the first edge's addresses for this run.
+    #[arg(long, value_name = "ADDR:PORT", verbatim_doc_comment)]
+    pub(crate) sip: Option<Listen>,
+    /// A domain to serve; may be repeated
+    ///
+    /// The first run writes it into outlast.toml (not given: localhost). Later it
+    /// overrides the configured domains for this run.
+    #[arg(long, value_name = "DOMAIN", value_parser = config::domain_name, verbatim_doc_comment)]
+    pub(crate) domain: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum UserCommand {
+    /// Add an account with one private and one public identity of its name
+    Add {
+        /// For example alice@example.com
+        #[arg(value_name = "NAME@DOMAIN")]
+        name: String,
+        /// May be repeated; not given: user
+        #[arg(long = "role", value_name = "ROLE", value_parser = role)]
+        roles: Vec<String>,
+        #[command(flatten)]
+        password: PasswordStdin,
+    },
+    /// List the accounts
+    List {
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Show one account
+    Show {
+        /// For example alice@example.com
+        #[arg(value_name = "NAME@DOMAIN")]
+        name: String,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Change an account's password
+    Passwd {
+        /// For example alice@example.com
+        #[arg(value_name = "NAME@DOMAIN")]
+        name: String,
+        #[command(flatten)]
+        password: PasswordStdin,
+    },
+    /// Remove an account and its identities
+    Remove {
+        /// For example alice@example.com
+        #[arg(value_name = "NAME@DOMAIN")]
+        name: String,
+    },
+}
+
+/// Passwords come by no other way: a command line is seen by every user of the machine.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct PasswordStdin {
+    /// Read the password from standard input, one line
+    #[arg(long, required = true)]
+    pub(crate) password_stdin: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum IdentityCommand {
+    /// Add an address to register and be called by, or with --private a name to log in with
+    Add {
+        /// For example alice@example.com
+        #[arg(value_name = "ACCOUNT")]
+        account: String,
+        /// For example sales@example.com
+        #[arg(value_name = "NAME@DOMAIN")]
+        identity: String,
+        /// A private identity: a further name to log in with
+        #[arg(long, requires = "password_stdin")]
+        private: bool,
+        /// Read the private identity's password from standard input, one line
+        #[arg(long, requires = "private")]
+        password_stdin: bool,
+    },
+    /// Remove an identity from an account
+    Remove {
+        /// For example alice@example.com
+        #[arg(value_name = "ACCOUNT")]
+        account: String,
+        /// For example sales@example.com
+        #[arg(value_name = "NAME@DOMAIN")]
+        identity: String,
+        /// A private identity
+        #[arg(long)]
+        private: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Check outlast.toml: every error with its line; exit code 64 when it is refused
+    Check,
+}
+
+/// A process of a node; everything else it gets from the manager.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Child {
+    /// Talks to phones
+    Edge(ChildArguments),
+    /// Runs the registrar
+    Container(ChildArguments),
+    /// Looks at every record of a store that is not in use
+    Verify {
+        #[arg(long)]
+        store: PathBuf,
+    },
+}
+
+/// A role is a plain word: lists of them are shown with spaces between.
+fn role(text: &str) -> Result<String, &'static str> {
+    let fits = (1..=32).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err("needs 1 to 32 letters, digits, '-', '_' or '.', for example \"admin\"")
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChildArguments {
+    #[arg(long)]
+    pub(crate) name: String,
+    /// The manager's socket
+    #[arg(long)]
+    pub(crate) socket: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+}

@@ -1,0 +1,105 @@
+//! Why a command was not carried out, and the exit code that says so.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use config::ConfigError;
+use manager::UpError;
+
+/// A failed command: what its operator reads on stderr.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The configuration is refused.
+    Config(ConfigError),
+    /// No manager answers in the node's directory.
+    NotUp {
+        /// The node's directory.
+        directory: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Everything else.
+    Other(anyhow::Error),
+}
+
+/// `EX_USAGE` of sysexits.h, which `config check` is documented to give.
+const CONFIGURATION_REFUSED: u8 = 64;
+
+/// `EX_UNAVAILABLE` of sysexits.h.
+const NODE_NOT_UP: u8 = 69;
+
+impl Failure {
+    /// See `--help`.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self {
+            Failure::Config(ConfigError::Refused { .. }) => ExitCode::from(CONFIGURATION_REFUSED),
+            Failure::NotUp { .. } => ExitCode::from(NODE_NOT_UP),
+            Failure::Config(ConfigError::Unreadable { .. } | ConfigError::Unwritable { .. })
+            | Failure::Other(_) => ExitCode::FAILURE,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Config(error) => write!(f, "{error}"),
+            Failure::NotUp { directory, source } => {
+                let directory = directory.display();
+                write!(
+                    f,
+                    "no node runs in {directory} ({source}); start it with: outlast up --dir {directory}"
+                )
+            }
+            Failure::Other(error) => f.write_str(&with_causes(error)),
+        }
+    }
+}
+
+/// The error and its causes on one line. Many of our errors tell their cause in their own text: not twice.
+pub(crate) fn with_causes(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |told, cause| {
+        let cause = cause.to_string();
+        match told.as_str() {
+            "" => cause,
+            told if told.contains(&cause) => told.to_owned(),
+            told => format!("{told}: {cause}"),
+        }
+    })
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Failure {
+        Failure::Config(error)
+    }
+}
+
+impl From<UpError> for Failure {
+    fn from(error: UpError) -> Failure {
+        Failure::Other(error.into())
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Failure {
+        Failure::Other(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn causes_are_told_once() {
+        let source = io::Error::other("disk on fire");
+        // Tells its cause in its own text, and as its source.
+        let error = UpError::Spawn { name: topology::ProcessName::new("edge1"), source };
+        let told = Err::<(), _>(error).context("no start").expect_err("it is one");
+        assert_eq!(with_causes(&told), "no start: edge1: disk on fire");
+    }
+}

@@ -1,0 +1,53 @@
+//! The binary: command line and wiring, nothing else.
+//!
+//! [`command_line`] says which commands there are; each has a module that carries it out with the crates
+//! that know how. `outlast up` is the manager of a node; it starts this same binary again as
+//! `outlast process …` ([`process`]) for each edge and container.
+
+mod command_line;
+mod config_check;
+mod control;
+mod failure;
+mod identity;
+mod log_file;
+mod output;
+mod process;
+mod recovery;
+mod registrations;
+mod status;
+mod stores;
+mod up;
+mod user;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use command_line::{CommandLine, ConfigCommand, Task};
+use failure::Failure;
+
+fn main() -> ExitCode {
+    let command_line = CommandLine::parse();
+    match carry_out(command_line) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::error(&failure);
+            failure.exit_code()
+        }
+    }
+}
+
+fn carry_out(command_line: CommandLine) -> Result<(), Failure> {
+    let directory = command_line.dir;
+    match command_line.task {
+        Task::Up(wishes) => up::up(&directory, &wishes),
+        Task::Status { json } => status::status(&directory, json.into()),
+        Task::Start { name } => control::start(&directory, name),
+        Task::Stop { name } => control::stop(&directory, name),
+        Task::Restart { name } => control::restart(&directory, name),
+        Task::User(command) => user::user(&directory, command),
+        Task::Identity(command) => identity::identity(&directory, command),
+        Task::Registrations { json } => registrations::registrations(&directory, json.into()),
+        Task::Config(ConfigCommand::Check) => config_check::check(&directory),
+        Task::Process(child) => process::run(child),
+    }
+}

@@ -1,0 +1,71 @@
+//! What commands print: results on stdout, as a table for people or JSON for programs; errors on stderr.
+
+use std::io::{self, Write as _};
+
+use serde::Serialize;
+
+use crate::failure::Failure;
+
+/// Prints a line on stdout. Who closed the pipe wants no more: that is not an error.
+pub(crate) fn line(text: &str) {
+    let mut stdout = io::stdout().lock();
+    let _ = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
+}
+
+/// Prints the failure on stderr, which may be closed as well.
+pub(crate) fn error(failure: &Failure) {
+    let _ = writeln!(io::stderr().lock(), "outlast: {failure}");
+}
+
+/// Prints a remark on stderr.
+pub(crate) fn remark(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "outlast: {text}");
+}
+
+/// Prints a value as JSON on one line.
+pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string(value).map_err(anyhow::Error::from)?;
+    line(&text);
+    Ok(())
+}
+
+/// Prints rows in columns as wide as their widest cell.
+pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) {
+    for row in columns(head, rows) {
+        line(&row);
+    }
+}
+
+/// What phones sent may hold anything: control characters, which could command the operator's terminal, are shown
+/// as `�`.
+fn columns(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
+    let head = head.iter().map(ToString::to_string).collect();
+    let printable = |cell: &String| cell.replace(char::is_control, "\u{fffd}");
+    let rows = rows.iter().map(|row| row.iter().map(printable).collect());
+    let rows: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
+    let aligned = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<String>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(aligned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned_and_command_no_terminal() {
+        let row = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
+        let rows = [row(["alice", "sip:a@192.0.2.1"]), row(["bär\u{1b}[2J", ""])];
+        assert_eq!(
+            columns(&["NAME", "CONTACT"], &rows),
+            ["NAME     CONTACT", "alice    sip:a@192.0.2.1", "bär\u{fffd}[2J"]
+        );
+    }
+}

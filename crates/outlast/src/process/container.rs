@@ -1,0 +1,181 @@
+//! A container with the registrar as its application: opens the stores, passes the manager's events on.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use config::{DigestAlgorithm, NodeConfig};
+use container::server::{Server, ServerHandle, ServerSettings};
+use container::shard::ShardSettings;
+use container::transactions::TransactionSettings;
+use registrar::Registrar;
+use registrar::bindings::Policy;
+use sip::digest::Algorithm;
+use sip::transaction::Timers;
+use state::Store;
+use tokio::sync::{Notify, mpsc};
+use topology::TopologyView;
+use topology::protocol::Command;
+use topology::server::Event;
+use tracing::info;
+
+use super::{Joined, snapshots};
+use crate::stores;
+
+/// Events of the manager that wait for the container; more wait in the socket.
+const EVENTS_MAX: usize = 16;
+
+/// How often the registrar is asked for duties (keeping NATs open).
+const TICK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// For a handler, and for a commit. The registrar works on a local store: what takes longer hangs, and holds up
+/// the acknowledgements of its link.
+const HANDLER_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// Two phones that register one address-of-record at a time conflict once or twice, never so often.
+const COMMIT_CONFLICTS_MAX: u32 = 8;
+
+/// Open transactions of one container, a large message counting as several: enough for its core, few enough (about
+/// 1 GB, with up to twice as many answered ones) for its memory. Past it new requests are answered 503.
+const TRANSACTIONS_MAX: usize = 200_000;
+
+/// Contacts of one address-of-record; more are refused.
+const CONTACTS_MAX: usize = 10;
+
+pub(super) fn run(joined: Joined) -> anyhow::Result<()> {
+    let directory = joined.welcome.directory.clone();
+    let state = stores::open_state(&directory)?;
+    let accounts: Arc<dyn Store> = Arc::new(stores::open_accounts(&directory)?);
+    snapshots::take_regularly(state.clone(), stores::snapshots(&directory));
+    let state: Arc<dyn Store> = Arc::new(state);
+    let registrar = Registrar::new(
+        registrar_settings(&joined.config, &joined.welcome.view),
+        Arc::clone(&state),
+        accounts,
+        &joined.welcome.keys,
+    )?;
+    let settings = server_settings(&joined)?;
+    stores::runtime()?.block_on(serve(joined, settings, state, registrar))
+}
+
+async fn serve(
+    joined: Joined,
+    settings: ServerSettings,
+    state: Arc<dyn Store>,
+    registrar: Registrar,
+) -> anyhow::Result<()> {
+    let (server, handle) = Server::bind(settings, state, Arc::new(registrar))?;
+    handle.view(joined.welcome.view).await;
+    joined.subscription.ready()?;
+    let (sender, events) = mpsc::channel(EVENTS_MAX);
+    joined.subscription.spawn(move |event| {
+        // The container has ended by itself: nobody needs the event.
+        let _ = sender.blocking_send(event);
+    });
+    let at_once = Arc::new(Notify::new());
+    tokio::spawn(follow(events, handle, Arc::clone(&at_once)));
+    tokio::select! {
+        () = server.run() => {}
+        () = at_once.notified() => info!("ending at once"),
+    }
+    Ok(())
+}
+
+/// Passes the manager's events on.
+async fn follow(mut events: mpsc::Receiver<Event>, handle: ServerHandle, at_once: Arc<Notify>) {
+    while let Some(event) = events.recv().await {
+        match event {
+            Event::View(view) => handle.view(view).await,
+            Event::Command(Command::Drain { .. }) => handle.stop().await,
+            Event::Command(Command::Stop) | Event::ManagerGone => at_once.notify_one(),
+        }
+    }
+}
+
+fn server_settings(joined: &Joined) -> anyhow::Result<ServerSettings> {
+    let welcome = &joined.welcome;
+    let link_path =
+        welcome.link.clone().ok_or_else(|| anyhow::anyhow!("the manager named no link socket"))?;
+    Ok(ServerSettings {
+        shard: ShardSettings {
+            name: joined.name.clone(),
+            incarnation: welcome.incarnation,
+            node: welcome.node.clone(),
+            keys: welcome.keys.clone(),
+            transactions: TransactionSettings {
+                timers: Timers::default(),
+                transactions_max: TRANSACTIONS_MAX,
+            },
+            commit_conflicts_max: COMMIT_CONFLICTS_MAX,
+        },
+        link_path,
+        heartbeat_interval: joined.config.heartbeat.interval,
+        tick_interval: TICK_INTERVAL,
+        handler_time_max: HANDLER_TIME_MAX,
+        stop_time_max: joined.config.container.drain_timeout,
+    })
+}
+
+fn registrar_settings(config: &NodeConfig, view: &TopologyView) -> registrar::Settings {
+    let settings = registrar::Settings::for_domains(&config.registrar.domains);
+    registrar::Settings {
+        authenticate: config.registrar.authenticate,
+        algorithms: config.registrar.algorithms.iter().map(algorithm).collect(),
+        own_hosts: own_hosts(view),
+        policy: Policy {
+            expires_min: config.registrar.expires_min,
+            expires_default: config.registrar.expires_default,
+            expires_max: config.registrar.expires_max,
+            contacts_max: CONTACTS_MAX,
+        },
+        ..settings
+    }
+}
+
+fn algorithm(configured: &DigestAlgorithm) -> Algorithm {
+    match configured {
+        DigestAlgorithm::Md5 => Algorithm::Md5,
+        DigestAlgorithm::Sha256 => Algorithm::Sha256,
+        DigestAlgorithm::Sha512_256 => Algorithm::Sha512_256,
+    }
+}
+
+/// The hosts by which phones may call the node itself: own and public ones of every edge.
+fn own_hosts(view: &TopologyView) -> Vec<String> {
+    let addresses = || view.edges().flat_map(|edge| &edge.addresses);
+    let own = addresses().map(|address| match address.own.ip() {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+    });
+    let public = addresses().map(|address| without_port(&address.public).to_owned());
+    let mut hosts: Vec<String> = own.chain(public).collect();
+    hosts.sort();
+    hosts.dedup();
+    hosts
+}
+
+/// `host:port` or `host`, an IPv6 address in brackets (which stay).
+fn without_port(public: &str) -> &str {
+    match public.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => host,
+        Some(_) | None => public,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn public_addresses_lose_their_port_only() {
+        for (public, host) in [
+            ("sip.example.com", "sip.example.com"),
+            ("sip.example.com:5060", "sip.example.com"),
+            ("192.0.2.1:5060", "192.0.2.1"),
+            ("[2001:db8::1]:5060", "[2001:db8::1]"),
+            ("[2001:db8::1]", "[2001:db8::1]"),
+        ] {
+            assert_eq!(without_port(public), host);
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! An edge: the manager's welcome becomes its settings and sockets, the manager's events become its own.
+
+use std::sync::mpsc;
+
+use config::{NodeConfig, PeerTransport};
+use edge::forward::NatTraversal;
+use edge::server::EdgeSocket;
+use edge::{Peer, Settings};
+use topology::protocol::Command;
+use topology::server::Event;
+use topology::{HeartbeatSettings, ListenerTransport, ProcessName};
+use tracing::info;
+use transport::Transport;
+use transport::tcp::TcpLimits;
+
+use super::Joined;
+
+/// Events of the manager that wait for the edge; more wait in the socket.
+const EVENTS_MAX: usize = 16;
+
+pub(super) fn run(joined: Joined) -> anyhow::Result<()> {
+    let settings = settings(&joined);
+    let sockets = joined
+        .welcome
+        .sockets
+        .into_iter()
+        .zip(joined.sockets)
+        .map(|(passed, socket)| EdgeSocket {
+            worker: passed.worker,
+            transport: match passed.transport {
+                ListenerTransport::Udp => Transport::Udp,
+                ListenerTransport::Tcp => Transport::Tcp,
+            },
+            public: passed.public,
+            socket,
+        })
+        .collect();
+    let reporter = joined.subscription.reporter()?;
+    let (sender, events) = mpsc::sync_channel(EVENTS_MAX);
+    joined.subscription.spawn(move |event| {
+        if let Some(event) = edge_event(event) {
+            // An edge that has ended by itself needs no event.
+            let _ = sender.send(event);
+        }
+    });
+    edge::run(settings, sockets, joined.welcome.view, &events, move || {
+        // A manager that has gone ends the edge by its own event.
+        let _ = reporter.ready();
+    })?;
+    Ok(())
+}
+
+fn edge_event(event: Event) -> Option<edge::server::Event> {
+    match event {
+        Event::View(view) => Some(edge::server::Event::View(view)),
+        // New calls end at the containers, which drain as well; what they still answer must pass.
+        Event::Command(Command::Drain { .. }) => {
+            info!("draining: passing on what the containers finish");
+            None
+        }
+        Event::Command(Command::Stop) | Event::ManagerGone => Some(edge::server::Event::Stop),
+    }
+}
+
+fn settings(joined: &Joined) -> Settings {
+    let config = &joined.config;
+    Settings {
+        name: joined.name.clone(),
+        incarnation: joined.welcome.incarnation,
+        keys: joined.welcome.keys.clone(),
+        nat_traversal: if config.edge.nat_traversal { NatTraversal::On } else { NatTraversal::Off },
+        heartbeat: HeartbeatSettings {
+            interval: config.heartbeat.interval,
+            allowed_miss_count: config.heartbeat.allowed_miss_count,
+        },
+        peers: peers(config),
+        tcp: tcp_limits(config),
+    }
+}
+
+fn peers(config: &NodeConfig) -> Vec<Peer> {
+    config
+        .peer
+        .iter()
+        .map(|peer| Peer {
+            name: ProcessName::new(&peer.name),
+            transport: match peer.transport {
+                PeerTransport::Udp => Transport::Udp,
+                PeerTransport::Tcp => Transport::Tcp,
+            },
+            address: peer.address,
+            weight: peer.weight,
+        })
+        .collect()
+}
+
+fn tcp_limits(config: &NodeConfig) -> TcpLimits {
+    let tcp = config.edge.tcp;
+    TcpLimits {
+        connections_max: tcp.connections_max as usize,
+        connections_per_remote_max: tcp.connections_per_address_max as usize,
+        unwritten_bytes_max: tcp.unwritten_bytes_max as usize,
+        connect_timeout: tcp.connect_timeout,
+        message_timeout: tcp.message_timeout,
+        write_timeout: tcp.write_timeout,
+        idle_timeout: tcp.idle_timeout,
+        ..TcpLimits::default()
+    }
+}

@@ -1,0 +1,79 @@
+//! `outlast status`: the node's processes as its manager sees them.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use topology::protocol::{Answer, Request};
+use topology::{EdgeAddress, ProcessEntry};
+
+use crate::command_line::Reader;
+use crate::control::{ask, unexpected};
+use crate::failure::Failure;
+use crate::output;
+
+pub(crate) fn status(directory: &Path, reader: Reader) -> Result<(), Failure> {
+    let view = match ask(directory, Request::Status)? {
+        Answer::Status(view) => view,
+        other @ (Answer::Done | Answer::Refused { .. }) => return Err(unexpected(&other)),
+    };
+    match reader {
+        Reader::Program => output::json(&view),
+        Reader::Person => {
+            output::line(&format!("node {}", view.node));
+            let rows: Vec<Vec<String>> = view.processes.iter().map(row).collect();
+            output::table(&["NAME", "TYPE", "STATE", "PID", "RESTARTS", "ADDRESSES"], &rows);
+            Ok(())
+        }
+    }
+}
+
+fn row(process: &ProcessEntry) -> Vec<String> {
+    vec![
+        process.name.to_string(),
+        process.process_type.to_string(),
+        process.state.to_string(),
+        process.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
+        process.restarts.to_string(),
+        addresses(&process.addresses),
+    ]
+}
+
+/// Each address once, with its transports: `udp+tcp:192.0.2.1:5060`.
+fn addresses(all: &[EdgeAddress]) -> String {
+    let mut grouped: Vec<(SocketAddr, Vec<String>)> = Vec::new();
+    for address in all {
+        let transport = address.transport.to_string();
+        match grouped.iter_mut().find(|(own, _)| *own == address.own) {
+            Some((_, transports)) => transports.push(transport),
+            None => grouped.push((address.own, vec![transport])),
+        }
+    }
+    let shown: Vec<String> = grouped
+        .into_iter()
+        .map(|(own, transports)| format!("{}:{own}", transports.join("+")))
+        .collect();
+    shown.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use topology::ListenerTransport::{Tcp, Udp};
+
+    use super::*;
+
+    #[test]
+    fn an_address_is_shown_once_with_its_transports() {
+        let address = |transport, own: &str| EdgeAddress {
+            transport,
+            own: own.parse().unwrap(),
+            public: own.to_owned(),
+        };
+        let all = [
+            address(Udp, "127.0.0.1:5060"),
+            address(Tcp, "127.0.0.1:5060"),
+            address(Tcp, "[::1]:5070"),
+        ];
+        assert_eq!(addresses(&all), "udp+tcp:127.0.0.1:5060 tcp:[::1]:5070");
+    }
+}

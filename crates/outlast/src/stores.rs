@@ -1,0 +1,67 @@
+//! The node's two stores: where they lie and how they are opened, alike in every process.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use registrar::AccountStore;
+use state::engine::embedded::{Durability, EmbeddedStore, Options};
+
+use crate::failure::Failure;
+
+const STATE: &str = "state";
+
+/// Bindings and set-up records: fast, and the last second may be lost with the machine's power.
+pub(crate) fn open_state(directory: &Path) -> anyhow::Result<EmbeddedStore> {
+    open(directory, STATE, Durability::Relaxed)
+}
+
+/// Accounts: on the disk before a command says done.
+pub(crate) fn open_accounts(directory: &Path) -> anyhow::Result<EmbeddedStore> {
+    open(directory, "accounts", Durability::EveryCommit)
+}
+
+fn open(directory: &Path, name: &str, durability: Durability) -> anyhow::Result<EmbeddedStore> {
+    let path = directory.join(name);
+    let options = Options { durability, ..Options::default() };
+    EmbeddedStore::open(&path, options)
+        .with_context(|| format!("the store {} cannot be opened", path.display()))
+}
+
+/// Where the state lies.
+pub(crate) fn state(directory: &Path) -> std::path::PathBuf {
+    directory.join(STATE)
+}
+
+/// Where snapshots of the state lie.
+pub(crate) fn snapshots(directory: &Path) -> std::path::PathBuf {
+    directory.join("snapshots")
+}
+
+/// Runs a command on the account store, whether the node is up or down.
+pub(crate) fn with_accounts<T>(
+    directory: &Path,
+    command: impl AsyncFnOnce(AccountStore) -> Result<T, registrar::AccountError>,
+) -> Result<T, Failure> {
+    must_exist(directory)?;
+    let store = open_accounts(directory)?;
+    let accounts = AccountStore::new(Arc::new(store));
+    let runtime = runtime()?;
+    Ok(runtime.block_on(command(accounts)).map_err(anyhow::Error::from)?)
+}
+
+/// A misspelt directory is told, not created.
+pub(crate) fn must_exist(directory: &Path) -> anyhow::Result<()> {
+    if !directory.is_dir() {
+        bail!(
+            "there is no node at {dir}; create one with: outlast up --dir {dir}, or name another with --dir",
+            dir = directory.display()
+        );
+    }
+    Ok(())
+}
+
+/// The runtime of a command, a container or the manager: one thread.
+pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")
+}

@@ -1,0 +1,152 @@
+//! `outlast up`: the node's manager, in the foreground.
+
+use std::cell::Cell;
+use std::env;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Context as _;
+use config::{FirstRun, NodeConfig};
+use manager::{ChildStart, Options, RestartPolicy, Serving};
+use tracing::{info, warn};
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::command_line::UpWishes;
+use crate::failure::{Failure, with_causes};
+use crate::{output, recovery, stores};
+
+pub(crate) fn up(directory: &Path, wishes: &UpWishes) -> Result<(), Failure> {
+    let path = directory.join(config::FILE_NAME);
+    let is_first_run = !path.exists();
+    let mut config =
+        if is_first_run { first_run(directory, &path, wishes)? } else { config::load(&path)? };
+    tracing_subscriber::fmt()
+        .with_max_level(level(&config))
+        .with_writer(io::stderr)
+        .with_target(false)
+        .init();
+    if is_first_run {
+        info!(file = %path.display(), "first run: wrote the configuration");
+    } else {
+        override_for_this_run(&mut config, wishes);
+    }
+
+    let executable = env::current_exe().context("the path of this program")?;
+    let child = move |start: &ChildStart| {
+        let mut command = Command::new(&executable);
+        command
+            .args(["process", start.process_type.as_str(), "--name"])
+            .arg(start.name.as_str())
+            .arg("--socket")
+            .arg(&start.socket);
+        command
+    };
+    let options = Options {
+        directory: directory.to_owned(),
+        config,
+        restart: RestartPolicy::default(),
+        child: Box::new(child),
+        // The whole chain of causes as one text.
+        before_start: Box::new(|node| {
+            recovery::before_start(node).map_err(|error| with_causes(&error).into())
+        }),
+        after_stop: Box::new(|node| {
+            recovery::after_stop(node).map_err(|error| with_causes(&error).into())
+        }),
+    };
+    let has_served = Cell::new(false);
+    let ran = stores::runtime()?.block_on(manager::run(options, |serving| {
+        has_served.set(true);
+        output::line(&ready_line(serving));
+    }));
+    if ran.is_err() && is_first_run && !has_served.get() {
+        // Wishes that did not work (a taken port, say) shall not be the configuration from now on.
+        match fs::remove_file(&path) {
+            Ok(()) => info!(file = %path.display(), "removed it again"),
+            Err(error) => warn!(file = %path.display(), %error, "remove it before the next try"),
+        }
+    }
+    Ok(ran?)
+}
+
+/// Writes `outlast.toml` with what was wished.
+fn first_run(directory: &Path, path: &Path, wishes: &UpWishes) -> Result<NodeConfig, Failure> {
+    DirBuilder::new().recursive(true).mode(0o700).create(directory).with_context(|| {
+        format!("{} cannot be created; choose another with --dir", directory.display())
+    })?;
+    let default = FirstRun::default();
+    let first_run = FirstRun {
+        listen: wishes.sip.map_or(default.listen, |sip| vec![sip]),
+        domains: if wishes.domain.is_empty() { default.domains } else { wishes.domain.clone() },
+    };
+    Ok(config::first_run(path, &first_run)?)
+}
+
+/// The file stays as it is; the flags hold for this run, and the log says so.
+fn override_for_this_run(config: &mut NodeConfig, wishes: &UpWishes) {
+    if let Some(sip) = wishes.sip
+        && let Some(edge) = config.edge.instances.first_mut()
+        && edge.listen != [sip]
+    {
+        warn!(edge = edge.name, %sip, "--sip overrides edge.instances.listen for this run");
+        edge.listen = vec![sip];
+    }
+    if !wishes.domain.is_empty() && wishes.domain != config.registrar.domains {
+        warn!(domains = ?wishes.domain, "--domain overrides registrar.domains for this run");
+        config.registrar.domains.clone_from(&wishes.domain);
+    }
+}
+
+/// `outlast ready sip=udp:ADDR:PORT,tcp:ADDR:PORT node=… pid=…`, each further edge as `sip.NAME=…`.
+fn ready_line(serving: &Serving) -> String {
+    let mut words = vec!["outlast ready".to_owned()];
+    for (number, (name, addresses)) in serving.edges.iter().enumerate() {
+        let addresses = addresses.join(",");
+        words.push(match number {
+            0 => format!("sip={addresses}"),
+            _ => format!("sip.{name}={addresses}"),
+        });
+    }
+    words.push(format!("node={}", serving.node));
+    words.push(format!("pid={}", std::process::id()));
+    words.join(" ")
+}
+
+/// The configured level as tracing's.
+pub(crate) fn level(config: &NodeConfig) -> LevelFilter {
+    match config.log.level {
+        config::LogLevel::Error => LevelFilter::ERROR,
+        config::LogLevel::Warn => LevelFilter::WARN,
+        config::LogLevel::Info => LevelFilter::INFO,
+        config::LogLevel::Debug => LevelFilter::DEBUG,
+        config::LogLevel::Trace => LevelFilter::TRACE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ready_line_names_the_first_edge_as_sip_and_the_others_by_name() {
+        let edge = |name: &str, port: u16| {
+            let addresses = vec![format!("udp:127.0.0.1:{port}"), format!("tcp:127.0.0.1:{port}")];
+            (name.to_owned(), addresses)
+        };
+        let serving = Serving {
+            node: "node1".to_owned(),
+            edges: vec![edge("edge1", 5060), edge("edge2", 5070)],
+        };
+        assert_eq!(
+            ready_line(&serving),
+            format!(
+                "outlast ready sip=udp:127.0.0.1:5060,tcp:127.0.0.1:5060 \
+                 sip.edge2=udp:127.0.0.1:5070,tcp:127.0.0.1:5070 node=node1 pid={}",
+                std::process::id()
+            )
+        );
+    }
+}

@@ -1,0 +1,369 @@
+//! A node under test: the real `outlast` binary on a temporary directory and ports that the system gave.
+//!
+//! A [`Node`] ends with its value: its manager is killed by its process id, and every process of a node
+//! ends with its manager.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Deserialize;
+
+use crate::{binary, wait};
+
+/// How long a node may take to serve; a debug build on a busy machine needs a part of it.
+const READY_LIMIT: Duration = Duration::from_secs(30);
+/// How long an orderly stop may take.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+/// How long any other command may take, a stop of one process that drains among them.
+const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+
+/// What a node is started with.
+#[derive(Debug, Clone)]
+pub struct NodeOptions {
+    /// Text of `outlast.toml`; `None` leaves it to the first run of `outlast up`.
+    pub config: Option<String>,
+    /// Arguments of `outlast up` beside `--dir`.
+    pub arguments: Vec<String>,
+}
+
+impl NodeOptions {
+    /// `outlast up` with these arguments beside `--dir`, and no configuration written before it.
+    pub fn arguments(arguments: &[&str]) -> Self {
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        Self { config: None, arguments }
+    }
+}
+
+impl Default for NodeOptions {
+    /// First run on free ports of the loopback.
+    fn default() -> Self {
+        Self::arguments(&["--sip", "127.0.0.1:0", "--domain", "example.com"])
+    }
+}
+
+/// One process as `outlast status --json` shows it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct ProcessStatus {
+    /// Name, for example `container1`.
+    pub name: String,
+    /// Process type: `edge` or `container`.
+    #[serde(rename = "type")]
+    pub process_type: String,
+    /// Process id while it runs.
+    pub pid: Option<i32>,
+    /// `starting`, `ready`, `draining`, `hung`, `backoff`, `stopping` or `down`.
+    pub state: String,
+    /// Restarts since the node came up.
+    pub restarts: u64,
+}
+
+/// Answer of `outlast status --json`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct NodeStatus {
+    /// The node's name.
+    pub node: String,
+    /// Its processes.
+    pub processes: Vec<ProcessStatus>,
+}
+
+/// A running node.
+#[derive(Debug)]
+pub struct Node {
+    directory: tempfile::TempDir,
+    manager: Child,
+    ready_line: String,
+    ready_after: Duration,
+}
+
+impl Node {
+    /// Starts a node and waits for its ready line.
+    ///
+    /// # Panics
+    /// When it does not become ready, with what it wrote to stderr.
+    pub fn start(options: &NodeOptions) -> Node {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        Self::start_in(directory, options)
+    }
+
+    /// Starts a node on a directory that exists already, for example of a node that was stopped.
+    ///
+    /// # Panics
+    /// Like [`Node::start`].
+    pub fn start_in(directory: tempfile::TempDir, options: &NodeOptions) -> Node {
+        let stderr = File::create(directory.path().join("manager.stderr"))
+            .expect("the directory is writable");
+        Self::start_with_stderr(directory, options, stderr)
+    }
+
+    /// Starts a node whose manager writes to `stderr`, for example a terminal; [`Node::manager_log`] is
+    /// empty then.
+    ///
+    /// # Panics
+    /// Like [`Node::start`].
+    pub fn start_with_stderr(
+        directory: tempfile::TempDir,
+        options: &NodeOptions,
+        stderr: File,
+    ) -> Node {
+        if let Some(config) = &options.config {
+            std::fs::write(directory.path().join("outlast.toml"), config)
+                .expect("the directory is writable");
+        }
+        let started = Instant::now();
+        let mut manager = Command::new(binary::outlast())
+            .arg("up")
+            .arg("--dir")
+            .arg(directory.path())
+            .args(&options.arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            .spawn()
+            .expect("the outlast binary starts");
+        let stdout = manager.stdout.take().expect("stdout is piped");
+        let (sender, receiver) = mpsc::sync_channel(1);
+        std::thread::spawn(move || {
+            let mut lines = BufReader::new(stdout).lines();
+            // The receiver is gone when the test gave up: nothing to tell then.
+            let _ = sender.send(lines.next().and_then(Result::ok));
+            lines.for_each(drop);
+        });
+        let ready_line = receiver.recv_timeout(READY_LIMIT).ok().flatten();
+        let mut node =
+            Node { directory, manager, ready_line: String::new(), ready_after: started.elapsed() };
+        match ready_line {
+            Some(line) if line.starts_with("outlast ready ") => node.ready_line = line,
+            // The drop tells the logs.
+            other => panic!("the node is not ready after {:?}: {other:?}", node.ready_after),
+        }
+        node
+    }
+
+    /// Time from the start of the process to its ready line.
+    pub fn ready_after(&self) -> Duration {
+        self.ready_after
+    }
+
+    /// The line `outlast ready sip=udp:ADDR:PORT,tcp:ADDR:PORT …`.
+    pub fn ready_line(&self) -> &str {
+        &self.ready_line
+    }
+
+    /// The first SIP address of a transport, `"udp"` or `"tcp"`, as the ready line tells it.
+    ///
+    /// # Panics
+    /// When the ready line has none of that transport.
+    pub fn sip(&self, transport: &str) -> SocketAddr {
+        self.sip_addresses(transport)
+            .first()
+            .copied()
+            .unwrap_or_else(|| panic!("no {transport} address in {:?}", self.ready_line))
+    }
+
+    /// Every SIP address of a transport that the ready line tells.
+    pub fn sip_addresses(&self, transport: &str) -> Vec<SocketAddr> {
+        self.ready_line
+            .split_whitespace()
+            .find_map(|word| word.strip_prefix("sip="))
+            .into_iter()
+            .flat_map(|list| list.split(','))
+            .filter_map(|entry| entry.strip_prefix(transport)?.strip_prefix(':'))
+            .map(|address| address.parse().expect("the ready line has addresses"))
+            .collect()
+    }
+
+    /// The node's directory.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Process id of the manager.
+    pub fn manager_pid(&self) -> i32 {
+        i32::try_from(self.manager.id()).expect("process ids are small")
+    }
+
+    /// What the manager wrote to stderr so far.
+    pub fn manager_log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("manager.stderr")).unwrap_or_default()
+    }
+
+    /// What a process wrote to its log so far.
+    pub fn process_log(&self, name: &str) -> String {
+        let path = self.directory.path().join("log").join(format!("{name}.log"));
+        std::fs::read_to_string(path).unwrap_or_default()
+    }
+
+    /// What the manager and every process wrote so far.
+    pub fn log(&self) -> String {
+        let mut text = format!("--- manager\n{}", self.manager_log());
+        for entry in std::fs::read_dir(self.directory.path().join("log")).into_iter().flatten() {
+            let Ok(entry) = entry else { continue };
+            let log = std::fs::read(entry.path()).unwrap_or_default();
+            text += &format!("--- {}\n", entry.path().display());
+            text += &String::from_utf8_lossy(&log);
+        }
+        text
+    }
+
+    /// Runs `outlast ARGUMENTS --dir DIR` and waits for its end.
+    pub fn outlast(&self, arguments: &[&str]) -> Output {
+        outlast_in(self.directory.path(), arguments, b"")
+    }
+
+    /// Adds an account by the command that an operator uses.
+    ///
+    /// # Panics
+    /// When the command refuses.
+    pub fn add_user(&self, name_at_domain: &str, password: &str) {
+        let output = outlast_in(
+            self.directory.path(),
+            &["user", "add", name_at_domain, "--password-stdin"],
+            password.as_bytes(),
+        );
+        assert!(output.status.success(), "user add: {output:?}");
+    }
+
+    /// `outlast status --json`.
+    ///
+    /// # Panics
+    /// When the manager does not answer.
+    pub fn status(&self) -> NodeStatus {
+        let output = self.outlast(&["status", "--json"]);
+        assert!(output.status.success(), "status: {output:?}");
+        serde_json::from_slice(&output.stdout).expect("status --json is JSON")
+    }
+
+    /// `outlast registrations --json`.
+    ///
+    /// # Panics
+    /// When the command fails.
+    pub fn registrations(&self) -> Vec<serde_json::Value> {
+        let output = self.outlast(&["registrations", "--json"]);
+        assert!(output.status.success(), "registrations: {output:?}");
+        serde_json::from_slice(&output.stdout).expect("registrations --json is JSON")
+    }
+
+    /// One process of the node.
+    ///
+    /// # Panics
+    /// When there is none of that name.
+    pub fn process(&self, name: &str) -> ProcessStatus {
+        let status = self.status();
+        status
+            .processes
+            .iter()
+            .find(|process| process.name == name)
+            .cloned()
+            .unwrap_or_else(|| panic!("no process {name} in {status:?}"))
+    }
+
+    /// Process ids of the processes that run, without the manager's.
+    pub fn pids(&self) -> Vec<i32> {
+        self.status().processes.iter().filter_map(|process| process.pid).collect()
+    }
+
+    /// Sends a signal to a process of this node by its process id.
+    ///
+    /// # Panics
+    /// When the process does not run.
+    pub fn signal(&self, name: &str, signal: Signal) {
+        let pid = self.process(name).pid.expect("the process runs");
+        kill_process(Pid::from_raw(pid).expect("a process id"), signal)
+            .unwrap_or_else(|error| panic!("{signal:?} to {name} ({pid}): {error}"));
+    }
+
+    /// Kills a process with SIGKILL and waits until another life of it is ready.
+    pub fn kill_and_wait_ready(&self, name: &str) {
+        let before = self.process(name).pid;
+        self.signal(name, Signal::KILL);
+        wait::until(&format!("{name} to be ready again"), READY_LIMIT, || {
+            match self.process(name) {
+                process if process.state == "ready" && process.pid != before => Ok(()),
+                process => Err(process),
+            }
+        });
+    }
+
+    /// Kills the manager with SIGKILL, and nobody else.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn kill_manager(&mut self) {
+        self.manager.kill().expect("the manager runs");
+    }
+
+    /// Stops the node in an orderly way and gives its directory back, for another start.
+    ///
+    /// # Panics
+    /// When it does not end within the limit, or not with exit code 0.
+    pub fn stop(mut self) -> tempfile::TempDir {
+        let pid = Pid::from_raw(self.manager_pid()).expect("a process id");
+        kill_process(pid, Signal::TERM).expect("the manager runs");
+        let status = wait::until("the orderly stop", STOP_LIMIT, || {
+            self.manager.try_wait().expect("the manager is our child").ok_or("still running")
+        });
+        assert_eq!(
+            (status.code(), status.signal()),
+            (Some(0), None),
+            "orderly stop; log:\n{}",
+            self.manager_log()
+        );
+        std::mem::replace(&mut self.directory, tempfile::tempdir().expect("a temporary directory"))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // Already gone after an orderly stop: both calls are harmless then.
+        let _ = self.manager.kill();
+        let _ = self.manager.wait();
+        if std::thread::panicking() {
+            eprintln!("{}", self.log());
+        }
+    }
+}
+
+/// Runs `outlast ARGUMENTS --dir DIR` with `input` on stdin and waits for its end.
+///
+/// # Panics
+/// When it does not end within a minute; it is killed then.
+pub fn outlast_in(directory: &Path, arguments: &[&str], input: &[u8]) -> Output {
+    let mut child = Command::new(binary::outlast())
+        .args(arguments)
+        .arg("--dir")
+        .arg(directory)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the outlast binary starts");
+    // A command that reads no input may be gone before this write.
+    let _ = child.stdin.take().expect("stdin is piped").write_all(input);
+    let pid = Pid::from_child(&child);
+    let (sender, ended) = mpsc::sync_channel(1);
+    std::thread::spawn(move || {
+        // The receiver is gone when the limit is over: nothing to tell then.
+        let _ = sender.send(child.wait_with_output());
+    });
+    match ended.recv_timeout(COMMAND_LIMIT) {
+        Ok(output) => output.expect("our child can be waited for"),
+        Err(_) => {
+            // Not waited for yet, so the id is still its own.
+            let _ = kill_process(pid, Signal::KILL);
+            panic!("outlast {arguments:?} still runs after {COMMAND_LIMIT:?}");
+        }
+    }
+}
+
+/// Whether a process runs; a zombie does not.
+pub fn lives(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| !rest.starts_with('Z')))
+}

@@ -1,0 +1,16 @@
+//! End-to-end tests on real processes and real sockets, and the rules of the house.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
+
+mod calls;
+mod flows;
+mod forking;
+mod hangs;
+mod hostile_input;
+mod kills;
+mod peers;
+mod registration;
+mod sipp_peer;
+mod tidy;
+mod two_edges;
+mod world;
