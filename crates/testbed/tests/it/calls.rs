@@ -1,8 +1,8 @@
 //! Calls between our phones: over every pair of transports, hung up by either side, cancelled, refused.
 
+use phone::{LineTransport, Phone, PhoneError};
 use sip::{HeaderName, Method};
 use testbed::node::Node;
-use testbed::phone::{LineTransport, Phone, PhoneError};
 
 use crate::world;
 
@@ -12,7 +12,7 @@ const BOTH: [LineTransport; 2] = [LineTransport::Udp, LineTransport::Tcp];
 async fn established<'p>(
     caller: &'p Phone,
     callee: &'p mut Phone,
-) -> (testbed::phone::Call<'p>, testbed::phone::Call<'p>) {
+) -> (phone::Call<'p>, phone::Call<'p>) {
     let uri = callee.uri();
     let calling = async {
         let mut invitation = caller.call(0, &uri).await?;

@@ -1,7 +1,7 @@
 //! Phones that hold two flows to two edges (RFC 5626): one dies, calls come by the other.
 
+use phone::{LineTransport, Phone};
 use testbed::node::Node;
-use testbed::phone::{LineTransport, Phone};
 
 use crate::world::{self, DOMAIN, PASSWORD};
 

@@ -1,6 +1,6 @@
 //! One identity, several phones: parallel forking, order by q, and the winner takes it (RFC 3261 §16.7).
 
-use testbed::phone::{LineTransport, PhoneError};
+use phone::{LineTransport, PhoneError};
 
 use crate::world;
 

@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use phone::{LineTransport, Phone};
 use rustix::process::{Pid, Signal, kill_process};
 use sip::{HeaderName, Message, Method, ResponseBuilder};
 use testbed::crowd;
 use testbed::node::Node;
-use testbed::phone::{LineTransport, Phone};
 use testbed::wait;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use phone::{LineTransport, Phone};
 use sip::framer::{self, Frame, StreamFramer};
 use sip::{HeaderName, Message, Method, RequestBuilder, ResponseBuilder};
 use testbed::node::Node;
-use testbed::phone::{LineTransport, Phone};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::mpsc;

@@ -1,9 +1,9 @@
 //! Registration through edge, link, container and registrar into the store, and back.
 
+use phone::{LineTransport, Phone, PhoneError};
 use serde_json::json;
 use sip::HeaderName;
 use testbed::node::{Node, NodeOptions};
-use testbed::phone::{LineTransport, Phone, PhoneError};
 
 use crate::world::{self, DOMAIN, PASSWORD};
 

@@ -1,7 +1,7 @@
 //! SIPp, a peer that we did not write, registers and calls through the edge: UDP and TCP, both ways.
 
+use phone::LineTransport;
 use testbed::node::Node;
-use testbed::phone::LineTransport;
 use testbed::sipp::{Scenario, Sipp, SippTransport, free_port};
 
 use crate::world::{self, DOMAIN, PASSWORD};

@@ -27,6 +27,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("container", &["sip", "transport", "topology", "state"]),
     ("registrar", &["sip", "container", "state", "topology", "transport"]),
     ("manager", &["config", "topology", "transport"]),
+    ("phone", &["sip"]),
     ("testbed", &["sip"]),
     (
         "outlast",

@@ -1,7 +1,7 @@
 //! Two edges, and a load balancer without stickiness: the datagrams of each transaction go over both.
 
+use phone::{LineTransport, Phone};
 use sip::Method;
-use testbed::phone::{LineTransport, Phone};
 
 use crate::world::{self, DOMAIN, PASSWORD};
 

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
+use phone::{LineTransport, Phone};
 use testbed::node::{Node, NodeOptions};
-use testbed::phone::{LineTransport, Phone};
 
 pub(crate) const DOMAIN: &str = "example.com";
 pub(crate) const PASSWORD: &str = "correct-horse";

@@ -1,4 +1,4 @@
-//! A request and the responses to it: the client transaction of the test phone (RFC 3261 §17.1).
+//! A request and the responses to it: the client transaction of the phone (RFC 3261 §17.1).
 //!
 //! Over UDP the request is sent again with doubling intervals until a response comes (an INVITE: until any
 //! response; others: until a final one). A non-2xx final response to an INVITE is acknowledged here.
@@ -11,8 +11,8 @@ use sip::{HeaderName, Message, Method};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::line::transaction_key;
-use super::{Identity, Line, LineTransport, PATIENCE, PhoneError};
+use crate::line::transaction_key;
+use crate::{Identity, Line, LineTransport, PATIENCE, PhoneError};
 
 /// T1, RFC 3261 §17.1.1.1.
 const T1: Duration = Duration::from_millis(500);
@@ -34,7 +34,7 @@ pub struct Exchange<'p> {
 }
 
 impl<'p> Exchange<'p> {
-    pub(super) async fn start(line: &'p Line, request: Bytes) -> Result<Exchange<'p>, PhoneError> {
+    pub(crate) async fn start(line: &'p Line, request: Bytes) -> Result<Exchange<'p>, PhoneError> {
         let message = Message::parse(request.clone()).expect("the phone writes SIP");
         let key = transaction_key(&message).expect("the phone writes a Via with a branch");
         let (sender, responses) = mpsc::channel(RESPONSES);
@@ -126,7 +126,7 @@ impl Drop for Exchange<'_> {
 }
 
 /// The response when it is 2xx, the refusal otherwise.
-pub(super) fn expect_success(method: Method<'_>, response: Message) -> Result<Message, PhoneError> {
+pub(crate) fn expect_success(method: Method<'_>, response: Message) -> Result<Message, PhoneError> {
     match response.status() {
         Some(200..=299) => Ok(response),
         status => Err(PhoneError::Refused {
@@ -138,7 +138,7 @@ pub(super) fn expect_success(method: Method<'_>, response: Message) -> Result<Me
 }
 
 /// Header name and value that answer the first challenge of a 401 or 407 that we can (RFC 8760 §2.4).
-pub(super) fn answer_challenge(
+pub(crate) fn answer_challenge(
     identity: &Identity,
     response: &Message,
     method: &[u8],
@@ -152,7 +152,7 @@ pub(super) fn answer_challenge(
         Login { username: identity.user.as_bytes(), password: identity.password.as_bytes() };
     let challenges = response.fields(challenge);
     // The nonce is new with every challenge, so its count starts over.
-    let (_, value) = digest::answer(challenges, login, method, uri.as_bytes(), b"testbed", 1)
+    let (_, value) = digest::answer(challenges, login, method, uri.as_bytes(), b"phone", 1)
         .map_err(|error| PhoneError::Challenge(error.to_string()))?;
     Ok((answer, String::from_utf8_lossy(&value).into_owned()))
 }

@@ -5,8 +5,8 @@ use sip::{HeaderName, Message, Method, NameAddr, ResponseBuilder};
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant, timeout};
 
-use super::exchange::{answer_challenge, expect_success};
-use super::{Arrived, Draft, Exchange, LineTransport, PATIENCE, Phone, PhoneError};
+use crate::exchange::{answer_challenge, expect_success};
+use crate::{Arrived, Draft, Exchange, LineTransport, PATIENCE, Phone, PhoneError};
 
 /// Requests of one call that wait to be looked at.
 const CALL_INBOX_LENGTH: usize = 64;
@@ -25,7 +25,7 @@ pub struct Invitation<'p> {
 }
 
 impl<'p> Invitation<'p> {
-    pub(super) async fn send(
+    pub(crate) async fn send(
         phone: &'p Phone,
         line: usize,
         uri: &str,
@@ -145,7 +145,7 @@ pub struct Ringing<'p> {
 }
 
 impl<'p> Ringing<'p> {
-    pub(super) fn new(phone: &'p Phone, arrived: Arrived) -> Ringing<'p> {
+    pub(crate) fn new(phone: &'p Phone, arrived: Arrived) -> Ringing<'p> {
         let (sender, inbox) = mpsc::channel(CALL_INBOX_LENGTH);
         let call_id = arrived.request.call_id().map(Bytes::copy_from_slice).unwrap_or_default();
         let tag =

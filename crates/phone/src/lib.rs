@@ -1,4 +1,4 @@
-//! A small SIP phone for tests: registers, calls, answers, cancels, and holds several flows.
+//! A small SIP phone for tests and for the demo: registers, calls, answers, cancels, and holds several flows.
 //!
 //! It does what a well-behaved phone does (retransmits over UDP, answers retransmissions from memory,
 //! acknowledges every 2xx again, RFC 3261 §17 and §13.2.2.4) and counts what arrives, so that a test can say

@@ -1,6 +1,6 @@
 //! One flow between a phone and an edge: a socket, a task that reads it, and where each message goes.
 //!
-//! Responses go to the [`Exchange`](super::Exchange) that waits for them, requests in a dialog to their call,
+//! Responses go to the [`Exchange`](crate::Exchange) that waits for them, requests in a dialog to their call,
 //! all others to the phone's inbox; a request that came before gets its stored answer again.
 
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 
-use super::{Arrived, LineTransport, PhoneError, Shared};
+use crate::{Arrived, LineTransport, PhoneError, Shared};
 
 /// Messages that wait to be written; a phone of a test never has more.
 const OUTBOX_LENGTH: usize = 1_024;
@@ -31,7 +31,7 @@ pub struct Line {
 }
 
 impl Line {
-    pub(super) async fn open(
+    pub(crate) async fn open(
         index: usize,
         transport: LineTransport,
         edge: SocketAddr,
@@ -82,14 +82,14 @@ impl Line {
     }
 
     /// The Contact URI of a user on this line.
-    pub(super) fn contact_uri(&self, user: &str) -> String {
+    pub(crate) fn contact_uri(&self, user: &str) -> String {
         match self.transport {
             LineTransport::Udp => format!("sip:{user}@{}", self.local),
             LineTransport::Tcp => format!("sip:{user}@{};transport=tcp", self.local),
         }
     }
 
-    pub(super) fn shared(&self) -> &Shared {
+    pub(crate) fn shared(&self) -> &Shared {
         &self.shared
     }
 
@@ -103,7 +103,7 @@ impl Line {
     }
 
     /// Sends a response and keeps it for retransmissions of its request.
-    pub(super) async fn answer(
+    pub(crate) async fn answer(
         &self,
         request: &Message,
         response: Bytes,
@@ -125,7 +125,7 @@ impl Drop for Line {
 }
 
 /// Branch and method of a request; `None` when it has no usable Via.
-pub(super) fn transaction_key(request: &Message) -> Option<(Bytes, Bytes)> {
+pub(crate) fn transaction_key(request: &Message) -> Option<(Bytes, Bytes)> {
     let branch = request.top_via().ok()?.branch()?.to_vec();
     let method = request.method()?.as_bytes().to_vec();
     Some((branch.into(), method.into()))
