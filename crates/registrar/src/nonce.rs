@@ -233,7 +233,7 @@ mod tests {
         let ring = KeyRing::new([7; 32]);
         let nonce = nonces(&ring).issue(AOR, NOW, [1; 8]);
         assert!(is_fresh(&nonces(&ring), &nonce, AOR, NOW));
-        assert!(is_fresh(&nonces(&ring.rotated([8; 32])), &nonce, AOR, NOW));
+        assert!(is_fresh(&nonces(&ring.rotated([8; 32], 0)), &nonce, AOR, NOW));
         assert!(!is_fresh(&nonces(&KeyRing::new([8; 32])), &nonce, AOR, NOW));
     }
 

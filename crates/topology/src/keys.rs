@@ -1,11 +1,16 @@
 //! The node's secrets and the keys derived from them.
 //!
-//! One 32-byte secret (and, after a rotation, the one before it) stands behind every branch,
-//! flow token, owner token and nonce of the node. Each purpose gets its own key, so that a tag made
-//! for one cannot be replayed as another. Tags are made with the current key and accepted under
-//! either; that is what lets keys rotate under living calls. Keyed BLAKE3 throughout.
+//! Two roots of 32 octets stand behind everything that the node MACs. Each purpose gets its own key,
+//! so that a tag made for one cannot be replayed as another. Keyed BLAKE3 throughout.
 //!
-//! The file they rest in: [`mod@file`]. Deliberately absent: when to rotate, which a later issue brings.
+//! - The *lasting* root is never replaced. Branches, loop marks, To tags and the ids of set-ups come from
+//!   it: they must come out the same for a retransmission, for its CANCEL and in a successor, however
+//!   many rotations lie between.
+//! - The *rotating* root signs what strangers hold for longer: flow tokens, owner tokens, nonces. Tags
+//!   are made under the current one and accepted under the one before as well; that is what lets it
+//!   rotate under living calls.
+//!
+//! The file they rest in: [`mod@file`]; when it is time to rotate: [`rotation`].
 
 use std::fmt;
 
@@ -14,38 +19,63 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
 pub mod file;
+pub mod rotation;
 
 /// Octets of a secret and of a derived key.
 pub const SECRET_BYTES: usize = 32;
 
-/// The secrets of a node: the current one and, after a rotation, the one before it.
+/// What is derived from the lasting root; every other purpose rotates.
+const LASTING_PURPOSES: [&str; 3] = ["branch", "setup", "to-tag"];
+
+/// The secrets of a node: the lasting root, the rotating one and, after a rotation, the one before it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "Stored", into = "Stored")]
 pub struct KeyRing {
-    /// Format level of this record; readers refuse what they do not know.
-    format: FormatLevel,
+    lasting: Secret,
     current: Secret,
     previous: Option<Secret>,
+    /// Unix milliseconds at which `current` began to sign; `None` in a ring of format level 1.
+    current_since: Option<u64>,
 }
 
-/// The only format level written so far.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "u8", into = "u8")]
-struct FormatLevel;
+/// The ring as it is written. Level 1, of earlier releases, had neither `lasting` nor `current_since`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    format: u8,
+    #[serde(default)]
+    lasting: Option<Secret>,
+    current: Secret,
+    previous: Option<Secret>,
+    #[serde(default)]
+    current_since: Option<u64>,
+}
 
-impl TryFrom<u8> for FormatLevel {
+/// The level that is written.
+const FORMAT_LEVEL: u8 = 2;
+
+impl TryFrom<Stored> for KeyRing {
     type Error = String;
-    fn try_from(level: u8) -> Result<FormatLevel, String> {
-        match level {
-            1 => Ok(FormatLevel),
-            other => Err(format!("key ring of format level {other}; this release reads level 1")),
+    fn try_from(stored: Stored) -> Result<KeyRing, String> {
+        let Stored { format, lasting, current, previous, current_since } = stored;
+        match (format, lasting) {
+            // Its branches were derived from the current secret: they stay what they are.
+            (1, None) => {
+                Ok(KeyRing { lasting: current.clone(), current, previous, current_since: None })
+            }
+            (2, Some(lasting)) => Ok(KeyRing { lasting, current, previous, current_since }),
+            (1 | 2, _) => Err(format!("not a key ring of format level {format}")),
+            (other, _) => {
+                Err(format!("key ring of format level {other}; this release reads levels 1 and 2"))
+            }
         }
     }
 }
 
-impl From<FormatLevel> for u8 {
-    fn from(_: FormatLevel) -> u8 {
-        1
+impl From<KeyRing> for Stored {
+    fn from(ring: KeyRing) -> Stored {
+        let KeyRing { lasting, current, previous, current_since } = ring;
+        Stored { format: FORMAT_LEVEL, lasting: Some(lasting), current, previous, current_since }
     }
 }
 
@@ -72,22 +102,50 @@ impl From<Secret> for String {
 }
 
 impl KeyRing {
-    /// A ring of one secret.
+    /// A ring whose two roots are one secret, of unknown age.
     pub fn new(secret: [u8; SECRET_BYTES]) -> KeyRing {
-        KeyRing { format: FormatLevel, current: Secret(secret), previous: None }
-    }
-
-    /// The ring after a rotation: `secret` signs, the former current one is still accepted, the one
-    /// before that no longer.
-    pub fn rotated(&self, secret: [u8; SECRET_BYTES]) -> KeyRing {
         KeyRing {
-            format: FormatLevel,
+            lasting: Secret(secret),
             current: Secret(secret),
-            previous: Some(self.current.clone()),
+            previous: None,
+            current_since: None,
         }
     }
 
-    /// The key for one purpose: `"branch"`, `"flow"`, `"owner"`, `"nonce"`.
+    /// A new node's ring; `now` in Unix milliseconds.
+    pub fn made(lasting: [u8; SECRET_BYTES], current: [u8; SECRET_BYTES], now: u64) -> KeyRing {
+        KeyRing { lasting: Secret(lasting), current_since: Some(now), ..KeyRing::new(current) }
+    }
+
+    /// The ring after a rotation at `now` (Unix milliseconds): `secret` signs, the former current one is
+    /// still accepted, the one before that no longer. The lasting root stays.
+    pub fn rotated(&self, secret: [u8; SECRET_BYTES], now: u64) -> KeyRing {
+        KeyRing {
+            lasting: self.lasting.clone(),
+            current: Secret(secret),
+            previous: Some(self.current.clone()),
+            current_since: Some(now),
+        }
+    }
+
+    /// Unix milliseconds at which the current secret began to sign, if that is known.
+    pub fn current_since(&self) -> Option<u64> {
+        self.current_since
+    }
+
+    /// The same ring, its current secret as old as `since` (Unix milliseconds) if its age was unknown.
+    #[must_use]
+    pub fn dated(self, since: u64) -> KeyRing {
+        KeyRing { current_since: self.current_since.or(Some(since)), ..self }
+    }
+
+    /// Whether a secret before the current one is still accepted.
+    pub fn has_previous(&self) -> bool {
+        self.previous.is_some()
+    }
+
+    /// The key for one purpose: `"branch"`, `"setup"`, `"to-tag"` of the lasting root; `"flow"`,
+    /// `"owner"`, `"nonce"` and whatever else of the rotating one.
     pub fn derive(&self, purpose: &str) -> Key {
         let derive = |secret: &Secret| {
             let mut context = blake3::Hasher::new_derive_key("outlast 2026 key ring v1");
@@ -97,6 +155,9 @@ impl KeyRing {
             context.update(&secret.0);
             *context.finalize().as_bytes()
         };
+        if LASTING_PURPOSES.contains(&purpose) {
+            return Key { current: derive(&self.lasting), previous: None };
+        }
         Key { current: derive(&self.current), previous: self.previous.as_ref().map(derive) }
     }
 }
@@ -183,9 +244,9 @@ mod tests {
     fn a_tag_outlives_one_rotation_and_not_two() {
         let first = KeyRing::new([1; SECRET_BYTES]);
         let tag = first.derive("flow").tag::<16>(b"data");
-        let second = first.rotated([2; SECRET_BYTES]);
+        let second = first.rotated([2; SECRET_BYTES], 0);
         assert!(second.derive("flow").verify(b"data", &tag));
-        let third = second.rotated([3; SECRET_BYTES]);
+        let third = second.rotated([3; SECRET_BYTES], 0);
         assert!(!third.derive("flow").verify(b"data", &tag));
     }
 
@@ -207,12 +268,46 @@ mod tests {
     }
 
     #[test]
+    fn lasting_keys_stay_whatever_rotates() {
+        let first = KeyRing::made([9; SECRET_BYTES], [1; SECRET_BYTES], 0);
+        let later = first.rotated([2; SECRET_BYTES], 1).rotated([3; SECRET_BYTES], 2);
+        for purpose in LASTING_PURPOSES {
+            assert!(first.derive(purpose) == later.derive(purpose), "{purpose}");
+        }
+        for purpose in ["flow", "owner", "nonce"] {
+            assert!(
+                first.derive(purpose).current() != later.derive(purpose).current(),
+                "{purpose}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_ring_of_format_level_1_keeps_its_keys() {
+        let secrets = |secret| String::from(Secret([secret; SECRET_BYTES]));
+        let json =
+            format!(r#"{{"format":1,"current":"{}","previous":"{}"}}"#, secrets(2), secrets(1));
+        let ring: KeyRing = serde_json::from_str(&json).unwrap();
+        let as_before = KeyRing::new([1; SECRET_BYTES]).rotated([2; SECRET_BYTES], 0);
+        assert!(ring.derive("flow") == as_before.derive("flow"));
+        let of_current = KeyRing::new([2; SECRET_BYTES]);
+        assert!(ring.derive("branch") == of_current.derive("branch"));
+        assert_eq!((ring.current_since(), ring.clone().dated(5).current_since()), (None, Some(5)));
+        let written = serde_json::to_string(&ring).unwrap();
+        assert!(written.contains("\"format\":2"), "{written}");
+        assert_eq!(serde_json::from_str::<KeyRing>(&written).unwrap(), ring);
+    }
+
+    #[test]
     fn a_ring_of_another_format_level_is_refused() {
-        let ring = KeyRing::new([1; SECRET_BYTES]).rotated([2; SECRET_BYTES]);
+        let ring =
+            KeyRing::made([9; SECRET_BYTES], [1; SECRET_BYTES], 7).rotated([2; SECRET_BYTES], 8);
         let json = serde_json::to_string(&ring).unwrap();
         assert_eq!(serde_json::from_str::<KeyRing>(&json).unwrap(), ring);
-        let later = json.replace("\"format\":1", "\"format\":2");
+        let later = json.replace("\"format\":2", "\"format\":3");
         let error = serde_json::from_str::<KeyRing>(&later).unwrap_err();
-        assert!(error.to_string().contains("format level 2"), "{error}");
+        assert!(error.to_string().contains("format level 3"), "{error}");
+        let mislabelled = json.replace("\"format\":2", "\"format\":1");
+        assert!(serde_json::from_str::<KeyRing>(&mislabelled).is_err());
     }
 }

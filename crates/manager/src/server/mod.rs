@@ -119,7 +119,7 @@ pub async fn run(mut options: Options, on_serving: impl FnOnce(&Serving)) -> Res
     let directory = NodeDirectory::open(&options.directory, &process_names(&options.config))?;
     raise_descriptor_limit();
     let edges = bind_listeners(&directory, &options.config).await?;
-    let keys = topology::keys::file::load_or_create(&directory.keys())?;
+    let keys = topology::keys::file::load_or_create(&directory.keys(), unix_millis())?;
     let before_start = std::mem::replace(&mut options.before_start, Box::new(|_| Ok(())));
     before_start(directory.path()).map_err(UpError::Hook)?;
     let after_stop = std::mem::replace(&mut options.after_stop, Box::new(|_| Ok(())));
@@ -486,6 +486,12 @@ impl EdgeListeners {
             })
             .collect()
     }
+}
+
+/// The machine's clock, as key rings are dated.
+fn unix_millis() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The path of the manager's socket in a node's directory.

@@ -44,11 +44,12 @@ pub enum KeyFileError {
     Random(getrandom::Error),
 }
 
-/// Reads the ring at `path`, or writes a new one there with mode 0600.
+/// Reads the ring at `path`, or writes a new one there with mode 0600. A ring of an earlier release is
+/// written anew, its current secret as old as `now` (Unix milliseconds).
 ///
 /// # Errors
 /// See [`KeyFileError`]; a damaged or exposed file is never replaced silently.
-pub fn load_or_create(path: &Path) -> Result<KeyRing, KeyFileError> {
+pub fn load_or_create(path: &Path, now: u64) -> Result<KeyRing, KeyFileError> {
     let io_error = |source| KeyFileError::Io { path: path.to_owned(), source };
     match fs::read(path) {
         Ok(bytes) => {
@@ -56,29 +57,57 @@ pub fn load_or_create(path: &Path) -> Result<KeyRing, KeyFileError> {
             if mode & 0o077 != 0 {
                 return Err(KeyFileError::Exposed { path: path.to_owned(), mode });
             }
-            serde_json::from_slice(&bytes)
-                .map_err(|source| KeyFileError::Damaged { path: path.to_owned(), source })
+            let ring: KeyRing = serde_json::from_slice(&bytes)
+                .map_err(|source| KeyFileError::Damaged { path: path.to_owned(), source })?;
+            if ring.current_since().is_some() {
+                return Ok(ring);
+            }
+            let ring = ring.dated(now);
+            write(path, &ring)?;
+            Ok(ring)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let mut secret = [0; SECRET_BYTES];
-            getrandom::fill(&mut secret).map_err(KeyFileError::Random)?;
-            let ring = KeyRing::new(secret);
-            write(path, &ring).map_err(io_error)?;
+            let ring = KeyRing::made(random_secret()?, random_secret()?, now);
+            write(path, &ring)?;
             Ok(ring)
         }
         Err(error) => Err(io_error(error)),
     }
 }
 
-/// Written beside and renamed, so that a crash leaves no half ring.
-fn write(path: &Path, ring: &KeyRing) -> io::Result<()> {
+/// A secret that nobody knows yet.
+///
+/// # Errors
+/// [`KeyFileError::Random`].
+pub fn random_secret() -> Result<[u8; SECRET_BYTES], KeyFileError> {
+    let mut secret = [0; SECRET_BYTES];
+    getrandom::fill(&mut secret).map_err(KeyFileError::Random)?;
+    Ok(secret)
+}
+
+/// Replaces the ring at `path`, mode 0600. Written beside, brought to the disk and renamed, so that neither
+/// a crash nor the loss of power leaves half a ring.
+///
+/// # Errors
+/// [`KeyFileError::Io`]; the file is then as it was.
+pub fn write(path: &Path, ring: &KeyRing) -> Result<(), KeyFileError> {
+    let io_error = |source| KeyFileError::Io { path: path.to_owned(), source };
     let beside = path.with_extension("new");
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-    serde_json::to_writer(&mut file, ring)?;
-    file.write_all(b"\n")?;
-    file.sync_all()?;
-    fs::rename(&beside, path)
+    // One left by a crash may be another's idea of a mode.
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(error)),
+        Ok(()) | Err(_) => {}
+    }
+    let written = || -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+        serde_json::to_writer(&mut file, ring)?;
+        file.write_all(b"\n")?;
+        file.sync_all()?;
+        fs::rename(&beside, path)?;
+        // The new name, too.
+        path.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
+    };
+    written().map_err(io_error)
 }
 
 #[cfg(test)]
@@ -90,11 +119,11 @@ mod tests {
     fn the_ring_is_created_once_and_kept() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("keys.json");
-        let created = load_or_create(&path).unwrap();
-        assert_eq!(load_or_create(&path).unwrap(), created);
+        let created = load_or_create(&path, 1).unwrap();
+        assert_eq!(load_or_create(&path, 1).unwrap(), created);
         let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o600);
-        let other = load_or_create(&directory.path().join("other.json")).unwrap();
+        let other = load_or_create(&directory.path().join("other.json"), 1).unwrap();
         assert!(other != created);
     }
 
@@ -102,14 +131,27 @@ mod tests {
     fn an_exposed_or_damaged_file_is_refused_and_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("keys.json");
-        load_or_create(&path).unwrap();
+        load_or_create(&path, 1).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        let error = load_or_create(&path).unwrap_err();
+        let error = load_or_create(&path, 1).unwrap_err();
         assert!(matches!(error, KeyFileError::Exposed { mode: 0o640, .. }));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(&path, "{").unwrap();
-        let error = load_or_create(&path).unwrap_err();
+        let error = load_or_create(&path, 1).unwrap_err();
         assert!(matches!(error, KeyFileError::Damaged { .. }));
         assert_eq!(fs::read(&path).unwrap(), b"{");
+    }
+
+    #[test]
+    fn a_ring_of_an_earlier_release_is_dated_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys.json");
+        write(&path, &KeyRing::new([1; SECRET_BYTES])).unwrap();
+        let ring = load_or_create(&path, 5).unwrap();
+        assert_eq!(ring.current_since(), Some(5));
+        assert_eq!(load_or_create(&path, 9).unwrap(), ring);
+        let rotated = ring.rotated([2; SECRET_BYTES], 10);
+        write(&path, &rotated).unwrap();
+        assert_eq!(load_or_create(&path, 11).unwrap(), rotated);
     }
 }
