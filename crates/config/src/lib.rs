@@ -26,9 +26,9 @@ pub use first_run::{FirstRun, first_run};
 pub use listen::{Listen, ListenTransports, PublicAddress, domain_name};
 pub use problem::{ConfigError, Problem};
 pub use settings::{
-    ContainerSettings, DigestAlgorithm, EdgeInstance, EdgeSettings, HeartbeatSettings, LogLevel,
-    LogSettings, NodeConfig, NodeSettings, PeerSettings, PeerTransport, RegistrarSettings,
-    TcpSettings,
+    Application, ContainerSettings, DigestAlgorithm, Durability, EdgeInstance, EdgeSettings,
+    HeartbeatSettings, KeysSettings, LogLevel, LogSettings, NodeConfig, NodeSettings, PeerSettings,
+    PeerTransport, RegistrarSettings, StateSettings, TcpSettings,
 };
 
 /// The file's name in the node's directory.

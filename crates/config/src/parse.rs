@@ -10,9 +10,9 @@ use crate::listen::{Listen, domain_name};
 use crate::problem::Problem;
 use crate::reader::{Expected, Reader, Section, integer_in};
 use crate::settings::{
-    ContainerSettings, DigestAlgorithm, EdgeInstance, EdgeSettings, HeartbeatSettings, LogLevel,
-    LogSettings, NodeConfig, NodeSettings, PeerSettings, PeerTransport, RegistrarSettings,
-    TcpSettings,
+    Application, ContainerSettings, DigestAlgorithm, Durability, EdgeInstance, EdgeSettings,
+    HeartbeatSettings, KeysSettings, LogLevel, LogSettings, NodeConfig, NodeSettings, PeerSettings,
+    PeerTransport, RegistrarSettings, StateSettings, TcpSettings,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -27,6 +27,8 @@ const PUBLIC: Expected<'_> = Expected {
 };
 const ALGORITHM: Expected<'_> =
     Expected { needs: "one of MD5, SHA-256, SHA-512-256", example: "\"SHA-256\"" };
+const APPLICATION: Expected<'_> =
+    Expected { needs: "one of registrar, back-to-back", example: "\"registrar\"" };
 const DOMAIN: Expected<'_> =
     Expected { needs: "a domain name or address", example: "\"example.com\"" };
 
@@ -78,10 +80,14 @@ fn node_config(reader: &mut Reader<'_>, mut root: Section<'_>) -> NodeConfig {
             "0 containers and no [[peer]]: nothing would serve; needs 1 or more, for example 2";
         reader.report(container_at, "container.count".to_owned(), message.to_owned());
     }
+    let keys = root.section(reader, "keys");
+    let keys = keys_settings(reader, keys, registrar.expires_max);
+    let state = root.section(reader, "state");
+    let state = state_settings(reader, state);
     let log = root.section(reader, "log");
     let log = log_settings(reader, log);
     root.finish(reader);
-    NodeConfig { node, registrar, heartbeat, container, edge, peer, log }
+    NodeConfig { node, registrar, heartbeat, container, edge, peer, keys, state, log }
 }
 
 /// Process names must differ: they name log files, links and `outlast restart`.
@@ -173,6 +179,7 @@ fn heartbeat_settings(reader: &mut Reader<'_>, mut section: Section<'_>) -> Hear
 
 fn container_settings(reader: &mut Reader<'_>, mut section: Section<'_>) -> ContainerSettings {
     let default = ContainerSettings::default();
+    let at = section.at();
     let settings = ContainerSettings {
         count: section.integer(reader, "count", default.count, 0..=64),
         drain_timeout: section.time(
@@ -180,6 +187,64 @@ fn container_settings(reader: &mut Reader<'_>, mut section: Section<'_>) -> Cont
             "drain_timeout",
             default.drain_timeout,
             Duration::ZERO..=DAY,
+        ),
+        applications: section
+            .texts(reader, "applications", APPLICATION, Application::parse)
+            .unwrap_or(default.applications),
+    };
+    for (number, application) in settings.applications.iter().enumerate() {
+        if settings.applications[..number].contains(application) {
+            let message = "names an application twice".to_owned();
+            reader.report(at, section.key("applications"), message);
+        }
+    }
+    if !settings.applications.contains(&Application::Registrar) {
+        let message = "needs the registrar in it, for example [\"registrar\"]".to_owned();
+        reader.report(at, section.key("applications"), message);
+    }
+    section.finish(reader);
+    settings
+}
+
+fn keys_settings(
+    reader: &mut Reader<'_>,
+    mut section: Section<'_>,
+    expires_max: Duration,
+) -> KeysSettings {
+    let default = KeysSettings::default();
+    let at = section.at();
+    let range = 3_600 * SECOND..=365 * DAY;
+    let rotate_every = section.time(reader, "rotate_every", default.rotate_every, range);
+    if rotate_every < expires_max {
+        // The flow token of a registration is good until the rotation after the next.
+        let shown = |time| humantime::format_duration(time).to_string();
+        let message = format!(
+            "\"{}\" needs to be at least registrar.expires_max = \"{}\": a phone must register again before the \
+             keys that it is reached by are forgotten",
+            shown(rotate_every),
+            shown(expires_max)
+        );
+        reader.report(at, section.key("rotate_every"), message);
+    }
+    section.finish(reader);
+    KeysSettings { rotate_every }
+}
+
+fn state_settings(reader: &mut Reader<'_>, mut section: Section<'_>) -> StateSettings {
+    let default = StateSettings::default();
+    let durability = Expected { needs: "\"normal\" or \"power\"", example: "\"normal\"" };
+    let durability = section.text(reader, "durability", durability, |text| match text {
+        "normal" => Some(Durability::Normal),
+        "power" => Some(Durability::Power),
+        _ => None,
+    });
+    let settings = StateSettings {
+        durability: durability.unwrap_or_default(),
+        snapshot_every: section.time(
+            reader,
+            "snapshot_every",
+            default.snapshot_every,
+            SECOND..=DAY,
         ),
     };
     section.finish(reader);

@@ -27,6 +27,10 @@ pub struct NodeConfig {
     pub edge: EdgeSettings,
     /// `[[peer]]`: plain SIP servers in a container's place. None by default.
     pub peer: Vec<PeerSettings>,
+    /// `[keys]`
+    pub keys: KeysSettings,
+    /// `[state]`
+    pub state: StateSettings,
     /// `[log]`
     pub log: LogSettings,
 }
@@ -100,7 +104,7 @@ pub struct HeartbeatSettings {
 }
 
 /// `[container]`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ContainerSettings {
     /// How many containers the node runs, named `container1`, `container2`, … Default: 2.
@@ -108,6 +112,61 @@ pub struct ContainerSettings {
     /// How long a container that stops may finish what it has before it is killed. Default: 5 s.
     #[serde(with = "time_text")]
     pub drain_timeout: Duration,
+    /// What every container runs; the registrar among it. Default: the registrar.
+    pub applications: Vec<Application>,
+}
+
+/// An application that comes with Outlast.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Application {
+    /// Registers phones and finds them.
+    Registrar,
+    /// Answers a call and makes another in its place: a back-to-back user agent.
+    BackToBack,
+}
+
+impl Application {
+    /// Reads the name used in the file.
+    pub fn parse(name: &str) -> Option<Application> {
+        match name {
+            "registrar" => Some(Application::Registrar),
+            "back-to-back" => Some(Application::BackToBack),
+            _ => None,
+        }
+    }
+}
+
+/// `[keys]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeysSettings {
+    /// The keys of tokens and nonces are replaced this often; those before are accepted until the next
+    /// time. Default: 7 days.
+    #[serde(with = "time_text")]
+    pub rotate_every: Duration,
+}
+
+/// `[state]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StateSettings {
+    /// What survives the loss of power. Default: `normal`.
+    pub durability: Durability,
+    /// Between two snapshots, which a damaged state goes back to. Default: 5 min.
+    #[serde(with = "time_text")]
+    pub snapshot_every: Duration,
+}
+
+/// What of the state survives the loss of power. Nothing is lost with processes either way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// All but the last second; in the worst case, what was there at the last snapshot.
+    #[default]
+    Normal,
+    /// All that was answered: every group of changes is on the disk first.
+    Power,
 }
 
 /// `[edge]`: what all edges of the node have in common, and the edges themselves.
@@ -255,7 +314,23 @@ impl Default for HeartbeatSettings {
 
 impl Default for ContainerSettings {
     fn default() -> ContainerSettings {
-        ContainerSettings { count: 2, drain_timeout: Duration::from_secs(5) }
+        ContainerSettings {
+            count: 2,
+            drain_timeout: Duration::from_secs(5),
+            applications: vec![Application::Registrar],
+        }
+    }
+}
+
+impl Default for KeysSettings {
+    fn default() -> KeysSettings {
+        KeysSettings { rotate_every: Duration::from_secs(7 * 86_400) }
+    }
+}
+
+impl Default for StateSettings {
+    fn default() -> StateSettings {
+        StateSettings { durability: Durability::Normal, snapshot_every: Duration::from_secs(300) }
     }
 }
 

@@ -47,7 +47,7 @@ fn the_examples_behind_the_comments_are_accepted() {
         .lines()
         .map(|line| match line.strip_prefix('#') {
             Some(rest)
-                if rest.starts_with(['[', 'a', 'n', 't', 'w', 'p'])
+                if rest.starts_with(['[', 'a', 'n', 't', 'w', 'p', 'r', 'd', 's'])
                     && rest.contains(['=', '[']) =>
             {
                 format!("{rest}\n")

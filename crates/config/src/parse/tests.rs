@@ -52,7 +52,7 @@ workers = 0
             "outlast.toml:9 heartbeat.allowed_miss_count: -1 needs a whole number from 0 to 100, for example 2",
             "outlast.toml:12 edge.nat_traversal: 1 needs true or false, for example true",
             r#"outlast.toml:13 edge.workers: 0 needs "auto" or a whole number from 1 to 64, for example "auto""#,
-            "outlast.toml:15 colour: unknown; known here: node, registrar, heartbeat, container, edge, peer, log",
+            "outlast.toml:15 colour: unknown; known here: node, registrar, heartbeat, container, edge, peer, keys, state, log",
         ],
     );
 }
@@ -146,6 +146,60 @@ fn registration_times_need_their_order() {
 }
 
 #[test]
+fn applications_are_known_and_the_registrar_is_one() {
+    let text = "[container]\napplications = [\"registrar\", \"back-to-back\"]\n";
+    let applications = parse(text).unwrap().container.applications;
+    assert_eq!(applications, [Application::Registrar, Application::BackToBack]);
+    check(
+        "[container]\napplications = [\"registrar\", \"back-to-bak\"]\n",
+        &[
+            r#"outlast.toml:2 container.applications: "back-to-bak" needs one of registrar, back-to-back, for example "registrar""#,
+        ],
+    );
+    check(
+        "[container]\napplications = [\"back-to-back\", \"back-to-back\"]\n",
+        &[
+            "outlast.toml:1 container.applications: names an application twice",
+            r#"outlast.toml:1 container.applications: needs the registrar in it, for example ["registrar"]"#,
+        ],
+    );
+}
+
+#[test]
+fn keys_outlast_registrations() {
+    assert_eq!(parse("[keys]\nrotate_every = \"7d\"\n").unwrap(), NodeConfig::default());
+    check(
+        "[keys]\nrotate_every = \"59m\"\n",
+        &[
+            r#"outlast.toml:2 keys.rotate_every: "59m" needs a time from 1h to 11months 30days 3h 50m 24s, for example "7days""#,
+        ],
+    );
+    check(
+        "[keys]\nrotate_every = \"1h\"\n",
+        &[
+            r#"outlast.toml:1 keys.rotate_every: "1h" needs to be at least registrar.expires_max = "1day": a phone must register again before the keys that it is reached by are forgotten"#,
+        ],
+    );
+    let text = "[registrar]\nexpires_max = \"1h\"\n[keys]\nrotate_every = \"1h\"\n";
+    assert!(parse(text).is_ok());
+}
+
+#[test]
+fn durability_and_snapshots_are_settings() {
+    let text = "[state]\ndurability = \"power\"\nsnapshot_every = \"30s\"\n";
+    let state = parse(text).unwrap().state;
+    assert_eq!(state.durability, Durability::Power);
+    assert_eq!(state.snapshot_every, Duration::from_secs(30));
+    check(
+        "[state]\ndurability = \"full\"\nsnapshots_every = \"1m\"\n",
+        &[
+            r#"outlast.toml:2 state.durability: "full" needs "normal" or "power", for example "normal""#,
+            "outlast.toml:3 state.snapshots_every: unknown; did you mean snapshot_every?",
+        ],
+    );
+}
+
+#[test]
 fn broken_toml_is_told_with_its_line() {
     let problems = parse("[registrar]\nauthenticate = \n[edge\n").unwrap_err();
     assert!(problems.iter().any(|problem| problem.line == 2), "{problems:?}");
@@ -178,12 +232,15 @@ proptest! {
     }
 }
 
-const KEYS: [(&str, &str); 10] = [
+const KEYS: [(&str, &str); 13] = [
     ("[node]", "name"),
     ("[registrar]", "domains"),
     ("[registrar]", "expires_min"),
     ("[heartbeat]", "interval"),
     ("[container]", "count"),
+    ("[container]", "applications"),
+    ("[keys]", "rotate_every"),
+    ("[state]", "durability"),
     ("[edge]", "workers"),
     ("[edge]", "instances"),
     ("[edge.tcp]", "unwritten_bytes_max"),
