@@ -17,7 +17,7 @@
 
 use std::time::{Duration, Instant};
 
-use topology::protocol::{Answer, Command, Request};
+use topology::protocol::{Answer, Command, NodeStatus, Request};
 use topology::view::{
     EdgeAddress, Incarnation, ProcessEntry, ProcessName, ProcessState, ProcessType, TopologyView,
     WEIGHT_DEFAULT,
@@ -381,12 +381,14 @@ impl ProcessTable {
     ) {
         let (name, goal) = match &request {
             Request::Status => {
-                let answer = Answer::Status(self.view());
+                let answer =
+                    Answer::Status(NodeStatus { view: self.view(), ..NodeStatus::default() });
                 effects.push(Effect::Answer { ticket, answer });
                 return;
             }
             Request::Start { name } => (name, Goal::Up),
-            Request::Stop { name } => (name, Goal::Down),
+            // The deadline and the progress of a drain are not looked at yet: it is a stop.
+            Request::Stop { name } | Request::Drain { name, .. } => (name, Goal::Down),
             Request::Restart { name } => (name, Goal::Restart),
         };
         let refusal = match self.position(name) {

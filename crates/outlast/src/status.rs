@@ -12,15 +12,17 @@ use crate::failure::Failure;
 use crate::output;
 
 pub(crate) fn status(directory: &Path, reader: Reader) -> Result<(), Failure> {
-    let view = match ask(directory, Request::Status)? {
-        Answer::Status(view) => view,
-        other @ (Answer::Done | Answer::Refused { .. }) => return Err(unexpected(&other)),
+    let status = match ask(directory, Request::Status)? {
+        Answer::Status(status) => status,
+        other @ (Answer::Done | Answer::Progress { .. } | Answer::Refused { .. }) => {
+            return Err(unexpected(&other));
+        }
     };
     match reader {
-        Reader::Program => output::json(&view),
+        Reader::Program => output::json(&status),
         Reader::Person => {
-            output::line(&format!("node {}", view.node));
-            let rows: Vec<Vec<String>> = view.processes.iter().map(row).collect();
+            output::line(&format!("node {}", status.view.node));
+            let rows: Vec<Vec<String>> = status.view.processes.iter().map(row).collect();
             output::table(&["NAME", "TYPE", "STATE", "PID", "RESTARTS", "ADDRESSES"], &rows);
             Ok(())
         }

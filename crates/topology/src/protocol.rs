@@ -1,8 +1,10 @@
 //! What is said on the manager's Unix socket (`DIR/run/manager.sock`): one JSON object a line.
 //!
 //! A child says `hello`, gets `welcome` (with its listening sockets as passed descriptors), says
-//! `ready` when it serves, and from then on is pushed views and commands. `outlast status` and the
-//! other commands send one request and get one answer. The socket's directory has mode 0700: who can
+//! `ready` when it serves, and from then on is pushed views, keys and commands, and says `alive` at every
+//! heartbeat interval. A child that lost its manager says `hello` again to the next one, with the life
+//! that it has. `outlast status` and the other commands send one request and get one answer
+//! (a drain: its progress before it). The socket's directory has mode 0700: who can
 //! open it is the node's owner.
 //!
 //! Descriptors (SCM_RIGHTS) come with the octets of the welcome line; when they are more than
@@ -17,7 +19,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::keys::KeyRing;
-use crate::view::{Incarnation, ListenerTransport, ProcessName, ProcessType, TopologyView};
+use crate::view::{
+    Incarnation, ListenerTransport, ProcessName, ProcessState, ProcessType, TopologyView,
+};
 
 /// Longest line. A longer one ends the connection: one of the two ends has a bug.
 pub const LINE_BYTES_MAX: usize = 4 << 20;
@@ -36,6 +40,33 @@ pub enum ToManager {
     Hello(Hello),
     /// The child serves.
     Ready,
+    /// Every serving loop of the child went round since it said so last. At every heartbeat interval.
+    Alive {
+        /// What a drain waits for: a container's set-ups in progress and sessions with a living dialog, an
+        /// edge's open streams.
+        left: u64,
+    },
+    /// A process holds the store's lock for so long that others wait.
+    LockHeld {
+        /// Its process id.
+        holder: u32,
+        /// How long the sender has been waiting, in milliseconds.
+        waited_ms: u64,
+    },
+    /// An edge: a container answers no probes, although its link stands.
+    Unresponsive {
+        /// Which.
+        name: ProcessName,
+        /// Which life of it.
+        incarnation: Incarnation,
+    },
+    /// An edge: it answers probes again.
+    Responsive {
+        /// Which.
+        name: ProcessName,
+        /// Which life of it.
+        incarnation: Incarnation,
+    },
     /// A command's only line.
     Request(Request),
 }
@@ -48,6 +79,8 @@ pub enum FromManager {
     Welcome(Box<Welcome>),
     /// The topology changed.
     View(TopologyView),
+    /// The node's secrets changed: use these from now on.
+    Keys(KeyRing),
     /// What the child shall do.
     Command(Command),
     /// The answer to a [`Request`], or the refusal of a [`Hello`].
@@ -63,6 +96,21 @@ pub struct Hello {
     pub process_type: ProcessType,
     /// Its process id; the manager compares it with the one it spawned.
     pub pid: u32,
+    /// The life that an earlier manager welcomed it to; `None` at its start. Duplicates of its sockets come
+    /// along as descriptors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub life: Option<Life>,
+}
+
+/// What a child that lost its manager tells the next one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Life {
+    /// The incarnation that it was welcomed with.
+    pub incarnation: Incarnation,
+    /// [`ProcessState::Starting`], [`ProcessState::Ready`] or [`ProcessState::Draining`].
+    pub state: ProcessState,
+    /// Edges: what the descriptors are, in their order.
+    pub sockets: Vec<PassedSocket>,
 }
 
 /// All that a child needs to serve. Holds secrets: never logged (its `Debug` leaves them out).
@@ -116,7 +164,7 @@ pub struct PassedSocket {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Command {
-    /// Take nothing new, finish what is open, exit with 0 when nothing is open any more or after
+    /// Take nothing new, keep what is owned, exit with 0 when nothing is left or after
     /// `deadline_ms`. An edge that drains goes on serving what belongs to living transactions and
     /// waits for its [`Command::Stop`].
     Drain {
@@ -155,6 +203,13 @@ pub enum Request {
         /// Which.
         name: ProcessName,
     },
+    /// Like [`Request::Stop`] with another deadline and [`Answer::Progress`] meanwhile.
+    Drain {
+        /// Which.
+        name: ProcessName,
+        /// Milliseconds until it is told to stop with whatever is left.
+        deadline_ms: u64,
+    },
 }
 
 /// What the manager answers.
@@ -162,7 +217,14 @@ pub enum Request {
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     /// To [`Request::Status`].
-    Status(TopologyView),
+    Status(NodeStatus),
+    /// To [`Request::Drain`], about once a second; another answer follows.
+    Progress {
+        /// As in [`ToManager::Alive`].
+        left: u64,
+        /// Milliseconds until the process is told to stop.
+        deadline_in_ms: u64,
+    },
     /// Carried out.
     Done,
     /// Not carried out.
@@ -170,6 +232,36 @@ pub enum Answer {
         /// What is wrong and what to do next, for a person.
         reason: String,
     },
+}
+
+/// What `outlast status --json` prints.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// While one lives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guardian: Option<GuardianStatus>,
+    /// Who answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manager: Option<ManagerStatus>,
+    /// The processes.
+    #[serde(flatten)]
+    pub view: TopologyView,
+}
+
+/// The guardian, as the manager sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuardianStatus {
+    /// Its process id.
+    pub pid: u32,
+}
+
+/// The manager itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManagerStatus {
+    /// Its process id.
+    pub pid: u32,
+    /// How often the node's managers were replaced after a death since the node came up.
+    pub restarts: u32,
 }
 
 /// One line, its end included.

@@ -14,13 +14,18 @@ use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg};
 
+use crate::keys::KeyRing;
 use crate::protocol::{
     Answer, Command, DESCRIPTORS_PER_MESSAGE_MAX, FromManager, Hello, Request, SOCKETS_MAX,
     ToManager, Welcome, encode_line, next_line,
 };
 use crate::view::TopologyView;
+
+mod pulse;
+
+pub use pulse::{Pulse, beat};
 
 /// How long a child waits for its welcome.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
@@ -52,6 +57,8 @@ pub enum ManagerError {
 pub enum Event {
     /// The topology changed.
     View(TopologyView),
+    /// The node's secrets changed.
+    Keys(KeyRing),
     /// Drain or stop.
     Command(Command),
     /// The manager's end of the socket is closed: end in an orderly way. The last event.
@@ -132,6 +139,7 @@ impl Subscription {
         loop {
             match self.lines.receive() {
                 Ok(Some(FromManager::View(view))) => return Event::View(view),
+                Ok(Some(FromManager::Keys(keys))) => return Event::Keys(keys),
                 Ok(Some(FromManager::Command(command))) => return Event::Command(command),
                 Ok(Some(FromManager::Welcome(_) | FromManager::Answer(_))) => {
                     tracing::warn!("the manager repeated itself; ignored");
@@ -146,7 +154,8 @@ impl Subscription {
     }
 }
 
-/// The talking half of a [`Subscription`].
+/// The talking half of a [`Subscription`]. Never blocks: what a manager that does not read has no room
+/// for is not said.
 #[derive(Debug)]
 pub struct Reporter {
     stream: UnixStream,
@@ -161,6 +170,17 @@ impl Reporter {
         (&self.stream).write_all(&encode_line(&ToManager::Ready))?;
         Ok(())
     }
+
+    /// Tells the manager something that is worth nothing later: who has no manager, or one that does not
+    /// read, does not say it.
+    pub fn report(&self, message: &ToManager) {
+        // One octet less than whole would be a broken line; a Unix stream takes a short line whole or not at all.
+        let line = encode_line(message);
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        if let Err(error) = rustix::net::send(&self.stream, &line, flags) {
+            tracing::debug!(%error, "the manager was not told");
+        }
+    }
 }
 
 /// Sends one request and waits for its answer (without limit: a stop takes as long as its drain).
@@ -168,16 +188,35 @@ impl Reporter {
 /// # Errors
 /// [`ManagerError::NotUp`] when no manager listens at `path`.
 pub fn admin_request(path: &Path, request: Request) -> Result<Answer, ManagerError> {
+    admin_request_with_progress(path, request, |_, _| {})
+}
+
+/// Like [`admin_request`]; `on_progress` is told what is left and the milliseconds until the deadline.
+///
+/// # Errors
+/// [`ManagerError::NotUp`] when no manager listens at `path`.
+pub fn admin_request_with_progress(
+    path: &Path,
+    request: Request,
+    mut on_progress: impl FnMut(u64, u64),
+) -> Result<Answer, ManagerError> {
     let mut lines = Lines::connect(path)?;
     lines.send(&ToManager::Request(request))?;
-    match lines.receive()? {
-        Some(FromManager::Answer(answer)) => Ok(answer),
-        Some(other) => Err(ManagerError::Unexpected(format!("{other:?}"))),
-        None => Err(io::Error::new(
-            io::ErrorKind::UnexpectedEof,
-            "the manager ended before it answered",
-        )
-        .into()),
+    loop {
+        match lines.receive()? {
+            Some(FromManager::Answer(Answer::Progress { left, deadline_in_ms })) => {
+                on_progress(left, deadline_in_ms);
+            }
+            Some(FromManager::Answer(answer)) => return Ok(answer),
+            Some(other) => return Err(ManagerError::Unexpected(format!("{other:?}"))),
+            None => {
+                return Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the manager ended before it answered",
+                )
+                .into());
+            }
+        }
     }
 }
 

@@ -84,7 +84,10 @@ impl Node {
                 Effect::Answer { ticket, answer } => self.log.push(match answer {
                     Answer::Done => format!("{} done", ticket.0),
                     Answer::Refused { reason } => format!("{} refused: {reason}", ticket.0),
-                    Answer::Status(view) => format!("{} version {}", ticket.0, view.version),
+                    Answer::Progress { left, .. } => format!("{} progress {left}", ticket.0),
+                    Answer::Status(status) => {
+                        format!("{} version {}", ticket.0, status.view.version)
+                    }
                 }),
                 Effect::Serving => self.log.push("serving".to_owned()),
                 Effect::Ended => self.log.push("ended".to_owned()),

@@ -99,7 +99,13 @@ async fn serve(stream: UnixStream, inputs: mpsc::Sender<Input>) -> Result<(), Co
     match first.await.map_err(|_| ConnectionError::Order("nothing was said"))?? {
         Some(ToManager::Hello(hello)) => serve_child(lines, hello, inputs).await,
         Some(ToManager::Request(request)) => serve_request(lines, request, inputs).await,
-        Some(ToManager::Ready) => Err(ConnectionError::Order("ready before hello")),
+        Some(
+            ToManager::Ready
+            | ToManager::Alive { .. }
+            | ToManager::LockHeld { .. }
+            | ToManager::Unresponsive { .. }
+            | ToManager::Responsive { .. },
+        ) => Err(ConnectionError::Order("a report before hello")),
         None => Ok(()),
     }
 }
@@ -165,6 +171,13 @@ async fn push(
                 Some(ToManager::Ready) => {
                     send(&inputs, Input::Ready { name: name.clone(), incarnation }).await?;
                 }
+                // What hang detection will decide by.
+                Some(
+                    ToManager::Alive { .. }
+                    | ToManager::LockHeld { .. }
+                    | ToManager::Unresponsive { .. }
+                    | ToManager::Responsive { .. },
+                ) => {}
                 Some(ToManager::Hello(_) | ToManager::Request(_)) => {
                     return Err(ConnectionError::Order("a child says hello once and requests nothing"));
                 }

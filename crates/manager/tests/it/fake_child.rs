@@ -46,7 +46,8 @@ fn runs() {
     }
     let process_type =
         if name.starts_with("edge") { ProcessType::Edge } else { ProcessType::Container };
-    let hello = Hello { name: ProcessName::new(&name), process_type, pid: std::process::id() };
+    let hello =
+        Hello { name: ProcessName::new(&name), process_type, pid: std::process::id(), life: None };
     let (welcome, descriptors, subscription) = Subscription::connect(&socket, hello).unwrap();
     assert_eq!(descriptors.len(), welcome.sockets.len());
     for (passed, descriptor) in welcome.sockets.iter().zip(descriptors) {
@@ -85,6 +86,7 @@ fn live(notes: &Notes, behaviour: &str, events: &mpsc::Receiver<Event>) {
                     return;
                 }
             }
+            Event::Keys(_) => {}
             Event::ManagerGone => return,
         }
     }

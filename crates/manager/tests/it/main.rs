@@ -193,6 +193,7 @@ fn a_stranger_is_not_welcomed_under_a_childs_name() {
         name: name("edge1"),
         process_type: topology::ProcessType::Edge,
         pid: node.process("edge1").pid.unwrap(),
+        life: None,
     };
     let error = topology::server::Subscription::connect(&node.socket(), hello).unwrap_err();
     assert!(error.to_string().contains("is not the edge1 that was started"), "{error}");

@@ -165,7 +165,7 @@ impl Node {
 
     pub(crate) fn status(&self) -> TopologyView {
         match self.request(Request::Status) {
-            Answer::Status(view) => view,
+            Answer::Status(status) => status.view,
             other => panic!("{other:?}"),
         }
     }

@@ -86,6 +86,8 @@ async fn follow(mut events: mpsc::Receiver<Event>, handle: ServerHandle, at_once
     while let Some(event) = events.recv().await {
         match event {
             Event::View(view) => handle.view(view).await,
+            // The container keeps the keys that it was welcomed with until it can take over others.
+            Event::Keys(_) => {}
             Event::Command(Command::Drain { .. }) => handle.stop().await,
             Event::Command(Command::Stop) | Event::ManagerGone => at_once.notify_one(),
         }

@@ -58,6 +58,8 @@ fn edge_event(event: Event) -> Option<edge::server::Event> {
             info!("draining: passing on what the containers finish");
             None
         }
+        // The edge keeps the keys that it was welcomed with until it can take over others.
+        Event::Keys(_) => None,
         Event::Command(Command::Stop) | Event::ManagerGone => Some(edge::server::Event::Stop),
     }
 }

@@ -49,7 +49,7 @@ struct Joined {
 impl Joined {
     fn join(arguments: &ChildArguments, process_type: ProcessType) -> anyhow::Result<Joined> {
         let name = ProcessName::new(&arguments.name);
-        let hello = Hello { name: name.clone(), process_type, pid: std::process::id() };
+        let hello = Hello { name: name.clone(), process_type, pid: std::process::id(), life: None };
         let (welcome, sockets, subscription) = Subscription::connect(&arguments.socket, hello)?;
         let config: NodeConfig =
             serde_json::from_value(welcome.settings.clone()).context("the manager's settings")?;

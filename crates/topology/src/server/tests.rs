@@ -12,7 +12,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 
 use super::*;
 use crate::keys::KeyRing;
-use crate::protocol::PassedSocket;
+use crate::protocol::{NodeStatus, PassedSocket};
 use crate::view::{Incarnation, ListenerTransport, ProcessName, ProcessType};
 
 fn hello() -> Hello {
@@ -20,6 +20,7 @@ fn hello() -> Hello {
         name: ProcessName::new("edge1"),
         process_type: ProcessType::Edge,
         pid: std::process::id(),
+        life: None,
     }
 }
 
@@ -136,12 +137,12 @@ fn a_refused_child_is_told_why() {
 fn an_admin_request_gets_its_answer() {
     let (_directory, path) = manager(|stream, said| {
         assert!(matches!(said, ToManager::Request(Request::Status)));
-        let answer = Answer::Status(TopologyView::default());
+        let answer = Answer::Status(NodeStatus::default());
         (&stream).write_all(&encode_line(&FromManager::Answer(answer))).unwrap();
     });
     assert_eq!(
         admin_request(&path, Request::Status).unwrap(),
-        Answer::Status(TopologyView::default())
+        Answer::Status(NodeStatus::default())
     );
 }
 
