@@ -5,8 +5,9 @@
 //! new requests go back to an edge ([`edges`], [`next_hop`]). [`shard`] holds it together without any I/O;
 //! [`server`] drives it: links, handlers, commits, look-ups, heartbeats.
 //!
-//! Deliberately absent: sessions, dialogs, timers of applications, replication; they come with the WebAssembly
-//! host.
+//! [`session`] is for applications that hold state of their own beside their dialogs.
+//!
+//! Deliberately absent: WebAssembly.
 
 pub mod application;
 pub mod edges;
@@ -15,5 +16,6 @@ mod own_route;
 pub mod proxy;
 pub mod responder;
 pub mod server;
+pub mod session;
 pub mod shard;
 pub mod transactions;

@@ -1,0 +1,348 @@
+//! The trait of an application with sessions, and the values that pass through it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use sip::Message;
+use state::UnixMillis;
+
+use crate::application::{Body, Header, Response};
+
+/// The leg by which a session began: the one of the initial request.
+pub const CALLER: &str = "caller";
+
+/// The longest name of a leg, a timer or an attribute, in octets.
+pub const NAME_BYTES_MAX: usize = 64;
+/// What all attributes of a session may hold, names included, in octets.
+pub const ATTRIBUTE_BYTES_MAX: usize = 64 * 1024;
+/// The most legs of a session, ended ones that still wait for something included.
+pub const LEGS_MAX: usize = 16;
+/// The most timers of a session.
+pub const TIMERS_MAX: usize = 32;
+/// The shortest time of a timer, and its shortest period.
+pub const TIMER_MIN: Duration = Duration::from_millis(10);
+/// The most effects of one event.
+pub const EFFECTS_MAX: usize = 64;
+
+/// An application that holds sessions.
+///
+/// ```text
+/// initial request ─▶ accepts ─▶ on_event(Request) ─▶ effects ─▶ commit ─▶ messages leave
+///                                    ▲                                        │
+///                                    └── response, request, timer, failure ◀──┘
+/// ```
+///
+/// **Exactly once.** The effects of an event are applied whole or not at all, and once, whoever dies when. The
+/// handler itself may run again for an event whose commit did not come about; so it has no side effect but the one
+/// it returns. Only an event after which nothing but a provisional response has changed may be given twice, as
+/// phones repeat provisional responses anyway.
+///
+/// **Failure.** A handler that panics, takes longer than the container's `handler_time_max`, or returns an effect
+/// that breaks a rule of [`SessionEffect`] has changed nothing; a request that it was to answer is answered 500, and
+/// it is logged. The session goes on.
+///
+/// **Dialogs.** The container keeps them: tags, CSeq, route sets, targets, Contact, Via, Max-Forwards, 100, the ACK
+/// to a failure, repetition of requests and of 2xx until their ACK, the answer to CANCEL, to requests out of order
+/// (500) and to crossing re-INVITEs (491). An application never names such headers.
+pub trait SessionApplication: Send + Sync {
+    /// Name in configuration, records and logs; never changes, since the records of sessions hold it.
+    fn name(&self) -> &str;
+
+    /// Whether an initial request (without To tag; never CANCEL, ACK or REGISTER) begins a session here. The first
+    /// application in the configured order that says yes has it; when none does, it goes to the registrar. A request
+    /// that a session of ours sent is offered to the applications behind that session's only.
+    ///
+    /// A pure function: of the request and of nothing else.
+    fn accepts(&self, request: &Message) -> bool;
+
+    /// Decides what follows from an event.
+    fn on_event<'a>(
+        &'a self,
+        session: &'a SessionView,
+        event: &'a SessionEvent,
+    ) -> BoxFuture<'a, Vec<SessionEffect>>;
+}
+
+/// Names a session for good, in records, tokens and indexes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub [u8; 16]);
+
+impl fmt::Display for SessionId {
+    /// In hexadecimal.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Names a leg within its session: [`CALLER`], or what [`SessionEffect::Call`] said.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LegName(Box<str>);
+
+impl LegName {
+    /// Takes a name of 1 to [`NAME_BYTES_MAX`] octets; others are refused where they are used.
+    pub fn new(name: &str) -> LegName {
+        LegName(name.into())
+    }
+
+    /// The leg of the initial request.
+    pub fn caller() -> LegName {
+        LegName::new(CALLER)
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for LegName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Names a request from outside that wants an answer, within its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// A session as a handler sees it: before the effects of the event, with what the event itself changed.
+#[derive(Clone, Debug)]
+pub struct SessionView {
+    /// Its name.
+    pub id: SessionId,
+    /// Wall clock at this run of the handler.
+    pub now: UnixMillis,
+    /// When it began.
+    pub created: UnixMillis,
+    /// When it ends by itself.
+    pub expires: UnixMillis,
+    /// What the application remembers.
+    pub attributes: BTreeMap<String, Bytes>,
+    /// In the order of their beginning; ended ones that wait for nothing more are gone.
+    pub legs: Vec<LegView>,
+    /// The timers that run.
+    pub timers: Vec<TimerView>,
+}
+
+impl SessionView {
+    /// The leg of that name.
+    pub fn leg(&self, name: &str) -> Option<&LegView> {
+        self.legs.iter().find(|leg| leg.name.as_str() == name)
+    }
+}
+
+/// One leg: a dialog, or what may become or was one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LegView {
+    /// Its name.
+    pub name: LegName,
+    /// Who began it.
+    pub direction: LegDirection,
+    /// Where it stands.
+    pub state: LegState,
+    /// Its Call-ID.
+    pub call_id: Bytes,
+    /// Requests from the other side that have no final answer yet, oldest first, with their methods.
+    pub unanswered: Vec<(RequestId, Bytes)>,
+    /// The methods of own requests that have no final answer yet, oldest first.
+    pub waiting: Vec<Bytes>,
+    /// Whether an own INVITE has its 2xx and wants [`SessionEffect::Acknowledge`].
+    pub wants_ack: bool,
+}
+
+/// Who began a leg.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LegDirection {
+    /// The other side, by a request to us.
+    Incoming,
+    /// We.
+    Outgoing,
+}
+
+/// Where a leg stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LegState {
+    /// Its first request has no final answer yet.
+    Early,
+    /// Its INVITE has a 2xx: the dialog stands, acknowledged or not.
+    Confirmed,
+    /// Over: failed, cancelled, or a BYE was sent, is about to be sent or came. Nothing can be sent on it.
+    Ended,
+}
+
+/// A timer that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimerView {
+    /// Its name.
+    pub name: String,
+    /// When it fires next.
+    pub due: UnixMillis,
+    /// Its period, if it has one.
+    pub every: Option<Duration>,
+}
+
+/// Something that happened to a session.
+#[derive(Clone, Debug)]
+pub enum SessionEvent {
+    /// A request came: the initial one (then `leg` is [`CALLER`]), or one in a dialog. Wants [`SessionEffect::Respond`],
+    /// at once or at a later event.
+    ///
+    /// A BYE has ended its leg already; one that its handler leaves unanswered is answered 200, and so is an INVITE
+    /// of the same leg with 487. What a session leaves unanswered when it ends gets 500.
+    Request {
+        /// By which leg.
+        leg: LegName,
+        /// To be named in the answer.
+        request: RequestId,
+        /// As it came.
+        message: Message,
+    },
+    /// The other side has cancelled its INVITE; it is answered 487 already, and the leg is over if it was the first.
+    Cancelled {
+        /// Of which leg.
+        leg: LegName,
+        /// Which INVITE.
+        request: RequestId,
+    },
+    /// The first ACK to a 2xx of ours came; perhaps with the body that the 2xx asked for.
+    Acknowledged {
+        /// By which leg.
+        leg: LegName,
+        /// The ACK.
+        message: Message,
+    },
+    /// A response to a request of ours came: provisional (never 100) or final. The first 2xx to an INVITE wants
+    /// [`SessionEffect::Acknowledge`]; repeated ones and those of other forks the container deals with.
+    Response {
+        /// By which leg.
+        leg: LegName,
+        /// The response; CSeq says to which method.
+        message: Message,
+    },
+    /// A request of ours has ended without a final response that counts.
+    Failed {
+        /// Of which leg.
+        leg: LegName,
+        /// The method of that request; `ACK` when the other side never acknowledged our 2xx (then we end the leg
+        /// with a BYE).
+        method: Bytes,
+        /// 408 nobody answered in time, 503 it could not be sent, 487 it was cancelled by us (whatever the other side
+        /// said to that), 491 it crossed with an INVITE of the other side: try again later (RFC 3261 §14.1).
+        status: u16,
+    },
+    /// A timer has fired; unless it is periodic it is gone already.
+    Timer {
+        /// Which.
+        name: String,
+    },
+    /// The session's time is over. After the effects of this event it ends, unless they contain
+    /// [`SessionEffect::ExpireAfter`]; legs that still stand are ended as by [`SessionEffect::End`].
+    Ending,
+}
+
+/// Something that a handler wants to happen.
+///
+/// One effect that breaks a rule named here makes all effects of the event void (see [`SessionApplication`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SessionEffect {
+    /// Remembers a value; replaces an older one. All of them share [`ATTRIBUTE_BYTES_MAX`].
+    Set {
+        /// 1 to [`NAME_BYTES_MAX`] octets.
+        name: String,
+        /// The value.
+        value: Bytes,
+    },
+    /// Forgets a value; nothing if there is none.
+    Remove {
+        /// Its name.
+        name: String,
+    },
+    /// Starts a timer, or starts it anew. It fires once, or once in each period: after a stop of the whole system
+    /// only once for all periods that were missed. At most [`TIMERS_MAX`].
+    StartTimer {
+        /// 1 to [`NAME_BYTES_MAX`] octets.
+        name: String,
+        /// Until it fires first, at least [`TIMER_MIN`]; milliseconds count.
+        after: Duration,
+        /// Its period, at least [`TIMER_MIN`]; None: it fires once.
+        every: Option<Duration>,
+    },
+    /// Stops a timer; nothing if there is none.
+    StopTimer {
+        /// Its name.
+        name: String,
+    },
+    /// Answers a request. Status 101–199 to an INVITE only, any final status to every request; a 2xx to the initial
+    /// INVITE makes the dialog, any other final answer to it ends the leg. The container adds Contact, To tag and
+    /// Record-Route. Nothing if the request has had its final answer.
+    Respond {
+        /// Which request; one that never was breaks the rule.
+        request: RequestId,
+        /// What it says; no header that belongs to the container.
+        response: Response,
+    },
+    /// Begins a leg by an INVITE; its answers come as [`SessionEvent::Response`] or [`SessionEvent::Failed`]. At most
+    /// [`LEGS_MAX`].
+    Call {
+        /// A name that no leg of the session has, ended ones included.
+        leg: LegName,
+        /// The Request-URI, a `sip:` URI without headers. One of a domain of this node goes through its own front
+        /// door like any phone's request, so that the registrar finds the callee.
+        target: Bytes,
+        /// Value of From, without tag.
+        from: Bytes,
+        /// Value of To, without tag.
+        to: Bytes,
+        /// Further headers; none that belongs to the container.
+        headers: Vec<Header>,
+        /// For example the offer.
+        body: Option<Body>,
+    },
+    /// Sends a request in a dialog that is [`LegState::Confirmed`]; never ACK or CANCEL. A re-INVITE that crosses
+    /// another INVITE of the leg fails with 491. BYE ends the leg, and leaves when an open 2xx is acknowledged
+    /// (RFC 3261 §15); on a leg that has ended already it is nothing.
+    Send {
+        /// On which leg.
+        leg: LegName,
+        /// The method, such as `BYE`.
+        method: Bytes,
+        /// Further headers; none that belongs to the container.
+        headers: Vec<Header>,
+        /// Its body.
+        body: Option<Body>,
+    },
+    /// Acknowledges the 2xx to an INVITE of ours. A leg that ends before is acknowledged by the container. Nothing if
+    /// no 2xx waits for it.
+    Acknowledge {
+        /// On which leg.
+        leg: LegName,
+        /// Further headers; none that belongs to the container.
+        headers: Vec<Header>,
+        /// For example the answer to an offer in the 2xx.
+        body: Option<Body>,
+    },
+    /// Cancels the INVITE of ours that has no final answer: [`SessionEvent::Failed`] with 487 follows. A callee that
+    /// answers all the same gets ACK and BYE. Nothing if there is no such INVITE.
+    Cancel {
+        /// On which leg.
+        leg: LegName,
+    },
+    /// The session ends by itself after so long, counted from now; at first that is the container's
+    /// `session_time_max`, which is also the most.
+    ExpireAfter {
+        /// At least [`TIMER_MIN`].
+        after: Duration,
+    },
+    /// Ends the session: legs that stand get BYE, calling ones CANCEL, unanswered requests 500; then nothing more
+    /// is told to the application, and the record goes when all of that is answered.
+    End,
+}
