@@ -37,14 +37,20 @@ pub enum ChoiceKey<'a> {
 }
 
 impl ChoiceKey<'_> {
-    fn hash(&self) -> u64 {
-        match self {
+    /// What is kept of the key when the choice has to be made again later.
+    pub fn hash(&self) -> ChoiceHash {
+        ChoiceHash(match self {
             ChoiceKey::Session(bytes) => hash(1, bytes),
             ChoiceKey::AddressOfRecord(bytes) => hash(2, bytes),
             ChoiceKey::CallId(bytes) => hash(3, bytes),
-        }
+        })
     }
 }
+
+/// The hash of a [`ChoiceKey`]: who takes over from a dead owner chooses by it as the edges do by
+/// the messages. Written into records, so it must not change between releases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChoiceHash(pub u64);
 
 /// A container that accepts new work.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,7 +115,12 @@ impl BucketTable {
 
     /// The two containers that should take what `key` names. No allocation, no lock.
     pub fn choose(&self, key: ChoiceKey<'_>) -> Candidates {
-        let [first, second] = self.buckets[key.hash() as usize % BUCKETS];
+        self.choose_hash(key.hash())
+    }
+
+    /// As [`choose`](Self::choose), by a hash that was kept.
+    pub fn choose_hash(&self, hash: ChoiceHash) -> Candidates {
+        let [first, second] = self.buckets[hash.0 as usize % BUCKETS];
         let index = |candidate| (candidate != NOBODY).then_some(usize::from(candidate));
         Candidates { first: index(first), second: index(second) }
     }

@@ -4,7 +4,7 @@
 //! [`server`]). An edge feeds it, together with the heartbeats that containers send over their
 //! links, into a [`routing_table::RoutingTable`]; that precomputes a [`choice::BucketTable`], and
 //! each message is then one table look-up away from its container. Messages that belong to a
-//! transaction or session already name their owner by an [`token::OwnerToken`].
+//! transaction or session already name their owner by a [`mod@token`].
 //!
 //! Pure: everything but [`server`] and [`mod@keys::file`]. Deliberately absent: membership between
 //! nodes (a node knows only its own processes so far).
@@ -17,12 +17,12 @@ pub mod server;
 pub mod token;
 pub mod view;
 
-pub use choice::{BucketTable, Candidate, Candidates, ChoiceKey};
+pub use choice::{BucketTable, Candidate, Candidates, ChoiceHash, ChoiceKey};
 pub use keys::{Key, KeyRing};
 pub use routing_table::{
     Accepting, HeartbeatSettings, Route, RouteState, RoutingChange, RoutingTable,
 };
-pub use token::{OwnerToken, TokenError};
+pub use token::{OwnerToken, SessionToken, TokenError};
 pub use view::{
     EdgeAddress, Incarnation, ListenerTransport, ProcessEntry, ProcessName, ProcessState,
     ProcessType, TopologyView,

@@ -223,6 +223,29 @@ impl TopologyView {
     pub fn edges(&self) -> impl Iterator<Item = &ProcessEntry> {
         self.processes.iter().filter(|process| process.process_type == ProcessType::Edge)
     }
+
+    /// Whether that life is over: no process has it any more, or the one that had it has not begun
+    /// another yet. Whoever hangs, stops or drains still lives, for it may still write.
+    ///
+    /// A life later than all that this view knows began after it and is not judged by it.
+    pub fn is_dead(&self, incarnation: Incarnation) -> bool {
+        let latest = self.processes.iter().map(|process| process.incarnation).max();
+        latest.is_some_and(|latest| incarnation <= latest)
+            && !self.lives().any(|life| life == incarnation)
+    }
+
+    /// The lives that are not over, those of edges too.
+    pub fn lives(&self) -> impl Iterator<Item = Incarnation> {
+        let living = self.processes.iter().filter(|process| match process.state {
+            ProcessState::Starting
+            | ProcessState::Ready
+            | ProcessState::Draining
+            | ProcessState::Hung
+            | ProcessState::Stopping => process.incarnation != Incarnation::NONE,
+            ProcessState::Backoff | ProcessState::Down => false,
+        });
+        living.map(|process| process.incarnation)
+    }
 }
 
 #[cfg(test)]
@@ -230,19 +253,47 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    #[test]
-    fn status_json_has_the_operators_words() {
-        let entry = ProcessEntry {
-            name: ProcessName::new("container1"),
+    fn entry(name: &str, incarnation: u64, state: ProcessState) -> ProcessEntry {
+        ProcessEntry {
+            name: ProcessName::new(name),
             process_type: ProcessType::Container,
-            incarnation: Incarnation(7),
+            incarnation: Incarnation(incarnation),
             pid: Some(41),
-            state: ProcessState::Backoff,
+            state,
             restarts: 3,
             link: None,
             addresses: Vec::new(),
             weight: WEIGHT_DEFAULT,
-        };
+        }
+    }
+
+    #[test]
+    fn a_life_is_over_when_its_process_has_gone_or_has_begun_another() {
+        for (state, is_dead) in [
+            (ProcessState::Starting, false),
+            (ProcessState::Ready, false),
+            (ProcessState::Draining, false),
+            (ProcessState::Hung, false),
+            (ProcessState::Stopping, false),
+            (ProcessState::Backoff, true),
+            (ProcessState::Down, true),
+        ] {
+            let processes = vec![entry("container1", 7, state), entry("container2", 9, state)];
+            let view = TopologyView { processes, ..TopologyView::default() };
+            assert_eq!(view.is_dead(Incarnation(7)), is_dead, "{state}");
+            assert_eq!(view.lives().count(), if is_dead { 0 } else { 2 }, "{state}");
+            // 6 was the life before, 8 was another process's; 10 began after this view.
+            for (life, is_dead) in [(6, true), (8, true), (10, false)] {
+                assert_eq!(view.is_dead(Incarnation(life)), is_dead, "{life} {state}");
+            }
+            assert!(view.is_dead(Incarnation::NONE), "nobody never lived");
+        }
+        assert!(!TopologyView::default().is_dead(Incarnation(7)), "an empty view knows nothing");
+    }
+
+    #[test]
+    fn status_json_has_the_operators_words() {
+        let entry = entry("container1", 7, ProcessState::Backoff);
         let json = serde_json::to_value(&entry).unwrap();
         assert_eq!(json["name"], "container1");
         assert_eq!(json["type"], "container");

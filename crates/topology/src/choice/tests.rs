@@ -138,6 +138,31 @@ fn the_choice_is_the_same_in_every_release() {
 const PINNED: [usize; 8] = [2, 0, 1, 0, 2, 0, 1, 2];
 
 #[test]
+fn a_kept_hash_chooses_as_its_key_does_and_is_the_same_in_every_release() {
+    let all: Vec<_> = (0..4).map(|n| candidate(&format!("container{n}"), 100)).collect();
+    let table = BucketTable::build(&all);
+    for number in 0..200 {
+        let text = format!("{number}@192.0.2.1");
+        for key in [
+            ChoiceKey::Session(text.as_bytes()),
+            ChoiceKey::AddressOfRecord(text.as_bytes()),
+            ChoiceKey::CallId(text.as_bytes()),
+        ] {
+            assert_eq!(table.choose_hash(ChoiceHash(key.hash().0)), table.choose(key));
+        }
+    }
+    let hashes = [
+        ChoiceKey::Session(b"s").hash().0,
+        ChoiceKey::AddressOfRecord(b"s").hash().0,
+        ChoiceKey::CallId(b"s").hash().0,
+    ];
+    assert_eq!(hashes, PINNED_HASHES);
+}
+
+const PINNED_HASHES: [u64; 3] =
+    [15_634_014_843_102_811_644, 11_782_046_442_334_950_381, 11_507_918_724_548_098_588];
+
+#[test]
 fn nothing_is_chosen_when_nothing_serves() {
     for table in [BucketTable::empty(), BucketTable::build(&[candidate("container1", 0)])] {
         assert!(table.is_empty());
