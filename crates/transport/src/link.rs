@@ -5,8 +5,9 @@
 //! edge's sockets and the container's transactions.
 //!
 //! ```text
-//! edge       LinkSender ── Hello, Incoming, SendFailed ─────────────▶ LinkReceiver   container
-//!            LinkReceiver ◀── HelloAnswer, Taken, Outgoing, KeepAlive, Heartbeat ── LinkSender
+//! edge       LinkSender ── Hello, Incoming, SendFailed, Probe ─────▶ LinkReceiver   container
+//!            LinkReceiver ◀── HelloAnswer, Taken, Outgoing, KeepAlive, Heartbeat,
+//!                             HandOn, ProbeAnswer ────────────────────── LinkSender
 //! ```
 //!
 //! The edge keeps every `Incoming` frame until the container has taken it; when the link dies the
@@ -23,8 +24,8 @@ mod receiver;
 mod sender;
 
 pub use frame::{
-    ADDRESSES_MAX, Accepting, Destination, EdgeAddress, FRAME_BYTES_MAX, FrameError, Incoming,
-    LinkFrame, SendError, TEXT_BYTES_MAX,
+    ADDRESSES_MAX, Accepting, Destination, EdgeAddress, FRAME_BYTES_MAX, FrameError, HOPS_MAX,
+    Incoming, LinkFrame, SendError, TEXT_BYTES_MAX,
 };
 pub use receiver::{LinkError, LinkReceiver};
 pub use sender::{

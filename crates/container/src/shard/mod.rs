@@ -209,11 +209,17 @@ impl Shard {
             _ if !self.edges.is_up(link) => return Err(LinkFault::Hello),
             LinkFrame::Incoming(incoming) => self.incoming(link, incoming, now, effects),
             LinkFrame::SendFailed { id, error } => self.send_failed(id, error, now, effects),
+            // Here and not where the link is read: the answer says that this shard works off what comes.
+            LinkFrame::Probe { id } => {
+                effects.push(ShardEffect::Send { link, frame: LinkFrame::ProbeAnswer { id } });
+            }
             LinkFrame::HelloAnswer { .. }
             | LinkFrame::Taken { .. }
             | LinkFrame::Outgoing { .. }
             | LinkFrame::KeepAlive { .. }
-            | LinkFrame::Heartbeat { .. } => return Err(LinkFault::Direction),
+            | LinkFrame::Heartbeat { .. }
+            | LinkFrame::HandOn { .. }
+            | LinkFrame::ProbeAnswer { .. } => return Err(LinkFault::Direction),
         }
         Ok(())
     }

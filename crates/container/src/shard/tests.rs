@@ -105,6 +105,7 @@ impl Bench {
     fn incoming(&mut self, text: String) {
         self.sequence += 1;
         let incoming = Incoming {
+            hops: 0,
             sequence: self.sequence,
             flow: flow(Transport::Udp),
             bytes: text.into_bytes().into(),
@@ -203,6 +204,16 @@ fn word(effect: &ShardEffect) -> String {
         ShardEffect::Commit { .. } => "commit".to_owned(),
         ShardEffect::Resolve { host, port, .. } => format!("resolve {host}:{port}"),
     }
+}
+
+#[test]
+fn a_probe_is_answered_behind_what_came_before_it() {
+    let mut bench = Bench::new();
+    bench.incoming(request("OPTIONS", "one", ""));
+    bench.frame(1, LinkFrame::Probe { id: 7 }).unwrap();
+    assert_eq!(bench.words(), ["handle 0", "ProbeAnswer { id: 7 }"]);
+    assert_eq!(bench.frame(9, LinkFrame::Probe { id: 8 }), Err(LinkFault::Hello));
+    assert_eq!(bench.frame(1, LinkFrame::ProbeAnswer { id: 8 }), Err(LinkFault::Direction));
 }
 
 #[test]
@@ -306,6 +317,7 @@ fn call_that_rings_does_not_hold_the_buffer_it_was_read_into() {
         let chunk = Bytes::from([text.into_bytes(), vec![0; 100_000]].concat());
         bench.sequence += 1;
         let incoming = Incoming {
+            hops: 0,
             sequence: bench.sequence,
             flow: flow(Transport::Udp),
             bytes: chunk.slice(..chunk.len() - 100_000),

@@ -87,7 +87,7 @@ impl FakeEdge {
             self.own.parse().unwrap(),
             "198.51.100.7:5060".parse().unwrap(),
         );
-        self.sender.try_send_incoming(flow, Bytes::from(text)).unwrap();
+        self.sender.try_send_incoming(flow, 0, Bytes::from(text)).unwrap();
         self.write().await;
     }
 

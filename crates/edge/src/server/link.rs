@@ -143,11 +143,11 @@ impl Link {
     }
 
     /// Offers a message; an error means: somebody else.
-    pub(super) fn offer(&mut self, flow: Flow, bytes: Bytes) -> Result<(), Refused> {
+    pub(super) fn offer(&mut self, flow: Flow, hops: u8, bytes: Bytes) -> Result<(), Refused> {
         if self.answered.is_none() {
             return Err(Refused::Full);
         }
-        self.sender.try_send_incoming(flow, bytes).map(drop)
+        self.sender.try_send_incoming(flow, hops, bytes).map(drop)
     }
 
     /// Sends any other frame; at the bound it is lost and the container's own timers notice.

@@ -149,7 +149,12 @@ impl Worker {
                     &mut changes,
                 );
             }
-            LinkFrame::Hello { .. } | LinkFrame::Incoming(_) | LinkFrame::SendFailed { .. } => {
+            // Carried out and counted from the next step on.
+            LinkFrame::HandOn { .. } | LinkFrame::ProbeAnswer { .. } => {}
+            LinkFrame::Hello { .. }
+            | LinkFrame::Incoming(_)
+            | LinkFrame::SendFailed { .. }
+            | LinkFrame::Probe { .. } => {
                 tracing::error!(container = %self.links[place].name, "a container sent an edge's frame; ignored");
             }
         }

@@ -88,7 +88,7 @@ impl Worker {
         let Some(link) = self.links.iter_mut().find(|link| link.name == *name) else {
             return false;
         };
-        link.offer(flow, bytes).is_ok()
+        link.offer(flow, 0, bytes).is_ok()
     }
 
     /// Whom to tell if the message cannot be sent. Of datagrams nobody is told but containers: what

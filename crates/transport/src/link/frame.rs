@@ -16,8 +16,9 @@ use thiserror::Error;
 
 use crate::flow::{Flow, FlowDecodeError, Transport};
 
-/// Format level that this release writes and reads.
-const FORMAT_LEVEL: u8 = 1;
+/// Format level that this release writes and reads. Level 1 knew neither hops nor probes; it was
+/// never released, so nobody is left who speaks it.
+const FORMAT_LEVEL: u8 = 2;
 
 /// Most bytes of a frame after its length field: a 65,535-byte message with room for its metadata.
 pub const FRAME_BYTES_MAX: usize = 66 * 1024;
@@ -27,6 +28,10 @@ const MESSAGE_BYTES_MAX: usize = 65_535;
 
 /// Most addresses that an edge announces; one that listens on more is refused by the container.
 pub const ADDRESSES_MAX: usize = 256;
+
+/// Most times that a message is handed on from container to container: views differ for moments, and a message that
+/// needs a third hop would go in circles. DESIGN, "choosing a container", rule 3.
+pub const HOPS_MAX: u8 = 2;
 
 /// Most bytes of a name or of a public address.
 pub const TEXT_BYTES_MAX: usize = 255;
@@ -42,6 +47,9 @@ mod frame_type {
     pub(super) const SEND_FAILED: u8 = 6;
     pub(super) const KEEP_ALIVE: u8 = 7;
     pub(super) const HEARTBEAT: u8 = 8;
+    pub(super) const HAND_ON: u8 = 9;
+    pub(super) const PROBE: u8 = 10;
+    pub(super) const PROBE_ANSWER: u8 = 11;
 }
 
 /// One frame. Which end sends which stands in [the module's text](super).
@@ -102,6 +110,29 @@ pub enum LinkFrame {
         /// 0 idle to 65,535 saturated.
         load: u16,
     },
+    /// Container to edge: this message belongs to that life of another container. It is the edge's
+    /// again, which offers it there once; the sender of the message repeats what gets lost.
+    HandOn {
+        /// The life that owns it.
+        to: u64,
+        /// The [`hops`](Incoming::hops) under which it came. From [`HOPS_MAX`] on the edge drops it.
+        hops: u8,
+        /// The flow it came by.
+        flow: Flow,
+        /// The message as it came.
+        bytes: Bytes,
+    },
+    /// Edge to container: do you still work off what comes by links? A container answers where it
+    /// works off `Incoming` frames, in their order.
+    Probe {
+        /// Comes back in [`ProbeAnswer`](LinkFrame::ProbeAnswer).
+        id: u64,
+    },
+    /// Container to edge: it does.
+    ProbeAnswer {
+        /// The id of the probe.
+        id: u64,
+    },
 }
 
 /// A message from outside, on its way to a container.
@@ -109,6 +140,8 @@ pub enum LinkFrame {
 pub struct Incoming {
     /// Position among the `Incoming` frames of this link, from 1.
     pub sequence: u64,
+    /// How often it was handed on already: 0 from outside, at most [`HOPS_MAX`].
+    pub hops: u8,
     /// The flow it came by.
     pub flow: Flow,
     /// The message as the edge forwards it.
@@ -230,7 +263,7 @@ impl LinkFrame {
     /// # Errors
     /// [`FrameError::TooLong`] when a field is over its limit; sending it again does not help.
     pub fn encode(&self, out: &mut BytesMut) -> Result<(), FrameError> {
-        self.check_lengths()?;
+        self.check_limits()?;
         let start = out.len();
         out.put_u32(0); // the length, known at the end
         out.put_u8(self.frame_type());
@@ -285,10 +318,13 @@ impl LinkFrame {
             LinkFrame::SendFailed { .. } => frame_type::SEND_FAILED,
             LinkFrame::KeepAlive { .. } => frame_type::KEEP_ALIVE,
             LinkFrame::Heartbeat { .. } => frame_type::HEARTBEAT,
+            LinkFrame::HandOn { .. } => frame_type::HAND_ON,
+            LinkFrame::Probe { .. } => frame_type::PROBE,
+            LinkFrame::ProbeAnswer { .. } => frame_type::PROBE_ANSWER,
         }
     }
 
-    fn check_lengths(&self) -> Result<(), FrameError> {
+    fn check_limits(&self) -> Result<(), FrameError> {
         match self {
             LinkFrame::Hello { peer_name, addresses, .. } => {
                 limit("peer name", peer_name.len(), TEXT_BYTES_MAX)?;
@@ -298,15 +334,20 @@ impl LinkFrame {
                     .try_for_each(|a| limit("public address", a.public.len(), TEXT_BYTES_MAX))
             }
             LinkFrame::HelloAnswer { name, .. } => limit("name", name.len(), TEXT_BYTES_MAX),
-            LinkFrame::Incoming(Incoming { bytes, .. }) | LinkFrame::Outgoing { bytes, .. } => {
+            LinkFrame::Incoming(Incoming { hops, bytes, .. })
+            | LinkFrame::HandOn { hops, bytes, .. } => {
+                limit("hops", usize::from(*hops), usize::from(HOPS_MAX))?;
                 limit("message", bytes.len(), MESSAGE_BYTES_MAX)
             }
+            LinkFrame::Outgoing { bytes, .. } => limit("message", bytes.len(), MESSAGE_BYTES_MAX),
             LinkFrame::KeepAlive { flow_token } => {
                 limit("flow token", flow_token.len(), MESSAGE_BYTES_MAX)
             }
             LinkFrame::Taken { .. }
             | LinkFrame::SendFailed { .. }
-            | LinkFrame::Heartbeat { .. } => Ok(()),
+            | LinkFrame::Heartbeat { .. }
+            | LinkFrame::Probe { .. }
+            | LinkFrame::ProbeAnswer { .. } => Ok(()),
         }
     }
 
@@ -316,7 +357,7 @@ impl LinkFrame {
                 put_text(out, peer_name);
                 out.put_u64(*incarnation);
                 out.put_u16(*worker);
-                out.put_u16(u16::try_from(addresses.len()).expect("check_lengths bounds the list"));
+                out.put_u16(u16::try_from(addresses.len()).expect("check_limits bounds the list"));
                 for address in addresses {
                     out.put_u8(address.transport.code());
                     put_address(out, address.own);
@@ -327,8 +368,9 @@ impl LinkFrame {
                 put_text(out, name);
                 out.put_u64(*incarnation);
             }
-            LinkFrame::Incoming(Incoming { sequence, flow, bytes }) => {
+            LinkFrame::Incoming(Incoming { sequence, hops, flow, bytes }) => {
                 out.put_u64(*sequence);
+                out.put_u8(*hops);
                 flow.encode(out);
                 out.put_slice(bytes);
             }
@@ -348,6 +390,13 @@ impl LinkFrame {
                 out.put_u8(accepting.code());
                 out.put_u16(*load);
             }
+            LinkFrame::HandOn { to, hops, flow, bytes } => {
+                out.put_u64(*to);
+                out.put_u8(*hops);
+                flow.encode(out);
+                out.put_slice(bytes);
+            }
+            LinkFrame::Probe { id } | LinkFrame::ProbeAnswer { id } => out.put_u64(*id),
         }
     }
 }
@@ -395,7 +444,7 @@ fn limit(field: &'static str, length: usize, max: usize) -> Result<(), FrameErro
 }
 
 fn put_text(out: &mut BytesMut, text: &str) {
-    out.put_u16(u16::try_from(text.len()).expect("check_lengths bounds texts"));
+    out.put_u16(u16::try_from(text.len()).expect("check_limits bounds texts"));
     out.put_slice(text.as_bytes());
 }
 
@@ -438,12 +487,12 @@ impl Fields {
             frame_type::HELLO_ANSWER => {
                 LinkFrame::HelloAnswer { name: self.text("name")?, incarnation: self.u64()? }
             }
-            frame_type::INCOMING => {
-                let sequence = self.u64()?;
-                let (flow, length) = Flow::decode(&self.rest)?;
-                self.rest.advance(length);
-                LinkFrame::Incoming(Incoming { sequence, flow, bytes: self.message()? })
-            }
+            frame_type::INCOMING => LinkFrame::Incoming(Incoming {
+                sequence: self.u64()?,
+                hops: self.hops()?,
+                flow: self.flow()?,
+                bytes: self.message()?,
+            }),
             frame_type::TAKEN => LinkFrame::Taken { up_to: self.u64()? },
             frame_type::OUTGOING => LinkFrame::Outgoing {
                 id: self.u64()?,
@@ -463,6 +512,14 @@ impl Fields {
                     .ok_or(FrameError::Value { field: "accepting" })?;
                 LinkFrame::Heartbeat { incarnation, accepting, load: self.u16()? }
             }
+            frame_type::HAND_ON => LinkFrame::HandOn {
+                to: self.u64()?,
+                hops: self.hops()?,
+                flow: self.flow()?,
+                bytes: self.message()?,
+            },
+            frame_type::PROBE => LinkFrame::Probe { id: self.u64()? },
+            frame_type::PROBE_ANSWER => LinkFrame::ProbeAnswer { id: self.u64()? },
             frame_type => return Err(FrameError::UnknownType { frame_type }),
         })
     }
@@ -502,6 +559,19 @@ impl Fields {
 
     fn u64(&mut self) -> Result<u64, FrameError> {
         Ok(u64::from_be_bytes(self.take()?))
+    }
+
+    fn hops(&mut self) -> Result<u8, FrameError> {
+        match self.u8()? {
+            hops @ 0..=HOPS_MAX => Ok(hops),
+            _ => Err(FrameError::Value { field: "hops" }),
+        }
+    }
+
+    fn flow(&mut self) -> Result<Flow, FrameError> {
+        let (flow, length) = Flow::decode(&self.rest)?;
+        self.rest.advance(length);
+        Ok(flow)
     }
 
     fn text(&mut self, field: &'static str) -> Result<String, FrameError> {

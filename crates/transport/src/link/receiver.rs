@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn message_bytes_are_slices_of_the_read_buffer() {
         let mut sender = LinkSender::new();
-        sender.try_send_incoming(flow(), Bytes::from_static(b"message")).expect("room");
+        sender.try_send_incoming(flow(), 0, Bytes::from_static(b"message")).expect("room");
         let mut receiver = LinkReceiver::new();
         receiver.read_buffer().extend_from_slice(sender.unwritten());
         let buffer = receiver.buffer.as_ptr_range();
@@ -247,7 +247,7 @@ mod tests {
         ) {
             let mut sender = LinkSender::new();
             for message in &messages {
-                sender.try_send_incoming(flow(), Bytes::copy_from_slice(message)).expect("room");
+                sender.try_send_incoming(flow(), 0, Bytes::copy_from_slice(message)).expect("room");
             }
             let (mut receiver, mut got) = (LinkReceiver::new(), Vec::new());
             let mut cuts = cuts.iter().cycle();

@@ -48,6 +48,8 @@ pub enum Refused {
 pub struct Untaken {
     /// Its sequence on the link that died.
     pub sequence: u64,
+    /// How often containers have handed it on.
+    pub hops: u8,
     /// The flow it came by.
     pub flow: Flow,
     /// The message.
@@ -81,25 +83,31 @@ impl LinkSender {
         }
     }
 
-    /// Offers a message from outside and keeps it until it is taken; returns its sequence.
+    /// Offers a message from outside, or one that containers have handed on `hops` times, and keeps it until it is
+    /// taken; returns its sequence.
     ///
     /// # Errors
     /// [`Refused::Full`] at a bound: the caller offers it to another candidate. [`Refused::Frame`]
     /// when it is over the size that a link carries.
-    pub fn try_send_incoming(&mut self, flow: Flow, bytes: Bytes) -> Result<u64, Refused> {
+    pub fn try_send_incoming(
+        &mut self,
+        flow: Flow,
+        hops: u8,
+        bytes: Bytes,
+    ) -> Result<u64, Refused> {
         let sequence = self.next_sequence;
         if self.untaken.len() >= UNTAKEN_FRAMES_MAX
             || self.untaken_bytes + bytes.len() > UNTAKEN_BYTES_MAX
         {
             return Err(Refused::Full);
         }
-        let frame = LinkFrame::Incoming(Incoming { sequence, flow, bytes });
+        let frame = LinkFrame::Incoming(Incoming { sequence, hops, flow, bytes });
         self.render(&frame)?;
         let LinkFrame::Incoming(Incoming { bytes, .. }) = frame else {
             unreachable!("built three lines above")
         };
         self.untaken_bytes += bytes.len();
-        self.untaken.push_back(Untaken { sequence, flow, bytes });
+        self.untaken.push_back(Untaken { sequence, hops, flow, bytes });
         self.next_sequence += 1;
         Ok(sequence)
     }
@@ -155,14 +163,17 @@ impl LinkSender {
 
     fn render(&mut self, frame: &LinkFrame) -> Result<(), Refused> {
         let bytes_max = match frame {
-            LinkFrame::Incoming(_) | LinkFrame::Outgoing { .. } | LinkFrame::KeepAlive { .. } => {
-                UNWRITTEN_BYTES_MAX
-            }
+            LinkFrame::Incoming(_)
+            | LinkFrame::Outgoing { .. }
+            | LinkFrame::KeepAlive { .. }
+            | LinkFrame::HandOn { .. } => UNWRITTEN_BYTES_MAX,
             LinkFrame::Hello { .. }
             | LinkFrame::HelloAnswer { .. }
             | LinkFrame::Taken { .. }
             | LinkFrame::SendFailed { .. }
-            | LinkFrame::Heartbeat { .. } => UNWRITTEN_BYTES_MAX + CONTROL_BYTES_RESERVED,
+            | LinkFrame::Heartbeat { .. }
+            | LinkFrame::Probe { .. }
+            | LinkFrame::ProbeAnswer { .. } => UNWRITTEN_BYTES_MAX + CONTROL_BYTES_RESERVED,
         };
         // One frame may reach over the bound, so the bound is off by one frame at most.
         if self.unwritten.len() >= bytes_max {
@@ -194,7 +205,7 @@ mod tests {
         let mut sender = LinkSender::new();
         for expected in 1..=5 {
             assert_eq!(
-                sender.try_send_incoming(flow(), Bytes::from_static(b"message")),
+                sender.try_send_incoming(flow(), 0, Bytes::from_static(b"message")),
                 Ok(expected)
             );
         }
@@ -209,28 +220,28 @@ mod tests {
     fn a_dead_link_gives_up_its_untaken_messages_in_order_and_begins_anew() {
         let mut sender = LinkSender::new();
         for number in 0..10_u8 {
-            sender.try_send_incoming(flow(), Bytes::copy_from_slice(&[number])).expect("room");
+            sender.try_send_incoming(flow(), 0, Bytes::copy_from_slice(&[number])).expect("room");
         }
         sender.taken(4);
         let offered_again: Vec<u8> =
             sender.drain_untaken().map(|untaken| untaken.bytes[0]).collect();
         assert_eq!(offered_again, [4, 5, 6, 7, 8, 9]);
         assert!(sender.unwritten().is_empty());
-        assert_eq!(sender.try_send_incoming(flow(), Bytes::new()), Ok(1));
+        assert_eq!(sender.try_send_incoming(flow(), 0, Bytes::new()), Ok(1));
     }
 
     #[test]
     fn full_at_the_frame_bound_until_some_are_taken() {
         let mut sender = LinkSender::new();
         for _ in 0..UNTAKEN_FRAMES_MAX {
-            sender.try_send_incoming(flow(), Bytes::new()).expect("room");
+            sender.try_send_incoming(flow(), 0, Bytes::new()).expect("room");
         }
         let written = sender.unwritten().len();
-        assert_eq!(sender.try_send_incoming(flow(), Bytes::new()), Err(Refused::Full));
+        assert_eq!(sender.try_send_incoming(flow(), 0, Bytes::new()), Err(Refused::Full));
         assert_eq!(sender.unwritten().len(), written);
         sender.taken(1);
         assert_eq!(
-            sender.try_send_incoming(flow(), Bytes::new()),
+            sender.try_send_incoming(flow(), 0, Bytes::new()),
             Ok(UNTAKEN_FRAMES_MAX as u64 + 1)
         );
     }
@@ -240,14 +251,14 @@ mod tests {
         let mut sender = LinkSender::new();
         let message = Bytes::from(vec![0; 60_000]);
         let mut sent = 0;
-        while sender.try_send_incoming(flow(), message.clone()).is_ok() {
+        while sender.try_send_incoming(flow(), 0, message.clone()).is_ok() {
             sent += 1;
             let count = sender.unwritten().len();
             sender.written(count);
         }
         assert_eq!(sent, UNTAKEN_BYTES_MAX / message.len());
         sender.taken(1);
-        assert!(sender.try_send_incoming(flow(), message).is_ok());
+        assert!(sender.try_send_incoming(flow(), 0, message).is_ok());
     }
 
     #[test]
@@ -258,7 +269,7 @@ mod tests {
             LinkFrame::Outgoing { id: 1, destination: crate::link::Destination::Via, bytes };
         while sender.try_send(&frame).is_ok() {}
         assert!(sender.unwritten().len() < UNWRITTEN_BYTES_MAX + 61_000);
-        assert_eq!(sender.try_send_incoming(flow(), Bytes::new()), Err(Refused::Full));
+        assert_eq!(sender.try_send_incoming(flow(), 0, Bytes::new()), Err(Refused::Full));
         assert_eq!(sender.untaken_count(), 0);
         let heartbeat = LinkFrame::Heartbeat {
             incarnation: 1,
@@ -275,19 +286,19 @@ mod tests {
     #[test]
     fn an_oversized_message_is_refused_for_good_and_takes_no_sequence() {
         let mut sender = LinkSender::new();
-        let refused = sender.try_send_incoming(flow(), Bytes::from(vec![0; 65_536]));
+        let refused = sender.try_send_incoming(flow(), 0, Bytes::from(vec![0; 65_536]));
         assert_eq!(
             refused,
             Err(Refused::Frame(FrameError::TooLong { field: "message", length: 65_536 }))
         );
-        assert_eq!(sender.try_send_incoming(flow(), Bytes::from(vec![0; 65_535])), Ok(1));
+        assert_eq!(sender.try_send_incoming(flow(), 0, Bytes::from(vec![0; 65_535])), Ok(1));
     }
 
     #[test]
     fn a_burst_does_not_pin_its_buffer() {
         let mut sender = LinkSender::new();
         for _ in 0..100 {
-            sender.try_send_incoming(flow(), Bytes::from(vec![0; 10_000])).expect("room");
+            sender.try_send_incoming(flow(), 0, Bytes::from(vec![0; 10_000])).expect("room");
         }
         let count = sender.unwritten().len();
         sender.written(count);

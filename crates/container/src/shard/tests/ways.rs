@@ -230,6 +230,7 @@ fn call_whose_link_went_down_before_it_was_taken_is_left_to_another_container() 
     bench.frame(3, hello(EDGE_1)).unwrap();
     bench.words();
     let incoming = Incoming {
+        hops: 0,
         sequence: 1,
         flow: flow(Transport::Udp),
         bytes: request("INVITE", "aaa", "").into_bytes().into(),

@@ -21,9 +21,10 @@ fn every_kind() -> Vec<LinkFrame> {
             addresses,
         },
         LinkFrame::HelloAnswer { name: "container1".to_owned(), incarnation: 7 },
-        LinkFrame::Incoming(Incoming { sequence: 1, flow, bytes: message("INVITE") }),
+        LinkFrame::Incoming(Incoming { sequence: 1, hops: 0, flow, bytes: message("INVITE") }),
         LinkFrame::Incoming(Incoming {
             sequence: 2,
+            hops: HOPS_MAX,
             flow: Flow::new(Transport::Tcp, own, own),
             bytes: message(""),
         }),
@@ -46,6 +47,15 @@ fn every_kind() -> Vec<LinkFrame> {
         LinkFrame::KeepAlive { flow_token: message("token") },
         LinkFrame::Heartbeat { incarnation: 7, accepting: Accepting::Accepting, load: 0 },
         LinkFrame::Heartbeat { incarnation: 7, accepting: Accepting::Draining, load: u16::MAX },
+        LinkFrame::HandOn { to: 8, hops: 0, flow, bytes: message("BYE") },
+        LinkFrame::HandOn {
+            to: u64::MAX,
+            hops: HOPS_MAX,
+            flow: Flow::new(Transport::Tcp, own, own),
+            bytes: message("SIP/2.0 180 Ringing"),
+        },
+        LinkFrame::Probe { id: 1 },
+        LinkFrame::ProbeAnswer { id: u64::MAX },
     ]
 }
 
@@ -92,7 +102,8 @@ fn a_frame_cut_short_by_its_own_length_is_an_error() {
                 Ok(Some(
                     LinkFrame::Incoming(_)
                     | LinkFrame::Outgoing { .. }
-                    | LinkFrame::KeepAlive { .. },
+                    | LinkFrame::KeepAlive { .. }
+                    | LinkFrame::HandOn { .. },
                 )) => {}
                 other => panic!("{length} bytes of {frame:?}: {other:?}"),
             }
@@ -112,9 +123,10 @@ fn bytes_after_the_fields_are_an_error() {
 #[test]
 fn unknown_types_and_levels_are_errors() {
     let frame = |bytes: &[u8]| LinkFrame::decode(&mut BytesMut::from(bytes));
-    assert_eq!(frame(&[0, 0, 0, 2, 99, 1]), Err(FrameError::UnknownType { frame_type: 99 }));
-    assert_eq!(frame(&[0, 0, 0, 2, 0, 1]), Err(FrameError::UnknownType { frame_type: 0 }));
-    assert_eq!(frame(&[0, 0, 0, 2, 4, 2]), Err(FrameError::UnknownLevel { level: 2 }));
+    assert_eq!(frame(&[0, 0, 0, 2, 99, 2]), Err(FrameError::UnknownType { frame_type: 99 }));
+    assert_eq!(frame(&[0, 0, 0, 2, 0, 2]), Err(FrameError::UnknownType { frame_type: 0 }));
+    assert_eq!(frame(&[0, 0, 0, 2, 4, 3]), Err(FrameError::UnknownLevel { level: 3 }));
+    assert_eq!(frame(&[0, 0, 0, 2, 4, 1]), Err(FrameError::UnknownLevel { level: 1 }));
     assert_eq!(frame(&[0, 0, 0, 2, 4, 0]), Err(FrameError::UnknownLevel { level: 0 }));
 }
 
@@ -138,6 +150,17 @@ fn impossible_values_are_refused() {
     let mut failed = encoded(&LinkFrame::SendFailed { id: 1, error: SendError::Full });
     failed[LENGTH_BYTES + 2 + 8] = 0;
     assert_eq!(LinkFrame::decode(&mut failed), Err(FrameError::Value { field: "send error" }));
+    let flow = Flow::new(
+        Transport::Udp,
+        "192.0.2.1:5060".parse().expect("ip"),
+        "192.0.2.2:5060".parse().expect("ip"),
+    );
+    let mut handed_on = encoded(&LinkFrame::HandOn { to: 1, hops: 2, flow, bytes: Bytes::new() });
+    handed_on[LENGTH_BYTES + 2 + 8] = HOPS_MAX + 1;
+    assert_eq!(LinkFrame::decode(&mut handed_on), Err(FrameError::Value { field: "hops" }));
+    let too_often = LinkFrame::HandOn { to: 1, hops: HOPS_MAX + 1, flow, bytes: Bytes::new() };
+    let refused = too_often.encode(&mut BytesMut::new());
+    assert_eq!(refused, Err(FrameError::TooLong { field: "hops", length: 3 }));
 }
 
 #[test]
@@ -184,7 +207,7 @@ proptest! {
 
     #[test]
     fn arbitrary_payloads_of_known_types_never_panic(
-        frame_type in 0_u8..10,
+        frame_type in 0_u8..13,
         payload in proptest::collection::vec(any::<u8>(), 0..300),
     ) {
         let mut buffer = BytesMut::new();
