@@ -10,6 +10,7 @@ mod address_of_record;
 mod check;
 mod contact;
 mod cseq;
+pub mod dialog;
 pub mod digest;
 mod edits;
 mod error;
