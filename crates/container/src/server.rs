@@ -28,7 +28,7 @@ use state::{CommitError, Store, UnixMillis};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
-use topology::{BucketTable, Candidate, ProcessState, TopologyView};
+use topology::{BucketTable, Candidate, KeyRing, ProcessState, TopologyView};
 use tracing::{debug, info, warn};
 use transport::link::{LinkFrame, Refused, SendError};
 
@@ -90,6 +90,7 @@ pub enum ServerError {
 
 enum Command {
     View(TopologyView),
+    Keys(Box<KeyRing>),
     Drain,
     Stop,
 }
@@ -104,6 +105,11 @@ impl ServerHandle {
     /// The topology has changed.
     pub async fn view(&self, view: TopologyView) {
         self.send(Command::View(view)).await;
+    }
+
+    /// The keys were rotated.
+    pub async fn keys(&self, keys: KeyRing) {
+        self.send(Command::Keys(Box::new(keys))).await;
     }
 
     /// Take no new sessions from now on.
@@ -241,6 +247,7 @@ impl Server {
             has_progressed = true;
             match command {
                 Some(Command::View(view)) => self.learn(&view),
+                Some(Command::Keys(keys)) => self.shard.use_keys(*keys),
                 Some(Command::Drain) => self.drain(now),
                 Some(Command::Stop) => {
                     self.drain(now);

@@ -386,6 +386,9 @@ impl ProcessTable {
                 effects.push(Effect::Answer { ticket, answer });
                 return;
             }
+            Request::Keys | Request::RotateKeys => {
+                unreachable!("keys are no process: the server answers by itself")
+            }
             Request::Start { name } => (name, Goal::Up),
             // The deadline and the progress of a drain are not looked at yet: it is a stop.
             Request::Stop { name } | Request::Drain { name, .. } => (name, Goal::Down),

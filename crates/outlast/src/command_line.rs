@@ -75,6 +75,9 @@ pub(crate) enum Task {
     /// Check the configuration file
     #[command(subcommand, after_help = EXIT_CODES)]
     Config(ConfigCommand),
+    /// The node's keys, behind tokens and nonces
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Keys(KeysCommand),
     /// What the manager starts
     #[command(subcommand, hide = true)]
     Process(Child),
@@ -202,6 +205,24 @@ pub(crate) enum IdentityCommand {
 pub(crate) enum ConfigCommand {
     /// Check outlast.toml: every error with its line; exit code 64 when it is refused
     Check,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum KeysCommand {
+    /// Show how old the keys are, and when they are rotated; no secret
+    Show {
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Rotate the keys now
+    ///
+    /// Those before are accepted until the next rotation. Rotated twice, phones must register
+    /// again to be reached, and calls set up before cannot be ended or changed through the node.
+    #[command(verbatim_doc_comment)]
+    Rotate {
+        #[command(flatten)]
+        json: Json,
+    },
 }
 
 /// A process of a node; everything else it gets from the manager.

@@ -32,7 +32,9 @@ fn request(directory: &Path, request: Request, done: &str) -> Result<(), Failure
             Ok(())
         }
         Answer::Refused { reason } => Err(anyhow::Error::msg(reason).into()),
-        other @ (Answer::Status(_) | Answer::Progress { .. }) => Err(unexpected(&other)),
+        other @ (Answer::Status(_) | Answer::Keys(_) | Answer::Progress { .. }) => {
+            Err(unexpected(&other))
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod config_check;
 mod control;
 mod failure;
 mod identity;
+mod keys;
 mod log_file;
 mod output;
 mod process;
@@ -48,6 +49,7 @@ fn carry_out(command_line: CommandLine) -> Result<(), Failure> {
         Task::Identity(command) => identity::identity(&directory, command),
         Task::Registrations { json } => registrations::registrations(&directory, json.into()),
         Task::Config(ConfigCommand::Check) => config_check::check(&directory),
+        Task::Keys(command) => keys::keys(&directory, command),
         Task::Process(child) => process::run(child),
     }
 }

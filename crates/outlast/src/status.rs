@@ -14,7 +14,10 @@ use crate::output;
 pub(crate) fn status(directory: &Path, reader: Reader) -> Result<(), Failure> {
     let status = match ask(directory, Request::Status)? {
         Answer::Status(status) => status,
-        other @ (Answer::Done | Answer::Progress { .. } | Answer::Refused { .. }) => {
+        other @ (Answer::Done
+        | Answer::Keys(_)
+        | Answer::Progress { .. }
+        | Answer::Refused { .. }) => {
             return Err(unexpected(&other));
         }
     };

@@ -67,6 +67,11 @@ impl Registrar {
         })
     }
 
+    /// The node's keys were rotated: these hold from the next request on.
+    pub fn use_keys(&self, keys: &KeyRing) {
+        self.authenticator.nonces().use_key(keys.derive("nonce"));
+    }
+
     async fn decide(&self, request: &IncomingRequest) -> Result<Effects, Failure> {
         let message = &request.message;
         let (Some(method), Some(request_uri)) = (message.method(), message.request_uri()) else {

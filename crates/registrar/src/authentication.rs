@@ -89,7 +89,7 @@ pub enum Verdict {
 }
 
 /// Knows senders by their credentials, and makes challenges.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Authenticator {
     nonces: Nonces,
     /// In the order of the challenges.
@@ -101,6 +101,11 @@ impl Authenticator {
     /// (RFC 8760 §2.4), and some look no further than the first.
     pub fn new(nonces: Nonces, algorithms: &[Algorithm]) -> Authenticator {
         Authenticator { nonces, algorithms: algorithms.to_vec() }
+    }
+
+    /// The nonces that it issues and takes.
+    pub fn nonces(&self) -> &Nonces {
+        &self.nonces
     }
 
     /// The first credentials of `message` that are for this realm and of an algorithm we offer.
@@ -208,9 +213,9 @@ mod tests {
     #[test]
     fn the_hash_that_stands_in_for_nobodys_lets_nobody_in() {
         let nonces = Nonces::new(KeyRing::new([7; 32]).derive("nonce"), Duration::from_secs(300));
-        let authenticator = Authenticator::new(nonces.clone(), &Algorithm::STRONGEST_FIRST);
+        let authenticator = Authenticator::new(nonces, &Algorithm::STRONGEST_FIRST);
         let aor = AddressOfRecord::parse(b"sip:nobody@example.com").unwrap();
-        let nonce = nonces.issue(aor.as_str().as_bytes(), NOW, [1; RANDOM_BYTES]);
+        let nonce = authenticator.nonces().issue(aor.as_str().as_bytes(), NOW, [1; RANDOM_BYTES]);
         let mut credentials = Credentials {
             username: Cow::Borrowed(b"nobody"),
             realm: Cow::Borrowed(b"example.com"),

@@ -10,6 +10,7 @@
 //!
 //! Source: RFC 7616 §3.3 (nonce), §3.4 (nc), §5.5 (replay). Pure: time and random octets are arguments.
 
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -60,16 +61,27 @@ impl NonceId {
 }
 
 /// Issues and judges nonces.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Nonces {
-    key: topology::Key,
+    /// Read for every request, written at a rotation: nobody waits.
+    key: RwLock<topology::Key>,
     age_max: Duration,
 }
 
 impl Nonces {
     /// With the key for "nonce" of the node's key ring; a nonce is taken for `age_max` after its issue.
     pub fn new(key: topology::Key, age_max: Duration) -> Nonces {
-        Nonces { key, age_max }
+        Nonces { key: RwLock::new(key), age_max }
+    }
+
+    /// The keys were rotated: nonces are issued with `key`, and taken if made with it or with the one before.
+    pub fn use_key(&self, key: topology::Key) {
+        *self.key.write().unwrap_or_else(PoisonError::into_inner) = key;
+    }
+
+    fn key(&self) -> RwLockReadGuard<'_, topology::Key> {
+        // A key is a plain value: a panic elsewhere cannot leave it half-written.
+        self.key.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A new nonce for requests of one address-of-record.
@@ -78,7 +90,7 @@ impl Nonces {
         octets[0] = FORMAT_LEVEL;
         octets[1..9].copy_from_slice(&now.0.to_be_bytes());
         octets[9..1 + ID_BYTES].copy_from_slice(&random);
-        let mac = self.key.tag::<MAC_BYTES>(&mac_input(&octets[..1 + ID_BYTES], aor));
+        let mac = self.key().tag::<MAC_BYTES>(&mac_input(&octets[..1 + ID_BYTES], aor));
         octets[1 + ID_BYTES..].copy_from_slice(&mac);
         URL_SAFE_NO_PAD.encode(octets)
     }
@@ -91,7 +103,7 @@ impl Nonces {
             return NonceVerdict::Stale;
         }
         let (said, mac) = octets[..NONCE_BYTES].split_at(1 + ID_BYTES);
-        if !self.key.verify(&mac_input(said, aor), mac) {
+        if !self.key().verify(&mac_input(said, aor), mac) {
             return NonceVerdict::Stale;
         }
         let id = NonceId(said[1..].try_into().expect("split after level and id"));
@@ -235,6 +247,21 @@ mod tests {
         assert!(is_fresh(&nonces(&ring), &nonce, AOR, NOW));
         assert!(is_fresh(&nonces(&ring.rotated([8; 32], 0)), &nonce, AOR, NOW));
         assert!(!is_fresh(&nonces(&KeyRing::new([8; 32])), &nonce, AOR, NOW));
+    }
+
+    #[test]
+    fn a_nonce_outlives_one_rotation_of_a_running_registrar_and_not_two() {
+        let first = KeyRing::new([7; 32]);
+        let (second, third) =
+            (first.rotated([8; 32], 0), first.rotated([8; 32], 0).rotated([9; 32], 0));
+        let nonces = nonces(&first);
+        let nonce = nonces.issue(AOR, NOW, [1; 8]);
+        nonces.use_key(second.derive("nonce"));
+        assert!(is_fresh(&nonces, &nonce, AOR, NOW));
+        let newer = nonces.issue(AOR, NOW, [2; 8]);
+        nonces.use_key(third.derive("nonce"));
+        assert!(!is_fresh(&nonces, &nonce, AOR, NOW));
+        assert!(is_fresh(&nonces, &newer, AOR, NOW));
     }
 
     #[test]

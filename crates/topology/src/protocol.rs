@@ -67,6 +67,8 @@ pub enum ToManager {
         /// Which life of it.
         incarnation: Incarnation,
     },
+    /// A container: the machine's clock was stepped, and no lifetime ends for a while.
+    ClockStepped(ClockStatus),
     /// A command's only line.
     Request(Request),
 }
@@ -210,6 +212,10 @@ pub enum Request {
         /// Milliseconds until it is told to stop with whatever is left.
         deadline_ms: u64,
     },
+    /// How old the node's keys are.
+    Keys,
+    /// Rotate the node's keys now; answered when every process was told.
+    RotateKeys,
 }
 
 /// What the manager answers.
@@ -225,6 +231,8 @@ pub enum Answer {
         /// Milliseconds until the process is told to stop.
         deadline_in_ms: u64,
     },
+    /// To [`Request::Keys`] and [`Request::RotateKeys`].
+    Keys(KeysStatus),
     /// Carried out.
     Done,
     /// Not carried out.
@@ -243,9 +251,32 @@ pub struct NodeStatus {
     /// Who answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manager: Option<ManagerStatus>,
+    /// Once the machine's clock was stepped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<ClockStatus>,
     /// The processes.
     #[serde(flatten)]
     pub view: TopologyView,
+}
+
+/// The last step of the machine's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockStatus {
+    /// Milliseconds by which it was set forward; negative: back.
+    pub stepped_by_ms: i64,
+    /// No lifetime ends before this time of the stepped clock, in Unix milliseconds.
+    pub frozen_until_ms: u64,
+}
+
+/// The age of the node's keys; no secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeysStatus {
+    /// Unix milliseconds at which the current keys began to sign.
+    pub since_ms: u64,
+    /// Milliseconds until they are rotated.
+    pub rotation_in_ms: u64,
+    /// Whether those before them are accepted.
+    pub has_previous: bool,
 }
 
 /// The guardian, as the manager sees it.

@@ -153,16 +153,10 @@ pub struct Shard {
 impl Shard {
     /// A shard without links.
     pub fn new(settings: ShardSettings) -> Shard {
-        let owner = OwnerToken { incarnation: settings.incarnation, shard: 0 };
-        let owner_token = owner.encode(&settings.keys.derive("owner"));
         let own_name = Bytes::from(format!("{}.{}.outlast.invalid", settings.name, settings.node));
         let responder = Responder::new(&settings.keys);
         Shard {
-            deriver: BranchDeriver::new(
-                &settings.keys.derive("branch"),
-                owner_token,
-                own_name.clone(),
-            ),
+            deriver: deriver(&settings, own_name.clone()),
             own_name,
             edges: Edges::default(),
             transactions: Transactions::new(settings.transactions, responder.clone()),
@@ -179,6 +173,13 @@ impl Shard {
             next_id: 0,
             settings,
         }
+    }
+
+    /// The keys were rotated: new branches carry an owner token under the new ones. Open transactions keep the
+    /// branches that they have.
+    pub fn use_keys(&mut self, keys: KeyRing) {
+        self.settings.keys = keys;
+        self.deriver = deriver(&self.settings, self.own_name.clone());
     }
 
     /// A frame has come by a link.
@@ -465,4 +466,10 @@ impl Shard {
         self.next_id += 1;
         self.next_id
     }
+}
+
+fn deriver(settings: &ShardSettings, own_name: Bytes) -> BranchDeriver {
+    let owner = OwnerToken { incarnation: settings.incarnation, shard: 0 };
+    let owner_token = owner.encode(&settings.keys.derive("owner"));
+    BranchDeriver::new(&settings.keys.derive("branch"), owner_token, own_name)
 }

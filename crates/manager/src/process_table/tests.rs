@@ -84,6 +84,7 @@ impl Node {
                 Effect::Answer { ticket, answer } => self.log.push(match answer {
                     Answer::Done => format!("{} done", ticket.0),
                     Answer::Refused { reason } => format!("{} refused: {reason}", ticket.0),
+                    Answer::Keys(_) => unreachable!("the table knows no keys"),
                     Answer::Progress { left, .. } => format!("{} progress {left}", ticket.0),
                     Answer::Status(status) => {
                         format!("{} version {}", ticket.0, status.view.version)

@@ -37,6 +37,8 @@ pub(crate) struct Admitted {
     pub(crate) welcome: Welcome,
     pub(crate) descriptors: Vec<OwnedFd>,
     pub(crate) views: watch::Receiver<Arc<Vec<u8>>>,
+    /// The welcome holds the present ones.
+    pub(crate) keys: watch::Receiver<Arc<Vec<u8>>>,
     pub(crate) commands: mpsc::Receiver<Command>,
 }
 
@@ -104,7 +106,8 @@ async fn serve(stream: UnixStream, inputs: mpsc::Sender<Input>) -> Result<(), Co
             | ToManager::Alive { .. }
             | ToManager::LockHeld { .. }
             | ToManager::Unresponsive { .. }
-            | ToManager::Responsive { .. },
+            | ToManager::Responsive { .. }
+            | ToManager::ClockStepped(_),
         ) => Err(ConnectionError::Order("a report before hello")),
         None => Ok(()),
     }
@@ -133,7 +136,7 @@ async fn serve_child(
     let (reply, admitted) = oneshot::channel();
     let input = Input::Hello { name: name.clone(), pid, reply };
     send(&inputs, input).await?;
-    let admitted = match admitted.await.map_err(|_| ConnectionError::ManagerGone)? {
+    let mut admitted = match admitted.await.map_err(|_| ConnectionError::ManagerGone)? {
         Ok(admitted) => admitted,
         Err(reason) => {
             let refusal = FromManager::Answer(Answer::Refused { reason });
@@ -141,16 +144,18 @@ async fn serve_child(
         }
     };
     lines.welcome(&admitted.welcome, &admitted.descriptors).await?;
-    drop(admitted.descriptors);
-    push(lines, name, admitted.incarnation, admitted.views, admitted.commands, inputs).await
+    admitted.descriptors.clear();
+    let Admitted { incarnation, views, keys, commands, .. } = admitted;
+    push(lines, name, incarnation, views, keys, commands, inputs).await
 }
 
-/// Views and commands to the child, its readiness from it, until either end is gone.
+/// Views, keys and commands to the child, its reports from it, until either end is gone.
 async fn push(
     mut lines: Lines,
     name: ProcessName,
     incarnation: Incarnation,
     mut views: watch::Receiver<Arc<Vec<u8>>>,
+    mut keys: watch::Receiver<Arc<Vec<u8>>>,
     mut commands: mpsc::Receiver<Command>,
     inputs: mpsc::Sender<Input>,
 ) -> Result<(), ConnectionError> {
@@ -163,6 +168,11 @@ async fn push(
                 let line = Arc::clone(&views.borrow_and_update());
                 lines.write(&line).await?;
             }
+            changed = keys.changed() => {
+                changed.map_err(|_| ConnectionError::ManagerGone)?;
+                let line = Arc::clone(&keys.borrow_and_update());
+                lines.write(&line).await?;
+            }
             command = commands.recv() => match command {
                 Some(command) => lines.write(&encode_line(&FromManager::Command(command))).await?,
                 None => return Ok(()), // this life is over
@@ -170,6 +180,9 @@ async fn push(
             said = lines.next() => match said? {
                 Some(ToManager::Ready) => {
                     send(&inputs, Input::Ready { name: name.clone(), incarnation }).await?;
+                }
+                Some(ToManager::ClockStepped(clock)) => {
+                    send(&inputs, Input::ClockStepped(clock)).await?;
                 }
                 // What hang detection will decide by.
                 Some(

@@ -5,7 +5,6 @@
 //! before anything runs), keys, the manager's socket, then the processes.
 
 use std::collections::HashMap;
-use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::process::Command as Program;
 use std::sync::Arc;
@@ -15,8 +14,9 @@ use config::NodeConfig;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
-use topology::keys::KeyRing;
-use topology::protocol::{Answer, Command, FromManager, Request, Welcome, encode_line};
+use topology::protocol::{
+    Answer, ClockStatus, Command, FromManager, Request, Welcome, encode_line,
+};
 use topology::view::{EdgeAddress, Incarnation, ProcessName, ProcessType, TopologyView};
 use tracing::{error, info, warn};
 
@@ -26,12 +26,14 @@ use crate::restart::RestartPolicy;
 mod child;
 mod connection;
 mod directory;
+mod keys;
 mod listeners;
 mod up_error;
 
 use child::RunningChild;
 use connection::Admitted;
 use directory::NodeDirectory;
+use keys::Keys;
 use listeners::EdgeListeners;
 pub use up_error::UpError;
 
@@ -105,6 +107,7 @@ enum Input {
         request: Request,
         reply: oneshot::Sender<Answer>,
     },
+    ClockStepped(ClockStatus),
     Exited {
         name: ProcessName,
         incarnation: Incarnation,
@@ -119,7 +122,7 @@ pub async fn run(mut options: Options, on_serving: impl FnOnce(&Serving)) -> Res
     let directory = NodeDirectory::open(&options.directory, &process_names(&options.config))?;
     raise_descriptor_limit();
     let edges = bind_listeners(&directory, &options.config).await?;
-    let keys = topology::keys::file::load_or_create(&directory.keys(), unix_millis())?;
+    let keys = Keys::open(directory.keys(), options.config.keys.rotate_every)?;
     let before_start = std::mem::replace(&mut options.before_start, Box::new(|_| Ok(())));
     before_start(directory.path()).map_err(UpError::Hook)?;
     let after_stop = std::mem::replace(&mut options.after_stop, Box::new(|_| Ok(())));
@@ -140,7 +143,7 @@ pub async fn run(mut options: Options, on_serving: impl FnOnce(&Serving)) -> Res
             }
             Step::Ended => break,
         }
-        let deadline = manager.table.next_deadline();
+        let deadline = manager.next_deadline();
         step = tokio::select! {
             input = received.recv() => match input {
                 Some(input) => manager.receive(input),
@@ -150,7 +153,7 @@ pub async fn run(mut options: Options, on_serving: impl FnOnce(&Serving)) -> Res
                 info!(signal = name, "stopping");
                 manager.handle(Event::NodeStops)
             }
-            () = until(deadline) => manager.tick(),
+            () = tokio::time::sleep_until(deadline.into()) => manager.tick(),
         };
     }
     after_stop(manager.directory.path()).map_err(UpError::Hook)?;
@@ -184,13 +187,6 @@ fn raise_descriptor_limit() {
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         warn!(%error, descriptors = limit.current, "the limit of open descriptors stays as it is");
-    }
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => pending().await,
     }
 }
 
@@ -237,7 +233,9 @@ struct Manager {
     directory: NodeDirectory,
     child: Box<dyn Fn(&ChildStart) -> Program>,
     settings: serde_json::Value,
-    keys: KeyRing,
+    keys: Keys,
+    /// The last step of the machine's clock.
+    clock: Option<ClockStatus>,
     edges: HashMap<ProcessName, EdgeListeners>,
     edge_order: Vec<ProcessName>,
     /// The present life of each process that has one.
@@ -256,7 +254,7 @@ impl Manager {
         options: Options,
         directory: NodeDirectory,
         edges: Vec<EdgeListeners>,
-        keys: KeyRing,
+        keys: Keys,
         inputs: mpsc::Sender<Input>,
     ) -> Result<Manager, UpError> {
         let config = &options.config;
@@ -285,6 +283,7 @@ impl Manager {
             child: options.child,
             settings,
             keys,
+            clock: None,
             edge_order: edges.iter().map(|edge| edge.name.clone()).collect(),
             edges: edges.into_iter().map(|edge| (edge.name.clone(), edge)).collect(),
             children: HashMap::new(),
@@ -326,6 +325,27 @@ impl Manager {
                 self.commands.remove(&name);
                 self.handle(Event::Exited { name, incarnation })
             }
+            Input::ClockStepped(clock) => {
+                warn!(
+                    stepped_by_ms = clock.stepped_by_ms,
+                    "the machine's clock was stepped: no lifetime ends for a minute"
+                );
+                self.clock = Some(clock);
+                Step::Going
+            }
+            Input::Request { request: Request::Keys, reply } => {
+                let _ = reply.send(Answer::Keys(self.keys.status()));
+                Step::Going
+            }
+            Input::Request { request: Request::RotateKeys, reply } => {
+                let answer = match self.keys.rotate() {
+                    Ok(()) => Answer::Keys(self.keys.status()),
+                    Err(error) => Answer::Refused { reason: error.to_string() },
+                };
+                // Whoever asked may have gone.
+                let _ = reply.send(answer);
+                Step::Going
+            }
             Input::Request { request, reply } => {
                 self.ticket_last += 1;
                 let ticket = Ticket(self.ticket_last);
@@ -359,18 +379,25 @@ impl Manager {
                 directory: self.directory.path().to_owned(),
                 incarnation,
                 settings: self.settings.clone(),
-                keys: self.keys.clone(),
+                keys: self.keys.ring().clone(),
                 link,
                 sockets,
                 view,
             },
             descriptors,
             views: self.views.subscribe(),
+            keys: self.keys.subscribe(),
             commands: received,
         })
     }
 
+    fn next_deadline(&self) -> Instant {
+        let keys = self.keys.next_deadline();
+        self.table.next_deadline().map_or(keys, |table| table.min(keys))
+    }
+
     fn tick(&mut self) -> Step {
+        self.keys.tick(Instant::now());
         let mut effects = Vec::new();
         self.table.tick(Instant::now(), &mut effects);
         self.carry_out(effects)
@@ -486,12 +513,6 @@ impl EdgeListeners {
             })
             .collect()
     }
-}
-
-/// The machine's clock, as key rings are dated.
-fn unix_millis() -> u64 {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The path of the manager's socket in a node's directory.

@@ -64,7 +64,8 @@ async fn serve(
     state: Arc<dyn Store>,
     registrar: Registrar,
 ) -> anyhow::Result<()> {
-    let (server, handle) = Server::bind(settings, state, Arc::new(registrar))?;
+    let registrar = Arc::new(registrar);
+    let (server, handle) = Server::bind(settings, state, Arc::<Registrar>::clone(&registrar))?;
     handle.view(joined.welcome.view).await;
     joined.subscription.ready()?;
     let (sender, events) = mpsc::channel(EVENTS_MAX);
@@ -73,7 +74,7 @@ async fn serve(
         let _ = sender.blocking_send(event);
     });
     let at_once = Arc::new(Notify::new());
-    tokio::spawn(follow(events, handle, Arc::clone(&at_once)));
+    tokio::spawn(follow(events, handle, registrar, Arc::clone(&at_once)));
     tokio::select! {
         () = server.run() => {}
         () = at_once.notified() => info!("ending at once"),
@@ -82,12 +83,20 @@ async fn serve(
 }
 
 /// Passes the manager's events on.
-async fn follow(mut events: mpsc::Receiver<Event>, handle: ServerHandle, at_once: Arc<Notify>) {
+async fn follow(
+    mut events: mpsc::Receiver<Event>,
+    handle: ServerHandle,
+    registrar: Arc<Registrar>,
+    at_once: Arc<Notify>,
+) {
     while let Some(event) = events.recv().await {
         match event {
             Event::View(view) => handle.view(view).await,
-            // The container keeps the keys that it was welcomed with until it can take over others.
-            Event::Keys(_) => {}
+            Event::Keys(keys) => {
+                registrar.use_keys(&keys);
+                handle.keys(keys).await;
+                info!("took over rotated keys");
+            }
             Event::Command(Command::Drain { .. }) => handle.stop().await,
             Event::Command(Command::Stop) | Event::ManagerGone => at_once.notify_one(),
         }
