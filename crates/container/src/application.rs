@@ -20,7 +20,7 @@ use futures_util::future::BoxFuture;
 pub use sip::QValue;
 use sip::{HeaderName, Message};
 use state::{Batch, UnixMillis};
-use topology::choice::{BucketTable, ChoiceKey};
+use topology::choice::{BucketTable, ChoiceHash, ChoiceKey};
 use topology::{Incarnation, ProcessName};
 use transport::Flow;
 
@@ -277,11 +277,16 @@ pub enum Ownership {
 
 impl Ownership {
     fn owns(&self, key: ChoiceKey<'_>) -> bool {
+        self.owns_hash(key.hash())
+    }
+
+    /// As for a key, by its hash.
+    pub fn owns_hash(&self, hash: ChoiceHash) -> bool {
         match self {
             Ownership::Everything => true,
             Ownership::Nothing => false,
             Ownership::Share { table, name, incarnation } => {
-                table.choose(key).first.is_some_and(|first| {
+                table.choose_hash(hash).first.is_some_and(|first| {
                     let candidate = &table.candidates()[first];
                     candidate.name == *name && candidate.incarnation == *incarnation
                 })

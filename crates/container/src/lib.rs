@@ -13,6 +13,7 @@ pub mod application;
 pub mod edges;
 pub mod next_hop;
 mod own_route;
+pub mod ownership;
 pub mod proxy;
 pub mod responder;
 pub mod server;

@@ -35,6 +35,19 @@ impl ServerKey {
         ServerKey::with_method(cancel, Method::Invite)
     }
 
+    /// The INVITE transaction that has this RFC 3261 branch.
+    pub(crate) fn of_invite_branch(branch: &[u8]) -> ServerKey {
+        let mut key = SmallVec::new();
+        push(&mut key, Method::Invite.as_bytes());
+        push(&mut key, branch);
+        ServerKey(key)
+    }
+
+    /// For hashing: different for any two transactions.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     fn with_method(request: &Message, method: Method<'_>) -> Option<ServerKey> {
         let via = request.top_via().ok()?;
         let mut key = SmallVec::new();

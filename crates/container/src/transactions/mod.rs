@@ -14,7 +14,7 @@ mod answered;
 mod carry_out;
 mod client_side;
 pub(crate) mod deadlines;
-mod key;
+pub(crate) mod key;
 mod server_side;
 #[cfg(test)]
 mod tests;
