@@ -11,8 +11,8 @@ use std::sync::Arc;
 use sip::AddressOfRecord;
 use state::{Batch, Change, CommitError, Expect, Key, Prefix, Store, StoreError, Version};
 
-use crate::codec::RecordError;
 use record::{ACCOUNTS, account_key, private_key, public_key};
+use state::codec::RecordError;
 
 mod record;
 

@@ -177,7 +177,7 @@ enum Failure {
     Record {
         item: String,
         #[source]
-        source: crate::codec::RecordError,
+        source: state::codec::RecordError,
     },
     #[error("the system gives no random octets")]
     Random(#[source] getrandom::Error),

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use sip::QValue;
 use state::{Key, Space, UnixMillis};
 
-use crate::codec::{Reader, RecordError, Writer};
+use state::codec::{Reader, RecordError, Writer};
 
 pub mod update;
 

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use state::{Batch, Expect, Key, Space, UnixMillis};
 
 use crate::bindings::Bindings;
-use crate::codec::{Reader, RecordError, Writer};
+use state::codec::{Reader, RecordError, Writer};
 
 /// Buckets: many more than containers, so that shares are even; few enough to list them all in one interval.
 pub const BUCKETS: u64 = 64;

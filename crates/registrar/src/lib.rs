@@ -15,7 +15,6 @@ pub mod accounts;
 pub mod application;
 pub mod authentication;
 pub mod bindings;
-mod codec;
 mod date;
 pub mod domains;
 pub mod keep_alive;
@@ -29,6 +28,6 @@ mod test_requests;
 
 pub use accounts::{Account, AccountError, AccountStore};
 pub use application::Registrar;
-pub use codec::RecordError;
 pub use registrations::{Registration, RegistrationsError, registrations};
 pub use settings::{Settings, SettingsError};
+pub use state::codec::RecordError;

@@ -18,7 +18,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use state::UnixMillis;
 
-use crate::codec::{Reader, RecordError, Writer};
+use state::codec::{Reader, RecordError, Writer};
 
 /// Random octets in a nonce.
 pub const RANDOM_BYTES: usize = 8;

@@ -4,7 +4,7 @@ use serde::Serialize;
 use state::{Key, Prefix, Store, StoreError, UnixMillis};
 
 use crate::bindings::{self, Bindings};
-use crate::codec::RecordError;
+use state::codec::RecordError;
 
 /// One binding, as people and programs want to see it.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -8,13 +8,15 @@
 //! - [`store`]: the [`Store`] trait, the same for every engine; [`watch`]: news of changes.
 //! - [`engine::embedded`]: LMDB, shared by all processes of one node. [`engine::fake`]: in memory, with
 //!   faults on demand, for the tests of whoever uses a store.
+//! - [`codec`]: numbers and octets in records, for whoever writes them.
 //! - `contract` (feature of that name): what every engine must do, as functions that tests run on each of them.
 //!
-//! Deliberately absent: any meaning of keys and values. Applications bring their own codecs; the store sees
+//! Deliberately absent: any meaning of keys and values. Applications bring their own records; the store sees
 //! bytes, versions and lifetimes.
 
 pub mod batch;
 pub mod clock;
+pub mod codec;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod engine;

@@ -14,7 +14,7 @@ use sip::AddressOfRecord;
 use sip::digest::{Algorithm, Ha1};
 use state::{Key, Space};
 
-use crate::codec::{Reader, RecordError, Writer};
+use state::codec::{Reader, RecordError, Writer};
 
 const FORMAT_LEVEL: u8 = 1;
 const TAG: &[u8] = b"accounts";

@@ -1,7 +1,8 @@
-//! The compact form of the registrar's records: a format level, then numbers and octet strings.
+//! The compact form of records: a format level, then numbers and octet strings.
 //!
-//! Numbers are LEB128, octet strings carry their length before them. Reading slices the record's own buffer and
-//! copies nothing. What the fields mean stands in the module of each record.
+//! For whoever keeps records in a [`Store`](crate::Store). Numbers are LEB128, octet strings carry their length before
+//! them. Reading slices the record's own buffer and copies nothing. What the fields mean stands in the module of each
+//! record.
 
 use bytes::Bytes;
 
@@ -15,22 +16,24 @@ pub enum RecordError {
     FormatLevel(u8),
     /// It ends early, holds more than it should, or a value is out of its range.
     #[error(
-        "record is malformed; delete it (its phone registers again) or restore the last snapshot"
+        "record is malformed; delete it (a phone registers again, a call is set up anew) or restore the last snapshot"
     )]
     Malformed,
 }
 
 /// Builds a record.
-pub(crate) struct Writer(Vec<u8>);
+pub struct Writer(Vec<u8>);
 
 impl Writer {
-    pub(crate) fn new(format_level: u8, capacity: usize) -> Writer {
+    /// Begins a record of that level, with room for so many octets.
+    pub fn new(format_level: u8, capacity: usize) -> Writer {
         let mut out = Vec::with_capacity(capacity);
         out.push(format_level);
         Writer(out)
     }
 
-    pub(crate) fn number(&mut self, mut number: u64) {
+    /// A number, small ones in few octets.
+    pub fn number(&mut self, mut number: u64) {
         while number >= 0x80 {
             self.0.push(number as u8 | 0x80);
             number >>= 7;
@@ -38,28 +41,32 @@ impl Writer {
         self.0.push(number as u8);
     }
 
-    pub(crate) fn octets(&mut self, octets: &[u8]) {
+    /// Octets behind their length.
+    pub fn octets(&mut self, octets: &[u8]) {
         self.number(octets.len() as u64);
         self.0.extend_from_slice(octets);
     }
 
     /// Octets whose length the reader knows.
-    pub(crate) fn fixed(&mut self, octets: &[u8]) {
+    pub fn fixed(&mut self, octets: &[u8]) {
         self.0.extend_from_slice(octets);
     }
 
-    pub(crate) fn finish(self) -> Bytes {
+    /// The record.
+    pub fn finish(self) -> Bytes {
         Bytes::from(self.0)
     }
 }
 
 /// Takes a record apart, in the order in which it was built.
-pub(crate) struct Reader(Bytes);
+pub struct Reader(Bytes);
 
 impl Reader {
+    /// Begins to read a record.
+    ///
     /// # Errors
     /// [`RecordError::FormatLevel`] when the level is not `format_level`.
-    pub(crate) fn new(record: &Bytes, format_level: u8) -> Result<Reader, RecordError> {
+    pub fn new(record: &Bytes, format_level: u8) -> Result<Reader, RecordError> {
         match record.first() {
             Some(&level) if level == format_level => Ok(Reader(record.slice(1..))),
             Some(&level) => Err(RecordError::FormatLevel(level)),
@@ -67,7 +74,11 @@ impl Reader {
         }
     }
 
-    pub(crate) fn number(&mut self) -> Result<u64, RecordError> {
+    /// What [`Writer::number`] wrote.
+    ///
+    /// # Errors
+    /// [`RecordError::Malformed`] when the record ends early, or the number has more than 64 bits.
+    pub fn number(&mut self) -> Result<u64, RecordError> {
         let mut number = 0_u64;
         for (index, &octet) in self.0.iter().enumerate() {
             let bits = u64::from(octet & 0x7f);
@@ -85,34 +96,55 @@ impl Reader {
     }
 
     /// A number that must fit a smaller type.
-    pub(crate) fn small<T: TryFrom<u64>>(&mut self) -> Result<T, RecordError> {
+    ///
+    /// # Errors
+    /// [`RecordError::Malformed`] when it does not, or the record ends early.
+    pub fn small<T: TryFrom<u64>>(&mut self) -> Result<T, RecordError> {
         T::try_from(self.number()?).map_err(|_| RecordError::Malformed)
     }
 
-    pub(crate) fn octets(&mut self) -> Result<Bytes, RecordError> {
+    /// What [`Writer::octets`] wrote.
+    ///
+    /// # Errors
+    /// [`RecordError::Malformed`] when the record ends early.
+    pub fn octets(&mut self) -> Result<Bytes, RecordError> {
         let length = self.small()?;
         self.take(length)
     }
 
-    pub(crate) fn text(&mut self) -> Result<String, RecordError> {
+    /// Octets that are UTF-8.
+    ///
+    /// # Errors
+    /// [`RecordError::Malformed`] when they are not, or the record ends early.
+    pub fn text(&mut self) -> Result<String, RecordError> {
         String::from_utf8(self.octets()?.into()).map_err(|_| RecordError::Malformed)
     }
 
-    pub(crate) fn fixed<const N: usize>(&mut self) -> Result<[u8; N], RecordError> {
+    /// What [`Writer::fixed`] wrote.
+    ///
+    /// # Errors
+    /// [`RecordError::Malformed`] when the record ends early.
+    pub fn fixed<const N: usize>(&mut self) -> Result<[u8; N], RecordError> {
         let octets = self.take(N)?;
         Ok(<[u8; N]>::try_from(octets.as_ref()).expect("take gives as many as asked for"))
     }
 
-    pub(crate) fn take(&mut self, length: usize) -> Result<Bytes, RecordError> {
+    /// So many octets.
+    ///
+    /// # Errors
+    /// [`RecordError::Malformed`] when the record ends early.
+    pub fn take(&mut self, length: usize) -> Result<Bytes, RecordError> {
         if length > self.0.len() {
             return Err(RecordError::Malformed);
         }
         Ok(self.0.split_to(length))
     }
 
+    /// Ends the reading.
+    ///
     /// # Errors
     /// [`RecordError::Malformed`] when there is something left.
-    pub(crate) fn finish(self) -> Result<(), RecordError> {
+    pub fn finish(self) -> Result<(), RecordError> {
         if self.0.is_empty() { Ok(()) } else { Err(RecordError::Malformed) }
     }
 }
