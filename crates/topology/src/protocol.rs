@@ -53,7 +53,8 @@ pub enum ToManager {
         /// How long the sender has been waiting, in milliseconds.
         waited_ms: u64,
     },
-    /// An edge: a container answers no probes, although its link stands.
+    /// An edge: a container answers no probes, although its link stands. Said again at every heartbeat interval
+    /// while it lasts.
     Unresponsive {
         /// Which.
         name: ProcessName,

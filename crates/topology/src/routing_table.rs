@@ -1,11 +1,15 @@
 //! Which containers an edge may send to, fed by heartbeats, notifications and links.
 //!
-//! Three witnesses, each of which can end a route and none of which alone can open one:
+//! Four witnesses, each of which can end a route and none of which alone can open one:
 //! - *notification*: the manager's view says the process died, hangs or stops. At once, 10 ms.
 //! - *heartbeat*: the container pings every [`HeartbeatSettings::interval`]. It is removed after
 //!   `allowed_miss_count` missed pings, that is after interval × (allowed_miss_count + 1) of silence
 //!   (the reference's `oc4j-ping`), which also catches a container that lives but hangs.
 //! - *link*: the stream to it is open.
+//! - *answers*: the container works off what comes by the link ([`unanswered`]). One that does not is
+//!   ejected until it answers again, but at most half of those that would accept new work are: if
+//!   everybody seems to be silent, it is more likely the edge that is wrong, and a container that may be
+//!   stuck is better than none.
 //!
 //! A route opens when its link is up and its first heartbeat says *accepting*. A container that hung
 //! and pings again is taken back. A draining container keeps what it owns and gets nothing new.
@@ -15,8 +19,12 @@
 
 use std::time::{Duration, Instant};
 
-use crate::choice::{BucketTable, CANDIDATES_MAX, Candidate};
+use crate::choice::{BucketTable, CANDIDATES_MAX, Candidate, Candidates, ChoiceKey};
 use crate::view::{Incarnation, ProcessName, ProcessState, TopologyView, WEIGHT_DEFAULT};
+
+mod unanswered;
+
+use unanswered::Unanswered;
 
 /// Most containers and peers of one table. One more never opens: its events are ignored.
 pub const ROUTES_MAX: usize = 1024;
@@ -35,6 +43,11 @@ impl HeartbeatSettings {
     /// The silence after which a container is removed: interval × (allowed_miss_count + 1).
     pub fn silence_max(&self) -> Duration {
         self.interval.saturating_mul(self.allowed_miss_count.saturating_add(1))
+    }
+
+    /// The unanswered questions that are too many: as many as probes fit into [`silence_max`](Self::silence_max).
+    pub fn unanswered_max(&self) -> u32 {
+        self.allowed_miss_count.saturating_add(1)
     }
 }
 
@@ -76,6 +89,11 @@ pub struct Route {
     heard: Option<(Accepting, Instant)>,
     /// What the manager says of this life, if it has said anything.
     notified: Option<ProcessState>,
+    unanswered: Unanswered,
+    /// It was over the limits and has not answered since, by whatever link.
+    is_unresponsive: bool,
+    /// Left out for it.
+    is_ejected: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +124,20 @@ pub enum RoutingChange {
         /// The witness.
         reason: ClosedReason,
     },
+    /// It answers nothing, ejected or not: the manager shall know.
+    Unresponsive {
+        /// The container.
+        name: ProcessName,
+        /// Its life.
+        incarnation: Incarnation,
+    },
+    /// It answers again.
+    Responsive {
+        /// The container.
+        name: ProcessName,
+        /// Its life.
+        incarnation: Incarnation,
+    },
 }
 
 /// Who ended a route.
@@ -119,6 +151,8 @@ pub enum ClosedReason {
     LinkDown,
     /// A later life took its name.
     Replaced,
+    /// It answers neither probes nor messages.
+    Unresponsive,
 }
 
 /// The routes of one edge worker.
@@ -129,6 +163,8 @@ pub struct RoutingTable {
     /// Sorted by name.
     routes: Vec<Route>,
     buckets: BucketTable,
+    /// Where in `routes` the candidates of `buckets` stand.
+    candidate_places: Vec<usize>,
 }
 
 impl RoutingTable {
@@ -139,6 +175,7 @@ impl RoutingTable {
             view_version: 0,
             routes: Vec::new(),
             buckets: BucketTable::empty(),
+            candidate_places: Vec::new(),
         }
     }
 
@@ -165,7 +202,6 @@ impl RoutingTable {
             return;
         }
         self.view_version = view.version;
-        let settings = self.settings;
         for entry in view.containers() {
             let Some(route) = self.route_or_new(&entry.name) else {
                 continue;
@@ -178,14 +214,13 @@ impl RoutingTable {
             }
             route.weight = entry.weight;
             route.notified = Some(entry.state);
-            route.settle(&settings, now, ClosedReason::Notified, changes);
         }
         for route in &mut self.routes {
             if route.kind == RouteKind::Container && view.process(&route.name).is_none() {
                 route.notified = Some(ProcessState::Down);
-                route.settle(&settings, now, ClosedReason::Notified, changes);
             }
         }
+        self.settle(now, changes);
         self.routes.retain(|route| {
             route.linked || route.kind == RouteKind::Peer || view.process(&route.name).is_some()
         });
@@ -201,7 +236,6 @@ impl RoutingTable {
         now: Instant,
         changes: &mut Vec<RoutingChange>,
     ) {
-        let settings = self.settings;
         let Some(route) = self.route_or_new(name) else {
             return;
         };
@@ -212,8 +246,7 @@ impl RoutingTable {
             route.begin_life(incarnation, ClosedReason::Replaced, changes);
         }
         route.linked = true;
-        route.settle(&settings, now, ClosedReason::Silent, changes);
-        self.rebuild();
+        self.settle(now, changes);
     }
 
     /// The link to that life broke. What the owner of the link kept untaken goes elsewhere.
@@ -224,11 +257,12 @@ impl RoutingTable {
         now: Instant,
         changes: &mut Vec<RoutingChange>,
     ) {
-        self.with_life(name, incarnation, |route, settings| {
+        if let Some(route) = self.life(name, incarnation) {
             route.linked = false;
             route.heard = None; // a new link to the same life starts with a heartbeat of its own
-            route.settle(settings, now, ClosedReason::LinkDown, changes);
-        });
+            route.unanswered.answered(); // what was asked by it goes elsewhere
+            self.settle(now, changes);
+        }
     }
 
     /// A heartbeat came over the link. One of a former life is ignored.
@@ -241,33 +275,59 @@ impl RoutingTable {
         now: Instant,
         changes: &mut Vec<RoutingChange>,
     ) {
-        self.with_life(name, incarnation, |route, settings| {
+        if let Some(route) = self.life(name, incarnation) {
             route.heard = Some((accepting, now));
             route.load = load;
-            route.settle(settings, now, ClosedReason::Silent, changes);
-        });
+            self.settle(now, changes);
+        }
+    }
+
+    /// The container in that place of [`routes`](Self::routes) was asked something by its link: a probe, or a message
+    /// that it has to take.
+    pub fn asked(&mut self, place: usize, now: Instant) {
+        let route = &mut self.routes[place];
+        if route.kind == RouteKind::Container {
+            route.unanswered.asked(now);
+        }
+    }
+
+    /// That life answered a probe, or took a message. An answer of a former life is ignored.
+    pub fn answered(
+        &mut self,
+        name: &ProcessName,
+        incarnation: Incarnation,
+        now: Instant,
+        changes: &mut Vec<RoutingChange>,
+    ) {
+        let Some(route) = self.life(name, incarnation) else {
+            return;
+        };
+        route.unanswered.answered();
+        if std::mem::take(&mut route.is_unresponsive) {
+            changes.push(RoutingChange::Responsive { name: name.clone(), incarnation });
+            self.settle(now, changes);
+        }
     }
 
     /// Closes what has been silent for too long.
     pub fn tick(&mut self, now: Instant, changes: &mut Vec<RoutingChange>) {
-        let settings = self.settings;
-        let before = changes.len();
-        for route in &mut self.routes {
-            route.settle(&settings, now, ClosedReason::Silent, changes);
-        }
-        if changes.len() > before {
-            self.rebuild();
+        if self.next_deadline().is_some_and(|deadline| deadline <= now) {
+            self.settle(now, changes);
         }
     }
 
-    /// When the next route falls silent unless it pings before.
+    /// When the next route falls silent unless it pings or answers before.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.routes
-            .iter()
-            .filter(|route| route.state != RouteState::Closed)
-            .filter_map(|route| route.heard)
-            .map(|(_, heard_at)| heard_at + self.settings.silence_max())
-            .min()
+        let open = self.routes.iter().filter(|route| route.state != RouteState::Closed);
+        let deadlines = open.flat_map(|route| {
+            let heartbeat = route.heard.map(|(_, heard_at)| heard_at + self.settings.silence_max());
+            let answer = match route.is_unresponsive {
+                true => None, // noticed already
+                false => route.unanswered.deadline(&self.settings),
+            };
+            heartbeat.into_iter().chain(answer)
+        });
+        deadlines.min()
     }
 
     /// The choice over all accepting routes; recomputed on change only.
@@ -275,13 +335,39 @@ impl RoutingTable {
         &self.buckets
     }
 
-    /// The route to the life that a token names, draining ones included; `None` once it is closed.
-    pub fn owner(&self, incarnation: Incarnation) -> Option<&Route> {
-        self.routes.iter().find(|route| {
-            route.kind == RouteKind::Container
-                && route.incarnation == incarnation
-                && route.state != RouteState::Closed
+    /// The routes that should take what `key` names, as places in [`routes`](Self::routes). No allocation, no lock.
+    pub fn choose(&self, key: ChoiceKey<'_>) -> Candidates {
+        let chosen = self.buckets.choose(key);
+        let place = |candidate: usize| self.candidate_places[candidate];
+        Candidates { first: chosen.first.map(place), second: chosen.second.map(place) }
+    }
+
+    /// The place in [`routes`](Self::routes) of the life that a token names, draining ones included; `None` once its
+    /// route is closed.
+    pub fn owner(&self, incarnation: Incarnation) -> Option<usize> {
+        self.place_where(|route| {
+            route.incarnation == incarnation && route.state != RouteState::Closed
         })
+    }
+
+    /// The place in [`routes`](Self::routes) of a life that has a link, whether it serves or not.
+    pub fn linked(&self, incarnation: Incarnation) -> Option<usize> {
+        self.place_where(|route| route.incarnation == incarnation && route.linked)
+    }
+
+    fn place_where(&self, is_it: impl Fn(&Route) -> bool) -> Option<usize> {
+        self.routes.iter().position(|route| route.kind == RouteKind::Container && is_it(route))
+    }
+
+    /// Who answers nothing at present, ejected or not.
+    pub fn unresponsive(&self) -> impl Iterator<Item = (&ProcessName, Incarnation)> {
+        let unresponsive = self.routes.iter().filter(|route| route.is_unresponsive);
+        unresponsive.map(|route| (&route.name, route.incarnation))
+    }
+
+    /// The place of that name in [`routes`](Self::routes), closed ones included.
+    pub fn place(&self, name: &ProcessName) -> Option<usize> {
+        self.position(name).ok()
     }
 
     /// The route of that name, closed ones included.
@@ -312,40 +398,60 @@ impl RoutingTable {
         Some(&mut self.routes[at])
     }
 
-    fn with_life(
-        &mut self,
-        name: &ProcessName,
-        incarnation: Incarnation,
-        change: impl FnOnce(&mut Route, &HeartbeatSettings),
-    ) {
-        let Ok(at) = self.position(name) else {
-            return;
-        };
-        let route = &mut self.routes[at];
-        if route.incarnation != incarnation {
-            return;
+    /// The route of that name, if it is in that life.
+    fn life(&mut self, name: &ProcessName, incarnation: Incarnation) -> Option<&mut Route> {
+        let at = self.position(name).ok()?;
+        Some(&mut self.routes[at]).filter(|route| route.incarnation == incarnation)
+    }
+
+    /// Derives all states from the witnesses and tells what changed.
+    fn settle(&mut self, now: Instant, changes: &mut Vec<RoutingChange>) {
+        let settings = self.settings;
+        for route in &mut self.routes {
+            route.find_unresponsive(&settings, now, changes);
         }
-        let before = route.state;
-        change(route, &self.settings);
-        if route.state != before {
-            self.rebuild();
+        self.eject(now);
+        for route in &mut self.routes {
+            route.settle(&settings, now, changes);
+        }
+        self.rebuild();
+    }
+
+    /// Decides who is left out for answering nothing: at most half of those that would take new work, and
+    /// who is out already before others. Who takes nothing new anyway does not count.
+    fn eject(&mut self, now: Instant) {
+        let settings = self.settings;
+        let would_accept = |route: &Route| {
+            route.weight > 0 && route.witnessed(&settings, now) == RouteState::Accepting
+        };
+        let mut room = self.routes.iter().filter(|route| would_accept(route)).count() / 2;
+        for was_ejected in [true, false] {
+            for route in self.routes.iter_mut().filter(|route| route.is_ejected == was_ejected) {
+                let takes_room = would_accept(route);
+                route.is_ejected = route.is_unresponsive && (room > 0 || !takes_room);
+                room -= usize::from(route.is_ejected && takes_room);
+            }
         }
     }
 
     fn rebuild(&mut self) {
-        let candidates: Vec<Candidate> = self
+        let accepting =
+            |(_, route): &(usize, &Route)| route.state == RouteState::Accepting && route.weight > 0;
+        let (places, candidates): (Vec<usize>, Vec<Candidate>) = self
             .routes
             .iter()
-            .filter(|route| route.state == RouteState::Accepting && route.weight > 0)
-            .map(|route| Candidate {
-                name: route.name.clone(),
-                incarnation: route.incarnation,
-                weight: route.weight,
+            .enumerate()
+            .filter(accepting)
+            .map(|(place, route)| {
+                let (name, incarnation) = (route.name.clone(), route.incarnation);
+                (place, Candidate { name, incarnation, weight: route.weight })
             })
-            .collect();
+            .unzip();
         if candidates != self.buckets.candidates() {
             self.buckets = BucketTable::build(&candidates);
         }
+        // Both are sorted by name, and no candidate is left out: the table's bound is the greater one.
+        self.candidate_places = places;
     }
 }
 
@@ -361,6 +467,9 @@ impl Route {
             linked: false,
             heard: None,
             notified: None,
+            unanswered: Unanswered::default(),
+            is_unresponsive: false,
+            is_ejected: false,
         }
     }
 
@@ -381,29 +490,59 @@ impl Route {
         *self = Route { weight: self.weight, incarnation, ..Route::new(self.name.clone()) };
     }
 
+    /// Finds out whether it has left too much unanswered; only an answer takes that back. One that serves for
+    /// another reason no more is not asked.
+    fn find_unresponsive(
+        &mut self,
+        settings: &HeartbeatSettings,
+        now: Instant,
+        changes: &mut Vec<RoutingChange>,
+    ) {
+        if !self.is_unresponsive
+            && self.unanswered.is_over_limits(settings, now)
+            && self.witnessed(settings, now) != RouteState::Closed
+        {
+            self.is_unresponsive = true;
+            let (name, incarnation) = (self.name.clone(), self.incarnation);
+            changes.push(RoutingChange::Unresponsive { name, incarnation });
+        }
+    }
+
     /// Derives the state from the witnesses and tells a change.
     fn settle(
         &mut self,
         settings: &HeartbeatSettings,
         now: Instant,
-        reason: ClosedReason,
         changes: &mut Vec<RoutingChange>,
     ) {
-        let state = self.judge(settings, now);
+        let witnessed = self.witnessed(settings, now);
+        let state = if self.is_ejected { RouteState::Closed } else { witnessed };
         if state == self.state {
             return;
         }
         self.state = state;
         let (name, incarnation) = (self.name.clone(), self.incarnation);
         changes.push(match state {
-            RouteState::Closed => RoutingChange::Closed { name, incarnation, reason },
+            RouteState::Closed => {
+                let reason = if witnessed != RouteState::Closed {
+                    ClosedReason::Unresponsive
+                } else if !self.linked {
+                    ClosedReason::LinkDown
+                } else if self.notified.is_some_and(|state| !state.may_serve()) {
+                    ClosedReason::Notified
+                } else {
+                    ClosedReason::Silent
+                };
+                RoutingChange::Closed { name, incarnation, reason }
+            }
             RouteState::Accepting | RouteState::Draining => {
                 RoutingChange::Opened { name, incarnation, state }
             }
         });
     }
 
-    fn judge(&self, settings: &HeartbeatSettings, now: Instant) -> RouteState {
+    /// What all witnesses but the answers say.
+    fn witnessed(&self, settings: &HeartbeatSettings, now: Instant) -> RouteState {
         if !self.linked {
             return RouteState::Closed;
         }

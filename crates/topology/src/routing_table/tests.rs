@@ -65,6 +65,33 @@ impl Fixture {
         changes
     }
 
+    /// That many questions.
+    fn ask(&mut self, name: &str, count: u32) {
+        let place = self.table.place(&ProcessName::new(name)).unwrap();
+        for _ in 0..count {
+            self.table.asked(place, self.now);
+        }
+    }
+
+    fn answer(&mut self, name: &str, incarnation: u64) -> Vec<RoutingChange> {
+        let mut changes = Vec::new();
+        let name = ProcessName::new(name);
+        self.table.answered(&name, Incarnation(incarnation), self.now, &mut changes);
+        changes
+    }
+
+    /// All of them go on sending heartbeats while the time passes.
+    fn pass_beating(&mut self, time: Duration, names: &[&str]) -> Vec<RoutingChange> {
+        let (end, mut changes) = (self.now + time, Vec::new());
+        while self.now < end {
+            for name in names {
+                changes.extend(self.heartbeat(name, 1, Accepting::Accepting));
+            }
+            changes.extend(self.pass(INTERVAL.min(end - self.now)));
+        }
+        changes
+    }
+
     fn pass(&mut self, time: Duration) -> Vec<RoutingChange> {
         self.now += time;
         let mut changes = Vec::new();
@@ -132,10 +159,8 @@ fn a_silent_container_is_removed_after_the_allowed_misses_and_no_earlier() {
         [closed("container1", 1, ClosedReason::Silent)]
     );
     assert_eq!(fixture.accepting(), ["container2"]);
-    assert!(
-        !fixture.owned(1)
-            || fixture.table.owner(Incarnation(1)).unwrap().name.as_str() == "container2"
-    );
+    let owner = fixture.table.owner(Incarnation(1)).unwrap();
+    assert_eq!(fixture.table.routes()[owner].name.as_str(), "container2");
 }
 
 #[test]
@@ -257,12 +282,189 @@ fn the_table_is_bounded() {
     assert_eq!(fixture.table.routes().len(), ROUTES_MAX);
 }
 
+fn unresponsive(name: &str) -> RoutingChange {
+    RoutingChange::Unresponsive { name: ProcessName::new(name), incarnation: Incarnation(1) }
+}
+
+fn responsive(name: &str) -> RoutingChange {
+    RoutingChange::Responsive { name: ProcessName::new(name), incarnation: Incarnation(1) }
+}
+
+fn opened(name: &str) -> RoutingChange {
+    let (name, incarnation) = (ProcessName::new(name), Incarnation(1));
+    RoutingChange::Opened { name, incarnation, state: RouteState::Accepting }
+}
+
+const BOTH: [&str; 2] = ["container1", "container2"];
+const MOMENT: Duration = Duration::from_millis(1);
+
+#[test]
+fn who_answers_nothing_is_ejected_when_both_limits_are_passed_and_no_earlier() {
+    for (count, silence, is_ejected) in [
+        (2, INTERVAL * 100, false),
+        (3, INTERVAL * 3 - MOMENT, false),
+        (1000, INTERVAL * 3 - MOMENT, false),
+        (3, INTERVAL * 3, true),
+    ] {
+        let mut fixture = Fixture::serving(&BOTH);
+        fixture.ask("container1", count);
+        let changes = fixture.pass_beating(silence, &BOTH);
+        let told =
+            [unresponsive("container1"), closed("container1", 1, ClosedReason::Unresponsive)];
+        let expected = if is_ejected { &told[..] } else { &[] };
+        assert_eq!(changes, expected, "{count} questions, {silence:?}");
+        assert_eq!(fixture.accepting().contains(&"container1"), !is_ejected);
+    }
+}
+
+#[test]
+fn probes_alone_eject_within_the_silence_after_the_first_of_them() {
+    let mut fixture = Fixture::serving(&BOTH);
+    let begun = fixture.now;
+    while fixture.accepting().len() == 2 {
+        fixture.ask("container1", 1);
+        fixture.pass_beating(INTERVAL, &BOTH);
+    }
+    assert_eq!(fixture.now - begun, SETTINGS.silence_max());
+}
+
+#[test]
+fn any_answer_begins_the_count_anew() {
+    let mut fixture = Fixture::serving(&BOTH);
+    for _ in 0..10 {
+        fixture.ask("container1", 5);
+        assert_eq!(fixture.pass_beating(INTERVAL * 2, &BOTH), []);
+        assert_eq!(fixture.answer("container1", 1), []);
+    }
+    // A former life's answer is none.
+    fixture.ask("container1", 5);
+    fixture.pass_beating(INTERVAL * 2, &BOTH);
+    fixture.answer("container1", 0);
+    assert_eq!(fixture.pass_beating(INTERVAL, &BOTH)[0], unresponsive("container1"));
+}
+
+#[test]
+fn the_next_deadline_is_the_ejection_once_there_are_enough_questions() {
+    let mut fixture = Fixture::serving(&BOTH);
+    fixture.ask("container1", 2);
+    fixture.pass_beating(INTERVAL, &BOTH);
+    let asked_first = fixture.now - INTERVAL;
+    fixture.heartbeat("container1", 1, Accepting::Accepting);
+    fixture.heartbeat("container2", 1, Accepting::Accepting);
+    assert_eq!(fixture.table.next_deadline(), Some(fixture.now + SETTINGS.silence_max()));
+    fixture.ask("container1", 1);
+    assert_eq!(fixture.table.next_deadline(), Some(asked_first + SETTINGS.silence_max()));
+}
+
+#[test]
+fn an_ejected_container_comes_back_by_an_answer_and_not_by_a_new_link() {
+    let mut fixture = Fixture::serving(&BOTH);
+    fixture.ask("container1", 3);
+    fixture.pass_beating(INTERVAL * 3, &BOTH);
+    // What follows an ejection: its link is given up, the next one is answered and beats.
+    assert_eq!(fixture.link_down("container1", 1), []);
+    assert_eq!(fixture.link_up("container1", 1), []);
+    assert_eq!(fixture.heartbeat("container1", 1, Accepting::Accepting), []);
+    assert_eq!(fixture.accepting(), ["container2"]);
+    assert_eq!(fixture.table.unresponsive().count(), 1);
+    assert!(fixture.table.linked(Incarnation(1)).is_some(), "it can be probed and handed on to");
+    let answered = fixture.answer("container1", 1);
+    assert_eq!(answered, [responsive("container1"), opened("container1")]);
+    assert_eq!(fixture.table.unresponsive().count(), 0);
+}
+
+#[test]
+fn a_new_life_owes_no_answers() {
+    let mut fixture = Fixture::serving(&BOTH);
+    fixture.ask("container1", 3);
+    fixture.pass_beating(INTERVAL * 3, &BOTH);
+    fixture.link_down("container1", 1);
+    fixture.link_up("container1", 2);
+    fixture.heartbeat("container1", 2, Accepting::Accepting);
+    assert_eq!(fixture.accepting(), BOTH);
+    assert_eq!(fixture.answer("container1", 1), [], "the former life's");
+}
+
+#[test]
+fn at_most_half_of_those_that_accept_are_ejected_and_all_are_reported() {
+    for (count, most) in [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2)] {
+        let names: Vec<String> = (1..=count).map(|number| format!("container{number}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut fixture = Fixture::serving(&names);
+        names.iter().for_each(|name| fixture.ask(name, 3));
+        let changes = fixture.pass_beating(INTERVAL * 3, &names);
+        let reported = changes.iter().filter(|c| matches!(c, RoutingChange::Unresponsive { .. }));
+        assert_eq!(reported.count(), count);
+        assert_eq!(fixture.accepting().len(), count - most, "of {count}");
+        // Time does not eject more of them.
+        fixture.pass_beating(INTERVAL * 100, &names);
+        assert_eq!(fixture.accepting().len(), count - most, "of {count}");
+    }
+}
+
+#[test]
+fn an_ejected_container_is_taken_back_when_too_few_are_left_and_goes_again_when_others_come() {
+    let mut fixture = Fixture::serving(&BOTH);
+    fixture.ask("container1", 3);
+    fixture.pass_beating(INTERVAL * 3, &BOTH);
+    let death = fixture.link_down("container2", 1);
+    assert_eq!(death, [opened("container1"), closed("container2", 1, ClosedReason::LinkDown)]);
+    fixture.link_up("container2", 2);
+    fixture.heartbeat("container2", 2, Accepting::Accepting);
+    assert_eq!(fixture.accepting(), ["container2"]);
+}
+
+#[test]
+fn a_draining_container_is_ejected_beyond_the_half() {
+    let mut fixture = Fixture::serving(&["container1", "container2", "container3"]);
+    for name in ["container1", "container2", "container3"] {
+        fixture.ask(name, 3);
+    }
+    for _ in 0..3 {
+        fixture.heartbeat("container1", 1, Accepting::Accepting);
+        fixture.heartbeat("container2", 1, Accepting::Accepting);
+        fixture.heartbeat("container3", 1, Accepting::Draining);
+        fixture.pass(INTERVAL);
+    }
+    assert_eq!(fixture.accepting(), ["container2"]);
+    let draining = fixture.table.route(&ProcessName::new("container3")).unwrap();
+    assert_eq!(draining.state, RouteState::Closed, "nothing new goes there anyway");
+}
+
+#[test]
+fn a_peer_is_asked_nothing_by_a_link_and_counts_among_those_that_are_left() {
+    let mut fixture = Fixture::serving(&["container1"]);
+    fixture.table.add_peer(ProcessName::new("asterisk"), 100);
+    fixture.ask("asterisk", 100);
+    fixture.ask("container1", 3);
+    fixture.pass_beating(INTERVAL * 3, &["container1"]);
+    assert_eq!(fixture.accepting(), ["asterisk"]);
+}
+
+#[test]
+fn choices_are_places_of_routes() {
+    let mut fixture = Fixture::serving(&["container2", "container4"]);
+    fixture.link_up("container1", 1);
+    fixture.link_up("container3", 1);
+    for number in 0..50 {
+        let call_id = format!("call{number}");
+        let key = ChoiceKey::CallId(call_id.as_bytes());
+        let (by_name, by_place) = (fixture.table.buckets().choose(key), fixture.table.choose(key));
+        for (name, place) in [(by_name.first, by_place.first), (by_name.second, by_place.second)] {
+            let name = &fixture.table.buckets().candidates()[name.unwrap()].name;
+            assert_eq!(name, &fixture.table.routes()[place.unwrap()].name);
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     LinkUp(u8, u64),
     LinkDown(u8, u64),
     Heartbeat(u8, u64, bool),
     Notify(Vec<(u8, u64, u8)>),
+    Ask(u8),
+    Answer(u8, u64),
     Pass(u64),
 }
 
@@ -273,6 +475,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         (who.clone(), life.clone()).prop_map(|(who, life)| Step::LinkDown(who, life)),
         (who.clone(), life.clone(), any::<bool>())
             .prop_map(|(who, life, yes)| Step::Heartbeat(who, life, yes)),
+        who.clone().prop_map(Step::Ask),
+        (who.clone(), life.clone()).prop_map(|(who, life)| Step::Answer(who, life)),
         proptest::collection::vec((who, life, 0_u8..7), 0..3).prop_map(Step::Notify),
         (0_u64..2000).prop_map(Step::Pass),
     ];
@@ -294,6 +498,7 @@ proptest! {
     fn changes_tell_exactly_what_the_table_holds(steps in steps()) {
         let mut fixture = Fixture::new();
         let mut told = std::collections::BTreeMap::new();
+        let mut unresponsive = std::collections::BTreeMap::new();
         for step in steps {
             let name = |who: u8| format!("container{who}");
             let changes = match step {
@@ -311,6 +516,13 @@ proptest! {
                     let borrowed: Vec<_> = named.iter().map(|(name, life, state)| (name.as_str(), *life, *state)).collect();
                     fixture.notify(&borrowed)
                 }
+                Step::Ask(who) => {
+                    if fixture.table.place(&ProcessName::new(name(who))).is_some() {
+                        fixture.ask(&name(who), 3);
+                    }
+                    Vec::new()
+                }
+                Step::Answer(who, life) => fixture.answer(&name(who), life),
                 Step::Pass(millis) => fixture.pass(Duration::from_millis(millis)),
             };
             for change in changes {
@@ -319,6 +531,12 @@ proptest! {
                     RoutingChange::Closed { name, incarnation, .. } => {
                         let open = told.remove(&name);
                         prop_assert_eq!(open.map(|(life, _)| life), Some(incarnation), "closed what was not open");
+                    }
+                    RoutingChange::Unresponsive { name, incarnation } => {
+                        prop_assert!(unresponsive.insert(name, incarnation) != Some(incarnation), "said twice");
+                    }
+                    RoutingChange::Responsive { name, incarnation } => {
+                        prop_assert_eq!(unresponsive.remove(&name), Some(incarnation), "answers that it did not owe");
                     }
                 }
             }
@@ -332,6 +550,13 @@ proptest! {
                 .map(|(name, _)| name.as_str())
                 .collect();
             prop_assert_eq!(fixture.accepting(), accepting);
+            for (place, candidate) in fixture.table.candidate_places.iter().zip(fixture.table.buckets().candidates()) {
+                prop_assert_eq!(&fixture.table.routes()[*place].name, &candidate.name);
+            }
+            let would_accept = |route: &&Route| route.witnessed(&SETTINGS, fixture.now) == RouteState::Accepting;
+            let group = fixture.table.routes().iter().filter(would_accept).count();
+            let ejected = fixture.table.routes().iter().filter(would_accept).filter(|route| route.is_ejected).count();
+            prop_assert!(ejected <= group / 2, "{ejected} of {group} are out");
         }
     }
 }
