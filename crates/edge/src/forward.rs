@@ -8,7 +8,8 @@
 //! phone ──▶ from_outside ─┬─ request.rs   ─▶ Offer to a container │ Send to a flow, peer, other edge │ refusal
 //!                         └─ response.rs  ─▶ Send by the flow in our Via │ Offer to the container of the next Via
 //! container ──▶ from_link ─▶ from_link.rs ─▶ Send │ why not
-//! dead link ──▶ offer_again ─▶ reoffer.rs ─▶ Offer to the next one │ 503
+//! dead link ──▶ offer_again ─▶ reoffer.rs ─▶ Offer to its owner or the next one │ 503
+//! container ──▶ hand_on ─▶ hand_on.rs ─▶ the container that owns the message
 //! ```
 //!
 //! Never an open relay: without a token that this node made, a request from outside goes to
@@ -18,22 +19,25 @@ use std::net::{IpAddr, SocketAddr};
 
 use bytes::{Bytes, BytesMut};
 use sip::{HeaderName, Message, Method, NameAddr, SipUri, Uri};
-use topology::{ChoiceKey, Incarnation, Key, KeyRing, RouteState, RoutingTable};
+use topology::{ChoiceKey, Key, KeyRing, RouteState, RoutingTable};
 use transport::link::{Destination, SendError};
 use transport::{Flow, Transport};
 
 use crate::listener::Listeners;
+use crate::owner::Owner;
 use crate::peer::Peer;
 use crate::reply::{self, Refusal};
-use crate::route::Names;
+use crate::route::{self, Named, Names};
 use crate::via::ReplyAddress;
 
 mod from_link;
+mod hand_on;
 mod leave;
 mod reoffer;
 mod request;
 mod response;
 
+pub use hand_on::hand_on;
 pub use reoffer::offer_again;
 
 /// Whether phones may sit behind NATs: then REGISTER gets a Path and dialogs stay on the flows they
@@ -252,13 +256,17 @@ pub enum DropReason {
     UnansweredAck,
     /// A response for which no container has room, or none serves.
     NoContainer,
+    /// A message that a container handed on to one that has no link, or one without room.
+    OwnerNotLinked,
+    /// A message that has been handed on as often as one may be: views differ for longer than they should.
+    TooManyHandOns,
     /// A response that is too long to be sent.
     TooLarge,
 }
 
 impl DropReason {
     /// Every reason, in declaration order.
-    pub const ALL: [DropReason; 8] = [
+    pub const ALL: [DropReason; 10] = [
         DropReason::Unparsable,
         DropReason::MalformedResponse,
         DropReason::NotOurVia,
@@ -266,6 +274,8 @@ impl DropReason {
         DropReason::ForgedVia,
         DropReason::UnansweredAck,
         DropReason::NoContainer,
+        DropReason::OwnerNotLinked,
+        DropReason::TooManyHandOns,
         DropReason::TooLarge,
     ];
 
@@ -279,6 +289,8 @@ impl DropReason {
             DropReason::ForgedVia => "response with a forged way back",
             DropReason::UnansweredAck => "ACK that cannot be forwarded",
             DropReason::NoContainer => "response for which no container serves",
+            DropReason::OwnerNotLinked => "handed on to a container that cannot take it",
+            DropReason::TooManyHandOns => "handed on too often",
             DropReason::TooLarge => "message too long to forward",
         }
     }
@@ -338,44 +350,53 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The route of the life that a token names, as long as it serves.
-    fn owner(&self, incarnation: Incarnation) -> Option<usize> {
-        let owner = self.routing.owner(incarnation)?;
-        self.routing.routes().iter().position(|route| std::ptr::eq(route, owner))
+    /// Whom the next Route names, or without one the Request-URI.
+    fn named(&self, next_route: Option<&[u8]>, request_uri: &[u8]) -> Named {
+        let uri = match next_route {
+            Some(value) => route::sip_uri(value),
+            None => sip_uri(request_uri),
+        };
+        uri.map_or(Named::Unresolved, |uri| self.names().resolve(&uri))
     }
 
-    /// The candidate for new work. DESIGN, "choosing a container", rule 2.
-    fn candidate(&self, message: &Message, attempt: Attempt) -> Option<usize> {
-        let candidates = match address_of_record(message) {
-            Some(address) => self
-                .routing
-                .buckets()
-                .choose(ChoiceKey::AddressOfRecord(address.as_str().as_bytes())),
-            None => self
-                .routing
-                .buckets()
-                .choose(ChoiceKey::CallId(message.call_id().unwrap_or_default())),
+    /// The candidate for new work and for what a dead owner leaves behind. DESIGN, "choosing a container",
+    /// rule 2.
+    fn candidate(
+        &self,
+        session: Option<&[u8]>,
+        message: &Message,
+        attempt: Attempt,
+    ) -> Option<usize> {
+        let candidates = match (session, address_of_record(message)) {
+            (Some(session), _) => self.routing.choose(ChoiceKey::Session(session)),
+            (None, Some(address)) => {
+                self.routing.choose(ChoiceKey::AddressOfRecord(address.as_str().as_bytes()))
+            }
+            (None, None) => {
+                self.routing.choose(ChoiceKey::CallId(message.call_id().unwrap_or_default()))
+            }
         };
-        let chosen = match attempt {
+        match attempt {
             Attempt::First => candidates.first,
             Attempt::Second => candidates.second,
             Attempt::Exhausted => None,
-        }?;
-        let name = &self.routing.buckets().candidates()[chosen].name;
-        self.routing.routes().binary_search_by(|route| route.name.cmp(name)).ok()
+        }
     }
 
     /// The container for a message whose owner is known or not.
     fn container(
         &self,
-        owner: Option<Incarnation>,
+        owner: Option<Owner>,
         message: &Message,
         attempt: Attempt,
     ) -> Option<usize> {
-        match owner.and_then(|incarnation| self.owner(incarnation)) {
+        match owner.and_then(|owner| self.routing.owner(owner.incarnation)) {
             // Nobody else has what a living owner has: if its link is full, the message is refused.
-            Some(owner) => (attempt == Attempt::First).then_some(owner),
-            None => self.candidate(message, attempt),
+            Some(place) => (attempt == Attempt::First).then_some(place),
+            None => {
+                let session = owner.as_ref().and_then(|owner| owner.session.as_ref());
+                self.candidate(session.map(|id| &id[..]), message, attempt)
+            }
         }
     }
 

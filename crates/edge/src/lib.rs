@@ -10,6 +10,7 @@
 //! | [`forward`] | one message and a picture of the surroundings into one [`forward::Decision`] |
 //! | [`via`], [`branch`] | the Via that is added, filled in, followed and popped |
 //! | [`route`], [`record_route`], [`path`] | the routes that are consumed and left behind |
+//! | [`owner`] | the token of a container into the life and session that it names |
 //! | [`reply`] | a request that goes nowhere into a stateless error response |
 //! | [`keep_alive`] | CRLF and STUN keep-alives into their answers |
 //! | [`server`] | sockets, links and time into calls of all these, on worker threads |
@@ -24,6 +25,7 @@ pub mod forward;
 pub mod header_value;
 pub mod keep_alive;
 pub mod listener;
+pub mod owner;
 pub mod path;
 pub mod peer;
 pub mod record_route;

@@ -7,11 +7,12 @@
 use std::net::SocketAddr;
 
 use sip::{HeaderName, Message, NameAddr, SipUri, Uri};
-use topology::{Incarnation, Key, OwnerToken};
+use topology::Key;
 use transport::{Flow, Transport};
 
 use crate::flow_token::{FlowToken, FlowTokenError, TokenKind};
 use crate::listener::{Listeners, PORT_DEFAULT};
+use crate::owner::Owner;
 use crate::peer::Peer;
 
 /// A container's sent-by and the host of its URIs end like this; nobody can resolve it (RFC 6761
@@ -107,8 +108,8 @@ pub fn is_strictly_routed(request: &Message, listeners: &Listeners, key: &Key) -
 /// Who a URI names, as far as this edge can tell without looking anything up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Named {
-    /// The container of that life.
-    Owner(Incarnation),
+    /// What a token of ours names.
+    Owner(Owner),
     /// Some container: the host is a container's, but it names no life that we believe.
     SomeContainer,
     /// The peer at that place of the list.
@@ -150,10 +151,8 @@ pub struct Names<'a> {
 impl Names<'_> {
     /// Whom `uri` names.
     pub fn resolve(&self, uri: &SipUri<'_>) -> Named {
-        if let Some(user) = uri.user
-            && let Ok(owner) = OwnerToken::decode(user, self.owner_key)
-        {
-            return Named::Owner(owner.incarnation);
+        if let Some(owner) = uri.user.and_then(|user| Owner::of_user(user, self.owner_key)) {
+            return Named::Owner(owner);
         }
         if is_container_host(&uri.host) {
             return Named::SomeContainer;
@@ -213,7 +212,7 @@ pub fn is_sendable(address: SocketAddr) -> bool {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use topology::KeyRing;
+    use topology::{Incarnation, KeyRing, OwnerToken};
 
     use super::*;
     use crate::listener::Listener;
@@ -281,7 +280,7 @@ mod tests {
         let uri = |text: &[u8]| {
             format!("sip:{}@c.node.outlast.invalid", std::str::from_utf8(text).unwrap())
         };
-        assert_eq!(resolve(&uri(&text)), Named::Owner(Incarnation(9)));
+        assert_eq!(resolve(&uri(&text)), Named::Owner(owner.into()));
         text[5] = if text[5] == b'A' { b'B' } else { b'A' };
         assert_eq!(resolve(&uri(&text)), Named::SomeContainer);
     }

@@ -9,6 +9,7 @@
 //! run ── View, Stop ──▶ mailbox ─▶ Worker ─┬─ intake.rs    socket ─▶ frame ─▶ decision
 //!                                          ├─ outbound.rs  decision ─▶ socket, link, other worker
 //!                                          ├─ links.rs     containers: connect, frames, death
+//!                                          ├─ probing.rs   containers: do they work off messages?
 //!                                          ├─ peers.rs     plain SIP peers: probes
 //!                                          └─ opening.rs   when the sockets begin to be read
 //! ```
@@ -30,6 +31,7 @@ use crate::listener::{Listener, Listeners, PublicAddressError};
 use crate::peer::Peer;
 
 mod counters;
+mod findings;
 mod intake;
 mod link;
 mod links;
@@ -38,8 +40,11 @@ mod opening;
 mod outbound;
 mod outstanding;
 mod peers;
+mod probing;
 mod worker;
 
+use findings::Findings;
+pub use findings::{Finding, OnFinding};
 use mailbox::{Mailbox, ToWorker};
 use opening::Announcement;
 use worker::Worker;
@@ -65,6 +70,8 @@ pub struct Settings {
     pub peers: Vec<Peer>,
     /// Limits of the connections of each worker.
     pub tcp: TcpLimits,
+    /// Who is told which containers answer nothing.
+    pub on_finding: OnFinding,
 }
 
 /// A listening socket that was opened for this edge.
@@ -147,6 +154,7 @@ pub(crate) struct Shared {
     listeners: Listeners,
     keys: Keys,
     announcement: Announcement,
+    findings: Findings,
 }
 
 /// Serves until [`Event::Stop`] comes or the sender of `events` is gone, then flushes and closes
@@ -209,7 +217,8 @@ impl Edge {
             return Err(EdgeError::TooManyAddresses { name: settings.name, count, max });
         }
         let announcement = Announcement::new(worker_count, Box::new(on_serving));
-        let shared = Arc::new(Shared { settings, listeners, keys, announcement });
+        let findings = Findings::new(settings.on_finding.clone());
+        let shared = Arc::new(Shared { settings, listeners, keys, announcement, findings });
 
         let mut mailboxes = Vec::new();
         let mut starts = Vec::new();

@@ -9,7 +9,7 @@ use sip::Message;
 use transport::link::{Destination, SendError};
 
 use super::leave::{CameFrom, Leaving, NextHop, TooLarge};
-use super::{Decision, View, sip_uri};
+use super::{Decision, View};
 use crate::route::{self, Named, OwnRoutes};
 use crate::route_set::RouteSet;
 
@@ -43,11 +43,7 @@ fn by_route(routes: &mut RouteSet<'_>, view: &View<'_>) -> Result<NextHop, SendE
         }
         return Ok(NextHop::Flow(flow));
     }
-    let uri = match routes.next() {
-        Some(value) => route::sip_uri(value),
-        None => sip_uri(routes.request_uri()),
-    };
-    match uri.map_or(Named::Unresolved, |uri| view.names().resolve(&uri)) {
+    match view.named(routes.next(), routes.request_uri()) {
         Named::OtherEdge { transport, address } => Ok(NextHop::OtherEdge { transport, address }),
         Named::Address { transport, address } => Ok(NextHop::Address { transport, address }),
         Named::Peer(peer) => Ok(NextHop::Peer(peer)),

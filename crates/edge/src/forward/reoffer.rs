@@ -1,13 +1,15 @@
 //! A message that a container was offered, did not take, and will never take: its link died.
 //!
-//! It goes to the next container as it was rendered. If there is none, a request is answered 503 as
-//! if the container had done it, a response is dropped (a phone sends it again).
+//! It goes to its owner or to the next container as it was rendered. If there is none, a request is answered
+//! 503 as if the container had done it, a response is dropped (a phone sends it again).
 
 use bytes::BytesMut;
-use sip::Message;
+use sip::{HeaderName, Message};
 
 use super::{Attempt, Decision, DropReason, Hop, View, response};
+use crate::owner::Owner;
 use crate::reply;
+use crate::route::Named;
 
 /// Decides about a message in the form in which it was offered before. `seed` spreads the
 /// Retry-After.
@@ -18,7 +20,7 @@ pub fn offer_again(
     view: &View<'_>,
     out: &mut BytesMut,
 ) -> Decision {
-    let container = view.candidate(message, attempt);
+    let container = view.container(owner(message, view), message, attempt);
     let peer = container.and_then(|container| view.peer_of_route(container));
     let bytes = message.buffer().clone();
     match (container, peer) {
@@ -33,6 +35,23 @@ pub fn offer_again(
             }
         }
         (Some(_), Some(_)) | (None, _) => refuse(message, seed, view, out),
+    }
+}
+
+/// Whom a message names that has been rendered for a container: our own Routes and Via are off.
+fn owner(message: &Message, view: &View<'_>) -> Option<Owner> {
+    if !message.is_request() {
+        return Owner::of_via(&message.top_via().ok()?, &view.keys.owner);
+    }
+    let next_route = message.values(HeaderName::Route).next();
+    match view.named(next_route, message.request_uri().unwrap_or_default()) {
+        Named::Owner(owner) => Some(owner),
+        Named::SomeContainer
+        | Named::Peer(_)
+        | Named::Myself
+        | Named::OtherEdge { .. }
+        | Named::Address { .. }
+        | Named::Unresolved => None,
     }
 }
 

@@ -7,7 +7,8 @@ use bytes::BytesMut;
 use sip::{Framing, HeaderName, Message, Uri};
 
 use super::leave::{CameFrom, Leaving, NextHop, TooLarge};
-use super::{Arrival, Decision, Source, View, sip_uri};
+use super::{Arrival, Decision, Source, View};
+use crate::owner::Owner;
 use crate::reply::{self, Refusal};
 use crate::route::{self, Named, OwnRoutes};
 use crate::route_set::RouteSet;
@@ -90,17 +91,13 @@ impl Way<'_, '_> {
 
     /// Whom the next Route names, or without one the Request-URI.
     fn named(&self) -> Named {
-        let uri = match self.routes.next() {
-            Some(value) => route::sip_uri(value),
-            None => sip_uri(self.routes.request_uri()),
-        };
-        uri.map_or(Named::Unresolved, |uri| self.view.names().resolve(&uri))
+        self.view.named(self.routes.next(), self.routes.request_uri())
     }
 
     fn outgoing(&self, named: Named) -> Result<NextHop, Refusal> {
         let trusted = self.own.relay || self.arrival.source == Source::Peer;
         match named {
-            Named::Owner(incarnation) => self.container(Some(incarnation)),
+            Named::Owner(owner) => self.container(Some(owner)),
             Named::Peer(peer)
                 if self.arrival.source != Source::Peer && self.view.peer_serves(peer) =>
             {
@@ -123,7 +120,7 @@ impl Way<'_, '_> {
         }
     }
 
-    fn container(&self, owner: Option<topology::Incarnation>) -> Result<NextHop, Refusal> {
+    fn container(&self, owner: Option<Owner>) -> Result<NextHop, Refusal> {
         if self.arrival.source == Source::Peer && owner.is_none() {
             // A peer stands in a container's place; what it cannot resolve must not come back to
             // it.

@@ -7,15 +7,13 @@
 
 use bytes::BytesMut;
 use sip::{Edits, HeaderName, Message, Via};
-use topology::OwnerToken;
-use topology::token::OWNER_TOKEN_CHARS;
 use transport::Transport;
 use transport::link::SendError;
 
 use super::leave::{TooLarge, render};
 use super::{Arrival, Attempt, Decision, DropReason, Hop, View};
 use crate::listener::PORT_DEFAULT;
-use crate::route::is_container_host;
+use crate::owner::Owner;
 use crate::via::{WayBack, reply_address, way_back};
 
 /// Decides about a response that came to one of our sockets.
@@ -80,9 +78,8 @@ fn pop(
             Ok(Decision::Send { hop, bytes })
         }
         WayBack::NextVia => {
-            let owner = owner(&next, view).ok_or(DropReason::ForgedVia)?;
-            // A dead owner's response goes where its successor will be found, once set-up records let another
-            // container continue the call (DESIGN §3); until then it is dropped there.
+            let owner = Owner::of_via(&next, &view.keys.owner).ok_or(DropReason::ForgedVia)?;
+            // DESIGN, "choosing a container", rule 2: a dead owner's response goes where whoever claims its records is.
             let container =
                 view.container(Some(owner), response, attempt).ok_or(DropReason::NoContainer)?;
             if view.peer_of_route(container).is_some() {
@@ -92,13 +89,4 @@ fn pop(
             Ok(Decision::Offer { container, bytes })
         }
     }
-}
-
-/// The life of the container that wrote a Via: its branch begins with the owner token.
-fn owner(via: &Via<'_>, view: &View<'_>) -> Option<topology::Incarnation> {
-    if !is_container_host(&via.host) {
-        return None;
-    }
-    let token = via.rfc3261_branch()?.get(sip::BRANCH_COOKIE.len()..)?.get(..OWNER_TOKEN_CHARS)?;
-    OwnerToken::decode(token, &view.keys.owner).ok().map(|owner| owner.incarnation)
 }

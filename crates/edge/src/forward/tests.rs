@@ -4,17 +4,20 @@
 
 use std::time::{Duration, Instant};
 
-use topology::{Accepting, HeartbeatSettings, OwnerToken, ProcessName};
+use topology::token::SESSION_ID_BYTES;
+use topology::{Accepting, HeartbeatSettings, Incarnation, OwnerToken, ProcessName, SessionToken};
 
 use super::*;
 use crate::flow_token::{FlowToken, TokenKind};
 use crate::listener::Listener;
 
 mod dialogs;
+mod hand_on;
 mod links;
 mod requests;
 mod responses;
 mod robustness;
+mod sessions;
 
 pub(super) const PHONE: &str = "198.51.100.7:49152";
 pub(super) const OTHER_PHONE: &str = "198.51.100.8:40000";
@@ -116,6 +119,18 @@ impl Rig {
     pub(super) fn owner_token(&self, incarnation: u64) -> String {
         let token = OwnerToken { incarnation: Incarnation(incarnation), shard: 0 };
         String::from_utf8(token.encode(&self.keys.owner).to_vec()).unwrap()
+    }
+
+    pub(super) fn session_token(&self, incarnation: u64, session: u8) -> String {
+        let owner = OwnerToken { incarnation: Incarnation(incarnation), shard: 0 };
+        let token = SessionToken { owner, session: [session; SESSION_ID_BYTES] };
+        String::from_utf8(token.encode(&self.keys.owner).to_vec()).unwrap()
+    }
+
+    /// Where the session's messages go once its owner is dead.
+    pub(super) fn heir(&self, session: u8) -> String {
+        let chosen = self.routing.choose(ChoiceKey::Session(&[session; SESSION_ID_BYTES]));
+        self.routing.routes()[chosen.first.unwrap()].name.to_string()
     }
 
     pub(super) fn receive(&self, text: &str, remote: &str) -> Decision {

@@ -13,7 +13,7 @@ use super::opening::Opening;
 use super::outstanding::{Origin, Ticket};
 use super::worker::{LINK_TOKENS, Worker};
 use crate::flow_token::{FlowToken, TokenKind};
-use crate::forward::{self, Attempt, Decision, Hop};
+use crate::forward::{self, Attempt, Decision, DropReason, Hop};
 use crate::keep_alive::NAT_KEEP_ALIVE;
 
 impl Worker {
@@ -129,7 +129,14 @@ impl Worker {
                 let name = link.name.clone();
                 self.routing.link_up(&name, Incarnation(incarnation), now, &mut changes);
             }
-            LinkFrame::Taken { up_to } => self.links[place].taken(up_to),
+            LinkFrame::Taken { up_to } => {
+                self.links[place].taken(up_to);
+                self.answered(place, now, &mut changes);
+            }
+            LinkFrame::ProbeAnswer { .. } => self.answered(place, now, &mut changes),
+            LinkFrame::HandOn { to, hops, flow, bytes } => {
+                self.hand_on(Incarnation(to), hops, flow, bytes, now);
+            }
             LinkFrame::Outgoing { id, destination, bytes } => {
                 self.send_for_container(place, id, destination, bytes, now);
             }
@@ -149,8 +156,6 @@ impl Worker {
                     &mut changes,
                 );
             }
-            // Carried out and counted from the next step on.
-            LinkFrame::HandOn { .. } | LinkFrame::ProbeAnswer { .. } => {}
             LinkFrame::Hello { .. }
             | LinkFrame::Incoming(_)
             | LinkFrame::SendFailed { .. }
@@ -159,6 +164,30 @@ impl Worker {
             }
         }
         self.follow_changes(&changes, now);
+    }
+
+    fn answered(&mut self, place: usize, now: Instant, changes: &mut Vec<RoutingChange>) {
+        let link = &self.links[place];
+        if let Some(incarnation) = link.answered {
+            self.routing.answered(&link.name, incarnation, now, changes);
+        }
+    }
+
+    /// Passes a message on to its owner, for a container that found that it is not.
+    fn hand_on(
+        &mut self,
+        to: Incarnation,
+        hops: u8,
+        flow: Flow,
+        bytes: bytes::Bytes,
+        now: Instant,
+    ) {
+        let dropped = match forward::hand_on(to, hops, &self.view()) {
+            Ok(owner) if self.offer(owner, flow, hops + 1, bytes, now) => return,
+            Ok(_) => DropReason::OwnerNotLinked,
+            Err(reason) => reason,
+        };
+        self.counters.dropped(dropped);
     }
 
     fn send_for_container(
@@ -217,6 +246,14 @@ impl Worker {
                         self.lose_link(place, "the container serves no more", now);
                     }
                 }
+                RoutingChange::Unresponsive { name, incarnation } => {
+                    tracing::warn!(container = %name, %incarnation, worker = self.index, "container answers no probes");
+                    self.shared.findings.unresponsive(self.index, name, *incarnation);
+                }
+                RoutingChange::Responsive { name, incarnation } => {
+                    tracing::info!(container = %name, %incarnation, worker = self.index, "container answers probes again");
+                    self.shared.findings.responsive(self.index, name, *incarnation);
+                }
             }
         }
     }
@@ -234,7 +271,7 @@ impl Worker {
         }
         for message in untaken {
             match sip::Message::parse(message.bytes) {
-                Ok(parsed) => self.offer_again(&parsed, message.flow, now),
+                Ok(parsed) => self.offer_again(&parsed, message.flow, message.hops, now),
                 Err(error) => {
                     tracing::error!(%error, "what was offered before cannot be parsed again")
                 }
@@ -242,7 +279,7 @@ impl Worker {
         }
     }
 
-    fn offer_again(&mut self, message: &sip::Message, flow: Flow, now: Instant) {
+    fn offer_again(&mut self, message: &sip::Message, flow: Flow, hops: u8, now: Instant) {
         let mut attempt = Attempt::First;
         loop {
             let seed = self.next_seed();
@@ -251,7 +288,7 @@ impl Worker {
             self.render_scratch = scratch;
             match decision {
                 Decision::Offer { container, bytes } => {
-                    if self.offer(container, flow, bytes) {
+                    if self.offer(container, flow, hops, bytes, now) {
                         return;
                     }
                     attempt = attempt.next();

@@ -24,7 +24,7 @@ impl Worker {
             self.render_scratch = scratch;
             match decision {
                 Decision::Offer { container, bytes } => {
-                    if self.offer(container, arrival.flow, bytes) {
+                    if self.offer(container, arrival.flow, 0, bytes, now) {
                         return;
                     }
                     arrival.attempt = arrival.attempt.next();
@@ -82,13 +82,24 @@ impl Worker {
         }
     }
 
-    /// Offers a message to a container; whether its link took it.
-    pub(super) fn offer(&mut self, container: usize, flow: transport::Flow, bytes: Bytes) -> bool {
+    /// Offers a message that made so many hops to a container; whether its link took it.
+    pub(super) fn offer(
+        &mut self,
+        container: usize,
+        flow: transport::Flow,
+        hops: u8,
+        bytes: Bytes,
+        now: Instant,
+    ) -> bool {
         let name = &self.routing.routes()[container].name;
         let Some(link) = self.links.iter_mut().find(|link| link.name == *name) else {
             return false;
         };
-        link.offer(flow, 0, bytes).is_ok()
+        let is_offered = link.offer(flow, hops, bytes).is_ok();
+        if is_offered {
+            self.routing.asked(container, now);
+        }
+        is_offered
     }
 
     /// Whom to tell if the message cannot be sent. Of datagrams nobody is told but containers: what

@@ -22,6 +22,7 @@ use super::mailbox::{Mailbox, Start, ToWorker, WAKER};
 use super::opening::{Opening, Serves};
 use super::outstanding::{Origin, Outstanding, Ticket};
 use super::peers::{PeerChange, Probes};
+use super::probing::Probing;
 use super::{EdgeError, EdgeSocket, Shared};
 use crate::forward::{Hop, View};
 
@@ -103,6 +104,7 @@ pub(super) struct Worker {
     pub(super) routing: RoutingTable,
     pub(super) other_edges: Vec<SocketAddr>,
     probes: Probes,
+    pub(super) probing: Probing,
     pub(super) outstanding: Outstanding,
     pub(super) counters: Counters,
     batch: DatagramBatch,
@@ -165,6 +167,7 @@ impl Worker {
             routing,
             other_edges: Vec::new(),
             probes,
+            probing: Probing::new(now),
             outstanding: Outstanding::new(),
             counters: Counters::new(now),
             batch: DatagramBatch::new(),
@@ -349,6 +352,7 @@ impl Worker {
         self.routing.tick(now, &mut changes);
         self.follow_changes(&changes, now);
         self.tick_links(now);
+        self.tick_probes(now);
         self.tick_peers(now);
         self.connections.tick(now, &mut self.tcp_events);
         self.connection_events(now);
@@ -492,6 +496,7 @@ impl Worker {
             self.connections.next_deadline(),
             self.probes.next_deadline(self.shared.settings.heartbeat),
             self.opening.deadline(),
+            Some(self.probing.next_deadline()),
         ];
         deadlines
             .into_iter()

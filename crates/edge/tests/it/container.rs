@@ -24,6 +24,8 @@ pub(crate) struct FakeLink {
     stream: UnixStream,
     receiver: LinkReceiver,
     waiting: Option<LinkFrame>,
+    /// Whether probes are answered; the tests see none of them.
+    pub(crate) answers_probes: bool,
     pub(crate) worker: u16,
 }
 
@@ -38,7 +40,13 @@ impl FakeContainer {
     pub(crate) fn accept(&self) -> FakeLink {
         let (stream, _) = self.listener.accept().unwrap();
         stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-        let mut link = FakeLink { stream, receiver: LinkReceiver::new(), waiting: None, worker: 0 };
+        let mut link = FakeLink {
+            stream,
+            receiver: LinkReceiver::new(),
+            waiting: None,
+            answers_probes: true,
+            worker: 0,
+        };
         match link.next() {
             LinkFrame::Hello { worker, peer_name, addresses, .. } => {
                 assert_eq!((peer_name.as_str(), addresses.len()), ("edge1", 2));
@@ -50,11 +58,7 @@ impl FakeContainer {
             name: self.name.to_owned(),
             incarnation: self.incarnation,
         });
-        link.send(&LinkFrame::Heartbeat {
-            incarnation: self.incarnation,
-            accepting: Accepting::Accepting,
-            load: 0,
-        });
+        link.heartbeat(self.incarnation);
         link
     }
 }
@@ -74,7 +78,7 @@ impl FakeLink {
         let begun = Instant::now();
         let mut chunk = [0; 4096];
         loop {
-            if let Some(frame) = self.receiver.next_frame().unwrap() {
+            if let Some(frame) = self.frame() {
                 return frame;
             }
             match self.stream.read(&mut chunk) {
@@ -90,6 +94,23 @@ impl FakeLink {
         }
     }
 
+    /// The next whole frame that is no probe.
+    fn frame(&mut self) -> Option<LinkFrame> {
+        loop {
+            match self.receiver.next_frame().unwrap() {
+                Some(LinkFrame::Probe { id }) if self.answers_probes => {
+                    self.send(&LinkFrame::ProbeAnswer { id });
+                }
+                Some(LinkFrame::Probe { .. }) => {}
+                other => return other,
+            }
+        }
+    }
+
+    pub(crate) fn heartbeat(&mut self, incarnation: u64) {
+        self.send(&LinkFrame::Heartbeat { incarnation, accepting: Accepting::Accepting, load: 0 });
+    }
+
     /// Whether a message from outside has come; waits a moment for it.
     pub(crate) fn has_incoming(&mut self) -> bool {
         if self.waiting.is_none() {
@@ -98,7 +119,7 @@ impl FakeLink {
                 assert_ne!(count, 0, "the edge closed the link");
                 self.receiver.push(&chunk[..count]);
             }
-            self.waiting = self.receiver.next_frame().unwrap();
+            self.waiting = self.frame();
         }
         self.waiting.is_some()
     }

@@ -6,6 +6,7 @@ mod allocations;
 mod container;
 mod forwarding;
 mod links;
+mod owners;
 mod peers;
 mod phone;
 mod phones;

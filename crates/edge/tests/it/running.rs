@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, channel, sync_channel};
 use std::time::Duration;
 
 use edge::Peer;
 use edge::forward::NatTraversal;
-use edge::server::{Edge, EdgeError, EdgeSocket, Settings};
+use edge::server::{Edge, EdgeError, EdgeSocket, Finding, OnFinding, Settings};
 use topology::{
     HeartbeatSettings, Incarnation, KeyRing, ProcessEntry, ProcessName, ProcessState, ProcessType,
     TopologyView,
@@ -21,12 +21,25 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 pub(crate) struct RunningEdge {
     edge: Option<Edge>,
     serving: Receiver<()>,
+    pub(crate) findings: Receiver<Finding>,
     pub(crate) udp: SocketAddr,
     pub(crate) tcp: SocketAddr,
 }
 
 impl RunningEdge {
     pub(crate) fn start(
+        workers: u16,
+        containers: &[(&str, PathBuf)],
+        peers: Vec<Peer>,
+    ) -> RunningEdge {
+        // So patient that a slow machine ends no route.
+        let patient =
+            HeartbeatSettings { interval: Duration::from_millis(100), allowed_miss_count: 100 };
+        RunningEdge::start_with(patient, workers, containers, peers)
+    }
+
+    pub(crate) fn start_with(
+        heartbeat: HeartbeatSettings,
         workers: u16,
         containers: &[(&str, PathBuf)],
         peers: Vec<Peer>,
@@ -58,12 +71,17 @@ impl RunningEdge {
                 transport::tcp::bind_listener(tcp).unwrap(),
             ));
         }
-        let settings = settings(peers);
+        let (found, findings) = channel();
+        let on_finding = OnFinding::new(move |finding| {
+            // The last ones come when nobody listens any more.
+            let _ = found.send(finding);
+        });
+        let settings = Settings { heartbeat, on_finding, ..settings(peers) };
         let (told, serving) = sync_channel(1);
         let edge = Edge::start(settings, sockets, view(1, containers), move || {
             told.send(()).expect("announced once, and there is room for it");
         });
-        RunningEdge { edge: Some(edge.unwrap()), serving, udp, tcp }
+        RunningEdge { edge: Some(edge.unwrap()), serving, findings, udp, tcp }
     }
 
     /// Waits until every worker reads its sockets: each has a container that serves.
@@ -84,6 +102,7 @@ fn settings(peers: Vec<Peer>) -> Settings {
         },
         peers,
         tcp: TcpLimits::default(),
+        on_finding: OnFinding::new(|_| {}),
     }
 }
 

@@ -4,9 +4,9 @@ use std::sync::mpsc;
 
 use config::{NodeConfig, PeerTransport};
 use edge::forward::NatTraversal;
-use edge::server::EdgeSocket;
+use edge::server::{EdgeSocket, Finding, OnFinding};
 use edge::{Peer, Settings};
-use topology::protocol::Command;
+use topology::protocol::{Command, ToManager};
 use topology::server::Event;
 use topology::{HeartbeatSettings, ListenerTransport, ProcessName};
 use tracing::info;
@@ -19,7 +19,9 @@ use super::Joined;
 const EVENTS_MAX: usize = 16;
 
 pub(super) fn run(joined: Joined) -> anyhow::Result<()> {
-    let settings = settings(&joined);
+    let told = joined.subscription.reporter()?;
+    let on_finding = OnFinding::new(move |finding| told.report(&to_manager(finding)));
+    let settings = settings(&joined, on_finding);
     let sockets = joined
         .welcome
         .sockets
@@ -64,7 +66,7 @@ fn edge_event(event: Event) -> Option<edge::server::Event> {
     }
 }
 
-fn settings(joined: &Joined) -> Settings {
+fn settings(joined: &Joined, on_finding: OnFinding) -> Settings {
     let config = &joined.config;
     Settings {
         name: joined.name.clone(),
@@ -77,6 +79,16 @@ fn settings(joined: &Joined) -> Settings {
         },
         peers: peers(config),
         tcp: tcp_limits(config),
+        on_finding,
+    }
+}
+
+fn to_manager(finding: Finding) -> ToManager {
+    match finding {
+        Finding::Unresponsive { name, incarnation } => {
+            ToManager::Unresponsive { name, incarnation }
+        }
+        Finding::Responsive { name, incarnation } => ToManager::Responsive { name, incarnation },
     }
 }
 
