@@ -168,8 +168,8 @@ pub struct PassedSocket {
 #[serde(rename_all = "snake_case")]
 pub enum Command {
     /// Take nothing new, keep what is owned, exit with 0 when nothing is left or after
-    /// `deadline_ms`. An edge that drains goes on serving what belongs to living transactions and
-    /// waits for its [`Command::Stop`].
+    /// `deadline_ms`. A further one replaces the deadline. An edge that drains accepts no connections, goes on to
+    /// serve those that are open, and its UDP sockets as long as it lives.
     Drain {
         /// Milliseconds from now.
         deadline_ms: u64,
@@ -210,8 +210,8 @@ pub enum Request {
     Drain {
         /// Which.
         name: ProcessName,
-        /// Milliseconds until it is told to stop with whatever is left.
-        deadline_ms: u64,
+        /// Milliseconds until it is told to stop with whatever is left; `None` is the configured time.
+        deadline_ms: Option<u64>,
     },
     /// How old the node's keys are.
     Keys,
@@ -225,7 +225,7 @@ pub enum Request {
 pub enum Answer {
     /// To [`Request::Status`].
     Status(NodeStatus),
-    /// To [`Request::Drain`], about once a second; another answer follows.
+    /// To [`Request::Drain`], at every heartbeat; another answer follows.
     Progress {
         /// As in [`ToManager::Alive`].
         left: u64,

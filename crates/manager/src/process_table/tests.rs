@@ -3,16 +3,32 @@
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
+use topology::HeartbeatSettings;
+use topology::protocol::{Command, Request};
+use topology::view::ProcessType;
 
 use super::*;
+use crate::restart::RestartPolicy;
+
+mod detection;
+mod drain;
+mod order;
 
 const DRAIN: Duration = Duration::from_secs(5);
+const INTERVAL: Duration = Duration::from_millis(500);
+const HEARTBEAT: HeartbeatSettings =
+    HeartbeatSettings { interval: INTERVAL, allowed_miss_count: 2 };
+const SILENCE: Duration = Duration::from_millis(1_500);
+
+const NAMES: [&str; 3] = ["container1", "container2", "edge1"];
 
 /// A node of one edge and two containers, with a clock and a world that does what the effects say.
 struct Node {
     table: ProcessTable,
     now: Instant,
     pid_last: u32,
+    /// Who gives no sign of life; all others do, as time passes.
+    silent: Vec<&'static str>,
     /// What was told, killed and answered, in order.
     log: Vec<String>,
 }
@@ -30,11 +46,13 @@ impl Node {
             spec("container2", ProcessType::Container),
             spec("edge1", ProcessType::Edge),
         ];
-        let limits = Limits { restart: RestartPolicy::default(), drain: DRAIN };
+        let limits =
+            Limits { restart: RestartPolicy::default(), drain: DRAIN, heartbeat: HEARTBEAT };
         Node {
             table: ProcessTable::new("node1".to_owned(), specs, limits, 1_000),
             now: Instant::now(),
             pid_last: 100,
+            silent: Vec::new(),
             log: Vec::new(),
         }
     }
@@ -55,8 +73,30 @@ impl Node {
         self.carry_out(effects);
     }
 
+    /// Time passes; the table looks at the clock when it wants to, and signs of life come in time.
     fn pass(&mut self, time: Duration) {
-        self.now += time;
+        let end = self.now + time;
+        while self.now < end {
+            let beat = self.now + HEARTBEAT.beat_interval();
+            let wanted = self.table.next_deadline().unwrap_or(end).max(self.now);
+            self.now = end.min(beat).min(wanted.max(self.now + Duration::from_millis(1)));
+            for name in NAMES {
+                if !self.silent.contains(&name) {
+                    self.alive(name, 0);
+                }
+            }
+            self.look();
+        }
+    }
+
+    fn alive(&mut self, name: &str, left: u64) {
+        let entry = self.entry(name);
+        if entry.pid.is_some() {
+            self.handle(Event::Alive { name: entry.name, incarnation: entry.incarnation, left });
+        }
+    }
+
+    fn look(&mut self) {
         let mut effects = Vec::new();
         self.table.tick(self.now, &mut effects);
         self.carry_out(effects);
@@ -76,8 +116,9 @@ impl Node {
                 Effect::Tell { name, command: Command::Stop } => {
                     self.log.push(format!("stop {name}"))
                 }
-                Effect::Kill { name, pid } => {
+                Effect::Kill { name, pid, reason } => {
                     assert_eq!(self.entry(name.as_str()).pid, Some(pid));
+                    assert!(!reason.to_string().is_empty());
                     self.log.push(format!("kill {name}"));
                 }
                 Effect::Publish => {}
@@ -85,7 +126,9 @@ impl Node {
                     Answer::Done => format!("{} done", ticket.0),
                     Answer::Refused { reason } => format!("{} refused: {reason}", ticket.0),
                     Answer::Keys(_) => unreachable!("the table knows no keys"),
-                    Answer::Progress { left, .. } => format!("{} progress {left}", ticket.0),
+                    Answer::Progress { left, deadline_in_ms } => {
+                        format!("{} left {left} in {deadline_in_ms} ms", ticket.0)
+                    }
                     Answer::Status(status) => {
                         format!("{} version {}", ticket.0, status.view.version)
                     }
@@ -108,6 +151,12 @@ impl Node {
         self.entry(name).state
     }
 
+    /// How long until it is started, or patience with it is over.
+    fn due_in(&self, name: &str) -> Duration {
+        let at = self.table.position(&ProcessName::new(name)).unwrap();
+        self.table.processes[at].due.unwrap() - self.now
+    }
+
     fn ready(&mut self, name: &str) {
         let incarnation = self.entry(name).incarnation;
         self.handle(Event::Ready { name: ProcessName::new(name), incarnation });
@@ -116,6 +165,19 @@ impl Node {
     fn exit(&mut self, name: &str) {
         let incarnation = self.entry(name).incarnation;
         self.handle(Event::Exited { name: ProcessName::new(name), incarnation });
+    }
+
+    fn lock_held(&mut self, reporter: &str, holder: &str, waited_ms: u64) {
+        if let Some(holder) = self.entry(holder).pid {
+            let waited = Duration::from_millis(waited_ms);
+            self.handle(Event::LockHeld { reporter: ProcessName::new(reporter), holder, waited });
+        }
+    }
+
+    fn unresponsive(&mut self, reporter: &str, name: &str) {
+        let ProcessEntry { name, incarnation, .. } = self.entry(name);
+        let reporter = ProcessName::new(reporter);
+        self.handle(Event::Unresponsive { reporter, name, incarnation });
     }
 
     fn request(&mut self, ticket: u64, request: fn(ProcessName) -> Request, name: &str) {
@@ -134,6 +196,10 @@ fn stop(name: ProcessName) -> Request {
     Request::Stop { name }
 }
 
+fn drain(name: ProcessName) -> Request {
+    Request::Drain { name, deadline_ms: Some(60_000) }
+}
+
 fn restart(name: ProcessName) -> Request {
     Request::Restart { name }
 }
@@ -142,10 +208,10 @@ fn restart(name: ProcessName) -> Request {
 fn the_node_serves_when_the_last_process_is_ready_and_says_so_once() {
     let mut node = Node::new();
     node.handle(Event::NodeStarts);
-    node.ready("edge1");
     node.ready("container2");
-    assert_eq!(node.take_log(), [""; 0]);
     node.ready("container1");
+    assert_eq!(node.take_log(), [""; 0]);
+    node.ready("edge1");
     assert_eq!(node.take_log(), ["serving"]);
     node.exit("container1");
     node.pass(Duration::from_secs(1));
@@ -162,7 +228,7 @@ fn a_death_is_published_at_once_and_the_process_comes_back_as_another_incarnatio
     node.table.handle(died, node.now, &mut effects);
     assert_eq!(effects, [Effect::Publish]);
     assert_eq!(node.state("container1"), ProcessState::Backoff);
-    let delay = node.table.next_deadline().unwrap() - node.now;
+    let delay = node.due_in("container1");
     assert_eq!(delay, RestartPolicy::default().delay_min);
     node.pass(delay);
     let after = node.entry("container1");
@@ -176,7 +242,7 @@ fn a_process_that_dies_again_and_again_waits_longer_and_longer() {
     let mut delays = Vec::new();
     for _ in 0..4 {
         node.exit("edge1");
-        let delay = node.table.next_deadline().unwrap() - node.now;
+        let delay = node.due_in("edge1");
         delays.push(delay.as_millis());
         node.pass(delay);
         node.ready("edge1");
@@ -190,7 +256,9 @@ fn a_start_that_takes_too_long_is_killed_and_tried_again() {
     let mut node = Node::new();
     node.handle(Event::NodeStarts);
     node.pass(START_LIMIT);
-    assert_eq!(node.take_log(), ["kill container1", "kill container2", "kill edge1"]);
+    assert_eq!(node.take_log(), ["kill container1", "kill container2"]);
+    node.pass(EDGES_WAIT_MAX);
+    assert_eq!(node.take_log(), ["kill edge1"]);
     node.exit("edge1");
     assert_eq!(node.state("edge1"), ProcessState::Backoff);
 }
@@ -209,7 +277,7 @@ fn messages_of_a_former_life_change_nothing() {
 }
 
 #[test]
-fn a_stop_by_hand_drains_a_container_and_leaves_it_down() {
+fn a_stop_by_hand_drains_a_process_and_leaves_it_down() {
     let mut node = Node::serving();
     node.request(1, stop, "container1");
     assert_eq!(node.state("container1"), ProcessState::Draining);
@@ -243,16 +311,15 @@ fn a_restart_by_hand_is_answered_when_it_serves_again_and_counts_as_no_death() {
     node.pass(Duration::from_secs(1));
     node.ready("edge1");
     node.request(7, restart, "edge1");
-    assert_eq!(node.state("edge1"), ProcessState::Stopping);
+    assert_eq!(node.state("edge1"), ProcessState::Draining);
     node.exit("edge1");
     assert_eq!(node.state("edge1"), ProcessState::Starting);
-    assert_eq!(node.take_log(), ["stop edge1"]);
+    assert_eq!(node.take_log(), ["drain edge1"]);
     node.ready("edge1");
     assert_eq!(node.take_log(), ["7 done"]);
     assert_eq!(node.entry("edge1").restarts, 1);
     node.exit("edge1");
-    let delay = node.table.next_deadline().unwrap() - node.now;
-    assert_eq!(delay, RestartPolicy::default().delay_min, "the count was cleared");
+    assert_eq!(node.due_in("edge1"), RestartPolicy::default().delay_min, "the count was cleared");
 }
 
 #[test]
@@ -307,64 +374,22 @@ fn requests_that_make_no_sense_are_refused_with_a_reason() {
 }
 
 #[test]
-fn the_nodes_stop_drains_all_and_keeps_the_edges_until_the_last_container_has_ended() {
-    let mut node = Node::serving();
-    node.handle(Event::NodeStops);
-    assert_eq!(node.take_log(), ["drain container1", "drain container2", "drain edge1"]);
-    node.exit("container1");
-    node.pass(DRAIN);
-    assert_eq!(node.take_log(), ["stop container2"]);
-    node.pass(STOP_LIMIT);
-    assert_eq!(node.take_log(), ["kill container2"]);
-    node.exit("container2");
-    assert_eq!(node.take_log(), ["stop edge1"]);
-    node.exit("edge1");
-    assert_eq!(node.take_log(), ["ended"]);
-}
-
-#[test]
-fn an_edge_that_dies_while_the_node_stops_stays_dead() {
-    let mut node = Node::serving();
-    node.handle(Event::NodeStops);
-    node.exit("edge1");
-    assert_eq!(node.state("edge1"), ProcessState::Down);
-    node.exit("container1");
-    node.exit("container2");
-    assert_eq!(node.take_log().last().unwrap(), "ended");
-}
-
-#[test]
-fn a_second_signal_kills_what_still_lives() {
-    let mut node = Node::serving();
-    node.handle(Event::NodeStops);
-    node.exit("container1");
-    node.take_log();
-    node.handle(Event::NodeStops);
-    assert_eq!(node.take_log(), ["kill container2", "kill edge1"]);
-}
-
-#[test]
-fn a_node_that_stops_while_it_starts_kills_what_never_served() {
-    let mut node = Node::new();
-    node.handle(Event::NodeStarts);
-    node.ready("container1");
-    node.handle(Event::NodeStops);
-    assert_eq!(node.take_log(), ["drain container1", "kill container2", "kill edge1"]);
-}
-
-#[test]
 fn only_the_process_that_was_started_is_expected() {
     let mut node = Node::new();
     node.handle(Event::NodeStarts);
-    let entry = node.entry("edge1");
+    let entry = node.entry("container1");
     assert_eq!(node.table.expects(&entry.name, entry.pid.unwrap()), Some(entry.incarnation));
     assert_eq!(node.table.expects(&entry.name, 1), None);
-    node.ready("edge1");
+    node.ready("container1");
     assert_eq!(node.table.expects(&entry.name, entry.pid.unwrap()), None, "it is in already");
 }
 
 #[derive(Debug, Clone)]
 enum Step {
+    Silence(usize),
+    LockHeld(usize, usize),
+    Unresponsive(usize),
+    Drain(usize),
     Ready(usize),
     Exit(usize),
     Start(usize),
@@ -373,11 +398,13 @@ enum Step {
     Pass(u64),
 }
 
-const NAMES: [&str; 3] = ["container1", "container2", "edge1"];
-
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let who = 0..NAMES.len();
     let step = prop_oneof![
+        who.clone().prop_map(Step::Silence),
+        (who.clone(), who.clone()).prop_map(|(one, other)| Step::LockHeld(one, other)),
+        who.clone().prop_map(Step::Unresponsive),
+        who.clone().prop_map(Step::Drain),
         who.clone().prop_map(Step::Ready),
         who.clone().prop_map(Step::Exit),
         who.clone().prop_map(Step::Start),
@@ -397,6 +424,12 @@ proptest! {
         let mut answered = Vec::new();
         for step in steps {
             match step {
+                Step::Silence(at) => node.silent = vec![NAMES[at]],
+                Step::LockHeld(holder, reporter) => for waited_ms in [100, 200, 300] {
+                    node.lock_held(NAMES[reporter], NAMES[holder], waited_ms);
+                },
+                Step::Unresponsive(at) => node.unresponsive("edge1", NAMES[at]),
+                Step::Drain(at) => { tickets += 1; node.request(tickets, drain, NAMES[at]); }
                 Step::Ready(at) => node.ready(NAMES[at]),
                 // Only what lives can die.
                 Step::Exit(at) if node.entry(NAMES[at]).pid.is_some() => node.exit(NAMES[at]),

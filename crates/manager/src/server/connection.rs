@@ -24,12 +24,16 @@ use topology::view::{Incarnation, ProcessName};
 use tracing::{debug, warn};
 
 use super::{Input, UpError};
+use crate::process_table::Event;
 
 /// Connections at one time: children and a few commands. More wait to be accepted.
 const CONNECTIONS_MAX: usize = 256;
 
 /// Whoever connects says what for within this; else it would keep a connection from others for nothing.
 const FIRST_LINE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Progress that waits to be read by whoever asked for it, and the outcome.
+const ANSWERS_MAX: usize = 8;
 
 /// A child that may come in.
 pub(crate) struct Admitted {
@@ -118,10 +122,25 @@ async fn serve_request(
     request: Request,
     inputs: mpsc::Sender<Input>,
 ) -> Result<(), ConnectionError> {
-    let (reply, answer) = oneshot::channel();
+    let (reply, mut answers) = mpsc::channel(ANSWERS_MAX);
     send(&inputs, Input::Request { request, reply }).await?;
-    let answer = answer.await.map_err(|_| ConnectionError::ManagerGone)?;
-    lines.write(&encode_line(&FromManager::Answer(answer))).await
+    loop {
+        tokio::select! {
+            answer = answers.recv() => {
+                let answer = answer.ok_or(ConnectionError::ManagerGone)?;
+                let is_last = !matches!(answer, Answer::Progress { .. });
+                lines.write(&encode_line(&FromManager::Answer(answer))).await?;
+                if is_last {
+                    return Ok(());
+                }
+            }
+            // Who asked has gone; what was asked for goes on.
+            said = lines.next() => match said? {
+                Some(_) => return Err(ConnectionError::Order("a command asks once")),
+                None => return Ok(()),
+            },
+        }
+    }
 }
 
 async fn serve_child(
@@ -178,26 +197,37 @@ async fn push(
                 None => return Ok(()), // this life is over
             },
             said = lines.next() => match said? {
-                Some(ToManager::Ready) => {
-                    send(&inputs, Input::Ready { name: name.clone(), incarnation }).await?;
-                }
-                Some(ToManager::ClockStepped(clock)) => {
-                    send(&inputs, Input::ClockStepped(clock)).await?;
-                }
-                // What hang detection will decide by.
-                Some(
-                    ToManager::Alive { .. }
-                    | ToManager::LockHeld { .. }
-                    | ToManager::Unresponsive { .. }
-                    | ToManager::Responsive { .. },
-                ) => {}
-                Some(ToManager::Hello(_) | ToManager::Request(_)) => {
-                    return Err(ConnectionError::Order("a child says hello once and requests nothing"));
-                }
+                Some(said) => send(&inputs, told(said, &name, incarnation)?).await?,
                 None => return Ok(()),
             },
         }
     }
+}
+
+/// What a welcomed child says, with who it is.
+fn told(
+    said: ToManager,
+    name: &ProcessName,
+    incarnation: Incarnation,
+) -> Result<Input, ConnectionError> {
+    let reporter = name.clone();
+    Ok(Input::Told(match said {
+        ToManager::Ready => Event::Ready { name: reporter, incarnation },
+        ToManager::Alive { left } => Event::Alive { name: reporter, incarnation, left },
+        ToManager::LockHeld { holder, waited_ms } => {
+            Event::LockHeld { reporter, holder, waited: Duration::from_millis(waited_ms) }
+        }
+        ToManager::Unresponsive { name, incarnation } => {
+            Event::Unresponsive { reporter, name, incarnation }
+        }
+        ToManager::Responsive { name, incarnation } => {
+            Event::Responsive { reporter, name, incarnation }
+        }
+        ToManager::Hello(_) | ToManager::Request(_) => {
+            return Err(ConnectionError::Order("a child says hello once and requests nothing"));
+        }
+        ToManager::ClockStepped(clock) => return Ok(Input::ClockStepped(clock)),
+    }))
 }
 
 async fn send(inputs: &mpsc::Sender<Input>, input: Input) -> Result<(), ConnectionError> {

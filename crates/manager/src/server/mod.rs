@@ -14,6 +14,7 @@ use config::NodeConfig;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
+use topology::HeartbeatSettings;
 use topology::protocol::{
     Answer, ClockStatus, Command, FromManager, Request, Welcome, encode_line,
 };
@@ -99,13 +100,12 @@ enum Input {
         pid: u32,
         reply: oneshot::Sender<Result<Admitted, String>>,
     },
-    Ready {
-        name: ProcessName,
-        incarnation: Incarnation,
-    },
+    /// A child that was welcomed says something of itself or others.
+    Told(Event),
+    /// The reply takes progress first, when the request asks for it, and the outcome last.
     Request {
         request: Request,
-        reply: oneshot::Sender<Answer>,
+        reply: mpsc::Sender<Answer>,
     },
     ClockStepped(ClockStatus),
     Exited {
@@ -153,7 +153,7 @@ pub async fn run(mut options: Options, on_serving: impl FnOnce(&Serving)) -> Res
                 info!(signal = name, "stopping");
                 manager.handle(Event::NodeStops)
             }
-            () = tokio::time::sleep_until(deadline.into()) => manager.tick(),
+            () = tokio::time::sleep_until(deadline.into()) => manager.look(&mut received).await,
         };
     }
     after_stop(manager.directory.path()).map_err(UpError::Hook)?;
@@ -244,7 +244,7 @@ struct Manager {
     commands: HashMap<ProcessName, mpsc::Sender<Command>>,
     /// The view as the line that every child is sent.
     views: watch::Sender<Arc<Vec<u8>>>,
-    replies: HashMap<Ticket, oneshot::Sender<Answer>>,
+    replies: HashMap<Ticket, mpsc::Sender<Answer>>,
     ticket_last: u64,
     inputs: mpsc::Sender<Input>,
 }
@@ -271,7 +271,14 @@ impl Manager {
             addresses: edge.addresses(),
         };
         let specs = config.container_names().map(container).chain(edges.iter().map(edge)).collect();
-        let limits = Limits { restart: options.restart, drain: config.container.drain_timeout };
+        let limits = Limits {
+            restart: options.restart,
+            drain: config.container.drain_timeout,
+            heartbeat: HeartbeatSettings {
+                interval: config.heartbeat.interval,
+                allowed_miss_count: config.heartbeat.allowed_miss_count,
+            },
+        };
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let floor = u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX / 2);
         let table = ProcessTable::new(config.node.name.clone(), specs, limits, floor);
@@ -316,9 +323,11 @@ impl Manager {
                 let _ = reply.send(admitted);
                 Step::Going
             }
-            Input::Ready { name, incarnation } => {
-                info!(%name, %incarnation, "ready");
-                self.handle(Event::Ready { name, incarnation })
+            Input::Told(event) => {
+                if let Event::Ready { name, incarnation } = &event {
+                    info!(%name, %incarnation, "ready");
+                }
+                self.handle(event)
             }
             Input::Exited { name, incarnation } => {
                 self.children.remove(&name);
@@ -334,7 +343,7 @@ impl Manager {
                 Step::Going
             }
             Input::Request { request: Request::Keys, reply } => {
-                let _ = reply.send(Answer::Keys(self.keys.status()));
+                let _ = reply.try_send(Answer::Keys(self.keys.status()));
                 Step::Going
             }
             Input::Request { request: Request::RotateKeys, reply } => {
@@ -343,7 +352,7 @@ impl Manager {
                     Err(error) => Answer::Refused { reason: error.to_string() },
                 };
                 // Whoever asked may have gone.
-                let _ = reply.send(answer);
+                let _ = reply.try_send(answer);
                 Step::Going
             }
             Input::Request { request, reply } => {
@@ -396,7 +405,17 @@ impl Manager {
         self.table.next_deadline().map_or(keys, |table| table.min(keys))
     }
 
-    fn tick(&mut self) -> Step {
+    /// Looks at the clock, but first at what waits to be read: a sign of life among it counts.
+    async fn look(&mut self, received: &mut mpsc::Receiver<Input>) -> Step {
+        // The connections' tasks read, should nobody have run for a while.
+        tokio::task::yield_now().await;
+        for _ in 0..INPUTS_MAX {
+            let Ok(input) = received.try_recv() else { break };
+            let step = self.receive(input);
+            if step != Step::Going {
+                return step;
+            }
+        }
         self.keys.tick(Instant::now());
         let mut effects = Vec::new();
         self.table.tick(Instant::now(), &mut effects);
@@ -421,18 +440,13 @@ impl Manager {
                 }
                 Effect::Spawn { name, incarnation } => outcomes.push(self.spawn(name, incarnation)),
                 Effect::Tell { name, command } => self.tell(&name, command),
-                Effect::Kill { name, pid } => {
-                    warn!(%name, pid, "killing: it has not ended in time, or never served");
+                Effect::Kill { name, pid, reason } => {
+                    warn!(%name, pid, %reason, "killing");
                     if let Some(child) = self.children.get_mut(&name) {
                         child.kill();
                     }
                 }
-                Effect::Answer { ticket, answer } => {
-                    if let Some(reply) = self.replies.remove(&ticket) {
-                        // Whoever asked may have gone.
-                        let _ = reply.send(answer);
-                    }
-                }
+                Effect::Answer { ticket, answer } => self.answer(ticket, answer),
                 Effect::Serving => step = Step::Serving,
                 Effect::Ended => step = Step::Ended,
             }
@@ -442,6 +456,18 @@ impl Manager {
             self.handle(outcome);
         }
         step
+    }
+
+    fn answer(&mut self, ticket: Ticket, answer: Answer) {
+        if let Answer::Progress { .. } = answer {
+            // Progress that is not read in time is of no use, and leaves room for the outcome.
+            if let Some(reply) = self.replies.get(&ticket).filter(|reply| reply.capacity() > 1) {
+                let _ = reply.try_send(answer);
+            }
+        } else if let Some(reply) = self.replies.remove(&ticket) {
+            // Whoever asked may have gone.
+            let _ = reply.try_send(answer);
+        }
     }
 
     fn spawn(&mut self, name: ProcessName, incarnation: Incarnation) -> Event {

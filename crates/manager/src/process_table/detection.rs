@@ -1,0 +1,218 @@
+//! Which processes hang: by their silence, by the lock that they hold, by the probes that they do not answer.
+//!
+//! Every process says [`Event::Alive`](super::Event::Alive) at least once an interval, and only when each of its
+//! loops went round. After [`HeartbeatSettings::silence_max`] without it counts as hung: shown as such, killed,
+//! started again. What a process is told of late proves nothing: when the manager itself was kept from looking
+//! (stopped, starved, the machine asleep), all clocks start anew.
+//!
+//! A holder of the store's write lock is killed much sooner, since all others wait for it. A container whose heart
+//! beats but whose SIP does not is reported by the edges that probe it; it is killed when that lasts, but never so
+//! that more than half of the containers are not ready: then the fault is most likely elsewhere.
+
+use std::time::{Duration, Instant};
+
+use topology::HeartbeatSettings;
+use topology::view::{Incarnation, ProcessName, ProcessState};
+
+use super::ProcessTable;
+use super::event::{Effect, KillReason};
+use super::process::{Accusation, LockReport, Process};
+
+/// Who waits for the store's write lock reports its holder every 100 ms for which that one did not let go. At so many
+/// reports in a row the holder is killed. How long the wait has been proves less: the holder may be another one by
+/// now, or all of us may have been asleep.
+const LOCK_REPORTS_MAX: u32 = 3;
+
+/// Reports of one wait in a row come closer than this; what comes later has had another holder in between.
+const LOCK_REPORT_GAP: Duration = Duration::from_millis(300);
+
+/// When the table looks at the clock, and whether it does so in time.
+#[derive(Debug)]
+pub(super) struct Rounds {
+    interval: Duration,
+    next: Option<Instant>,
+}
+
+impl Rounds {
+    pub(super) fn new(heartbeat: &HeartbeatSettings) -> Rounds {
+        Rounds { interval: heartbeat.interval, next: None }
+    }
+
+    /// The next look at the latest.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.next
+    }
+
+    /// The table looks; how late it is, if that is more than an interval.
+    fn look(&mut self, now: Instant) -> Option<Duration> {
+        let expected = self.next.replace(now + self.interval);
+        let late = now.saturating_duration_since(expected?);
+        (late > self.interval).then_some(late)
+    }
+}
+
+impl ProcessTable {
+    /// A process said that it lives.
+    pub(super) fn alive(
+        &mut self,
+        name: &ProcessName,
+        incarnation: Incarnation,
+        left: u64,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(at) = self.living(name, incarnation) else { return };
+        let process = &mut self.processes[at];
+        process.left = left;
+        if process.heard.is_some() {
+            process.heard = Some(now);
+        }
+        if process.state == ProcessState::Draining {
+            process.tell_progress(now, effects);
+        }
+    }
+
+    /// Looks at the clock: who is silent or accused for too long hangs.
+    pub(super) fn look_round(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        if let Some(late) = self.rounds.look(now) {
+            tracing::warn!(
+                late_ms = late.as_millis(),
+                "was kept from looking; all clocks start anew"
+            );
+            let silence_max = self.limits.heartbeat.silence_max();
+            for process in &mut self.processes {
+                process.clocks_start_anew(late, silence_max, now);
+            }
+        }
+        let silence_max = self.limits.heartbeat.silence_max();
+        for process in &mut self.processes {
+            let silence = process.heard.map(|heard| now.saturating_duration_since(heard));
+            if let Some(silence) = silence.filter(|silence| *silence >= silence_max) {
+                process.hangs(KillReason::Silent { silence }, effects);
+            }
+        }
+        for at in 0..self.processes.len() {
+            self.judge_accusations(at, now, effects);
+        }
+    }
+
+    /// When [`look_round`](Self::look_round) has something to find.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        let silence_max = self.limits.heartbeat.silence_max();
+        let watched = self.processes.iter().filter_map(|process| {
+            let accused = process.accusations.iter().map(|accusation| accusation.due);
+            accused.chain(process.heard.map(|heard| heard + silence_max)).min()
+        });
+        watched.min().map(|at| self.rounds.next().map_or(at, |next| next.min(at)))
+    }
+
+    /// Somebody waits for the lock that a process of this number holds.
+    pub(super) fn lock_held(
+        &mut self,
+        reporter: ProcessName,
+        holder: u32,
+        waited: Duration,
+        effects: &mut Vec<Effect>,
+    ) {
+        let held_by =
+            |process: &&mut Process| process.pid == Some(holder) && process.spec.name != reporter;
+        // A stranger (a backup, say) is not ours to kill: the log of who waits names it.
+        let Some(process) = self.processes.iter_mut().find(held_by) else { return };
+        match process.state {
+            ProcessState::Starting
+            | ProcessState::Ready
+            | ProcessState::Draining
+            | ProcessState::Stopping => {}
+            ProcessState::Hung | ProcessState::Backoff | ProcessState::Down => return,
+        }
+        let reports = &mut process.lock_reports;
+        let report = match reports.iter_mut().find(|known| known.reporter == reporter) {
+            Some(report) => report,
+            None => reports.push_mut(LockReport { reporter, waited: Duration::ZERO, count: 0 }),
+        };
+        // A shorter wait than the one before is another one: the lock was free in between.
+        let follows = report.waited < waited && waited - report.waited < LOCK_REPORT_GAP;
+        report.count = if follows { report.count + 1 } else { 1 };
+        report.waited = waited;
+        if report.count >= LOCK_REPORTS_MAX {
+            process.hangs(KillReason::HoldsLock { waited }, effects);
+        }
+    }
+
+    /// An edge gets no answers to its probes from a container.
+    pub(super) fn accused(
+        &mut self,
+        reporter: ProcessName,
+        name: &ProcessName,
+        incarnation: Incarnation,
+        now: Instant,
+    ) {
+        let due = now + self.limits.heartbeat.silence_max();
+        let Some(at) = self.living(name, incarnation) else { return };
+        let process = &mut self.processes[at];
+        // One that is not expected to serve cannot fail to.
+        let is_known = process.accusations.iter().any(|known| known.reporter == reporter);
+        if process.is_container() && process.heard.is_some() && !is_known {
+            process.accusations.push(Accusation { reporter, due });
+        }
+    }
+
+    /// That edge takes it back.
+    pub(super) fn acquitted(
+        &mut self,
+        reporter: &ProcessName,
+        name: &ProcessName,
+        incarnation: Incarnation,
+    ) {
+        if let Some(at) = self.living(name, incarnation) {
+            self.processes[at].accusations.retain(|known| &known.reporter != reporter);
+        }
+    }
+
+    /// An edge has died: what it said is nobody's word any more.
+    pub(super) fn forget_witness(&mut self, reporter: &ProcessName) {
+        for process in &mut self.processes {
+            process.accusations.retain(|known| &known.reporter != reporter);
+            process.lock_reports.retain(|known| &known.reporter != reporter);
+        }
+    }
+
+    fn judge_accusations(&mut self, at: usize, now: Instant, effects: &mut Vec<Effect>) {
+        if self.processes[at].accusations.iter().all(|accusation| now < accusation.due) {
+            return;
+        }
+        let is_lost = |(other, process): (usize, &Process)| {
+            process.is_container() && (other == at || process.state != ProcessState::Ready)
+        };
+        let containers = self.processes.iter().filter(|process| process.is_container()).count();
+        let lost = self.processes.iter().enumerate().filter(|seen| is_lost(*seen)).count();
+        if lost * 2 <= containers {
+            return self.processes[at].hangs(KillReason::Unresponsive, effects);
+        }
+        for accusation in &mut self.processes[at].accusations {
+            // Others may be ready by then.
+            accusation.due = accusation.due.max(now + self.limits.heartbeat.interval);
+        }
+    }
+}
+
+impl Process {
+    /// The manager did not look for a while, so nobody else is late.
+    fn clocks_start_anew(&mut self, late: Duration, silence_max: Duration, now: Instant) {
+        if self.heard.is_some() {
+            self.heard = Some(now);
+        }
+        for accusation in &mut self.accusations {
+            accusation.due = now + silence_max;
+        }
+        match self.state {
+            ProcessState::Starting | ProcessState::Draining | ProcessState::Stopping => {
+                self.due = self.due.map(|due| due + late);
+            }
+            ProcessState::Ready
+            | ProcessState::Hung
+            | ProcessState::Backoff
+            | ProcessState::Down => {}
+        }
+    }
+}
