@@ -18,6 +18,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -28,7 +29,8 @@ use state::{CommitError, Store, UnixMillis};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
-use topology::{BucketTable, Candidate, KeyRing, ProcessState, TopologyView};
+use topology::server::Pulse;
+use topology::{BucketTable, Candidate, HeartbeatSettings, KeyRing, ProcessState, TopologyView};
 use tracing::{debug, info, warn};
 use transport::link::{LinkFrame, Refused, SendError};
 
@@ -59,14 +61,12 @@ pub struct ServerSettings {
     pub shard: ShardSettings,
     /// The Unix socket that edges connect to; a stale one is replaced.
     pub link_path: PathBuf,
-    /// How often each edge hears that we serve.
-    pub heartbeat_interval: Duration,
+    /// How often each edge hears that we serve, and the manager that we live.
+    pub heartbeat: HeartbeatSettings,
     /// How often [`Application::tick`] is asked for duties.
     pub tick_interval: Duration,
     /// A handler, or a commit, that takes longer is given up with 503.
     pub handler_time_max: Duration,
-    /// How long open transactions may take to end once the container is told to stop.
-    pub stop_time_max: Duration,
 }
 
 /// Why a container could not start.
@@ -91,14 +91,22 @@ pub enum ServerError {
 enum Command {
     View(TopologyView),
     Keys(Box<KeyRing>),
-    Drain,
+    Drain(Duration),
     Stop,
+}
+
+/// What others may know of a running container.
+#[derive(Debug, Clone, Default)]
+struct Vitals {
+    pulse: Pulse,
+    left: Arc<AtomicU64>,
 }
 
 /// Tells a running container what to do.
 #[derive(Clone)]
 pub struct ServerHandle {
     commands: mpsc::Sender<Command>,
+    vitals: Vitals,
 }
 
 impl ServerHandle {
@@ -112,14 +120,25 @@ impl ServerHandle {
         self.send(Command::Keys(Box::new(keys))).await;
     }
 
-    /// Take no new sessions from now on.
-    pub async fn drain(&self) {
-        self.send(Command::Drain).await;
+    /// Take nothing new, keep what is owned, end when nothing is left or at the deadline. A further drain replaces
+    /// the deadline.
+    pub async fn drain(&self, deadline_in: Duration) {
+        self.send(Command::Drain(deadline_in)).await;
     }
 
-    /// Drain, finish open transactions within `stop_time_max`, end.
+    /// End now; what was decided is still sent.
     pub async fn stop(&self) {
         self.send(Command::Stop).await;
+    }
+
+    /// Advances as long as the container's loop goes round.
+    pub fn pulse(&self) -> Pulse {
+        self.vitals.pulse.clone()
+    }
+
+    /// What a drain would wait for, as of the last heartbeat.
+    pub fn left(&self) -> u64 {
+        self.vitals.left.load(Ordering::Relaxed)
     }
 
     async fn send(&self, command: Command) {
@@ -165,7 +184,8 @@ pub struct Server {
     /// What is left of the duties of the last round.
     duties: VecDeque<Duty>,
     ownership: Ownership,
-    /// Set once the container was told to stop.
+    vitals: Vitals,
+    /// Set once the container was told to drain or to stop.
     ends_at: Option<Instant>,
 }
 
@@ -182,6 +202,7 @@ impl Server {
         let listener = listen(&settings.link_path)?;
         let (sender, commands) = mpsc::channel(COMMANDS_MAX);
         let now = Instant::now();
+        let vitals = Vitals::default();
         let server = Server {
             shard: Shard::new(settings.shard.clone()),
             store,
@@ -196,18 +217,19 @@ impl Server {
             has_commander: true,
             effects: Vec::new(),
             alarm: Box::pin(tokio::time::sleep(Duration::ZERO)),
-            next_heartbeat: now + settings.heartbeat_interval,
+            next_heartbeat: now + settings.heartbeat.interval,
             next_tick: now + settings.tick_interval,
             is_ticking: false,
             duties: VecDeque::new(),
             ownership: Ownership::Everything,
+            vitals: vitals.clone(),
             ends_at: None,
             settings,
         };
-        Ok((server, ServerHandle { commands: sender }))
+        Ok((server, ServerHandle { commands: sender, vitals }))
     }
 
-    /// Serves until told to stop, and then until nobody waits for an answer, or `stop_time_max` is over.
+    /// Serves until told to stop; told to drain, until nobody waits for an answer, or the deadline has come.
     pub async fn run(mut self) {
         info!(container = %self.settings.shard.name, application = self.application.name(), "serving");
         poll_fn(|cx| self.turn(cx)).await;
@@ -220,6 +242,7 @@ impl Server {
     /// Does everything that is ready; ready itself when the container has ended.
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let now = Instant::now();
+        self.vitals.pulse.count();
         let mut has_progressed = self.poll_commands(cx, now);
         has_progressed |= self.poll_accept(cx, now);
         has_progressed |= self.poll_links(cx, now);
@@ -248,11 +271,12 @@ impl Server {
             match command {
                 Some(Command::View(view)) => self.learn(&view),
                 Some(Command::Keys(keys)) => self.shard.use_keys(*keys),
-                Some(Command::Drain) => self.drain(now),
-                Some(Command::Stop) => {
+                Some(Command::Drain(deadline_in)) => {
+                    info!(?deadline_in, "draining");
                     self.drain(now);
-                    self.ends_at.get_or_insert(now + self.settings.stop_time_max);
+                    self.ends_at = Some(now + deadline_in);
                 }
+                Some(Command::Stop) => self.ends_at = Some(now),
                 None => self.has_commander = false,
             }
         }
@@ -373,7 +397,8 @@ impl Server {
             self.shard.timeout(now, &mut self.effects);
         }
         if self.next_heartbeat <= now {
-            self.next_heartbeat = now + self.settings.heartbeat_interval;
+            self.next_heartbeat = now + self.settings.heartbeat.interval;
+            self.vitals.left.store(self.shard.left(), Ordering::Relaxed);
             let frame = self.shard.heartbeat();
             let links = self.shard.links();
             let heartbeats = links.map(|link| ShardEffect::Send { link, frame: frame.clone() });
@@ -503,9 +528,11 @@ impl Server {
 
     /// Sets the alarm to the next deadline of anybody; true when that has come already.
     fn is_alarm_due(&mut self, cx: &mut Context<'_>) -> bool {
-        let rests = self.accepts_from > Instant::now();
+        let now = Instant::now();
+        let rests = self.accepts_from > now;
         let deadlines = [
             Some(self.next_heartbeat),
+            Some(now + self.settings.heartbeat.round_max()),
             Some(self.next_tick),
             self.shard.next_timeout(),
             self.ends_at,

@@ -11,7 +11,8 @@
 //!                                          ├─ links.rs     containers: connect, frames, death
 //!                                          ├─ probing.rs   containers: do they work off messages?
 //!                                          ├─ peers.rs     plain SIP peers: probes
-//!                                          └─ opening.rs   when the sockets begin to be read
+//!                                          ├─ opening.rs   when the sockets begin to be read
+//!                                          └─ vitals.rs    what the manager is told of the worker
 //! ```
 
 use std::io;
@@ -20,7 +21,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use topology::{HeartbeatSettings, Incarnation, KeyRing, ProcessName, TopologyView};
 use transport::Transport;
@@ -41,12 +42,14 @@ mod outbound;
 mod outstanding;
 mod peers;
 mod probing;
+mod vitals;
 mod worker;
 
 use findings::Findings;
 pub use findings::{Finding, OnFinding};
 use mailbox::{Mailbox, ToWorker};
 use opening::Announcement;
+pub use vitals::Vitals;
 use worker::Worker;
 
 /// How soon a worker that ended by itself is noticed.
@@ -93,6 +96,9 @@ pub struct EdgeSocket {
 pub enum Event {
     /// The topology changed.
     View(TopologyView),
+    /// Accept no connections, serve those that are open, end when none is left or after this time. A further one
+    /// replaces the deadline.
+    Drain(Duration),
     /// End in an orderly way.
     Stop,
 }
@@ -155,13 +161,15 @@ pub(crate) struct Shared {
     keys: Keys,
     announcement: Announcement,
     findings: Findings,
+    vitals: Vitals,
 }
 
-/// Serves until [`Event::Stop`] comes or the sender of `events` is gone, then flushes and closes
+/// Serves until [`Event::Stop`] comes, the sender of `events` is gone, or a drain is over; then flushes and closes
 /// what is open.
 ///
 /// `view` is the topology at the start; newer ones come as events. `on_serving` is called once, when every worker
-/// reads its sockets: when it can reach the containers that are ready, or has waited for them in vain.
+/// reads its sockets: when it can reach the containers that are ready, or has waited for them in vain. What it is
+/// given shows from then on that the edge lives.
 ///
 /// # Errors
 /// [`EdgeError`]: at once when it cannot start, later when a worker ended by itself.
@@ -170,13 +178,25 @@ pub fn run(
     sockets: Vec<EdgeSocket>,
     view: TopologyView,
     events: &Receiver<Event>,
-    on_serving: impl Fn() + Send + Sync + 'static,
+    on_serving: impl FnOnce(Vitals) + Send + 'static,
 ) -> Result<(), EdgeError> {
     let edge = Edge::start(settings, sockets, view, on_serving)?;
+    let mut drained_at: Option<Instant> = None;
     loop {
         match events.recv_timeout(WORKER_CHECK_INTERVAL) {
             Ok(Event::View(view)) => edge.notify(view),
-            Err(RecvTimeoutError::Timeout) => {}
+            Ok(Event::Drain(deadline_in)) => {
+                tracing::info!(?deadline_in, "draining: no new connections");
+                edge.drain();
+                drained_at = Some(Instant::now() + deadline_in);
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                let left = edge.vitals.streams();
+                if drained_at.is_some_and(|at| left == 0 || at <= Instant::now()) {
+                    tracing::info!(left, "drained");
+                    return edge.stop();
+                }
+            }
             Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return edge.stop(),
         }
         if let Some(worker) = edge.ended_worker() {
@@ -193,6 +213,7 @@ pub fn run(
 pub struct Edge {
     mailboxes: Vec<Mailbox>,
     threads: Vec<JoinHandle<()>>,
+    vitals: Vitals,
 }
 
 impl Edge {
@@ -204,7 +225,7 @@ impl Edge {
         settings: Settings,
         sockets: Vec<EdgeSocket>,
         view: TopologyView,
-        on_serving: impl Fn() + Send + Sync + 'static,
+        on_serving: impl FnOnce(Vitals) + Send + 'static,
     ) -> Result<Edge, EdgeError> {
         let worker_count = sockets.iter().map(|socket| socket.worker + 1).max().unwrap_or(0);
         if worker_count == 0 {
@@ -216,9 +237,17 @@ impl Edge {
         if count > max {
             return Err(EdgeError::TooManyAddresses { name: settings.name, count, max });
         }
-        let announcement = Announcement::new(worker_count, Box::new(on_serving));
-        let findings = Findings::new(settings.on_finding.clone());
-        let shared = Arc::new(Shared { settings, listeners, keys, announcement, findings });
+        let vitals = Vitals::new(worker_count);
+        let announced = vitals.clone();
+        let announce = Box::new(move || on_serving(announced));
+        let shared = Arc::new(Shared {
+            listeners,
+            keys,
+            announcement: Announcement::new(worker_count, announce),
+            findings: Findings::new(settings.on_finding.clone()),
+            vitals: vitals.clone(),
+            settings,
+        });
 
         let mut mailboxes = Vec::new();
         let mut starts = Vec::new();
@@ -232,7 +261,7 @@ impl Edge {
         for socket in sockets {
             by_worker[usize::from(socket.worker)].push(socket);
         }
-        let mut edge = Edge { mailboxes: mailboxes.clone(), threads: Vec::new() };
+        let mut edge = Edge { mailboxes: mailboxes.clone(), threads: Vec::new(), vitals };
         for (worker, (start, sockets)) in (0..worker_count).zip(starts.into_iter().zip(by_worker)) {
             let worker_name = format!("edge-worker-{worker}");
             let (shared, mailboxes, view) = (Arc::clone(&shared), mailboxes.clone(), view.clone());
@@ -263,6 +292,18 @@ impl Edge {
             // Who has ended is found by `ended_worker`.
             let _ = mailbox.deliver(ToWorker::View(Arc::clone(&view)));
         }
+    }
+
+    /// Tells every worker to accept no connections from now on.
+    pub fn drain(&self) {
+        for mailbox in &self.mailboxes {
+            let _ = mailbox.deliver(ToWorker::Drain);
+        }
+    }
+
+    /// Whether it lives, and what it has to finish.
+    pub fn vitals(&self) -> &Vitals {
+        &self.vitals
     }
 
     /// A worker that ended by itself, if one did.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use registrar::AccountStore;
-use state::engine::embedded::{Durability, EmbeddedStore, Options};
+use state::engine::embedded::{Durability, EmbeddedStore, LockWait, OnLockWait, Options};
 
 use crate::failure::Failure;
 
@@ -13,17 +13,31 @@ const STATE: &str = "state";
 
 /// Bindings and set-up records: fast, and the last second may be lost with the machine's power.
 pub(crate) fn open_state(directory: &Path) -> anyhow::Result<EmbeddedStore> {
-    open(directory, STATE, Durability::Relaxed)
+    open(directory, STATE, Options { durability: Durability::Relaxed, ..Options::default() })
+}
+
+/// The same for a process that has somebody to tell who holds the write lock for long.
+pub(crate) fn open_state_reporting(
+    directory: &Path,
+    on_lock_wait: impl Fn(&LockWait) + Send + Sync + 'static,
+) -> anyhow::Result<EmbeddedStore> {
+    let on_lock_wait: OnLockWait = Arc::new(on_lock_wait);
+    let options = Options {
+        durability: Durability::Relaxed,
+        on_lock_wait: Some(on_lock_wait),
+        ..Options::default()
+    };
+    open(directory, STATE, options)
 }
 
 /// Accounts: on the disk before a command says done.
 pub(crate) fn open_accounts(directory: &Path) -> anyhow::Result<EmbeddedStore> {
-    open(directory, "accounts", Durability::EveryCommit)
+    let options = Options { durability: Durability::EveryCommit, ..Options::default() };
+    open(directory, "accounts", options)
 }
 
-fn open(directory: &Path, name: &str, durability: Durability) -> anyhow::Result<EmbeddedStore> {
+fn open(directory: &Path, name: &str, options: Options) -> anyhow::Result<EmbeddedStore> {
     let path = directory.join(name);
-    let options = Options { durability, ..Options::default() };
     EmbeddedStore::open(&path, options)
         .with_context(|| format!("the store {} cannot be opened", path.display()))
 }

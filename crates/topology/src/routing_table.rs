@@ -49,6 +49,17 @@ impl HeartbeatSettings {
     pub fn unanswered_max(&self) -> u32 {
         self.allowed_miss_count.saturating_add(1)
     }
+
+    /// How often a process tells its manager that it lives: twice an interval, so that a beat that is a little late
+    /// is not taken for silence although no beat may be missed.
+    pub fn beat_interval(&self) -> Duration {
+        self.interval / 2
+    }
+
+    /// How long a serving loop may take for a round in which nothing happens: two rounds for each beat.
+    pub fn round_max(&self) -> Duration {
+        self.interval / 4
+    }
 }
 
 /// What a container says of itself in a heartbeat.

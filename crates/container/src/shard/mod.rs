@@ -307,11 +307,18 @@ impl Shard {
     /// Whether nobody waits for an answer of this shard: no handler runs and every server transaction has
     /// its final response.
     pub fn is_quiet(&self) -> bool {
-        self.jobs.is_empty()
-            && self
-                .contexts
-                .keys()
-                .all(|server| self.transactions.pending_request(*server).is_none())
+        self.jobs.is_empty() && !self.contexts.keys().any(|server| self.is_open(*server))
+    }
+
+    /// What a drain waits for: handlers that run, and proxied requests without a final response. Looks at every
+    /// context: for once an interval, not for every message.
+    pub fn left(&self) -> u64 {
+        let open = self.contexts.keys().filter(|server| self.is_open(**server)).count();
+        u64::try_from(self.jobs.len() + open).unwrap_or(u64::MAX)
+    }
+
+    fn is_open(&self, server: ServerId) -> bool {
+        self.transactions.pending_request(server).is_some()
     }
 
     /// Carries out a duty; one whose edge has no link is left for the next round.

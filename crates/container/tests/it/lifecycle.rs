@@ -1,7 +1,7 @@
 //! Links that come and go, heartbeats, duties, stopping.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use container::application::Duty;
 use container::server::{Server, ServerError};
@@ -13,6 +13,8 @@ use crate::toy_application::ToyApplication;
 use crate::{Container, settings};
 
 const EDGE: &str = "127.0.0.1:5060";
+/// Longer than anything here takes.
+const LONG: Duration = Duration::from_secs(20);
 
 fn accepting(frame: &LinkFrame) -> Option<Accepting> {
     match frame {
@@ -31,13 +33,19 @@ async fn every_edge_gets_heartbeats_and_hears_of_draining() {
             assert_eq!(edge.until(accepting).await, Accepting::Accepting);
         }
     }
-    container.handle.drain().await;
+    let commit = container.store.hold_next_commit();
+    first.offer(request("REGISTER", "store@x", "a")).await;
+    while container.application.runs() == 0 {
+        first.heartbeats(1).await;
+    }
+    container.handle.drain(LONG).await;
     for edge in [&mut first, &mut second] {
         edge.until(|frame| accepting(frame).filter(|it| *it == Accepting::Draining)).await;
     }
-    // What still comes is served.
-    first.offer(request("OPTIONS", "answer@x", "a")).await;
-    assert_eq!(first.sent().await.what(), "200");
+    // What still comes is served, as long as something is left.
+    first.offer(request("OPTIONS", "answer@x", "b")).await;
+    assert_eq!(first.sent_final().await, "200");
+    drop(commit);
 }
 
 #[tokio::test]
@@ -67,7 +75,7 @@ async fn duty_reaches_the_edge_of_its_path() {
 }
 
 #[tokio::test]
-async fn stopping_container_answers_what_it_has_begun_and_ends() {
+async fn draining_container_answers_what_it_has_begun_and_ends() {
     let container = Container::start();
     let mut edge = container.edge(EDGE).await;
     let commit = container.store.hold_next_commit();
@@ -75,10 +83,11 @@ async fn stopping_container_answers_what_it_has_begun_and_ends() {
     while container.application.runs() == 0 {
         edge.heartbeats(1).await;
     }
-    container.handle.stop().await;
+    container.handle.drain(LONG).await;
     edge.until(|frame| accepting(frame).filter(|it| *it == Accepting::Draining)).await;
     edge.heartbeats(2).await;
     assert!(!container.task.is_finished(), "a request is still open");
+    assert_eq!(container.handle.left(), 1);
     drop(commit);
     assert_eq!(edge.sent_final().await, "200");
     edge.all_taken().await;
@@ -86,6 +95,50 @@ async fn stopping_container_answers_what_it_has_begun_and_ends() {
     let link_path = container.link_path();
     tokio::time::timeout(Duration::from_secs(20), container.task).await.unwrap().unwrap();
     assert!(!link_path.exists(), "the socket is removed");
+}
+
+#[tokio::test]
+async fn drain_ends_at_its_deadline_and_a_stop_at_once_whatever_is_left() {
+    for is_told_to_stop in [false, true] {
+        let container = Container::start();
+        let mut edge = container.edge(EDGE).await;
+        let _held = container.store.hold_next_commit();
+        edge.offer(request("REGISTER", "store@x", "a")).await;
+        while container.application.runs() == 0 {
+            edge.heartbeats(1).await;
+        }
+        let deadline_in = Duration::from_millis(300);
+        let told = Instant::now();
+        if is_told_to_stop {
+            container.handle.drain(LONG).await;
+            container.handle.stop().await;
+        } else {
+            // The last deadline holds.
+            container.handle.drain(LONG).await;
+            container.handle.drain(deadline_in).await;
+        }
+        tokio::time::timeout(LONG, container.task).await.unwrap().unwrap();
+        let took = told.elapsed();
+        assert!(took < LONG / 2, "{took:?}");
+        assert!(is_told_to_stop || took >= deadline_in, "{took:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_loop_goes_round_and_says_so() {
+    let container = Container::start();
+    let pulse = container.handle.pulse();
+    let mut last = pulse.rounds();
+    for _ in 0..5 {
+        tokio::time::timeout(LONG, async {
+            while pulse.rounds() == last {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("a round");
+        last = pulse.rounds();
+    }
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use container::transactions::TransactionSettings;
 use sip::transaction::Timers;
 use state::engine::fake::FakeStore;
 use tokio::task::JoinHandle;
-use topology::{Incarnation, KeyRing, ProcessName};
+use topology::{HeartbeatSettings, Incarnation, KeyRing, ProcessName};
 
 use fake_edge::FakeEdge;
 use toy_application::ToyApplication;
@@ -49,10 +49,9 @@ fn settings(link_path: PathBuf) -> ServerSettings {
             commit_conflicts_max: 5,
         },
         link_path,
-        heartbeat_interval: Duration::from_millis(50),
+        heartbeat: HeartbeatSettings { interval: Duration::from_millis(50), allowed_miss_count: 2 },
         tick_interval: Duration::from_millis(50),
         handler_time_max: Duration::from_secs(2),
-        stop_time_max: Duration::from_secs(20),
     }
 }
 

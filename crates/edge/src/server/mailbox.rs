@@ -31,6 +31,8 @@ pub(super) enum ToWorker {
     Failed(Ticket, SendError),
     /// A peer answered a probe.
     PeerAnswered(usize),
+    /// Accept no connections from now on.
+    Drain,
     /// End in an orderly way.
     Stop,
 }

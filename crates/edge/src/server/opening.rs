@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long containers that are named may take to show up; after that phones are told 503.
@@ -79,18 +80,21 @@ pub(super) enum Serves {
 /// Announces, once, that all workers of an edge are open.
 pub(super) struct Announcement {
     closed: AtomicU16,
-    announce: Box<dyn Fn() + Send + Sync>,
+    announce: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 impl Announcement {
-    pub(super) fn new(workers: u16, announce: Box<dyn Fn() + Send + Sync>) -> Announcement {
-        Announcement { closed: AtomicU16::new(workers), announce }
+    pub(super) fn new(workers: u16, announce: Box<dyn FnOnce() + Send>) -> Announcement {
+        Announcement { closed: AtomicU16::new(workers), announce: Mutex::new(Some(announce)) }
     }
 
     /// One more worker is open.
     pub(super) fn opened(&self) {
         if self.closed.fetch_sub(1, Ordering::AcqRel) == 1 {
-            (self.announce)();
+            let announce = self.announce.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(announce) = announce {
+                announce();
+            }
         }
     }
 }

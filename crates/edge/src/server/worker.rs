@@ -38,7 +38,7 @@ const MAIL_PER_TURN: usize = 256;
 const READ_BYTES: usize = 64 * 1024;
 /// Room for a turn's rendered messages; it is allocated anew when all of it was split off.
 const RENDER_BYTES: usize = 256 * 1024;
-/// Routing and counters are looked after at least this often.
+/// Routing and counters are looked after at least this often; signs of life may be due more often.
 const TICK: Duration = Duration::from_millis(500);
 
 /// Sockets of one worker, taken over and not yet polled.
@@ -219,6 +219,16 @@ impl Worker {
         self.connection_events(now);
         self.tick(now);
         self.flush(now);
+        self.shared.vitals.went_round(self.index, self.streams());
+    }
+
+    /// What a drain waits for. The streams to plain SIP peers do not end by themselves.
+    fn streams(&self) -> usize {
+        let is_open = |peer: &&crate::Peer| {
+            peer.transport == Transport::Tcp && self.connections.find(None, peer.address).is_some()
+        };
+        let to_peers = self.shared.settings.peers.iter().filter(is_open).count();
+        self.connections.len().saturating_sub(to_peers)
     }
 
     fn event(&mut self, event: &Event, now: Instant) {
@@ -256,6 +266,7 @@ impl Worker {
                 ToWorker::HandOff(message) => self.send_or_hand_off(*message, now),
                 ToWorker::Failed(ticket, error) => self.report(ticket, error, now),
                 ToWorker::PeerAnswered(peer) => self.peer_answered(peer, now),
+                ToWorker::Drain => self.connections.refuse_inbound(),
                 ToWorker::Stop => self.stopping = true,
             }
         }
@@ -503,7 +514,7 @@ impl Worker {
             .flatten()
             .chain(links)
             .map(|deadline| deadline.saturating_duration_since(now))
-            .fold(TICK, Duration::min)
+            .fold(TICK.min(self.shared.settings.heartbeat.round_max()), Duration::min)
     }
 
     /// The surroundings at this moment.

@@ -78,7 +78,7 @@ impl RunningEdge {
         });
         let settings = Settings { heartbeat, on_finding, ..settings(peers) };
         let (told, serving) = sync_channel(1);
-        let edge = Edge::start(settings, sockets, view(1, containers), move || {
+        let edge = Edge::start(settings, sockets, view(1, containers), move |_| {
             told.send(()).expect("announced once, and there is room for it");
         });
         RunningEdge { edge: Some(edge.unwrap()), serving, findings, udp, tcp }
@@ -115,7 +115,7 @@ fn an_edge_with_more_addresses_than_a_hello_names_does_not_start() {
         public: "sip.example.com".to_owned(),
         socket: transport::udp::bind_socket(any).unwrap(),
     });
-    let refused = Edge::start(settings(Vec::new()), sockets.collect(), view(1, &[]), || {});
+    let refused = Edge::start(settings(Vec::new()), sockets.collect(), view(1, &[]), |_| {});
     assert!(matches!(refused, Err(EdgeError::TooManyAddresses { count: 257, max: 256, .. })));
 }
 

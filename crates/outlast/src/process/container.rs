@@ -13,10 +13,11 @@ use registrar::bindings::Policy;
 use sip::digest::Algorithm;
 use sip::transaction::Timers;
 use state::Store;
-use tokio::sync::{Notify, mpsc};
+use state::engine::embedded::LockWait;
+use tokio::sync::mpsc;
 use topology::TopologyView;
-use topology::protocol::Command;
-use topology::server::Event;
+use topology::protocol::{Command, ToManager};
+use topology::server::{Event, Reporter, beat};
 use tracing::info;
 
 use super::{Joined, snapshots};
@@ -44,7 +45,8 @@ const CONTACTS_MAX: usize = 10;
 
 pub(super) fn run(joined: Joined) -> anyhow::Result<()> {
     let directory = joined.welcome.directory.clone();
-    let state = stores::open_state(&directory)?;
+    let reporter = joined.subscription.reporter()?;
+    let state = stores::open_state_reporting(&directory, move |wait| report(&reporter, wait))?;
     let accounts: Arc<dyn Store> = Arc::new(stores::open_accounts(&directory)?);
     snapshots::take_regularly(state.clone(), stores::snapshots(&directory));
     let state: Arc<dyn Store> = Arc::new(state);
@@ -66,19 +68,19 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let registrar = Arc::new(registrar);
     let (server, handle) = Server::bind(settings, state, Arc::<Registrar>::clone(&registrar))?;
+    let beat_interval = joined.heartbeat().beat_interval();
     handle.view(joined.welcome.view).await;
     joined.subscription.ready()?;
+    let counted = handle.clone();
+    let reporter = joined.subscription.reporter()?;
+    beat(reporter, beat_interval, vec![handle.pulse()], move || counted.left());
     let (sender, events) = mpsc::channel(EVENTS_MAX);
     joined.subscription.spawn(move |event| {
         // The container has ended by itself: nobody needs the event.
         let _ = sender.blocking_send(event);
     });
-    let at_once = Arc::new(Notify::new());
-    tokio::spawn(follow(events, handle, registrar, Arc::clone(&at_once)));
-    tokio::select! {
-        () = server.run() => {}
-        () = at_once.notified() => info!("ending at once"),
-    }
+    tokio::spawn(follow(events, handle, registrar));
+    server.run().await;
     Ok(())
 }
 
@@ -87,7 +89,6 @@ async fn follow(
     mut events: mpsc::Receiver<Event>,
     handle: ServerHandle,
     registrar: Arc<Registrar>,
-    at_once: Arc<Notify>,
 ) {
     while let Some(event) = events.recv().await {
         match event {
@@ -97,9 +98,20 @@ async fn follow(
                 handle.keys(keys).await;
                 info!("took over rotated keys");
             }
-            Event::Command(Command::Drain { .. }) => handle.stop().await,
-            Event::Command(Command::Stop) | Event::ManagerGone => at_once.notify_one(),
+            Event::Command(Command::Drain { deadline_ms }) => {
+                handle.drain(Duration::from_millis(deadline_ms)).await;
+            }
+            Event::Command(Command::Stop) | Event::ManagerGone => handle.stop().await,
         }
+    }
+}
+
+/// The manager ends a process that keeps the others from writing. One that could not write its name is known to
+/// nobody: it is as good as dead, and the kernel has its lock when it ends.
+fn report(reporter: &Reporter, wait: &LockWait) {
+    if let Some(holder) = wait.holder_pid {
+        let waited_ms = u64::try_from(wait.waited.as_millis()).unwrap_or(u64::MAX);
+        reporter.report(&ToManager::LockHeld { holder, waited_ms });
     }
 }
 
@@ -120,10 +132,9 @@ fn server_settings(joined: &Joined) -> anyhow::Result<ServerSettings> {
             commit_conflicts_max: COMMIT_CONFLICTS_MAX,
         },
         link_path,
-        heartbeat_interval: joined.config.heartbeat.interval,
+        heartbeat: joined.heartbeat(),
         tick_interval: TICK_INTERVAL,
         handler_time_max: HANDLER_TIME_MAX,
-        stop_time_max: joined.config.container.drain_timeout,
     })
 }
 

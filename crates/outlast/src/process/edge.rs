@@ -1,15 +1,15 @@
 //! An edge: the manager's welcome becomes its settings and sockets, the manager's events become its own.
 
 use std::sync::mpsc;
+use std::time::Duration;
 
 use config::{NodeConfig, PeerTransport};
 use edge::forward::NatTraversal;
 use edge::server::{EdgeSocket, Finding, OnFinding};
 use edge::{Peer, Settings};
 use topology::protocol::{Command, ToManager};
-use topology::server::Event;
-use topology::{HeartbeatSettings, ListenerTransport, ProcessName};
-use tracing::info;
+use topology::server::{Event, beat};
+use topology::{ListenerTransport, ProcessName};
 use transport::Transport;
 use transport::tcp::TcpLimits;
 
@@ -22,6 +22,7 @@ pub(super) fn run(joined: Joined) -> anyhow::Result<()> {
     let told = joined.subscription.reporter()?;
     let on_finding = OnFinding::new(move |finding| told.report(&to_manager(finding)));
     let settings = settings(&joined, on_finding);
+    let beat_interval = joined.heartbeat().beat_interval();
     let sockets = joined
         .welcome
         .sockets
@@ -45,9 +46,10 @@ pub(super) fn run(joined: Joined) -> anyhow::Result<()> {
             let _ = sender.send(event);
         }
     });
-    edge::run(settings, sockets, joined.welcome.view, &events, move || {
+    edge::run(settings, sockets, joined.welcome.view, &events, move |vitals| {
         // A manager that has gone ends the edge by its own event.
         let _ = reporter.ready();
+        beat(reporter, beat_interval, vitals.pulses(), move || vitals.streams());
     })?;
     Ok(())
 }
@@ -55,10 +57,8 @@ pub(super) fn run(joined: Joined) -> anyhow::Result<()> {
 fn edge_event(event: Event) -> Option<edge::server::Event> {
     match event {
         Event::View(view) => Some(edge::server::Event::View(view)),
-        // New calls end at the containers, which drain as well; what they still answer must pass.
-        Event::Command(Command::Drain { .. }) => {
-            info!("draining: passing on what the containers finish");
-            None
+        Event::Command(Command::Drain { deadline_ms }) => {
+            Some(edge::server::Event::Drain(Duration::from_millis(deadline_ms)))
         }
         // The edge keeps the keys that it was welcomed with until it can take over others.
         Event::Keys(_) => None,
@@ -73,10 +73,7 @@ fn settings(joined: &Joined, on_finding: OnFinding) -> Settings {
         incarnation: joined.welcome.incarnation,
         keys: joined.welcome.keys.clone(),
         nat_traversal: if config.edge.nat_traversal { NatTraversal::On } else { NatTraversal::Off },
-        heartbeat: HeartbeatSettings {
-            interval: config.heartbeat.interval,
-            allowed_miss_count: config.heartbeat.allowed_miss_count,
-        },
+        heartbeat: joined.heartbeat(),
         peers: peers(config),
         tcp: tcp_limits(config),
         on_finding,

@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use config::NodeConfig;
 use topology::protocol::{Hello, Welcome};
 use topology::server::Subscription;
-use topology::{ProcessName, ProcessType};
+use topology::{HeartbeatSettings, ProcessName, ProcessType};
 
 use crate::command_line::{Child, ChildArguments};
 use crate::failure::Failure;
@@ -56,6 +56,13 @@ impl Joined {
         log_to_file(&welcome.directory, &name, &config)?;
         log_panics(process_type);
         Ok(Joined { name, config, welcome, sockets, subscription })
+    }
+
+    fn heartbeat(&self) -> HeartbeatSettings {
+        HeartbeatSettings {
+            interval: self.config.heartbeat.interval,
+            allowed_miss_count: self.config.heartbeat.allowed_miss_count,
+        }
     }
 }
 

@@ -3,5 +3,4 @@
 mod contract;
 mod kill;
 mod model;
-mod power_loss;
 mod snapshots;

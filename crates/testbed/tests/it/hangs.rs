@@ -1,6 +1,6 @@
 //! Nobody there for a while: a container that lives but does nothing (SIGSTOP), an edge that was killed. What is
-//! sent meanwhile is served by the other container or by the edge's next life, and what the stopped one finds when
-//! it goes on does no damage.
+//! sent meanwhile is served by the other container or by the edge's next life, and the next life of the one that
+//! hung, which the manager kills, does no damage.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -29,7 +29,7 @@ const T1: Duration = Duration::from_millis(500);
 const CALLERS: usize = 16;
 const USERS: usize = 300;
 
-/// A process that was stopped; it goes on when the value ends, so that the node can stop in an orderly way.
+/// A process that was stopped; it goes on when the value ends, if nobody has killed it.
 struct Stopped(Pid);
 
 impl Stopped {
@@ -42,7 +42,7 @@ impl Stopped {
 
 impl Drop for Stopped {
     fn drop(&mut self) {
-        kill_process(self.0, Signal::CONT).expect("a stopped process does not end");
+        let _ = kill_process(self.0, Signal::CONT);
     }
 }
 
@@ -170,7 +170,7 @@ async fn a_stopped_container_costs_no_registration_and_no_call() {
     let phones = everybody_calls(phones, SILENCE).await;
     let workers = taken_in(&node, "container1");
 
-    let stopped = Stopped::stop(node.process("container1").pid.expect("it runs"));
+    let _stopped = Stopped::stop(node.process("container1").pid.expect("it runs"));
     let began = Instant::now();
     let limit = SILENCE + GRACE;
     let (phones, ()) =
@@ -178,7 +178,6 @@ async fn a_stopped_container_costs_no_registration_and_no_call() {
     println!("served by the other container after {:?}", began.elapsed());
     // From now on nobody waits for it.
     let phones = everybody_calls(phones, GRACE).await;
-    drop(stopped);
 
     wait::until("the container to be taken in again", Duration::from_secs(10), || {
         match taken_in(&node, "container1") {

@@ -11,7 +11,8 @@ use crate::protocol::ToManager;
 
 /// The rounds of one serving loop. Clones count for the same loop.
 ///
-/// The loop must go round at least once in a heartbeat interval, also when there is nothing to do.
+/// The loop must go round at least once between two beats, also when there is nothing to do:
+/// [`HeartbeatSettings::round_max`](crate::HeartbeatSettings::round_max).
 #[derive(Debug, Clone, Default)]
 pub struct Pulse(Arc<AtomicU64>);
 
@@ -22,7 +23,8 @@ impl Pulse {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn rounds(&self) -> u64 {
+    /// How often it went round.
+    pub fn rounds(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }

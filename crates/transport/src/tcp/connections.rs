@@ -74,6 +74,8 @@ pub struct TcpCounters {
     pub refused_total: u64,
     /// Inbound connections closed at once because their remote had its share.
     pub refused_per_remote: u64,
+    /// Inbound connections closed at once because no more are taken.
+    pub refused_draining: u64,
     /// Failures to accept: descriptors or memory were short.
     pub accept_failures: u64,
     /// Outbound connections begun.
@@ -108,6 +110,8 @@ pub struct Connections {
     limits: TcpLimits,
     slab: Slab,
     admission: Admission,
+    /// Since [`Connections::refuse_inbound`].
+    refuses_inbound: bool,
     deadlines: Deadlines<ConnectionId>,
     awaiting_flush: Vec<ConnectionId>,
     unfinished_reads: Vec<ConnectionId>,
@@ -124,6 +128,7 @@ impl Connections {
             limits,
             slab: Slab::default(),
             admission: Admission::default(),
+            refuses_inbound: false,
             deadlines: Deadlines::default(),
             awaiting_flush: Vec::new(),
             unfinished_reads: Vec::new(),
@@ -147,6 +152,11 @@ impl Connections {
     /// What became of connections so far.
     pub fn counters(&self) -> TcpCounters {
         self.counters
+    }
+
+    /// From now on who connects is closed at once, so that it need not wait to learn that nobody serves it here.
+    pub fn refuse_inbound(&mut self) {
+        self.refuses_inbound = true;
     }
 
     /// Accepts who waits, a turn's share at most. Over a limit a connection is accepted and closed
@@ -178,6 +188,10 @@ impl Connections {
     }
 
     fn admit(&mut self, stream: TcpStream, remote: SocketAddr, registry: &Registry, now: Instant) {
+        if self.refuses_inbound {
+            self.counters.refused_draining += 1;
+            return; // dropped, which closes it
+        }
         match self.admission.admit_inbound(remote.ip().to_canonical(), &self.limits) {
             Ok(()) => {}
             Err(Refusal::Total) => {
