@@ -96,6 +96,8 @@ pub struct EdgeSocket {
 pub enum Event {
     /// The topology changed.
     View(TopologyView),
+    /// The node's secrets changed.
+    Keys(KeyRing),
     /// Accept no connections, serve those that are open, end when none is left or after this time. A further one
     /// replaces the deadline.
     Drain(Duration),
@@ -158,7 +160,6 @@ pub enum EdgeError {
 pub(crate) struct Shared {
     settings: Settings,
     listeners: Listeners,
-    keys: Keys,
     announcement: Announcement,
     findings: Findings,
     vitals: Vitals,
@@ -185,6 +186,7 @@ pub fn run(
     loop {
         match events.recv_timeout(WORKER_CHECK_INTERVAL) {
             Ok(Event::View(view)) => edge.notify(view),
+            Ok(Event::Keys(keys)) => edge.use_keys(&keys),
             Ok(Event::Drain(deadline_in)) => {
                 tracing::info!(?deadline_in, "draining: no new connections");
                 edge.drain();
@@ -231,7 +233,7 @@ impl Edge {
         if worker_count == 0 {
             return Err(EdgeError::NoSockets { name: settings.name });
         }
-        let keys = Keys::derive(&settings.keys);
+        let keys = Arc::new(Keys::derive(&settings.keys));
         let listeners = Listeners::new(listeners(&sockets)?);
         let (count, max) = (listeners.iter().count(), transport::link::ADDRESSES_MAX);
         if count > max {
@@ -242,7 +244,6 @@ impl Edge {
         let announce = Box::new(move || on_serving(announced));
         let shared = Arc::new(Shared {
             listeners,
-            keys,
             announcement: Announcement::new(worker_count, announce),
             findings: Findings::new(settings.on_finding.clone()),
             vitals: vitals.clone(),
@@ -265,11 +266,12 @@ impl Edge {
         for (worker, (start, sockets)) in (0..worker_count).zip(starts.into_iter().zip(by_worker)) {
             let worker_name = format!("edge-worker-{worker}");
             let (shared, mailboxes, view) = (Arc::clone(&shared), mailboxes.clone(), view.clone());
+            let keys = Arc::clone(&keys);
             // Sockets are taken over here, so that an unusable one is an error of the start.
             let prepared = worker::take_over(sockets)?;
             let thread =
                 thread::Builder::new().name(worker_name).spawn(move || {
-                    match Worker::new(worker, shared, start, mailboxes, prepared, &view) {
+                    match Worker::new(worker, shared, keys, start, mailboxes, prepared, &view) {
                         Ok(mut worker) => worker.run(),
                         Err(error) => tracing::error!(%error, worker, "edge worker cannot start"),
                     }
@@ -291,6 +293,16 @@ impl Edge {
         for mailbox in &self.mailboxes {
             // Who has ended is found by `ended_worker`.
             let _ = mailbox.deliver(ToWorker::View(Arc::clone(&view)));
+        }
+    }
+
+    /// Makes tokens with these secrets from now on; those made under the ones before are accepted as long as
+    /// the ring has them.
+    pub fn use_keys(&self, ring: &KeyRing) {
+        let keys = Arc::new(Keys::derive(ring));
+        for mailbox in &self.mailboxes {
+            // Who has ended is found by `ended_worker`.
+            let _ = mailbox.deliver(ToWorker::Keys(Arc::clone(&keys)));
         }
     }
 

@@ -214,7 +214,7 @@ impl Worker {
 
     /// Source: RFC 5626 §3.5; the flow is one that a phone registered over.
     fn keep_flow_alive(&mut self, token: &[u8], now: Instant) {
-        match FlowToken::decode(token, &self.shared.keys.flow) {
+        match FlowToken::decode(token, &self.keys.flow) {
             Ok(FlowToken {
                 kind: TokenKind::Flow,
                 flow: Flow { transport: Transport::Udp, local, remote },

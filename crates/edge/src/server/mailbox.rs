@@ -11,7 +11,7 @@ use topology::TopologyView;
 use transport::link::SendError;
 
 use super::outstanding::Ticket;
-use crate::forward::Hop;
+use crate::forward::{Hop, Keys};
 
 /// Most messages that wait for one worker. At the bound another worker's message fails as if its
 /// flow's queue were full.
@@ -25,6 +25,8 @@ pub(super) const WAKER: Token = Token(0);
 pub(super) enum ToWorker {
     /// The topology changed.
     View(Arc<TopologyView>),
+    /// The node's secrets changed.
+    Keys(Arc<Keys>),
     /// A message for a connection that may be this worker's.
     HandOff(Box<HandOff>),
     /// A message that this worker handed off could not be sent.

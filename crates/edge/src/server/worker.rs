@@ -24,7 +24,7 @@ use super::outstanding::{Origin, Outstanding, Ticket};
 use super::peers::{PeerChange, Probes};
 use super::probing::Probing;
 use super::{EdgeError, EdgeSocket, Shared};
-use crate::forward::{Hop, View};
+use crate::forward::{Hop, Keys, View};
 
 const UDP_TOKENS: usize = 0x1_0000;
 const LISTENER_TOKENS: usize = 0x2_0000;
@@ -86,6 +86,7 @@ enum Waiting {
 pub(super) struct Worker {
     pub(super) index: u16,
     pub(super) shared: Arc<Shared>,
+    pub(super) keys: Arc<Keys>,
     pub(super) poll: Poll,
     inbox: Receiver<ToWorker>,
     pub(super) mailboxes: Vec<Mailbox>,
@@ -121,6 +122,7 @@ impl Worker {
     pub(super) fn new(
         index: u16,
         shared: Arc<Shared>,
+        keys: Arc<Keys>,
         start: Start,
         mailboxes: Vec<Mailbox>,
         sockets: Sockets,
@@ -153,6 +155,7 @@ impl Worker {
             index,
             connections: Connections::new(shared.settings.tcp),
             shared,
+            keys,
             poll,
             inbox,
             mailboxes,
@@ -263,6 +266,7 @@ impl Worker {
             let Ok(mail) = self.inbox.try_recv() else { return };
             match mail {
                 ToWorker::View(view) => self.take_view(&view, now),
+                ToWorker::Keys(keys) => self.keys = keys,
                 ToWorker::HandOff(message) => self.send_or_hand_off(*message, now),
                 ToWorker::Failed(ticket, error) => self.report(ticket, error, now),
                 ToWorker::PeerAnswered(peer) => self.peer_answered(peer, now),
@@ -524,7 +528,7 @@ impl Worker {
             routing: &self.routing,
             peers: &self.shared.settings.peers,
             other_edges: &self.other_edges,
-            keys: &self.shared.keys,
+            keys: &self.keys,
             nat_traversal: self.shared.settings.nat_traversal,
         }
     }

@@ -7,7 +7,7 @@ use transport::link::{Destination, LinkFrame, SendError};
 
 use crate::container::{FakeContainer, FakeLink, container_request, path_of};
 use crate::phone::Phone;
-use crate::running::RunningEdge;
+use crate::running::{DEADLINE, RunningEdge, first_keys};
 
 struct Scene {
     edge: RunningEdge,
@@ -55,6 +55,37 @@ fn a_containers_request_reaches_the_flow_of_the_path() {
         phone.send(&response);
         // The container's Via of this test has no owner token, so its response is nobody's.
         assert!(phone.hears_nothing());
+    }
+}
+
+#[test]
+fn keys_are_taken_over_while_serving_and_tokens_outlive_one_rotation() {
+    let mut scene = scene();
+    let mut phone = Phone::udp(&scene.edge);
+    let register = |scene: &mut Scene, phone: &mut Phone, call: String| {
+        let request = phone.request("REGISTER", &call, "Contact: <sip:alice@10.0.0.1>\r\n");
+        phone.send(&request);
+        let path = path_of(&scene.link.answer(200));
+        assert_eq!(phone.receive().status(), Some(200));
+        path
+    };
+    let first = register(&mut scene, &mut phone, "first".to_owned());
+    let rotated = first_keys().rotated([8; 32], 1);
+    for (ring, is_accepted) in [(rotated.clone(), true), (rotated.rotated([9; 32], 2), false)] {
+        let before = register(&mut scene, &mut phone, "before".to_owned());
+        scene.edge.use_keys(&ring);
+        let begun = Instant::now();
+        // The worker takes them over in a turn of its own; the flow, and so the token, is the same but for that.
+        while register(&mut scene, &mut phone, "after".to_owned()) == before {
+            assert!(begun.elapsed() < DEADLINE, "new tokens are made with the former key");
+        }
+        scene.link.outgoing(7, Destination::Route, container_request("OPTIONS", &first));
+        if is_accepted {
+            assert_eq!(phone.receive().method(), Some(sip::Method::Options));
+        } else {
+            let refused = LinkFrame::SendFailed { id: 7, error: SendError::Refused };
+            assert_eq!(scene.link.next(), refused);
+        }
     }
 }
 

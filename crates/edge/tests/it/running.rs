@@ -84,17 +84,26 @@ impl RunningEdge {
         RunningEdge { edge: Some(edge.unwrap()), serving, findings, udp, tcp }
     }
 
+    pub(crate) fn use_keys(&self, ring: &KeyRing) {
+        self.edge.as_ref().expect("it runs until it is dropped").use_keys(ring);
+    }
+
     /// Waits until every worker reads its sockets: each has a container that serves.
     pub(crate) fn wait_until_it_serves(&self) {
         self.serving.recv_timeout(DEADLINE).expect("every worker can reach a container");
     }
 }
 
+/// The secrets that an edge starts with.
+pub(crate) fn first_keys() -> KeyRing {
+    KeyRing::new([7; 32])
+}
+
 fn settings(peers: Vec<Peer>) -> Settings {
     Settings {
         name: ProcessName::new("edge1"),
         incarnation: Incarnation(1),
-        keys: KeyRing::new([7; 32]),
+        keys: first_keys(),
         nat_traversal: NatTraversal::On,
         heartbeat: HeartbeatSettings {
             interval: Duration::from_millis(100),

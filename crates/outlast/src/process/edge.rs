@@ -60,8 +60,7 @@ fn edge_event(event: Event) -> Option<edge::server::Event> {
         Event::Command(Command::Drain { deadline_ms }) => {
             Some(edge::server::Event::Drain(Duration::from_millis(deadline_ms)))
         }
-        // The edge keeps the keys that it was welcomed with until it can take over others.
-        Event::Keys(_) => None,
+        Event::Keys(keys) => Some(edge::server::Event::Keys(keys)),
         Event::Command(Command::Stop) | Event::ManagerGone => Some(edge::server::Event::Stop),
     }
 }
