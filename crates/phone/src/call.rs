@@ -1,347 +1,168 @@
-//! Calls: the caller's invitation, the callee's ringing, and the established call of both.
+//! An established call, seen from one of its sides.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
-use sip::{HeaderName, Message, Method, NameAddr, ResponseBuilder};
-use tokio::sync::mpsc;
-use tokio::time::{Duration, Instant, timeout};
+use sip::{HeaderName, Message, Method, ResponseBuilder};
 
-use crate::exchange::{answer_challenge, expect_success};
-use crate::{Arrived, Draft, Exchange, LineTransport, PATIENCE, Phone, PhoneError};
+use crate::dialog::Dialog;
+use crate::exchange::expect_success;
+use crate::router::{Arrived, CallInbox};
+use crate::session_description::{CONTENT_TYPE, describe};
+use crate::{LineTransport, Phone, PhoneError};
 
-/// Requests of one call that wait to be looked at.
-const CALL_INBOX_LENGTH: usize = 64;
-/// First interval at which a 2xx is sent again until its ACK comes (RFC 3261 §13.3.1.4).
-const T1: Duration = Duration::from_millis(500);
-
-/// A call that this phone asked for and that nobody has finally answered yet.
+/// An established call. What comes in is answered while the phone waits for something in the call.
 #[derive(Debug)]
-pub struct Invitation<'p> {
-    phone: &'p Phone,
-    line: usize,
-    exchange: Exchange<'p>,
-    /// The request without credentials, until it was challenged.
-    unauthorized: Option<Draft<'p>>,
-    inbox: mpsc::Receiver<Arrived>,
-}
-
-impl<'p> Invitation<'p> {
-    pub(crate) async fn send(
-        phone: &'p Phone,
-        line: usize,
-        uri: &str,
-    ) -> Result<Invitation<'p>, PhoneError> {
-        let contact = format!("<{}>", phone.lines[line].contact_uri(&phone.identity.user));
-        let draft = phone.request(line, Method::Invite, uri).header("Contact", &contact);
-        let call_id = Bytes::from(draft.call_id.clone());
-        let (sender, inbox) = mpsc::channel(CALL_INBOX_LENGTH);
-        phone.shared.dialogs.lock().expect("no panic under the lock").insert(call_id, sender);
-        let exchange = draft.clone().send().await?;
-        Ok(Invitation { phone, line, exchange, unauthorized: Some(draft), inbox })
-    }
-
-    /// The next response, provisional ones included; a non-2xx final one is acknowledged already. The first
-    /// challenge is answered, whenever it comes, and not given.
-    ///
-    /// # Errors
-    /// When a challenge cannot be answered or nothing comes.
-    pub async fn next(&mut self) -> Result<Message, PhoneError> {
-        loop {
-            let response = self.exchange.next().await?;
-            let challenged = matches!(response.status(), Some(401 | 407));
-            let Some(draft) = self.unauthorized.take_if(|_| challenged) else {
-                return Ok(response);
-            };
-            let identity = &self.phone.identity;
-            let (name, value) =
-                answer_challenge(identity, &response, b"INVITE", &draft.request_uri)?;
-            let branch = format!("{}-authorized", draft.branch);
-            self.exchange = draft.cseq(2).branch(&branch).header(name, &value).send().await?;
-        }
-    }
-
-    /// Waits until the callee rings (180).
-    ///
-    /// # Errors
-    /// When the call is refused before that, or nothing comes.
-    pub async fn ringing(&mut self) -> Result<Message, PhoneError> {
-        loop {
-            let response = self.next().await?;
-            match response.status() {
-                Some(180) => return Ok(response),
-                Some(100..=199) => {}
-                _ => return expect_success(Method::Invite, response),
-            }
-        }
-    }
-
-    /// The final response, whatever it is.
-    ///
-    /// # Errors
-    /// When none comes in time.
-    pub async fn final_response(&mut self) -> Result<Message, PhoneError> {
-        loop {
-            let response = self.next().await?;
-            if response.status().is_some_and(|status| status >= 200) {
-                return Ok(response);
-            }
-        }
-    }
-
-    /// Waits for the answer, acknowledges it, and gives the call.
-    ///
-    /// # Errors
-    /// [`PhoneError::Refused`] with any other final status.
-    pub async fn answered(mut self) -> Result<Call<'p>, PhoneError> {
-        let response = expect_success(Method::Invite, self.final_response().await?)?;
-        self.acknowledge(&response).await?;
-        Ok(Call::of_caller(self.phone, self.line, self.exchange.request(), &response, self.inbox))
-    }
-
-    async fn acknowledge(&self, response: &Message) -> Result<(), PhoneError> {
-        let dialog = Dialog::of_caller(self.exchange.request(), response);
-        let number = self.exchange.request().cseq().expect("our own request").number;
-        let ack = dialog.draft(self.phone, self.line, Method::Ack, number).build();
-        let branch = self.exchange.request().top_via().expect("our own request");
-        let branch = Bytes::copy_from_slice(branch.branch().expect("our own request"));
-        self.phone
-            .shared
-            .acknowledgements
-            .lock()
-            .expect("no panic under the lock")
-            .insert(branch, (ack.clone(), self.line));
-        self.exchange.line().send(ack).await
-    }
-
-    /// Gives the call up (RFC 3261 §9.1), by another line when `line` says so, and gives the final
-    /// response to the INVITE: 487, or a 2xx that crossed the CANCEL.
-    ///
-    /// # Errors
-    /// When the CANCEL is refused or nothing comes.
-    pub async fn cancel_by(mut self, line: usize) -> Result<Message, PhoneError> {
-        let cancel = sip::ack::cancel(self.exchange.request());
-        let mut exchange = Exchange::start(&self.phone.lines[line], cancel).await?;
-        expect_success(Method::Cancel, exchange.final_response().await?)?;
-        self.final_response().await
-    }
-
-    /// Gives the call up by the line it was asked for.
-    ///
-    /// # Errors
-    /// As [`Invitation::cancel_by`].
-    pub async fn cancel(self) -> Result<Message, PhoneError> {
-        let line = self.line;
-        self.cancel_by(line).await
-    }
-}
-
-/// A call that came in and that this phone has not finally answered yet.
-#[derive(Debug)]
-pub struct Ringing<'p> {
-    phone: &'p Phone,
-    invite: Message,
-    line: usize,
-    tag: String,
-    inbox: mpsc::Receiver<Arrived>,
-}
-
-impl<'p> Ringing<'p> {
-    pub(crate) fn new(phone: &'p Phone, arrived: Arrived) -> Ringing<'p> {
-        let (sender, inbox) = mpsc::channel(CALL_INBOX_LENGTH);
-        let call_id = arrived.request.call_id().map(Bytes::copy_from_slice).unwrap_or_default();
-        let tag =
-            format!("callee-{}-{}", phone.identity.user, phone.lines[arrived.line].local().port());
-        phone.shared.dialogs.lock().expect("no panic under the lock").insert(call_id, sender);
-        Ringing { phone, invite: arrived.request, line: arrived.line, tag, inbox }
-    }
-
-    /// The INVITE as it arrived.
-    pub fn invite(&self) -> &Message {
-        &self.invite
-    }
-
-    /// The line it came by.
-    pub fn line(&self) -> usize {
-        self.line
-    }
-
-    fn response(&self, status: u16) -> ResponseBuilder<'_> {
-        let contact = self.phone.lines[self.line].contact_uri(&self.phone.identity.user);
-        ResponseBuilder::new(&self.invite, status)
-            .to_tag(self.tag.as_bytes())
-            .record_route()
-            .header(HeaderName::Contact, format!("<{contact}>").as_bytes())
-    }
-
-    async fn respond(&self, status: u16) -> Result<(), PhoneError> {
-        let response = self.response(status).build();
-        self.phone.lines[self.line].answer(&self.invite, response).await
-    }
-
-    /// Says 180.
-    ///
-    /// # Errors
-    /// When the line is closed.
-    pub async fn ring(&self) -> Result<(), PhoneError> {
-        self.respond(180).await
-    }
-
-    /// Refuses with a final status of 300 or above.
-    ///
-    /// # Errors
-    /// When the line is closed.
-    pub async fn reject(self, status: u16) -> Result<(), PhoneError> {
-        self.respond(status).await
-    }
-
-    /// Answers 200 and sends it again until the ACK comes (RFC 3261 §13.3.1.4).
-    ///
-    /// # Errors
-    /// When no ACK comes.
-    pub async fn answer(mut self) -> Result<Call<'p>, PhoneError> {
-        self.respond(200).await?;
-        let deadline = Instant::now() + PATIENCE;
-        let mut interval = T1;
-        loop {
-            match timeout(interval, self.inbox.recv()).await {
-                Ok(Some(arrived)) if arrived.request.method() == Some(Method::Ack) => {
-                    return Ok(Call::of_callee(
-                        self.phone,
-                        self.line,
-                        &self.invite,
-                        &self.tag,
-                        self.inbox,
-                    ));
-                }
-                Ok(_) => {}
-                Err(_) if Instant::now() > deadline => {
-                    return Err(PhoneError::TimedOut("the ACK to a 200".to_owned()));
-                }
-                Err(_) => {
-                    interval *= 2;
-                    self.respond(200).await?;
-                }
-            }
-        }
-    }
-
-    /// Waits for the CANCEL, answers it 200 and the INVITE 487.
-    ///
-    /// # Errors
-    /// When no CANCEL comes.
-    pub async fn canceled(mut self) -> Result<(), PhoneError> {
-        let limit = timeout(PATIENCE, async {
-            while let Some(arrived) = self.inbox.recv().await {
-                if arrived.request.method() == Some(Method::Cancel) {
-                    return Some(arrived);
-                }
-            }
-            None
-        });
-        let arrived = limit
-            .await
-            .ok()
-            .flatten()
-            .ok_or_else(|| PhoneError::TimedOut("a CANCEL".to_owned()))?;
-        let ok = ResponseBuilder::new(&arrived.request, 200).to_tag(self.tag.as_bytes()).build();
-        self.phone.lines[arrived.line].answer(&arrived.request, ok).await?;
-        self.respond(487).await
-    }
-}
-
-/// What both sides of a call keep of it (RFC 3261 §12).
-#[derive(Debug, Clone)]
-struct Dialog {
-    call_id: String,
-    local: String,
-    remote: String,
-    target: String,
-    routes: Vec<String>,
-}
-
-impl Dialog {
-    /// RFC 3261 §12.1.2: the route set is the Record-Route of the response in reverse order.
-    fn of_caller(invite: &Message, response: &Message) -> Dialog {
-        let mut routes: Vec<String> = response.values(HeaderName::RecordRoute).map(text).collect();
-        routes.reverse();
-        Dialog {
-            call_id: text(invite.call_id().expect("our own request")),
-            local: text(invite.field(HeaderName::From).expect("our own request")),
-            remote: text(response.field(HeaderName::To).unwrap_or_default()),
-            target: contact_uri(response),
-            routes,
-        }
-    }
-
-    /// RFC 3261 §12.1.1: the route set is the Record-Route of the request in its order.
-    fn of_callee(invite: &Message, tag: &str) -> Dialog {
-        Dialog {
-            call_id: text(invite.call_id().unwrap_or_default()),
-            local: format!("{};tag={tag}", text(invite.field(HeaderName::To).unwrap_or_default())),
-            remote: text(invite.field(HeaderName::From).unwrap_or_default()),
-            target: contact_uri(invite),
-            routes: invite.values(HeaderName::RecordRoute).map(text).collect(),
-        }
-    }
-
-    fn draft<'p>(&self, phone: &'p Phone, line: usize, method: Method<'_>, cseq: u32) -> Draft<'p> {
-        let mut draft = phone
-            .request(line, method, &self.target)
-            .from(&self.local)
-            .to(&self.remote)
-            .call_id(&self.call_id)
-            .cseq(cseq);
-        for route in &self.routes {
-            draft = draft.header("Route", route);
-        }
-        draft
-    }
-}
-
-fn text(octets: &[u8]) -> String {
-    String::from_utf8_lossy(octets).into_owned()
-}
-
-fn contact_uri(message: &Message) -> String {
-    message
-        .field(HeaderName::Contact)
-        .and_then(|value| NameAddr::parse(value).ok())
-        .map(|contact| text(contact.uri()))
-        .unwrap_or_default()
-}
-
-/// An established call.
-#[derive(Debug)]
-pub struct Call<'p> {
-    phone: &'p Phone,
+pub struct Call {
+    phone: Phone,
     line: usize,
     dialog: Dialog,
-    cseq: u32,
-    inbox: mpsc::Receiver<Arrived>,
+    inbox: CallInbox,
+    /// Origin of the own session descriptions, and the version of the last one.
+    session: String,
+    version: u32,
+    /// The other side's last session description.
+    remote_description: Bytes,
+    state: State,
 }
 
-impl<'p> Call<'p> {
-    fn of_caller(
-        phone: &'p Phone,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Up,
+    /// An INVITE of our own waits for its final response.
+    Inviting,
+    /// The other side said BYE, and it was answered.
+    HungUp,
+}
+
+/// What a request of the other side was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Took {
+    Ack,
+    Invite,
+    Bye,
+    Other,
+}
+
+impl Call {
+    pub(crate) fn new(
+        phone: Phone,
         line: usize,
+        dialog: Dialog,
+        inbox: CallInbox,
+        session: String,
+    ) -> Call {
+        let remote_description = Bytes::new();
+        let state = State::Up;
+        Call { phone, line, dialog, inbox, session, version: 1, remote_description, state }
+    }
+
+    /// Keeps the other side's session description, if there is one.
+    pub(crate) fn offered(&mut self, message: &Message) {
+        if !message.body().is_empty() {
+            self.remote_description = Bytes::copy_from_slice(message.body());
+        }
+    }
+
+    /// The Call-ID.
+    pub fn call_id(&self) -> &str {
+        &self.dialog.call_id
+    }
+
+    /// URI of the other side's Contact: where requests in the call go.
+    pub fn remote_target(&self) -> &str {
+        &self.dialog.target
+    }
+
+    /// The session description this side sent last.
+    pub fn local_description(&self) -> String {
+        describe(&self.session, self.version)
+    }
+
+    /// The session description that came last from the other side.
+    pub fn remote_description(&self) -> &[u8] {
+        &self.remote_description
+    }
+
+    /// Whether this side sends over UDP.
+    pub fn over_udp(&self) -> bool {
+        self.phone.lines()[self.line].transport() == LineTransport::Udp
+    }
+
+    /// Acknowledges the 2xx to our INVITE, and every repetition of it.
+    pub(crate) async fn acknowledge(
+        &mut self,
         invite: &Message,
         response: &Message,
-        inbox: mpsc::Receiver<Arrived>,
-    ) -> Call<'p> {
-        let cseq = invite.cseq().expect("our own request").number;
-        Call { phone, line, dialog: Dialog::of_caller(invite, response), cseq, inbox }
+    ) -> Result<(), PhoneError> {
+        self.offered(response);
+        let ack = self.dialog.ack(&self.phone, self.line).build();
+        let branch = invite.top_via().ok().and_then(|via| via.branch()).unwrap_or_default();
+        let to_tag = response.to().ok().and_then(|to| to.tag()).unwrap_or_default().to_vec();
+        let branch = Bytes::copy_from_slice(branch);
+        self.phone.shared().remember_acknowledgement(branch, to_tag, ack.clone());
+        self.phone.lines()[self.line].send(ack).await
     }
 
-    fn of_callee(
-        phone: &'p Phone,
-        line: usize,
-        invite: &Message,
-        tag: &str,
-        inbox: mpsc::Receiver<Arrived>,
-    ) -> Call<'p> {
-        Call { phone, line, dialog: Dialog::of_callee(invite, tag), cseq: 0, inbox }
+    /// Waits for the ACK to our 2xx.
+    pub(crate) async fn acknowledged(&mut self) -> Result<(), PhoneError> {
+        loop {
+            let arrived = self.inbox.next("the ACK to a 200").await?;
+            match self.take(arrived).await? {
+                Took::Ack => return Ok(()),
+                Took::Bye => return Err(PhoneError::HungUp),
+                Took::Invite | Took::Other => {}
+            }
+        }
     }
 
-    /// Sends a request in the dialog by a line and gives the final response.
+    /// Judges and answers a request of the other side.
+    async fn take(&mut self, arrived: Arrived) -> Result<Took, PhoneError> {
+        let Arrived { request, line } = arrived;
+        let line = Arc::clone(&self.phone.lines()[line]);
+        // The router has answered it; it comes too late to mean anything (RFC 3261 §9.2).
+        if request.method() == Some(Method::Cancel) {
+            return Ok(Took::Other);
+        }
+        if let Err(misfit) = self.dialog.take(&request) {
+            if request.method() != Some(Method::Ack) {
+                let refusal = ResponseBuilder::new(&request, misfit.status).build();
+                line.answer(&request, refusal).await?;
+            }
+            return Err(self.phone.shared().violations.note(misfit.why));
+        }
+        match request.method() {
+            Some(Method::Ack) => Ok(Took::Ack),
+            // RFC 3261 §14.2: both sides at a time.
+            Some(Method::Invite) if self.state == State::Inviting => {
+                let pending = ResponseBuilder::new(&request, 491).build();
+                line.answer(&request, pending).await?;
+                Ok(Took::Other)
+            }
+            Some(Method::Invite) => {
+                self.dialog.refresh_target(&request);
+                self.offered(&request);
+                self.version += 1;
+                let contact = line.contact_uri(self.phone.user());
+                let ok = ResponseBuilder::new(&request, 200)
+                    .header(HeaderName::Contact, format!("<{contact}>").as_bytes())
+                    .body(CONTENT_TYPE.as_bytes(), describe(&self.session, self.version));
+                line.answer(&request, ok.build()).await?;
+                Ok(Took::Invite)
+            }
+            method @ (Some(_) | None) => {
+                line.answer(&request, ResponseBuilder::new(&request, 200).build()).await?;
+                if method != Some(Method::Bye) {
+                    return Ok(Took::Other);
+                }
+                self.state = State::HungUp;
+                Ok(Took::Bye)
+            }
+        }
+    }
+
+    /// Sends a request in the dialog by a line and gives the final response; what the other side asks meanwhile
+    /// is answered.
     ///
     /// # Errors
     /// When none comes in time.
@@ -350,49 +171,88 @@ impl<'p> Call<'p> {
         line: usize,
         method: Method<'_>,
     ) -> Result<Message, PhoneError> {
-        self.cseq += 1;
-        let draft = self.dialog.draft(self.phone, line, method, self.cseq);
-        let contact = self.phone.lines[line].contact_uri(&self.phone.identity.user);
-        let mut exchange = draft.header("Contact", &format!("<{contact}>")).send().await?;
-        exchange.final_response().await
+        let contact = self.phone.lines()[line].contact_uri(self.phone.user());
+        let mut draft = self.dialog.request(&self.phone, line, method);
+        draft = draft.header("Contact", &format!("<{contact}>"));
+        if method == Method::Invite {
+            self.version += 1;
+            draft = draft.session_description(describe(&self.session, self.version));
+        }
+        let mut exchange = draft.send().await?;
+        let response = {
+            let answer = exchange.final_response();
+            tokio::pin!(answer);
+            loop {
+                tokio::select! {
+                    biased;
+                    response = &mut answer => break response?,
+                    arrived = self.inbox.next("a request") => drop(self.take(arrived?).await?),
+                }
+            }
+        };
+        if method == Method::Invite && response.status().is_some_and(|status| status < 300) {
+            self.dialog.refresh_target(&response);
+            self.acknowledge(exchange.request(), &response).await?;
+        }
+        Ok(response)
+    }
+
+    /// Invites the other side anew in the call, with a new offer, and acknowledges its 2xx, which it gives.
+    ///
+    /// # Errors
+    /// [`PhoneError::Refused`] with any other final status.
+    pub async fn reinvite(&mut self) -> Result<Message, PhoneError> {
+        let line = self.line;
+        self.state = State::Inviting;
+        let response = self.request_by(line, Method::Invite).await;
+        if self.state == State::Inviting {
+            self.state = State::Up;
+        }
+        expect_success(Method::Invite, response?)
+    }
+
+    /// Waits until the other side invites anew, answers 200 and waits for the ACK.
+    ///
+    /// # Errors
+    /// [`PhoneError::HungUp`] when it hangs up instead; when nothing comes.
+    pub async fn reinvited(&mut self) -> Result<(), PhoneError> {
+        loop {
+            let arrived = self.inbox.next("another INVITE").await?;
+            match self.take(arrived).await? {
+                Took::Invite => return self.acknowledged().await,
+                Took::Bye => return Err(PhoneError::HungUp),
+                Took::Ack | Took::Other => {}
+            }
+        }
     }
 
     /// Hangs up and waits for the 200.
     ///
     /// # Errors
     /// When the BYE is refused or nothing comes.
-    pub async fn hang_up(mut self) -> Result<(), PhoneError> {
+    pub async fn hang_up(self) -> Result<(), PhoneError> {
         let line = self.line;
+        self.hang_up_by(line).await
+    }
+
+    /// Hangs up by another line of the phone.
+    ///
+    /// # Errors
+    /// As [`Call::hang_up`].
+    pub async fn hang_up_by(mut self, line: usize) -> Result<(), PhoneError> {
         let response = self.request_by(line, Method::Bye).await?;
         expect_success(Method::Bye, response).map(drop)
     }
 
-    /// Waits for the other side's BYE and answers it.
+    /// Answers whatever comes until the other side has hung up.
     ///
     /// # Errors
-    /// When none comes in time.
+    /// When no BYE comes in time.
     pub async fn hung_up(mut self) -> Result<(), PhoneError> {
-        loop {
-            let arrived = timeout(PATIENCE, self.inbox.recv())
-                .await
-                .ok()
-                .flatten()
-                .ok_or_else(|| PhoneError::TimedOut("a BYE".to_owned()))?;
-            let method = arrived.request.method();
-            if method == Some(Method::Ack) {
-                continue;
-            }
-            let bye = method == Some(Method::Bye);
-            let ok = ResponseBuilder::new(&arrived.request, 200).build();
-            self.phone.lines[arrived.line].answer(&arrived.request, ok).await?;
-            if bye {
-                return Ok(());
-            }
+        while self.state != State::HungUp {
+            let arrived = self.inbox.next("a BYE").await?;
+            self.take(arrived).await?;
         }
-    }
-
-    /// Whether this side sends over UDP.
-    pub fn over_udp(&self) -> bool {
-        self.phone.lines[self.line].transport() == LineTransport::Udp
+        Ok(())
     }
 }

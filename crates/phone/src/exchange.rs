@@ -1,40 +1,39 @@
 //! A request and the responses to it: the client transaction of the phone (RFC 3261 §17.1).
 //!
 //! Over UDP the request is sent again with doubling intervals until a response comes (an INVITE: until any
-//! response; others: until a final one). A non-2xx final response to an INVITE is acknowledged here.
+//! response; others: until a final one). A non-2xx final response to an INVITE is acknowledged here. A response
+//! that does not belong to its request is noted as a violation.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use sip::digest::{self, Login};
-use sip::{HeaderName, Message, Method};
+use sip::{HeaderName, Message, Method, NameAddr};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::line::transaction_key;
-use crate::{Identity, Line, LineTransport, PATIENCE, PhoneError};
+use crate::answers::{TransactionKey, transaction_key};
+use crate::phone::Identity;
+use crate::{Line, LineTransport, PATIENCE, PhoneError, T1, T2};
 
-/// T1, RFC 3261 §17.1.1.1.
-const T1: Duration = Duration::from_millis(500);
-/// T2, RFC 3261 §17.1.2.2.
-const T2: Duration = Duration::from_secs(4);
 /// Responses that wait to be looked at.
 const RESPONSES: usize = 64;
 
 /// A request on its way and the responses that come.
 #[derive(Debug)]
-pub struct Exchange<'p> {
-    line: &'p Line,
+pub struct Exchange {
+    line: Arc<Line>,
     request: Message,
-    key: (Bytes, Bytes),
+    key: TransactionKey,
     responses: mpsc::Receiver<Message>,
     /// When the request is sent again, and the interval after that; `None` = never.
     retransmission: Option<(Instant, Duration)>,
     deadline: Instant,
 }
 
-impl<'p> Exchange<'p> {
-    pub(crate) async fn start(line: &'p Line, request: Bytes) -> Result<Exchange<'p>, PhoneError> {
+impl Exchange {
+    pub(crate) async fn start(line: &Arc<Line>, request: Bytes) -> Result<Exchange, PhoneError> {
         let message = Message::parse(request.clone()).expect("the phone writes SIP");
         let key = transaction_key(&message).expect("the phone writes a Via with a branch");
         let (sender, responses) = mpsc::channel(RESPONSES);
@@ -42,7 +41,7 @@ impl<'p> Exchange<'p> {
         line.send(request).await?;
         let now = Instant::now();
         Ok(Exchange {
-            line,
+            line: Arc::clone(line),
             request: message,
             key,
             responses,
@@ -57,23 +56,25 @@ impl<'p> Exchange<'p> {
     }
 
     /// The line it was sent by.
-    pub fn line(&self) -> &'p Line {
-        self.line
+    pub fn line(&self) -> &Arc<Line> {
+        &self.line
     }
 
     /// The next response, provisional ones included.
     ///
     /// # Errors
-    /// When none comes in time.
+    /// When none comes in time, or the line's connection is lost.
     pub async fn next(&mut self) -> Result<Message, PhoneError> {
         loop {
             let again = self.retransmission.map_or(self.deadline, |(at, _)| at.min(self.deadline));
             tokio::select! {
+                biased;
                 response = self.responses.recv() => {
                     let response = response.expect("the exchange itself keeps the sender waiting");
                     self.response_came(&response).await?;
                     return Ok(response);
                 }
+                () = self.line.lost() => return Err(PhoneError::LineLost(self.line.edge())),
                 () = tokio::time::sleep_until(again) => {
                     if Instant::now() >= self.deadline {
                         return Err(PhoneError::TimedOut(format!(
@@ -94,7 +95,7 @@ impl<'p> Exchange<'p> {
     /// The final response.
     ///
     /// # Errors
-    /// When none comes in time.
+    /// As [`Exchange::next`].
     pub async fn final_response(&mut self) -> Result<Message, PhoneError> {
         loop {
             let response = self.next().await?;
@@ -105,10 +106,16 @@ impl<'p> Exchange<'p> {
     }
 
     async fn response_came(&mut self, response: &Message) -> Result<(), PhoneError> {
+        if let Some(why) = misfit(&self.request, response) {
+            return Err(self.line.shared().violations.note(why));
+        }
         let invite = self.request.method() == Some(Method::Invite);
         let status = response.status().unwrap_or_default();
         if invite || status >= 200 {
             self.retransmission = None;
+        } else if let Some((_, interval)) = &mut self.retransmission {
+            // RFC 3261 §17.1.2.2: Proceeding repeats at T2
+            *interval = T2;
         }
         if invite && status >= 300 {
             // RFC 3261 §17.1.1.3
@@ -118,11 +125,32 @@ impl<'p> Exchange<'p> {
     }
 }
 
-impl Drop for Exchange<'_> {
+impl Drop for Exchange {
     fn drop(&mut self) {
         let mut waiting = self.line.shared().waiting.lock().expect("no panic under the lock");
         waiting.remove(&self.key);
     }
+}
+
+/// What of a response is not as its request said (RFC 3261 §8.2.6.2): From, Call-ID, CSeq, and the To tag once
+/// the request has one.
+fn misfit(request: &Message, response: &Message) -> Option<String> {
+    let tag = |message: &Message, name| {
+        let value = message.field(name).and_then(|value| NameAddr::parse(value).ok());
+        value.and_then(|value| value.tag().map(<[u8]>::to_vec))
+    };
+    let own_to = tag(request, HeaderName::To);
+    let fits = tag(request, HeaderName::From) == tag(response, HeaderName::From)
+        && request.call_id().ok() == response.call_id().ok()
+        && request.cseq().ok() == response.cseq().ok()
+        && (own_to.is_none() || own_to == tag(response, HeaderName::To));
+    (!fits).then(|| {
+        format!(
+            "a response does not belong to its request: {:?} to {:?}",
+            String::from_utf8_lossy(response.buffer()),
+            String::from_utf8_lossy(request.buffer())
+        )
+    })
 }
 
 /// The response when it is 2xx, the refusal otherwise.
@@ -155,4 +183,34 @@ pub(crate) fn answer_challenge(
     let (_, value) = digest::answer(challenges, login, method, uri.as_bytes(), b"phone", 1)
         .map_err(|error| PhoneError::Challenge(error.to_string()))?;
     Ok((answer, String::from_utf8_lossy(&value).into_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_that_changes_what_it_copies_is_told() {
+        let request = Message::parse(Bytes::from_static(
+            b"BYE sip:bob@x SIP/2.0\r\nVia: SIP/2.0/UDP h;branch=z9hG4bK1\r\nFrom: <sip:a@x>;tag=a\r\n\
+              To: <sip:b@x>;tag=b\r\nCall-ID: c\r\nCSeq: 2 BYE\r\n\r\n",
+        ))
+        .expect("a request");
+        let response = |from: &str, to: &str, call_id: &str, cseq: u32| {
+            Message::parse(Bytes::from(format!(
+                "SIP/2.0 200 OK\r\nFrom: <sip:a@x>;tag={from}\r\nTo: <sip:b@x>;tag={to}\r\n\
+                 Call-ID: {call_id}\r\nCSeq: {cseq} BYE\r\n\r\n"
+            )))
+            .expect("a response")
+        };
+        assert_eq!(misfit(&request, &response("a", "b", "c", 2)), None);
+        for wrong in [
+            response("b", "a", "c", 2),
+            response("a", "x", "c", 2),
+            response("a", "b", "d", 2),
+            response("a", "b", "c", 3),
+        ] {
+            assert!(misfit(&request, &wrong).is_some());
+        }
+    }
 }

@@ -1,33 +1,58 @@
-//! One flow between a phone and an edge: a socket, a task that reads it, and where each message goes.
+//! One flow between a phone and an edge: a socket, a task that reads it and one that writes it.
 //!
-//! Responses go to the [`Exchange`](crate::Exchange) that waits for them, requests in a dialog to their call,
-//! all others to the phone's inbox; a request that came before gets its stored answer again.
+//! What is read goes to the line's [`Router`]. A lost TCP connection is replaced by [`Line::reconnect`]; the line
+//! stays the same then, its local address does not.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use sip::framer::{self, Frame, StreamFramer};
+use sip::framer::{self, StreamFramer};
 use sip::{Message, Method};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
-use crate::{Arrived, LineTransport, PhoneError, Shared};
+use crate::answers::{Awaited, transaction_key};
+use crate::router::{NewCall, Router, Shared};
+use crate::watch::Direction;
+use crate::{PATIENCE, PhoneError, T1, T2};
 
 /// Messages that wait to be written; a phone of a test never has more.
 const OUTBOX_LENGTH: usize = 1_024;
+/// How often an edge that does not listen yet is tried again.
+const RECONNECT_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Transport of a [`Line`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LineTransport {
+    /// A UDP socket of its own.
+    Udp,
+    /// A TCP connection of its own; everything comes and goes by it.
+    Tcp,
+}
+
+impl LineTransport {
+    /// Name in a Via, `UDP` or `TCP`.
+    pub fn name(self) -> &'static str {
+        match self {
+            LineTransport::Udp => "UDP",
+            LineTransport::Tcp => "TCP",
+        }
+    }
+}
 
 /// One flow to an edge.
 #[derive(Debug)]
 pub struct Line {
+    index: usize,
     transport: LineTransport,
-    local: SocketAddr,
     edge: SocketAddr,
-    outbox: mpsc::Sender<Bytes>,
     shared: Arc<Shared>,
-    tasks: Vec<tokio::task::AbortHandle>,
+    inbox: mpsc::Sender<NewCall>,
+    connection: Mutex<Connection>,
 }
 
 impl Line {
@@ -36,29 +61,15 @@ impl Line {
         transport: LineTransport,
         edge: SocketAddr,
         shared: Arc<Shared>,
-        inbox: mpsc::Sender<Arrived>,
-    ) -> Result<Line, PhoneError> {
-        let (outbox, queue) = mpsc::channel(OUTBOX_LENGTH);
-        let router = Router { index, outbox: outbox.clone(), shared: Arc::clone(&shared), inbox };
-        let (local, tasks) = match transport {
-            LineTransport::Udp => {
-                let any = if edge.is_ipv6() { "[::1]:0" } else { "127.0.0.1:0" };
-                let socket = Arc::new(UdpSocket::bind(any).await?);
-                let local = socket.local_addr()?;
-                let reader = tokio::spawn(read_datagrams(Arc::clone(&socket), router));
-                let writer = tokio::spawn(write_datagrams(socket, edge, queue));
-                (local, [reader.abort_handle(), writer.abort_handle()])
-            }
-            LineTransport::Tcp => {
-                let stream = TcpStream::connect(edge).await?;
-                let local = stream.local_addr()?;
-                let (read, write) = stream.into_split();
-                let reader = tokio::spawn(read_stream(read, router));
-                let writer = tokio::spawn(write_stream(write, queue));
-                (local, [reader.abort_handle(), writer.abort_handle()])
-            }
-        };
-        Ok(Line { transport, local, edge, outbox, shared, tasks: tasks.to_vec() })
+        inbox: mpsc::Sender<NewCall>,
+    ) -> Result<Arc<Line>, PhoneError> {
+        let connection = Connection::open(index, transport, edge, &shared, &inbox).await?;
+        let connection = Mutex::new(connection);
+        Ok(Arc::new(Line { index, transport, edge, shared, inbox, connection }))
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().expect("no panic under the lock")
     }
 
     /// Its transport.
@@ -68,7 +79,7 @@ impl Line {
 
     /// Its own address.
     pub fn local(&self) -> SocketAddr {
-        self.local
+        self.connection().local
     }
 
     /// The edge it leads to.
@@ -78,14 +89,43 @@ impl Line {
 
     /// Whether the flow still stands (a TCP connection that the edge closed does not).
     pub fn is_open(&self) -> bool {
-        self.tasks.iter().all(|task| !task.is_finished())
+        self.connection().open.has_changed().is_ok()
+    }
+
+    /// Waits until the flow is gone.
+    pub async fn lost(&self) {
+        let mut open = self.connection().open.clone();
+        // Nothing is ever sent: it ends with its sender.
+        while open.changed().await.is_ok() {}
+    }
+
+    /// Opens another connection in place of the one that is lost, and tries again while the edge does not
+    /// listen. The Contact is another one then: register again.
+    ///
+    /// # Errors
+    /// When the edge does not accept one within [`PATIENCE`].
+    pub async fn reconnect(&self) -> Result<(), PhoneError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let (index, transport) = (self.index, self.transport);
+            let opened =
+                Connection::open(index, transport, self.edge, &self.shared, &self.inbox).await;
+            match opened {
+                Ok(connection) => {
+                    *self.connection() = connection;
+                    return Ok(());
+                }
+                Err(error) if Instant::now() >= deadline => return Err(error.into()),
+                Err(_) => tokio::time::sleep(RECONNECT_INTERVAL).await,
+            }
+        }
     }
 
     /// The Contact URI of a user on this line.
     pub(crate) fn contact_uri(&self, user: &str) -> String {
         match self.transport {
-            LineTransport::Udp => format!("sip:{user}@{}", self.local),
-            LineTransport::Tcp => format!("sip:{user}@{};transport=tcp", self.local),
+            LineTransport::Udp => format!("sip:{user}@{}", self.local()),
+            LineTransport::Tcp => format!("sip:{user}@{};transport=tcp", self.local()),
         }
     }
 
@@ -98,25 +138,96 @@ impl Line {
     /// # Errors
     /// When the line is closed.
     pub async fn send(&self, octets: Bytes) -> Result<(), PhoneError> {
-        let closed = || std::io::Error::from(std::io::ErrorKind::NotConnected);
-        self.outbox.send(octets).await.map_err(|_| closed().into())
+        let outbox = self.connection().outbox.clone();
+        outbox.send(octets).await.map_err(|_| PhoneError::LineLost(self.edge))
     }
 
-    /// Sends a response and keeps it for retransmissions of its request.
+    /// Sends a response and keeps it for retransmissions of its request. A final one to an INVITE is sent until
+    /// its ACK comes: a 2xx always (RFC 3261 §13.3.1.4), others over UDP (Timer G).
     pub(crate) async fn answer(
-        &self,
+        self: &Arc<Self>,
         request: &Message,
         response: Bytes,
     ) -> Result<(), PhoneError> {
-        if let Some(key) = transaction_key(request) {
-            let mut answered = self.shared.answered.lock().expect("no panic under the lock");
-            answered.insert(key, Some(response.clone()));
+        self.shared.remember_answer(request, &response);
+        let status = Message::parse(response.clone()).ok().and_then(|response| response.status());
+        let status = status.expect("the phone writes SIP");
+        let repeats = status >= 200
+            && request.method() == Some(Method::Invite)
+            && (status < 300 || self.transport == LineTransport::Udp);
+        if repeats && let Some(awaited) = Awaited::of(request, status) {
+            let what = format!(
+                "an ACK to the {status} of {}",
+                String::from_utf8_lossy(request.call_id().unwrap_or_default())
+            );
+            let task = tokio::spawn(repeat(Arc::downgrade(self), response.clone(), what, T1));
+            self.shared.answers().retransmits(awaited, task.abort_handle());
         }
         self.send(response).await
     }
 }
 
-impl Drop for Line {
+/// Sends a final response again until somebody ends this task, or nobody does within 64·T1 (Timer H).
+async fn repeat(line: Weak<Line>, response: Bytes, what: String, t1: Duration) {
+    let deadline = Instant::now() + t1 * 64;
+    let mut interval = t1;
+    while Instant::now() < deadline {
+        tokio::time::sleep(interval).await;
+        interval = (interval * 2).min(T2);
+        let Some(line) = line.upgrade() else { return };
+        // A lost connection may be replaced before the deadline.
+        let _ = line.send(response.clone()).await;
+    }
+    if let Some(line) = line.upgrade() {
+        line.shared.violations.note(format!("{what} never came"));
+    }
+}
+
+/// The socket of a line and its tasks, which end with it.
+#[derive(Debug)]
+struct Connection {
+    local: SocketAddr,
+    outbox: mpsc::Sender<Bytes>,
+    /// Closed when the reading task has ended.
+    open: watch::Receiver<()>,
+    tasks: [tokio::task::AbortHandle; 2],
+}
+
+impl Connection {
+    async fn open(
+        index: usize,
+        transport: LineTransport,
+        edge: SocketAddr,
+        shared: &Arc<Shared>,
+        inbox: &mpsc::Sender<NewCall>,
+    ) -> std::io::Result<Connection> {
+        let (outbox, queue) = mpsc::channel(OUTBOX_LENGTH);
+        let (is_open, open) = watch::channel(());
+        let router = Router::new(index, outbox.clone(), Arc::clone(shared), inbox.clone());
+        let passed = Sent { shared: Arc::clone(shared), index };
+        let (local, tasks) = match transport {
+            LineTransport::Udp => {
+                let any = if edge.is_ipv6() { "[::1]:0" } else { "127.0.0.1:0" };
+                let socket = Arc::new(UdpSocket::bind(any).await?);
+                let local = socket.local_addr()?;
+                let reader = tokio::spawn(read_datagrams(Arc::clone(&socket), router, is_open));
+                let writer = tokio::spawn(write_datagrams(socket, edge, queue, passed));
+                (local, [reader.abort_handle(), writer.abort_handle()])
+            }
+            LineTransport::Tcp => {
+                let stream = TcpStream::connect(edge).await?;
+                let local = stream.local_addr()?;
+                let (read, write) = stream.into_split();
+                let reader = tokio::spawn(read_stream(read, router, is_open));
+                let writer = tokio::spawn(write_stream(write, queue, passed));
+                (local, [reader.abort_handle(), writer.abort_handle()])
+            }
+        };
+        Ok(Connection { local, outbox, open, tasks })
+    }
+}
+
+impl Drop for Connection {
     fn drop(&mut self) {
         for task in &self.tasks {
             task.abort();
@@ -124,107 +235,19 @@ impl Drop for Line {
     }
 }
 
-/// Branch and method of a request; `None` when it has no usable Via.
-pub(crate) fn transaction_key(request: &Message) -> Option<(Bytes, Bytes)> {
-    let branch = request.top_via().ok()?.branch()?.to_vec();
-    let method = request.method()?.as_bytes().to_vec();
-    Some((branch.into(), method.into()))
-}
-
-/// Takes every message of one line to where it belongs.
-struct Router {
-    index: usize,
-    outbox: mpsc::Sender<Bytes>,
+/// Tells the watcher what was sent.
+struct Sent {
     shared: Arc<Shared>,
-    inbox: mpsc::Sender<Arrived>,
+    index: usize,
 }
 
-impl Router {
-    async fn frame(&self, frame: Frame) {
-        match frame {
-            Frame::Message(octets) => {
-                let Ok(message) = Message::parse(octets) else { return };
-                if message.is_request() {
-                    self.request(message).await;
-                } else {
-                    self.response(message).await;
-                }
-            }
-            Frame::Ping => self.send(Bytes::from_static(b"\r\n")).await,
-            Frame::Pong | Frame::Stun(_) => {}
-        }
-    }
-
-    async fn send(&self, octets: Bytes) {
-        // The writer is gone when the line is closing: nothing is lost that a test waits for.
-        let _ = self.outbox.send(octets).await;
-    }
-
-    /// The ACK that an earlier 2xx to this INVITE got.
-    fn acknowledgement(&self, branch: &Bytes) -> Option<Bytes> {
-        let acknowledgements =
-            self.shared.acknowledgements.lock().expect("no panic under the lock");
-        acknowledgements.get(branch).map(|(octets, _)| octets.clone())
-    }
-
-    async fn response(&self, response: Message) {
-        let (Ok(via), Ok(cseq)) = (response.top_via(), response.cseq()) else { return };
-        let Some(branch) = via.branch().map(Bytes::copy_from_slice) else { return };
-        let success = response.status().is_some_and(|status| (200..300).contains(&status));
-        if success
-            && cseq.method == Method::Invite
-            && let Some(acknowledgement) = self.acknowledgement(&branch)
-        {
-            return self.send(acknowledgement).await;
-        }
-        let key = (branch, Bytes::copy_from_slice(cseq.method.as_bytes()));
-        let sender = {
-            let waiting = self.shared.waiting.lock().expect("no panic under the lock");
-            waiting.get(&key).cloned()
-        };
-        if let Some(sender) = sender {
-            // Nobody waits any more: a late retransmission.
-            let _ = sender.send(response).await;
-        }
-    }
-
-    async fn request(&self, request: Message) {
-        let Some(key) = transaction_key(&request) else { return };
-        let before = {
-            let mut answered = self.shared.answered.lock().expect("no panic under the lock");
-            match answered.get(&key) {
-                Some(answer) => Some(answer.clone()),
-                None => {
-                    answered.insert(key, None);
-                    None
-                }
-            }
-        };
-        if let Some(answer) = before {
-            if let Some(octets) = answer {
-                self.send(octets).await;
-            }
-            return;
-        }
-        let call_id = request.call_id().map(Bytes::copy_from_slice).unwrap_or_default();
-        let dialog = {
-            let dialogs = self.shared.dialogs.lock().expect("no panic under the lock");
-            dialogs.get(&call_id).cloned()
-        };
-        let arrived = Arrived { request, line: self.index };
-        match dialog {
-            Some(sender) => drop(sender.try_send(arrived)),
-            None => {
-                if arrived.request.method() == Some(Method::Invite) {
-                    self.shared.invites.fetch_add(1, Ordering::Relaxed);
-                }
-                drop(self.inbox.try_send(arrived));
-            }
-        }
+impl Sent {
+    fn passes(&self, octets: &Bytes) {
+        self.shared.watch.passes(&self.shared.user, self.index, Direction::Sent, octets);
     }
 }
 
-async fn read_datagrams(socket: Arc<UdpSocket>, router: Router) {
+async fn read_datagrams(socket: Arc<UdpSocket>, router: Router, _open: watch::Sender<()>) {
     let mut buffer = vec![0_u8; 65_535];
     loop {
         match socket.recv_from(&mut buffer).await {
@@ -244,14 +267,20 @@ async fn write_datagrams(
     socket: Arc<UdpSocket>,
     edge: SocketAddr,
     mut queue: mpsc::Receiver<Bytes>,
+    passed: Sent,
 ) {
     while let Some(octets) = queue.recv().await {
         // UDP may lose anything; retransmission is the exchange's business.
         let _ = socket.send_to(&octets, edge).await;
+        passed.passes(&octets);
     }
 }
 
-async fn read_stream(mut stream: tokio::net::tcp::OwnedReadHalf, router: Router) {
+async fn read_stream(
+    mut stream: tokio::net::tcp::OwnedReadHalf,
+    router: Router,
+    _open: watch::Sender<()>,
+) {
     let mut framer = StreamFramer::new(sip::MESSAGE_BYTES_MAX);
     let mut buffer = BytesMut::with_capacity(4_096);
     loop {
@@ -272,10 +301,46 @@ async fn read_stream(mut stream: tokio::net::tcp::OwnedReadHalf, router: Router)
 async fn write_stream(
     mut stream: tokio::net::tcp::OwnedWriteHalf,
     mut queue: mpsc::Receiver<Bytes>,
+    passed: Sent,
 ) {
     while let Some(octets) = queue.recv().await {
         if stream.write_all(&octets).await.is_err() {
             return;
         }
+        passed.passes(&octets);
+    }
+}
+
+impl Shared {
+    /// Keeps a response for the retransmissions of its request.
+    pub(crate) fn remember_answer(&self, request: &Message, response: &Bytes) {
+        if let Some(key) = transaction_key(request) {
+            self.answers().answered(key, response.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_final_response_without_ack_is_repeated_and_then_told() {
+        let edge = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
+        let shared = Arc::new(Shared::new("bob"));
+        let (inbox, _calls) = mpsc::channel(1);
+        let address = edge.local_addr().expect("bound");
+        let line = Line::open(0, LineTransport::Udp, address, Arc::clone(&shared), inbox);
+        let line = line.await.expect("a line");
+        let response = Bytes::from_static(b"SIP/2.0 200 OK\r\n\r\n");
+        let what = "an ACK".to_owned();
+        repeat(Arc::downgrade(&line), response, what, Duration::from_millis(2)).await;
+        assert_eq!(shared.violations.all(), ["an ACK never came"]);
+        let mut repetitions = 0;
+        while edge.try_recv(&mut [0; 64]).is_ok() {
+            repetitions += 1;
+        }
+        // 2, 4, 8, … 64 ms, each doubled: six before 64·T1, and the one that passes it.
+        assert!((4..=8).contains(&repetitions), "{repetitions}");
     }
 }

@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use state::engine::embedded::{EmbeddedStore, LockPhase, LockProbe, Options, verify};
+use state::engine::embedded::{
+    Durability, EmbeddedStore, LockPhase, LockProbe, Options, TallyVerdict, verify,
+};
 use state::{Batch, CommitError, Expect, Key, Prefix, Space, Store, StoreError};
 
 const ROLE: &str = "OUTLAST_STATE_TEST_ROLE";
@@ -42,7 +44,7 @@ const DELAYS_US: [Option<u64>; 6] = [None, Some(0), Some(10), Some(40), Some(120
 #[derive(Clone, Debug, PartialEq)]
 enum Role {
     /// Commits until killed; `kill` says when it kills itself.
-    Writer { directory: PathBuf, name: String, kill: Option<Kill> },
+    Writer { directory: PathBuf, durability: Durability, name: String, kill: Option<Kill> },
     /// Reads large pages until killed.
     Reader { directory: PathBuf },
 }
@@ -58,12 +60,20 @@ struct Kill {
 impl Role {
     fn spawn(&self) -> Child {
         let text = match self {
-            Self::Writer { directory, name, kill } => {
+            Self::Writer { directory, durability, name, kill } => {
+                let durability = match durability {
+                    Durability::Relaxed => "relaxed",
+                    Durability::EveryCommit => "every-commit",
+                };
                 let kill = kill.map(|kill| {
                     let delay = kill.delay_us.map_or("at-once".to_owned(), |us| us.to_string());
                     format!("|{}|{}|{delay}", kill.phase, kill.occurrence)
                 });
-                format!("writer|{}|{name}{}", directory.display(), kill.unwrap_or_default())
+                format!(
+                    "writer|{}|{durability}|{name}{}",
+                    directory.display(),
+                    kill.unwrap_or_default()
+                )
             }
             Self::Reader { directory } => format!("reader|{}", directory.display()),
         };
@@ -83,7 +93,12 @@ impl FromStr for Role {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let words: Vec<&str> = text.split('|').collect();
         match words[..] {
-            ["writer", directory, name, ref kill @ ..] => {
+            ["writer", directory, durability, name, ref kill @ ..] => {
+                let durability = match durability {
+                    "relaxed" => Durability::Relaxed,
+                    "every-commit" => Durability::EveryCommit,
+                    _ => return Err("durability"),
+                };
                 let kill = match *kill {
                     [] => None,
                     [phase, occurrence, delay] => Some(Kill {
@@ -93,7 +108,12 @@ impl FromStr for Role {
                     }),
                     _ => return Err("kill"),
                 };
-                Ok(Self::Writer { directory: directory.into(), name: name.into(), kill })
+                Ok(Self::Writer {
+                    directory: directory.into(),
+                    durability,
+                    name: name.into(),
+                    kill,
+                })
             }
             ["reader", directory] => Ok(Self::Reader { directory: directory.into() }),
             _ => Err("role"),
@@ -106,7 +126,9 @@ impl FromStr for Role {
 fn process() {
     let Ok(role) = std::env::var(ROLE) else { return };
     match role.parse().expect("the parent writes a valid role") {
-        Role::Writer { directory, name, kill } => write_for_ever(&directory, &name, kill),
+        Role::Writer { directory, durability, name, kill } => {
+            write_for_ever(&directory, durability, &name, kill);
+        }
         Role::Reader { directory } => read_for_ever(&directory),
     }
 }
@@ -143,8 +165,8 @@ fn acknowledged_file(directory: &Path, name: &str) -> PathBuf {
 
 /// Each lane counts up: one batch puts the count under two ids and a log record for it, and only when it is
 /// acknowledged is the count written to the file that the parent reads.
-fn write_for_ever(directory: &Path, name: &str, kill: Option<Kill>) {
-    let options = Options { lock_probe: kill.map(probe), ..options() };
+fn write_for_ever(directory: &Path, durability: Durability, name: &str, kill: Option<Kill>) {
+    let options = Options { durability, lock_probe: kill.map(probe), ..options() };
     let store = EmbeddedStore::open(directory, options).expect("the store opens");
     let acknowledged =
         File::create(acknowledged_file(directory, name)).expect("the file can be created");
@@ -243,13 +265,23 @@ fn check_lanes(store: &EmbeddedStore, directory: &Path, name: &str) {
 
 #[test]
 fn killed_writers_neither_strand_others_nor_lose_or_tear_a_commit() {
+    kill_writers(Durability::Relaxed, ROUNDS_DEFAULT);
+}
+
+/// A kill in the middle of a commit that goes to the disk.
+#[test]
+fn killed_writers_of_a_store_that_survives_power_loss_do_no_harm_either() {
+    kill_writers(Durability::EveryCommit, ROUNDS_DEFAULT / 2);
+}
+
+fn kill_writers(durability: Durability, rounds_default: u32) {
     let rounds =
-        std::env::var(ROUNDS).ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(ROUNDS_DEFAULT);
+        std::env::var(ROUNDS).ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(rounds_default);
     let directory = tempfile::tempdir().expect("a temporary directory");
     let directory = directory.path();
     let survivor_names: Vec<String> = (0..SURVIVORS).map(|n| format!("survivor{n}")).collect();
     let writer = |name: &str, kill| {
-        Role::Writer { directory: directory.into(), name: name.into(), kill }.spawn()
+        Role::Writer { directory: directory.into(), durability, name: name.into(), kill }.spawn()
     };
     let survivors: Vec<Process> =
         survivor_names.iter().map(|name| Process(writer(name, None))).collect();
@@ -281,12 +313,15 @@ fn killed_writers_neither_strand_others_nor_lose_or_tear_a_commit() {
         slowest = slowest.max(went_on);
     }
     drop(survivors); // killed too, at moments nobody chose
-    let store = EmbeddedStore::open(directory, options()).expect("the store opens");
+    let options = Options { durability, ..options() };
+    let store = EmbeddedStore::open(directory, options).expect("the store opens");
     for name in (0..rounds).map(|round| format!("victim{round}")).chain(survivor_names) {
         check_lanes(&store, directory, &name);
     }
     let report = verify(directory).expect("the store can be walked");
     assert!(report.is_sound(), "{report:?}");
+    // Kept by every process, killed in the middle of it or not.
+    assert_eq!(report.tally, TallyVerdict::Agrees);
     eprintln!("{rounds} kills; the others went on within {slowest:?}; {} records", report.records);
 }
 

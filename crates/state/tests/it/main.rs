@@ -3,4 +3,5 @@
 mod contract;
 mod kill;
 mod model;
+mod power_loss;
 mod snapshots;

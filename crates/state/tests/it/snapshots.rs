@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use state::engine::embedded::{EmbeddedStore, Options, list_snapshots, restore, verify};
+use state::engine::embedded::{
+    EmbeddedStore, Options, TallyVerdict, list_snapshots, restore, verify,
+};
 use state::{Batch, Expect, Key, Prefix, Record, Space, Store, StoreError, Version};
 
 const SPACE: Space = Space::named("snapshots");
@@ -36,7 +38,9 @@ async fn a_restore_brings_the_snapshot_back_and_no_version_twice() {
     assert!(matches!(in_use, Err(StoreError::InUse { .. })), "{in_use:?}");
     drop(store);
     let report = restore(&snapshot, &state).expect("the restore succeeds");
-    assert_eq!(report.records, 1);
+    assert_eq!((report.records, report.tally), (1, TallyVerdict::Agrees));
+    let restored = verify(&state).expect("the store can be walked");
+    assert_eq!(restored.tally, TallyVerdict::Agrees, "its transactions are counted on");
 
     let store = open(&state);
     assert_eq!(read(&store, "a").await.map(|record| record.value), Some("old".into()));
@@ -75,6 +79,7 @@ async fn old_snapshots_make_room_and_the_last_is_whole_while_writers_go_on() {
         unanswered.await.expect("the commit succeeds");
         let report = verify(&taken[n]).expect("the snapshot can be walked");
         assert!(report.is_sound() && report.records >= 50 * (n as u64 + 1), "{report:?}");
+        assert_eq!(report.tally, TallyVerdict::Agrees);
         // The name is the time in milliseconds: the next one is another.
         let next = std::time::Instant::now() + Duration::from_millis(2);
         while Instant::now() < next {

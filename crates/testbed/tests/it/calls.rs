@@ -9,10 +9,7 @@ use crate::world;
 const BOTH: [LineTransport; 2] = [LineTransport::Udp, LineTransport::Tcp];
 
 /// Runs a call to its established state and gives both ends.
-async fn established<'p>(
-    caller: &'p Phone,
-    callee: &'p mut Phone,
-) -> (phone::Call<'p>, phone::Call<'p>) {
+async fn established(caller: &Phone, callee: &Phone) -> (phone::Call, phone::Call) {
     let uri = callee.uri();
     let calling = async {
         let mut invitation = caller.call(0, &uri).await?;
@@ -35,8 +32,8 @@ async fn calls_come_up_and_end_over_every_pair_of_transports() {
         BOTH.into_iter().flat_map(|from| BOTH.map(|to| (from, to))).enumerate()
     {
         let caller = world::registered(&node, &format!("caller{number}"), from).await;
-        let mut callee = world::registered(&node, &format!("callee{number}"), to).await;
-        let (calling, answering) = established(&caller, &mut callee).await;
+        let callee = world::registered(&node, &format!("callee{number}"), to).await;
+        let (calling, answering) = established(&caller, &callee).await;
         let (ended, noticed) = if number % 2 == 0 {
             tokio::join!(calling.hang_up(), answering.hung_up())
         } else {
@@ -52,8 +49,8 @@ async fn calls_come_up_and_end_over_every_pair_of_transports() {
 async fn an_established_call_needs_the_edge_only() {
     let node = world::node_of(&world::open_config(1, ""));
     let caller = world::registered_openly(&node, "alice", LineTransport::Udp).await;
-    let mut callee = world::registered_openly(&node, "bob", LineTransport::Udp).await;
-    let (mut calling, answering) = established(&caller, &mut callee).await;
+    let callee = world::registered_openly(&node, "bob", LineTransport::Udp).await;
+    let (mut calling, answering) = established(&caller, &callee).await;
     for container in ["container1", "container2"] {
         assert!(node.outlast(&["stop", container]).status.success());
     }
@@ -84,8 +81,8 @@ async fn calls_work_over_ipv6() {
     for transport in BOTH {
         let name = format!("{transport:?}").to_lowercase();
         let caller = world::registered(&node, &format!("caller-{name}"), transport).await;
-        let mut callee = world::registered(&node, &format!("callee-{name}"), transport).await;
-        let (calling, answering) = established(&caller, &mut callee).await;
+        let callee = world::registered(&node, &format!("callee-{name}"), transport).await;
+        let (calling, answering) = established(&caller, &callee).await;
         let (ended, noticed) = tokio::join!(calling.hang_up(), answering.hung_up());
         ended.unwrap();
         noticed.unwrap();
@@ -98,7 +95,7 @@ async fn a_cancelled_call_stops_ringing() {
     for transport in BOTH {
         let name = format!("{transport:?}").to_lowercase();
         let caller = world::registered(&node, &format!("caller-{name}"), transport).await;
-        let mut callee = world::registered(&node, &format!("callee-{name}"), transport).await;
+        let callee = world::registered(&node, &format!("callee-{name}"), transport).await;
         let uri = callee.uri();
         let calling = async {
             let mut invitation = caller.call(0, &uri).await?;
@@ -120,7 +117,7 @@ async fn a_cancelled_call_stops_ringing() {
 async fn a_refusal_reaches_the_caller() {
     let node = world::node();
     let caller = world::registered(&node, "alice", LineTransport::Udp).await;
-    let mut callee = world::registered(&node, "bob", LineTransport::Tcp).await;
+    let callee = world::registered(&node, "bob", LineTransport::Tcp).await;
     let uri = callee.uri();
     let (calling, answering) =
         tokio::join!(async { caller.call(0, &uri).await?.answered().await.map(drop) }, async {

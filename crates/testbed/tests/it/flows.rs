@@ -14,7 +14,7 @@ async fn two_flows(node: &Node, transport: LineTransport) -> Phone {
     };
     let flows =
         [(transport, node.sip(name)), (transport, world::edge_address(node, "edge2", name))];
-    let mut phone = Phone::with_flows("bob", DOMAIN, PASSWORD, INSTANCE, &flows).await.unwrap();
+    let phone = Phone::with_flows("bob", DOMAIN, PASSWORD, INSTANCE, &flows).await.unwrap();
     let ok = phone.register(600).await.unwrap();
     let required = ok.field(sip::HeaderName::Require).unwrap_or_default();
     assert!(
@@ -28,7 +28,7 @@ async fn two_flows(node: &Node, transport: LineTransport) -> Phone {
 async fn two_flows_of_one_instance_ring_once() {
     let node = world::node_of(&world::open_config(2, ""));
     let caller = world::registered_openly(&node, "alice", LineTransport::Udp).await;
-    let mut callee = two_flows(&node, LineTransport::Tcp).await;
+    let callee = two_flows(&node, LineTransport::Tcp).await;
     assert_eq!(node.registrations().len(), 3, "{:?}", node.registrations());
     let uri = callee.uri();
     let (call, answered) =
@@ -46,7 +46,7 @@ async fn two_flows_of_one_instance_ring_once() {
 async fn a_call_comes_by_the_other_flow_when_an_edge_died() {
     let node = world::node_of(&world::open_config(2, ""));
     let caller = world::registered_openly(&node, "alice", LineTransport::Udp).await;
-    let mut callee = two_flows(&node, LineTransport::Tcp).await;
+    let callee = two_flows(&node, LineTransport::Tcp).await;
     // The edge comes back, but its TCP connections do not: that flow is gone (430).
     node.kill_and_wait_ready("edge2");
     testbed::wait::until("the phone to notice", std::time::Duration::from_secs(5), || {

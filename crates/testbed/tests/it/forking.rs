@@ -8,8 +8,8 @@ use crate::world;
 async fn the_first_answer_wins_and_the_others_are_cancelled() {
     let node = world::node_of(&world::open_config(1, ""));
     let caller = world::registered_openly(&node, "alice", LineTransport::Udp).await;
-    let mut desk = world::registered_openly(&node, "bob", LineTransport::Udp).await;
-    let mut mobile = world::registered_openly(&node, "bob", LineTransport::Tcp).await;
+    let desk = world::registered_openly(&node, "bob", LineTransport::Udp).await;
+    let mobile = world::registered_openly(&node, "bob", LineTransport::Tcp).await;
     assert_eq!(node.registrations().len(), 3, "the caller's and two of the callee");
     let uri = desk.uri();
     let (ringing_sender, ringing_receiver) = tokio::sync::oneshot::channel();
@@ -40,10 +40,10 @@ async fn the_first_answer_wins_and_the_others_are_cancelled() {
 async fn a_lower_q_is_tried_after_the_higher_one_refused() {
     let node = world::node_of(&world::open_config(1, ""));
     let caller = world::registered_openly(&node, "alice", LineTransport::Udp).await;
-    let mut first = world::phone(&node, "bob", LineTransport::Udp).await;
+    let first = world::phone(&node, "bob", LineTransport::Udp).await;
     let contact = format!("{};q=0.9", first.contact(0));
     first.register_contact(0, &contact, 600).await.unwrap();
-    let mut second = world::phone(&node, "bob", LineTransport::Udp).await;
+    let second = world::phone(&node, "bob", LineTransport::Udp).await;
     let contact = format!("{};q=0.1", second.contact(0));
     second.register_contact(0, &contact, 600).await.unwrap();
     let uri = first.uri();
@@ -63,8 +63,8 @@ async fn a_lower_q_is_tried_after_the_higher_one_refused() {
 async fn a_global_refusal_ends_the_call_at_once() {
     let node = world::node_of(&world::open_config(1, ""));
     let caller = world::registered_openly(&node, "alice", LineTransport::Udp).await;
-    let mut desk = world::registered_openly(&node, "bob", LineTransport::Udp).await;
-    let mut mobile = world::registered_openly(&node, "bob", LineTransport::Udp).await;
+    let desk = world::registered_openly(&node, "bob", LineTransport::Udp).await;
+    let mobile = world::registered_openly(&node, "bob", LineTransport::Udp).await;
     let uri = desk.uri();
     let (declined, cancelled, outcome) = tokio::join!(
         async { desk.incoming().await?.reject(603).await },

@@ -282,7 +282,7 @@ async fn a_phone_and_a_tcp_peer_call_through_the_edge_alone() {
 async fn a_call_by_the_path(transport: LineTransport) {
     let mut pbx = Pbx::start(transport).await;
     let node = pbx.node();
-    let mut phone = phone(&node).await;
+    let phone = phone(&node).await;
     let edge = node.sip(&transport.name().to_lowercase());
     let local = phone.lines()[0].local();
 

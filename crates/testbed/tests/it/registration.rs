@@ -19,7 +19,7 @@ async fn a_phone_registers_with_digest_over_udp_and_tcp() {
     let node = world::node();
     for (user, transport) in [("alice", LineTransport::Udp), ("bob", LineTransport::Tcp)] {
         node.add_user(&format!("{user}@{DOMAIN}"), PASSWORD);
-        let mut phone = world::phone(&node, user, transport).await;
+        let phone = world::phone(&node, user, transport).await;
         let ok = phone.register(600).await.unwrap();
         let contacts: Vec<_> = ok.values(HeaderName::Contact).collect();
         assert_eq!(contacts.len(), 1, "RFC 3261 §10.3(8): every binding is listed");
@@ -44,7 +44,7 @@ async fn a_wrong_password_and_an_unknown_user_look_the_same() {
     node.add_user(&format!("alice@{DOMAIN}"), PASSWORD);
     let edge = node.sip("udp");
     for (user, password) in [("alice", "wrong"), ("nobody", PASSWORD)] {
-        let mut phone = Phone::new(user, DOMAIN, password, LineTransport::Udp, edge).await.unwrap();
+        let phone = Phone::new(user, DOMAIN, password, LineTransport::Udp, edge).await.unwrap();
         let outcome = phone.register(600).await;
         assert!(matches!(outcome, Err(PhoneError::Challenge(_))), "{user}: {outcome:?}");
     }
@@ -56,7 +56,7 @@ async fn nobody_registers_anothers_identity() {
     let node = world::node();
     node.add_user(&format!("alice@{DOMAIN}"), PASSWORD);
     node.add_user(&format!("bob@{DOMAIN}"), PASSWORD);
-    let mut phone = world::phone(&node, "alice", LineTransport::Udp).await;
+    let phone = world::phone(&node, "alice", LineTransport::Udp).await;
     let result = phone.register_as(&format!("sip:bob@{DOMAIN}"), 600).await;
     assert_eq!(refusal(result), 403);
 }
@@ -64,14 +64,14 @@ async fn nobody_registers_anothers_identity() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_too_short_expiry_is_refused_with_the_minimum() {
     let node = world::node_of(&world::open_config(1, ""));
-    let mut phone = world::phone(&node, "alice", LineTransport::Udp).await;
+    let phone = world::phone(&node, "alice", LineTransport::Udp).await;
     assert_eq!(refusal(phone.register(1).await), 423, "RFC 3261 §21.4.17");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wildcard_with_expires_zero_removes_all_bindings() {
     let node = world::node_of(&world::open_config(1, ""));
-    let mut phone = world::registered_openly(&node, "alice", LineTransport::Udp).await;
+    let phone = world::registered_openly(&node, "alice", LineTransport::Udp).await;
     assert_eq!(node.registrations().len(), 1);
     assert_eq!(refusal(phone.register_contact(0, "*", 600).await), 400, "RFC 3261 §10.3(6)");
     phone.register_contact(0, "*", 0).await.unwrap();
@@ -89,6 +89,6 @@ async fn bindings_and_accounts_outlast_an_orderly_restart() {
     let after = node.registrations();
     assert_eq!(after.len(), 1);
     assert_eq!(after[0]["contact"], before[0]["contact"]);
-    let mut phone = world::phone(&node, "alice", LineTransport::Udp).await;
+    let phone = world::phone(&node, "alice", LineTransport::Udp).await;
     phone.register(600).await.unwrap();
 }

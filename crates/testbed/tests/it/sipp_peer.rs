@@ -76,7 +76,7 @@ fn sipp_registers_with_digest_and_calls_over_tcp() {
 async fn our_phone_is_called_by_sipp_over_tcp() {
     let node = world::node();
     node.add_user(&format!("caller@{DOMAIN}"), PASSWORD);
-    let mut callee = world::registered(&node, "callee", LineTransport::Tcp).await;
+    let callee = world::registered(&node, "callee", LineTransport::Tcp).await;
     let fields = vec![format!("caller;{DOMAIN};{};callee", credentials("caller"))];
     let calling = Sipp::start(&scenario(&node, "call", SippTransport::Tcp, free_port(), fields, 1));
     let call = callee.incoming().await.unwrap().answer().await.unwrap();

@@ -12,7 +12,7 @@ async fn sprayed(node: &testbed::node::Node, user: &str) -> Phone {
         (LineTransport::Udp, world::edge_address(node, "edge2", "udp")),
     ];
     let instance = format!("urn:uuid:00000000-0000-1000-8000-{:012x}", user.len());
-    let mut phone = Phone::with_flows(user, DOMAIN, PASSWORD, &instance, &flows).await.unwrap();
+    let phone = Phone::with_flows(user, DOMAIN, PASSWORD, &instance, &flows).await.unwrap();
     let contact = format!("<sip:{user}@{}>", phone.lines()[0].local());
     phone.register_contact(0, &contact, 600).await.unwrap();
     phone
@@ -22,7 +22,7 @@ async fn sprayed(node: &testbed::node::Node, user: &str) -> Phone {
 async fn a_cancel_by_the_other_edge_finds_its_invite() {
     let node = world::node_of(&world::open_config(2, ""));
     let caller = sprayed(&node, "alice").await;
-    let mut callee = sprayed(&node, "callee").await;
+    let callee = sprayed(&node, "callee").await;
     let uri = callee.uri();
     for by_line in [0, 1] {
         let (outcome, cancelled) = tokio::join!(
@@ -46,7 +46,7 @@ async fn a_cancel_by_the_other_edge_finds_its_invite() {
 async fn retransmissions_over_both_edges_are_one_transaction() {
     let node = world::node_of(&world::open_config(2, ""));
     let caller = sprayed(&node, "alice").await;
-    let mut callee = sprayed(&node, "callee").await;
+    let callee = sprayed(&node, "callee").await;
     let uri = callee.uri();
     let draft = caller
         .request(0, Method::Invite, &uri)
@@ -69,7 +69,7 @@ async fn retransmissions_over_both_edges_are_one_transaction() {
 async fn requests_in_a_call_go_by_either_edge() {
     let node = world::node_of(&world::open_config(2, ""));
     let caller = sprayed(&node, "alice").await;
-    let mut callee = sprayed(&node, "callee").await;
+    let callee = sprayed(&node, "callee").await;
     let uri = callee.uri();
     let (call, answered) =
         tokio::join!(async { caller.call(0, &uri).await?.answered().await }, async {

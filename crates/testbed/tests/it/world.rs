@@ -61,14 +61,14 @@ pub(crate) async fn phone(node: &Node, user: &str, transport: LineTransport) -> 
 /// A phone of a new account, registered for ten minutes.
 pub(crate) async fn registered(node: &Node, user: &str, transport: LineTransport) -> Phone {
     node.add_user(&format!("{user}@{DOMAIN}"), PASSWORD);
-    let mut phone = phone(node, user, transport).await;
+    let phone = phone(node, user, transport).await;
     phone.register(600).await.expect("the account may register");
     phone
 }
 
 /// A phone registered on a node without authentication.
 pub(crate) async fn registered_openly(node: &Node, user: &str, transport: LineTransport) -> Phone {
-    let mut phone = phone(node, user, transport).await;
+    let phone = phone(node, user, transport).await;
     phone.register(600).await.expect("anybody may register");
     phone
 }

@@ -7,6 +7,7 @@ use super::expiry;
 use super::reads::damage_error;
 use super::stored_key::StoredKey;
 use super::stored_record::{Lifetime, StoredRecord};
+use super::tally::{Tally, fingerprint};
 use crate::batch::{Batch, Change, Expect, Write};
 use crate::error::CommitError;
 use crate::record::Version;
@@ -26,12 +27,23 @@ impl From<heed::Error> for Refused {
     }
 }
 
+/// What goes from batch to batch of one transaction.
+#[derive(Default)]
+pub(super) struct Work {
+    /// Of all records, with the batches so far.
+    pub(super) tally: Tally,
+    /// Kept to save an allocation per record.
+    pub(super) encoded: Vec<u8>,
+}
+
 /// What there is under a key before the batch.
 #[derive(Clone, Copy, Default)]
 struct Found {
     /// `None`: no record, or one whose lifetime is over.
     version: Option<Version>,
     indexed_at: Option<UnixMillis>,
+    /// Of the octets that lie there, whatever they are.
+    fingerprint: Option<u64>,
 }
 
 /// Applies a checked batch under a version of its own.
@@ -41,7 +53,7 @@ pub(super) fn apply(
     batch: &Batch,
     version: Version,
     now: UnixMillis,
-    encoded: &mut Vec<u8>,
+    work: &mut Work,
 ) -> Result<(), Refused> {
     let mut found = Vec::with_capacity(batch.writes.len());
     for write in &batch.writes {
@@ -55,7 +67,7 @@ pub(super) fn apply(
         // A second write to a record finds what the first one left, no longer what was before the batch.
         let first = batch.writes.len() == 1 || changed.insert(&stored.filed);
         let before = if first { *before } else { look_up(environment, txn, write, stored, now)? };
-        change(environment, txn, write, stored, before, version, encoded)?;
+        change(environment, txn, write, stored, before, version, work)?;
     }
     Ok(())
 }
@@ -82,14 +94,16 @@ fn look_up(
     let Some(bytes) = environment.records.get(txn, &stored.filed)? else {
         return Ok(Found::default());
     };
+    let fingerprint = Some(fingerprint(bytes));
     match StoredRecord::decode(&stored.filed, bytes) {
         Ok(record) => {
             let version = (!record.is_expired(now)).then_some(record.version);
-            Ok(Found { version, indexed_at: record.lifetime.map(|lifetime| lifetime.indexed_at) })
+            let indexed_at = record.lifetime.map(|lifetime| lifetime.indexed_at);
+            Ok(Found { version, indexed_at, fingerprint })
         }
         // Whoever expects nothing may write over a damaged record: that is how one is healed. Its entry in the
         // expiry index, if any, is dropped by the sweep.
-        Err(_) if write.expect == Expect::Any => Ok(Found::default()),
+        Err(_) if write.expect == Expect::Any => Ok(Found { fingerprint, ..Found::default() }),
         Err(damage) => Err(Refused::Batch(damage_error(&write.key.to_string(), damage).into())),
     }
 }
@@ -101,7 +115,7 @@ fn change(
     stored: &StoredKey,
     before: Found,
     version: Version,
-    encoded: &mut Vec<u8>,
+    work: &mut Work,
 ) -> heed::Result<()> {
     let lifetime = match &write.change {
         Change::Put { expires_at, .. } => {
@@ -118,11 +132,15 @@ fn change(
             environment.expiry.put(txn, &expiry::entry(due, &stored.filed), &[])?;
         }
     }
+    if let Some(fingerprint) = before.fingerprint {
+        work.tally.remove(fingerprint);
+    }
     match &write.change {
         Change::Put { value, .. } => {
             StoredRecord { version, lifetime, whole_key: stored.whole.as_deref(), value }
-                .encode_into(&stored.filed, encoded);
-            environment.records.put(txn, &stored.filed, encoded)
+                .encode_into(&stored.filed, &mut work.encoded);
+            work.tally.add(&work.encoded);
+            environment.records.put(txn, &stored.filed, &work.encoded)
         }
         Change::Delete => environment.records.delete(txn, &stored.filed).map(|_existed| ()),
     }

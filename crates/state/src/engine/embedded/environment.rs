@@ -2,7 +2,7 @@
 //!
 //! A directory holds `data.mdb` and `lock.mdb` (LMDB's) and the lock files of [`super::lock`]. Within LMDB there
 //! are three databases: `records`, `expiry` (due time + filed key, see [`super::expiry`]), and `meta` (format
-//! level, last version). A snapshot is a `data.mdb` alone.
+//! level, last version, tally). A snapshot is a `data.mdb` alone.
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
@@ -19,6 +19,7 @@ use heed::{Database, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, RwTxn, With
 use super::lock::LockFile;
 use super::options::Durability;
 use super::stored_record::{LEVEL, LEVEL_NEWEST, LEVEL_OLDEST};
+use super::tally::Tally;
 use crate::error::StoreError;
 
 /// LMDB's name for the data file.
@@ -36,6 +37,8 @@ const DATABASES_MAX: u32 = 8;
 
 const META_LEVEL: &[u8] = b"format level";
 const META_LAST_VERSION: &[u8] = b"last version";
+/// See [`super::tally`].
+const META_TALLY: &[u8] = b"tally";
 
 pub(super) type Table = Database<Raw, Raw>;
 
@@ -85,6 +88,17 @@ impl Environment {
             Some(level) => check_level(level, directory)?,
             None => meta.put(&mut txn, META_LEVEL, &[LEVEL]).map_err(failed)?,
         }
+        let counted = tally_of(&txn, meta).map_err(failed)?;
+        if counted.is_none_or(|(transaction, _)| transaction + 1 != txn.id() as u64) {
+            // New, or last written by a release that kept none.
+            let mut tally = Tally::default();
+            for item in records.iter(&txn).map_err(failed)? {
+                let (_, stored): (&[u8], &[u8]) = item.map_err(failed)?;
+                tally.add(stored);
+            }
+            let transaction = txn.id() as u64;
+            meta.put(&mut txn, META_TALLY, &tally.encode(transaction)).map_err(failed)?;
+        }
         txn.commit().map_err(failed)?;
         Ok(Self::new(env, [records, expiry, meta], directory, map_size, Some(readers_lock)))
     }
@@ -119,6 +133,26 @@ impl Environment {
         // Committed, so that the database handles outlive the transaction.
         txn.commit().map_err(failed)?;
         Ok(Self::new(env, tables, path, MAP_SIZE, readers_lock))
+    }
+
+    /// A new file of its own, which nobody else opens, written without sync until [`sync`](Self::sync).
+    pub(super) fn create_file(path: &Path) -> Result<Self, StoreError> {
+        const MAP_SIZE: usize = 1 << 40;
+        let env =
+            open_raw(path, EnvFlags::NO_SUB_DIR | EnvFlags::NO_LOCK | EnvFlags::NO_SYNC, MAP_SIZE)?;
+        let failed = |source| error_of("create", path, MAP_SIZE, source);
+        let mut txn = env.write_txn().map_err(failed)?;
+        let records = env.create_database(&mut txn, Some("records")).map_err(failed)?;
+        let expiry = env.create_database(&mut txn, Some("expiry")).map_err(failed)?;
+        let meta: Table = env.create_database(&mut txn, Some("meta")).map_err(failed)?;
+        meta.put(&mut txn, META_LEVEL, &[LEVEL]).map_err(failed)?;
+        txn.commit().map_err(failed)?;
+        Ok(Self::new(env, [records, expiry, meta], path, MAP_SIZE, None))
+    }
+
+    /// A snapshot is a file alone: compacted, its transactions counted anew.
+    pub(super) fn is_snapshot(&self) -> bool {
+        self.readers_lock.is_none()
     }
 
     fn new(
@@ -215,6 +249,27 @@ impl Environment {
         put.map_err(|source| self.error("write", source))
     }
 
+    /// The tally that the last transaction left.
+    pub(super) fn tally(&self, txn: &RoTxn<'_>) -> Result<Tally, StoreError> {
+        let found = self.stored_tally(txn)?;
+        found.map(|(_, tally)| tally).ok_or_else(|| StoreError::Corrupt {
+            key: "meta/tally".into(),
+            reason: "it is missing",
+        })
+    }
+
+    /// The tally that is stored, and the transaction that it says it is of; `None` in a store of a release that kept
+    /// none, and in one that such a release wrote to since.
+    pub(super) fn stored_tally(&self, txn: &RoTxn<'_>) -> Result<Option<(u64, Tally)>, StoreError> {
+        tally_of(txn, self.meta).map_err(|source| self.error("read", source))
+    }
+
+    pub(super) fn set_tally(&self, txn: &mut RwTxn<'_>, tally: &Tally) -> Result<(), StoreError> {
+        let transaction = txn.id() as u64;
+        let put = self.meta.put(txn, META_TALLY, &tally.encode(transaction));
+        put.map_err(|source| self.error("write", source))
+    }
+
     /// The size of the data file, in bytes.
     pub(super) fn file_bytes(&self) -> Result<u64, StoreError> {
         self.env.real_disk_size().map_err(|source| self.error("measure", source))
@@ -247,6 +302,10 @@ pub(super) fn advance_versions(file: &Path, by: u64) -> Result<(), StoreError> {
     let last = last.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
     meta.put(&mut txn, META_LAST_VERSION, &(last.saturating_add(by)).to_le_bytes())
         .map_err(failed)?;
+    if let Some((_, tally)) = tally_of(&txn, meta).map_err(failed)? {
+        let transaction = txn.id() as u64;
+        meta.put(&mut txn, META_TALLY, &tally.encode(transaction)).map_err(failed)?;
+    }
     txn.commit().map_err(failed)?;
     env.force_sync().map_err(failed)
 }
@@ -268,6 +327,10 @@ fn open_raw(path: &Path, flags: EnvFlags, map_size: usize) -> Result<Env<WithTls
     // `write.lock`. heed refuses a second open in one process. The directory belongs to the node's owner (0700).
     let env = unsafe { options.open(path) };
     env.map_err(|source| error_of("open the store in", path, map_size, source))
+}
+
+fn tally_of(txn: &RoTxn<'_>, meta: Table) -> heed::Result<Option<(u64, Tally)>> {
+    Ok(meta.get(txn, META_TALLY)?.and_then(Tally::decode))
 }
 
 fn check_level(stored: &[u8], path: &Path) -> Result<(), StoreError> {

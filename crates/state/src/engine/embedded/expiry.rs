@@ -9,6 +9,7 @@
 
 use super::environment::Environment;
 use super::stored_record::{Lifetime, StoredRecord};
+use super::tally::{Tally, fingerprint};
 use crate::error::StoreError;
 use crate::time::UnixMillis;
 
@@ -51,6 +52,7 @@ pub(super) fn sweep(
     environment: &Environment,
     txn: &mut heed::RwTxn<'_>,
     now: UnixMillis,
+    tally: &mut Tally,
 ) -> heed::Result<usize> {
     let mut due = Vec::new();
     for item in environment.expiry.iter(txn)?.take(SWEEP_RECORDS_MAX) {
@@ -69,12 +71,16 @@ pub(super) fn sweep(
         // A damaged record stays where it is, for reads to report.
         let Ok(record) = StoredRecord::decode(filed_key, bytes) else { continue };
         let Some(Lifetime { expires_at, indexed_at }) = record.lifetime else { continue };
+        let before = fingerprint(bytes);
         if expires_at <= now {
+            tally.remove(before);
             environment.records.delete(txn, filed_key)?;
         } else if indexed_at == at {
             // Same version: nothing changed for those who use the record.
             let lifetime = Some(Lifetime { expires_at, indexed_at: expires_at });
             StoredRecord { lifetime, ..record }.encode_into(filed_key, &mut encoded);
+            tally.remove(before);
+            tally.add(&encoded);
             environment.records.put(txn, filed_key, &encoded)?;
             environment.expiry.put(txn, &self::entry(expires_at, filed_key), &[])?;
         }

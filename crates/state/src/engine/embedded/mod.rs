@@ -33,9 +33,11 @@ mod open_store;
 mod options;
 mod reads;
 mod registry;
+mod rewrite;
 mod snapshot;
 mod stored_key;
 mod stored_record;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod watches;
@@ -44,7 +46,8 @@ mod writer;
 pub use boot::{mark_in_use, mark_stopped, went_down_in_use};
 pub use lock::LockPhase;
 pub use options::{Durability, LockProbe, LockWait, OnLockWait, Options};
-pub use snapshot::{VerifyReport, list as list_snapshots, restore, verify};
+pub use rewrite::{RewriteError, verify_and_rewrite};
+pub use snapshot::{TallyVerdict, VerifyReport, list as list_snapshots, restore, verify};
 
 use registry::Open;
 use watches::Watched;

@@ -15,6 +15,7 @@ use super::expiry;
 use super::lock::LockFile;
 use super::reads::{key_of, shown};
 use super::stored_record::StoredRecord;
+use super::tally::Tally;
 use crate::error::StoreError;
 use crate::time::UnixMillis;
 
@@ -22,7 +23,7 @@ const SNAPSHOT_PREFIX: &str = "snapshot-";
 const SNAPSHOT_SUFFIX: &str = ".mdb";
 const SNAPSHOT_LOCK_FILE: &str = "snapshot.lock";
 const UNFINISHED_FILE: &str = "unfinished.tmp";
-const RESTORING_FILE: &str = "restoring.tmp";
+pub(super) const RESTORING_FILE: &str = "restoring.tmp";
 const REPLACED_FILE: &str = "data.before-restore.mdb";
 
 /// How many damaged records a report names.
@@ -43,13 +44,32 @@ pub struct VerifyReport {
     pub damaged_keys: Vec<String>,
     /// Records with a lifetime that the expiry index does not have: they would stay, hidden, for ever.
     pub unindexed: u64,
+    /// The tree has a record before one that it should follow; the walk ended there.
+    pub out_of_order: bool,
+    /// Whether the records are exactly those that the last commit left.
+    pub tally: TallyVerdict,
+}
+
+/// What the sum over all records says; see the module `tally`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TallyVerdict {
+    /// There is none (of a release that kept none), or the store was written to meanwhile.
+    #[default]
+    Unknown,
+    /// The records are exactly those that the last commit left.
+    Agrees,
+    /// Records of different commits are mixed, or some are missing.
+    Differs,
 }
 
 impl VerifyReport {
     /// Whether all is well.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        self.damaged == 0 && self.unindexed == 0
+        self.damaged == 0
+            && self.unindexed == 0
+            && !self.out_of_order
+            && self.tally != TallyVerdict::Differs
     }
 }
 
@@ -112,7 +132,8 @@ pub fn list(directory: &Path) -> Result<Vec<PathBuf>, StoreError> {
     Ok(snapshots)
 }
 
-/// Walks everything in a store's directory or a snapshot, and checks every record's checksum and lifetime.
+/// Walks everything in a store's directory or a snapshot, and checks every record's checksum and lifetime, and that
+/// together they are what the last commit left.
 ///
 /// The store may be in use, by this process too. Damage so bad that LMDB itself stumbles can end the
 /// process with a signal: run this in a child process after an unclean boot, and take its death for a "no".
@@ -126,18 +147,28 @@ pub fn verify(path: &Path) -> Result<VerifyReport, StoreError> {
     walk(&Environment::open_read_only(path)?)
 }
 
-fn walk(environment: &Environment) -> Result<VerifyReport, StoreError> {
+pub(super) fn walk(environment: &Environment) -> Result<VerifyReport, StoreError> {
     let mut report = VerifyReport::default();
     let mut after: Option<Vec<u8>> = None;
+    let mut tally = Tally::default();
+    let mut first_transaction = None;
     loop {
         let failed = |source| environment.error("verify", source);
         let txn = environment.read()?;
+        let transaction = txn.id();
+        let began_at = *first_transaction.get_or_insert(transaction);
         let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         let range = environment.records.range(&txn, &(from, Bound::Unbounded)).map_err(failed)?;
         let mut last = None;
         for item in range.take(VERIFY_RECORDS_AT_ONCE) {
             let (filed, bytes) = item.map_err(failed)?;
+            // A tree of mixed pages may lead in a circle.
+            if last.as_deref().or(after.as_deref()).is_some_and(|before| before >= filed) {
+                report.out_of_order = true;
+                return Ok(report);
+            }
             last = Some(filed.to_vec());
+            tally.add(bytes);
             match StoredRecord::decode(filed, bytes) {
                 Ok(record) if key_of(filed, &record).is_ok() => {
                     report.records += 1;
@@ -157,6 +188,13 @@ fn walk(environment: &Environment) -> Result<VerifyReport, StoreError> {
             }
         }
         if last.is_none() {
+            if let Some((of, stored)) = environment.stored_tally(&txn)?
+                && transaction == began_at
+            {
+                let of_this_state = environment.is_snapshot() || of == transaction as u64;
+                let agrees = of_this_state && stored == tally;
+                report.tally = if agrees { TallyVerdict::Agrees } else { TallyVerdict::Differs };
+            }
             return Ok(report);
         }
         after = last;
@@ -206,7 +244,7 @@ pub fn restore(snapshot: &Path, directory: &Path) -> Result<VerifyReport, StoreE
     Ok(report)
 }
 
-fn create(path: &Path) -> Result<File, StoreError> {
+pub(super) fn create(path: &Path) -> Result<File, StoreError> {
     use std::os::unix::fs::OpenOptionsExt;
     let file =
         File::options().read(true).write(true).create(true).truncate(true).mode(0o600).open(path);

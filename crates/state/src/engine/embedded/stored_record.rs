@@ -27,8 +27,8 @@ pub(super) const LEVEL_NEWEST: u8 = LEVEL + 1;
 const HAS_LIFETIME: u8 = 1;
 const HAS_WHOLE_KEY: u8 = 2;
 
-const CHECKSUM_AT: usize = 3;
-const VERSION_AT: usize = 7;
+pub(super) const CHECKSUM_AT: usize = 3;
+pub(super) const VERSION_AT: usize = 7;
 const EXPIRES_AT: usize = 15;
 const INDEXED_AT: usize = 23;
 const HEADER_BYTES_PLAIN: usize = 15;

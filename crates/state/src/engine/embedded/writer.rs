@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tracing::warn;
 
-use super::apply::{Refused, apply};
+use super::apply::{Refused, Work, apply};
 use super::expiry::{self, SWEEP_RECORDS_MAX};
 use super::lock::LockPhase;
 use super::open_store::OpenStore;
@@ -59,8 +59,7 @@ pub(super) struct Writer {
     sweep_at: Instant,
     /// How many pages the file had when the keeper was last asked to look for dead readers.
     pages: usize,
-    /// Kept to save an allocation per record.
-    encoded: Vec<u8>,
+    work: Work,
 }
 
 impl Queue {
@@ -91,7 +90,7 @@ pub(super) fn writer(shared: Arc<OpenStore>) -> (Queue, Writer) {
         waiting,
         sweep_at: Instant::now(),
         pages: 0,
-        encoded: Vec::new(),
+        work: Work::default(),
     };
     (queue, writer)
 }
@@ -160,10 +159,11 @@ impl Writer {
         let before = environment.last_version(&txn)?;
         let now = shared.options.clock.now();
         let mut last = before;
+        self.work.tally = environment.tally(&txn)?;
         let mut outcomes = Vec::with_capacity(batches.len());
         for batch in batches {
             let version = Version(last + 1);
-            match apply(environment, &mut txn, batch, version, now, &mut self.encoded) {
+            match apply(environment, &mut txn, batch, version, now, &mut self.work) {
                 Ok(()) => {
                     last = version.0;
                     outcomes.push(Ok(vec![version; batch.writes.len()]));
@@ -178,6 +178,7 @@ impl Writer {
             return Ok(outcomes); // only conflicts: nothing to commit
         }
         environment.set_last_version(&mut txn, last)?;
+        environment.set_tally(&mut txn, &self.work.tally)?;
         shared.probe(LockPhase::Committing);
         txn.commit().map_err(|source| match environment.error("commit", source) {
             // LMDB gives these up before it touches the page that makes a commit visible.
@@ -227,7 +228,9 @@ impl Writer {
         let _turn = shared.take_turn()?;
         let mut txn = environment.write()?;
         let failed = |source| environment.error("sweep ended lifetimes", source);
-        let swept = expiry::sweep(environment, &mut txn, now).map_err(failed)?;
+        let mut tally = environment.tally(&txn)?;
+        let swept = expiry::sweep(environment, &mut txn, now, &mut tally).map_err(failed)?;
+        environment.set_tally(&mut txn, &tally)?;
         txn.commit().map_err(failed)?;
         Ok(swept)
     }
