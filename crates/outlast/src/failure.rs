@@ -20,9 +20,14 @@ pub(crate) enum Failure {
         /// The system's reason.
         source: io::Error,
     },
+    /// A store that was looked at is damaged.
+    Damaged(String),
     /// Everything else.
     Other(anyhow::Error),
 }
+
+/// What `outlast process verify` says of a damaged store; not for operators.
+pub(crate) const DAMAGED: u8 = 3;
 
 /// `EX_USAGE` of sysexits.h, which `config check` is documented to give.
 const CONFIGURATION_REFUSED: u8 = 64;
@@ -36,6 +41,7 @@ impl Failure {
         match self {
             Failure::Config(ConfigError::Refused { .. }) => ExitCode::from(CONFIGURATION_REFUSED),
             Failure::NotUp { .. } => ExitCode::from(NODE_NOT_UP),
+            Failure::Damaged(_) => ExitCode::from(DAMAGED),
             Failure::Config(ConfigError::Unreadable { .. } | ConfigError::Unwritable { .. })
             | Failure::Other(_) => ExitCode::FAILURE,
         }
@@ -53,6 +59,7 @@ impl fmt::Display for Failure {
                     "no node runs in {directory} ({source}); start it with: outlast up --dir {directory}"
                 )
             }
+            Failure::Damaged(how) => f.write_str(how),
             Failure::Other(error) => f.write_str(&with_causes(error)),
         }
     }

@@ -1,24 +1,29 @@
 //! After the loss of power: is the state sound, and if not, back to the last snapshot.
 //!
 //! The state is synced once a second, so a machine that goes down under it can leave pages of different ages.
-//! The node's start notices (another boot id than the one noted) and has the store verified by a child process,
-//! because damage can be bad enough to end the process that looks. Accounts are synced with each commit and need none
-//! of this.
+//! The node's start notices (another boot id than the one noted) and has the store verified, and written anew if it is
+//! sound, by a child process, because damage can be bad enough to end the process that looks, or to keep it for ever.
+//! Accounts are synced with each commit and need none of this. What was found is logged, and kept in a file
+//! beside the store for `outlast status` ([`report`]).
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
-use std::process::{Command, ExitStatus};
+use std::time::SystemTime;
 
 use anyhow::{Context as _, bail};
-use state::engine::embedded;
+use state::StoreError;
+use state::engine::embedded::{self, RewriteError, VerifyReport};
 use tracing::{error, info, warn};
 
+use crate::failure::Failure;
 use crate::{output, stores};
 
-/// SIGHUP, SIGINT, SIGKILL, SIGTERM: sent from outside.
-const INTERRUPTIONS: [i32; 4] = [1, 2, 9, 15];
+pub(crate) mod report;
+mod verifying;
+
+use report::{Outcome, Report};
+use verifying::Verdict;
 
 /// Before any process opens the state.
 pub(crate) fn before_start(directory: &Path) -> anyhow::Result<()> {
@@ -30,13 +35,21 @@ pub(crate) fn before_start(directory: &Path) -> anyhow::Result<()> {
         .with_context(|| state.display().to_string())?;
     if embedded::went_down_in_use(&state)? {
         warn!("the machine went down while this node ran: verifying its state");
-        match verify_in_a_child(&state)? {
-            Verdict::Sound => info!("the state is sound"),
-            Verdict::Damaged => restore(directory, &state)?,
-            Verdict::Interrupted => {
-                bail!("the verification of the state was interrupted; start the node again")
+        let written_last = embedded::written_last(&state);
+        let outcome = match verifying::verify_in_a_child(&state)? {
+            Verdict::Sound { said } => {
+                info!(said, "the state is sound: at most its last second is lost");
+                Outcome::Sound
             }
-        }
+            Verdict::Damaged { said } => {
+                error!(said, "the state is damaged");
+                restore(directory, &state)?
+            }
+            Verdict::Unknown { said } => {
+                bail!("the state could not be verified, start the node again: {said}")
+            }
+        };
+        Report::new(outcome, written_last, SystemTime::now().into()).write(directory)?;
     }
     embedded::mark_in_use(&state)?;
     Ok(())
@@ -49,89 +62,74 @@ pub(crate) fn after_stop(directory: &Path) -> anyhow::Result<()> {
     Ok(embedded::mark_stopped(&stores::state(directory))?)
 }
 
-/// What `outlast process verify` does.
-pub(crate) fn verify(state: &Path) -> anyhow::Result<()> {
-    let report = embedded::verify(state)?;
+/// What `outlast process verify` does: a snapshot is looked at, a store written anew as well.
+pub(crate) fn verify(path: &Path) -> Result<(), Failure> {
+    verifying::end_with_the_parent();
+    let report = if path.is_file() {
+        embedded::verify(path).map_err(|error| Failure::Damaged(error.to_string()))?
+    } else {
+        embedded::verify_and_rewrite(path).map_err(|error| match error {
+            RewriteError::Damaged(error) => Failure::Damaged(error.to_string()),
+            RewriteError::NotWritten(_) => Failure::Other(error.into()),
+        })?
+    };
     if !report.is_sound() {
-        bail!("{} damaged records, {} without their lifetime", report.damaged, report.unindexed);
+        return Err(Failure::Damaged(findings(&report)));
     }
     output::line(&format!("{} records, all sound", report.records));
     Ok(())
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    Sound,
-    Damaged,
-    /// Not known: whoever looked was stopped from outside.
-    Interrupted,
-}
-
-fn verify_in_a_child(state: &Path) -> anyhow::Result<Verdict> {
-    let executable = std::env::current_exe().context("the path of this program")?;
-    let verified = Command::new(executable)
-        .args(["process", "verify", "--store"])
-        .arg(state)
-        .output()
-        .context("the verifying process")?;
-    let verdict = judge(verified.status);
-    if verdict == Verdict::Damaged {
-        let said = String::from_utf8_lossy(&verified.stderr);
-        error!(status = %verified.status, said = said.trim(), "the state is damaged");
-    }
-    Ok(verdict)
-}
-
-/// Somebody's Ctrl-C, or a kernel short of memory, says nothing about the state, which is not replaced for that.
-/// Damage ends the process by an exit code, or by other signals (SIGSEGV, SIGBUS, SIGABRT).
-fn judge(status: ExitStatus) -> Verdict {
-    match status.signal() {
-        Some(signal) if INTERRUPTIONS.contains(&signal) => Verdict::Interrupted,
-        Some(_) => Verdict::Damaged,
-        None if status.success() => Verdict::Sound,
-        None => Verdict::Damaged,
-    }
-}
-
-/// The newest snapshot that is sound itself.
-fn restore(directory: &Path, state: &Path) -> anyhow::Result<()> {
-    for snapshot in embedded::list_snapshots(&stores::snapshots(directory))?.iter().rev() {
-        match embedded::restore(snapshot, state) {
-            Ok(report) => {
-                error!(
-                    snapshot = %snapshot.display(),
-                    records = report.records,
-                    "went back to a snapshot: who registered after it is unknown until the next registration"
-                );
-                return Ok(());
-            }
-            Err(error) => warn!(snapshot = %snapshot.display(), %error, "not this one"),
-        }
-    }
-    bail!(
-        "the state was damaged by the loss of power, and there is no snapshot to go back to; start with an empty one: \
-         mv {state} {state}.damaged (accounts are not affected)",
-        state = state.display()
+fn findings(report: &VerifyReport) -> String {
+    format!(
+        "{} damaged records, {} without their lifetime, in order: {}, whole: {:?}",
+        report.damaged, report.unindexed, !report.out_of_order, report.tally
     )
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_verification_that_ran_to_its_end_judges_the_state() {
-        // As wait(2) gives them: the exit code in the second octet, the signal in the first.
-        for (raw, verdict) in [
-            (0, Verdict::Sound),
-            (1 << 8, Verdict::Damaged),
-            (7, Verdict::Damaged),  // SIGBUS
-            (11, Verdict::Damaged), // SIGSEGV
-            (2, Verdict::Interrupted),
-            (9, Verdict::Interrupted),
-            (15, Verdict::Interrupted),
-        ] {
-            assert_eq!(judge(ExitStatus::from_raw(raw)), verdict, "{raw}");
+/// The newest snapshot that is sound itself.
+fn restore(directory: &Path, state: &Path) -> anyhow::Result<Outcome> {
+    let snapshots = stores::snapshots(directory);
+    for snapshot in embedded::list_snapshots(&snapshots)?.iter().rev() {
+        match verifying::verify_in_a_child(snapshot)? {
+            Verdict::Sound { .. } => {}
+            Verdict::Damaged { said } => {
+                warn!(snapshot = %snapshot.display(), said, "damaged as well: not this one");
+                continue;
+            }
+            Verdict::Unknown { said } => {
+                bail!("{} could not be verified, start the node again: {said}", snapshot.display())
+            }
+        }
+        match embedded::restore(snapshot, state) {
+            Ok(report) => {
+                let taken_at = embedded::snapshot_taken_at(snapshot);
+                error!(
+                    snapshot = %snapshot.display(),
+                    records = report.records,
+                    "went back to a snapshot: what came after it is lost"
+                );
+                let snapshot = snapshot.clone();
+                return Ok(Outcome::Restored { snapshot, taken_at, records: report.records });
+            }
+            Err(StoreError::Corrupt { .. } | StoreError::NotAStore { .. }) => {}
+            // Neither would an older one help.
+            Err(error) => {
+                return Err(error).with_context(|| {
+                    format!(
+                        "{} cannot be put in the place of the damaged state; make room or set the rights right, \
+                         then start the node again",
+                        snapshot.display()
+                    )
+                });
+            }
         }
     }
+    bail!(
+        "the state was damaged by the loss of power, and there is no sound snapshot in {snapshots} to go back to; \
+         start with an empty one: mv {state} {state}.damaged (accounts are not affected; phones have to register \
+         again, and calls that stood cannot be taken over)",
+        snapshots = snapshots.display(),
+        state = state.display()
+    )
 }

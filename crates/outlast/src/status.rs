@@ -2,14 +2,17 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
 
-use topology::protocol::{Answer, Request};
+use serde::Serialize;
+use topology::protocol::{Answer, ClockStatus, NodeStatus, Request};
 use topology::{EdgeAddress, ProcessEntry};
 
 use crate::command_line::Reader;
 use crate::control::{ask, unexpected};
 use crate::failure::Failure;
 use crate::output;
+use crate::recovery::report::Report;
 
 pub(crate) fn status(directory: &Path, reader: Reader) -> Result<(), Failure> {
     let status = match ask(directory, Request::Status)? {
@@ -21,15 +24,39 @@ pub(crate) fn status(directory: &Path, reader: Reader) -> Result<(), Failure> {
             return Err(unexpected(&other));
         }
     };
+    let state = Report::read(directory)?;
     match reader {
-        Reader::Program => output::json(&status),
+        Reader::Program => output::json(&Shown { status, state }),
         Reader::Person => {
             output::line(&format!("node {}", status.view.node));
+            state.iter().flat_map(Report::lines).for_each(|line| output::line(&line));
+            status.clock.iter().for_each(|clock| output::line(&clock_line(clock)));
             let rows: Vec<Vec<String>> = status.view.processes.iter().map(row).collect();
             output::table(&["NAME", "TYPE", "STATE", "PID", "RESTARTS", "ADDRESSES"], &rows);
             Ok(())
         }
     }
+}
+
+/// What programs read.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    status: NodeStatus,
+    /// Once the state was verified after a loss of power.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<Report>,
+}
+
+fn clock_line(clock: &ClockStatus) -> String {
+    let by = Duration::from_millis(clock.stepped_by_ms.unsigned_abs());
+    let until = UNIX_EPOCH + Duration::from_millis(clock.frozen_until_ms);
+    format!(
+        "clock set {} by {}: no lifetime ends before {}",
+        if clock.stepped_by_ms < 0 { "back" } else { "forward" },
+        humantime::format_duration(by),
+        humantime::format_rfc3339_seconds(until),
+    )
 }
 
 fn row(process: &ProcessEntry) -> Vec<String> {

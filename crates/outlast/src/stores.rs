@@ -11,22 +11,24 @@ use crate::failure::Failure;
 
 const STATE: &str = "state";
 
-/// Bindings and set-up records: fast, and the last second may be lost with the machine's power.
+/// Bindings and set-up records: fast, and the last second may be lost with the machine's power, unless configured
+/// otherwise. Who only reads may open it either way.
 pub(crate) fn open_state(directory: &Path) -> anyhow::Result<EmbeddedStore> {
     open(directory, STATE, Options { durability: Durability::Relaxed, ..Options::default() })
 }
 
-/// The same for a process that has somebody to tell who holds the write lock for long.
+/// The same for a process that writes, and has somebody to tell who holds the write lock for long.
 pub(crate) fn open_state_reporting(
     directory: &Path,
+    durability: config::Durability,
     on_lock_wait: impl Fn(&LockWait) + Send + Sync + 'static,
 ) -> anyhow::Result<EmbeddedStore> {
-    let on_lock_wait: OnLockWait = Arc::new(on_lock_wait);
-    let options = Options {
-        durability: Durability::Relaxed,
-        on_lock_wait: Some(on_lock_wait),
-        ..Options::default()
+    let durability = match durability {
+        config::Durability::Normal => Durability::Relaxed,
+        config::Durability::Power => Durability::EveryCommit,
     };
+    let on_lock_wait: OnLockWait = Arc::new(on_lock_wait);
+    let options = Options { durability, on_lock_wait: Some(on_lock_wait), ..Options::default() };
     open(directory, STATE, options)
 }
 

@@ -46,9 +46,12 @@ const CONTACTS_MAX: usize = 10;
 pub(super) fn run(joined: Joined) -> anyhow::Result<()> {
     let directory = joined.welcome.directory.clone();
     let reporter = joined.subscription.reporter()?;
-    let state = stores::open_state_reporting(&directory, move |wait| report(&reporter, wait))?;
+    let durability = joined.config.state.durability;
+    let state =
+        stores::open_state_reporting(&directory, durability, move |wait| report(&reporter, wait))?;
     let accounts: Arc<dyn Store> = Arc::new(stores::open_accounts(&directory)?);
-    snapshots::take_regularly(state.clone(), stores::snapshots(&directory));
+    let snapshots = stores::snapshots(&directory);
+    snapshots::take_regularly(state.clone(), snapshots, joined.config.state.snapshot_every);
     let state: Arc<dyn Store> = Arc::new(state);
     let registrar = Registrar::new(
         registrar_settings(&joined.config, &joined.welcome.view),

@@ -32,7 +32,7 @@ pub(crate) fn run(child: Child) -> Result<(), Failure> {
         Child::Container(arguments) => {
             container::run(Joined::join(&arguments, ProcessType::Container)?)?;
         }
-        Child::Verify { store } => recovery::verify(&store)?,
+        Child::Verify { store } => return recovery::verify(&store),
     }
     Ok(())
 }

@@ -11,21 +11,18 @@ use state::StoreError;
 use state::engine::embedded::{EmbeddedStore, list_snapshots};
 use tracing::{debug, info, warn};
 
-/// Between two snapshots.
-const INTERVAL: Duration = Duration::from_secs(300);
-
 /// Snapshots that are kept.
 const KEEP: usize = 3;
 
-/// Looks every so often whether a snapshot is due.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// Looks this many times in an interval whether a snapshot is due.
+const LOOKS_PER_INTERVAL: u32 = 10;
 
 /// Starts the thread; it ends with the process.
-pub(super) fn take_regularly(store: EmbeddedStore, directory: PathBuf) {
+pub(super) fn take_regularly(store: EmbeddedStore, directory: PathBuf, interval: Duration) {
     let looking = thread::Builder::new().name("snapshots".to_owned()).spawn(move || {
         loop {
-            thread::sleep(LOOK_EVERY);
-            if is_due(&directory) {
+            thread::sleep(interval / LOOKS_PER_INTERVAL);
+            if is_due(&directory, interval) {
                 match store.snapshot(&directory, KEEP) {
                     Ok(path) => info!(snapshot = %path.display(), "took a snapshot of the state"),
                     // The other containers look at the same time; one of them suffices.
@@ -40,7 +37,7 @@ pub(super) fn take_regularly(store: EmbeddedStore, directory: PathBuf) {
     }
 }
 
-fn is_due(directory: &Path) -> bool {
+fn is_due(directory: &Path, interval: Duration) -> bool {
     let last = match list_snapshots(directory) {
         Ok(snapshots) => snapshots.into_iter().next_back(),
         Err(error) => {
@@ -52,5 +49,5 @@ fn is_due(directory: &Path) -> bool {
         let taken = last.metadata().and_then(|metadata| metadata.modified()).ok()?;
         SystemTime::now().duration_since(taken).ok()
     });
-    age.is_none_or(|age| age >= INTERVAL)
+    age.is_none_or(|age| age >= interval)
 }

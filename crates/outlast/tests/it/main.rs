@@ -7,6 +7,7 @@ mod command;
 mod configuration;
 mod control;
 mod down;
+mod power_loss;
 mod registrations;
 mod up;
 

@@ -117,3 +117,19 @@ async fn a_damaged_snapshot_is_refused_and_the_store_stays() {
     let all = store.scan(&SPACE, &Prefix::All, None, 10).await.expect("scans succeed");
     assert_eq!(all.len(), 1);
 }
+
+#[tokio::test]
+async fn a_clock_set_back_leaves_the_newest_snapshot_the_last() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let snapshots = home.path().join("snapshots");
+    let store = open(&home.path().join("state"));
+    let taken = store.snapshot(&snapshots, 2).expect("a snapshot is taken");
+    // As one that was taken while the clock ran an hour ahead.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let ahead = now.expect("after 1970").as_millis() + 3_600_000;
+    let ahead = snapshots.join(format!("snapshot-{ahead:015}.mdb"));
+    std::fs::rename(taken, &ahead).expect("the snapshot can be renamed");
+    let newer: Vec<_> =
+        (0..2).map(|_| store.snapshot(&snapshots, 2).expect("a snapshot is taken")).collect();
+    assert_eq!(list_snapshots(&snapshots).expect("the directory can be listed"), newer);
+}

@@ -12,6 +12,7 @@ use std::path::Path;
 use super::environment::{self, DATA_FILE};
 use super::snapshot::sync_directory;
 use crate::error::StoreError;
+use crate::time::UnixMillis;
 
 const RUNNING_FILE: &str = "running-boot";
 const BOOT_ID_FILE: &str = "/proc/sys/kernel/random/boot_id";
@@ -22,6 +23,13 @@ const BOOT_ID_FILE: &str = "/proc/sys/kernel/random/boot_id";
 /// The file system's.
 pub fn went_down_in_use(directory: &Path) -> Result<bool, StoreError> {
     went_down_since(directory, &boot_id()?)
+}
+
+/// When the store in a directory was last written to, as far as the disk knows.
+#[must_use]
+pub fn written_last(directory: &Path) -> Option<UnixMillis> {
+    let modified = fs::metadata(directory.join(DATA_FILE)).and_then(|data| data.modified());
+    modified.ok().map(UnixMillis::from)
 }
 
 /// Notes that the store is in use from now on. Before any process opens it.

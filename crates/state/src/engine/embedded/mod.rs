@@ -43,11 +43,14 @@ mod tests;
 mod watches;
 mod writer;
 
-pub use boot::{mark_in_use, mark_stopped, went_down_in_use};
+pub use boot::{mark_in_use, mark_stopped, went_down_in_use, written_last};
 pub use lock::LockPhase;
 pub use options::{Durability, LockProbe, LockWait, OnLockWait, Options};
 pub use rewrite::{RewriteError, verify_and_rewrite};
-pub use snapshot::{TallyVerdict, VerifyReport, list as list_snapshots, restore, verify};
+pub use snapshot::{
+    TallyVerdict, VerifyReport, list as list_snapshots, restore, taken_at as snapshot_taken_at,
+    verify,
+};
 
 use registry::Open;
 use watches::Watched;

@@ -98,7 +98,10 @@ pub(super) fn take(
         let _ = fs::remove_file(&unfinished);
         return Err(error);
     }
-    let path = directory.join(format!("{SNAPSHOT_PREFIX}{:015}{SNAPSHOT_SUFFIX}", now.0));
+    // After a clock that was set back, too, the newest snapshot is the last by name.
+    let newest = list(&directory)?.last().and_then(|path| number_of(path));
+    let number = newest.map_or(now.0, |newest| now.0.max(newest.saturating_add(1)));
+    let path = directory.join(format!("{SNAPSHOT_PREFIX}{number:015}{SNAPSHOT_SUFFIX}"));
     fs::rename(&unfinished, &path).map_err(failed("finish a snapshot in"))?;
     sync_directory(&directory)?;
     let existing = list(&directory)?;
@@ -130,6 +133,17 @@ pub fn list(directory: &Path) -> Result<Vec<PathBuf>, StoreError> {
     // The time in the name has a fixed width.
     snapshots.sort();
     Ok(snapshots)
+}
+
+/// When a snapshot was taken, by the clock of then; its name only says which is the newest.
+#[must_use]
+pub fn taken_at(snapshot: &Path) -> Option<UnixMillis> {
+    fs::metadata(snapshot).and_then(|file| file.modified()).ok().map(UnixMillis::from)
+}
+
+fn number_of(snapshot: &Path) -> Option<u64> {
+    let name = snapshot.file_name()?.to_str()?;
+    name.strip_prefix(SNAPSHOT_PREFIX)?.strip_suffix(SNAPSHOT_SUFFIX)?.parse().ok()
 }
 
 /// Walks everything in a store's directory or a snapshot, and checks every record's checksum and lifetime, and that
