@@ -28,6 +28,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("registrar", &["sip", "container", "state", "topology", "transport"]),
     ("manager", &["config", "topology", "transport"]),
     ("phone", &["sip"]),
+    ("demo", &["sip", "container", "phone", "topology"]),
     ("testbed", &["sip"]),
     (
         "outlast",
@@ -41,6 +42,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "container",
             "registrar",
             "manager",
+            "demo",
         ],
     ),
 ];
@@ -57,6 +59,9 @@ const DECISIONS: &[&str] = &[
     "edge/src/branch.rs",
     "container/src/proxy",
     "container/src/transactions",
+    "demo/src/back_to_back.rs",
+    "demo/src/back_to_back",
+    "demo/src/report.rs",
     "registrar/src/bindings.rs",
     "registrar/src/bindings",
     "registrar/src/authentication.rs",
