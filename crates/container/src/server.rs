@@ -8,6 +8,7 @@
 
 mod link;
 mod resolver;
+mod wedge;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
@@ -39,6 +40,7 @@ use crate::edges::LinkId;
 use crate::shard::{HandlerEnd, JobId, LookupId, Shard, ShardEffect, ShardSettings};
 use link::{Link, LinkEnd};
 use resolver::Resolver;
+use wedge::Wedge;
 
 /// More links are refused: an edge has one for each of its cores.
 const LINKS_MAX: usize = 1_024;
@@ -93,6 +95,8 @@ enum Command {
     Keys(Box<KeyRing>),
     Drain(Duration),
     Stop,
+    #[cfg(feature = "faults")]
+    Wedge,
 }
 
 /// What others may know of a running container.
@@ -129,6 +133,12 @@ impl ServerHandle {
     /// End now; what was decided is still sent.
     pub async fn stop(&self) {
         self.send(Command::Stop).await;
+    }
+
+    /// A fault: work off nothing that comes by links any more, and go on as if nothing were wrong.
+    #[cfg(feature = "faults")]
+    pub async fn wedge(&self) {
+        self.send(Command::Wedge).await;
     }
 
     /// Advances as long as the container's loop goes round.
@@ -185,6 +195,7 @@ pub struct Server {
     duties: VecDeque<Duty>,
     ownership: Ownership,
     vitals: Vitals,
+    wedge: Wedge,
     /// Set once the container was told to drain or to stop.
     ends_at: Option<Instant>,
 }
@@ -223,6 +234,7 @@ impl Server {
             duties: VecDeque::new(),
             ownership: Ownership::Everything,
             vitals: vitals.clone(),
+            wedge: Wedge::default(),
             ends_at: None,
             settings,
         };
@@ -277,6 +289,11 @@ impl Server {
                     self.ends_at = Some(now + deadline_in);
                 }
                 Some(Command::Stop) => self.ends_at = Some(now),
+                #[cfg(feature = "faults")]
+                Some(Command::Wedge) => {
+                    warn!("wedged: what comes by links is not worked off any more");
+                    self.wedge.set();
+                }
                 None => self.has_commander = false,
             }
         }
@@ -344,10 +361,13 @@ impl Server {
         let mut ended = Vec::new();
         for (id, link) in &mut self.links {
             for _ in 0..READS_PER_TURN_MAX {
+                if is_held(&self.wedge, &self.shard, *id) {
+                    break;
+                }
                 let end = match link.poll_read(cx) {
                     Poll::Pending => break,
                     Poll::Ready(Ok(())) => {
-                        feed(&mut self.shard, *id, link, now, &mut self.effects).err()
+                        feed(&mut self.shard, &self.wedge, *id, link, now, &mut self.effects).err()
                     }
                     Poll::Ready(Err(end)) => Some(end),
                 };
@@ -363,6 +383,9 @@ impl Server {
     }
 
     fn poll_work(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        if self.wedge.is_set() {
+            return false;
+        }
         for count in 0..FINISHED_PER_TURN_MAX {
             let Poll::Ready(Some(finished)) = self.work.poll_next_unpin(cx) else {
                 return count > 0;
@@ -544,15 +567,23 @@ impl Server {
     }
 }
 
+/// Whether what comes by this link stands still; a hello is answered even so.
+fn is_held(wedge: &Wedge, shard: &Shard, id: LinkId) -> bool {
+    wedge.is_set() && shard.links().any(|up| up == id)
+}
+
 /// Gives the shard every frame that a read has completed.
 fn feed(
     shard: &mut Shard,
+    wedge: &Wedge,
     id: LinkId,
     link: &mut Link,
     now: Instant,
     effects: &mut Vec<ShardEffect>,
 ) -> Result<(), LinkEnd> {
-    while let Some(frame) = link.next_frame()? {
+    while !is_held(wedge, shard, id)
+        && let Some(frame) = link.next_frame()?
+    {
         shard.frame(id, frame, now, effects)?;
     }
     Ok(())

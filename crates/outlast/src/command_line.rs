@@ -78,9 +78,27 @@ pub(crate) enum Task {
     /// The node's keys, behind tokens and nonces
     #[command(subcommand, after_help = EXIT_CODES)]
     Keys(KeysCommand),
+    /// Make a container behave as if something were wrong with it
+    #[cfg(feature = "faults")]
+    #[command(hide = true)]
+    Fault {
+        /// The process, for example container1
+        name: String,
+        /// What
+        #[arg(value_enum)]
+        fault: FaultName,
+    },
     /// What the manager starts
     #[command(subcommand, hide = true)]
     Process(Child),
+}
+
+/// What a test can ask to be wrong.
+#[cfg(feature = "faults")]
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum FaultName {
+    /// SIP stands still, heartbeats go on
+    WedgeSip,
 }
 
 /// Output for programs.
@@ -268,5 +286,11 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn faults_can_be_asked_for_in_a_build_for_tests_only() {
+        let parsed = CommandLine::try_parse_from(["outlast", "fault", "container1", "wedge-sip"]);
+        assert_eq!(parsed.is_ok(), cfg!(feature = "faults"));
     }
 }

@@ -25,6 +25,19 @@ pub(crate) fn restart(directory: &Path, name: String) -> Result<(), Failure> {
     request(directory, Request::Restart { name: ProcessName(name) }, &done)
 }
 
+#[cfg(feature = "faults")]
+pub(crate) fn fault(
+    directory: &Path,
+    name: String,
+    fault: crate::command_line::FaultName,
+) -> Result<(), Failure> {
+    let fault = match fault {
+        crate::command_line::FaultName::WedgeSip => topology::protocol::Fault::WedgeSip,
+    };
+    let done = format!("{name} was told");
+    request(directory, Request::Fault { name: ProcessName(name), fault }, &done)
+}
+
 fn request(directory: &Path, request: Request, done: &str) -> Result<(), Failure> {
     match ask(directory, request)? {
         Answer::Done => {

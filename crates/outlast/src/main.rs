@@ -50,6 +50,8 @@ fn carry_out(command_line: CommandLine) -> Result<(), Failure> {
         Task::Registrations { json } => registrations::registrations(&directory, json.into()),
         Task::Config(ConfigCommand::Check) => config_check::check(&directory),
         Task::Keys(command) => keys::keys(&directory, command),
+        #[cfg(feature = "faults")]
+        Task::Fault { name, fault } => control::fault(&directory, name, fault),
         Task::Process(child) => process::run(child),
     }
 }

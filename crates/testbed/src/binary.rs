@@ -2,7 +2,8 @@
 //!
 //! Cargo builds a binary for the integration tests of its own package only, and tells them its path. For the
 //! tests of every other package this module asks cargo for it, once a test process: a test never runs
-//! against a stale binary, and `cargo test -p testbed` alone works.
+//! against a stale binary, and `cargo test -p testbed` alone works. It is built with the feature `faults`, so that
+//! tests can make containers misbehave.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -30,7 +31,7 @@ fn build() -> PathBuf {
     let profile_directory =
         this_test.ancestors().nth(2).expect("cargo runs tests from target/<profile>/deps");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--package", "outlast"]);
+    cargo.args(["build", "--quiet", "--package", "outlast", "--features", "faults"]);
     if profile_directory.ends_with("release") {
         cargo.arg("--release");
     }

@@ -279,6 +279,15 @@ impl Node {
             .unwrap_or_else(|error| panic!("{signal:?} to {name} ({pid}): {error}"));
     }
 
+    /// Makes a container work off no messages any more while its heartbeats go on (`outlast fault`).
+    ///
+    /// # Panics
+    /// When the binary was built without faults, or the container is not ready.
+    pub fn wedge_sip(&self, name: &str) {
+        let output = self.outlast(&["fault", name, "wedge-sip"]);
+        assert!(output.status.success(), "fault {name} wedge-sip: {output:?}");
+    }
+
     /// Kills a process with SIGKILL and waits until another life of it is ready.
     pub fn kill_and_wait_ready(&self, name: &str) {
         let before = self.process(name).pid;

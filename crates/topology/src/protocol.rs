@@ -176,6 +176,18 @@ pub enum Command {
     },
     /// End now in an orderly way (flush, sync, close) and exit with 0.
     Stop,
+    /// Behave as if this were wrong with it.
+    #[cfg(feature = "faults")]
+    Fault(Fault),
+}
+
+/// What a test wants to be wrong with a process.
+#[cfg(feature = "faults")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// A container works off nothing that comes by links, while its heartbeats go on.
+    WedgeSip,
 }
 
 impl Command {
@@ -217,6 +229,14 @@ pub enum Request {
     Keys,
     /// Rotate the node's keys now; answered when every process was told.
     RotateKeys,
+    /// Make a process behave as if something were wrong with it; answered when it was told.
+    #[cfg(feature = "faults")]
+    Fault {
+        /// Which; it must be ready.
+        name: ProcessName,
+        /// What.
+        fault: Fault,
+    },
 }
 
 /// What the manager answers.

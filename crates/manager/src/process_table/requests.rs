@@ -39,6 +39,12 @@ impl ProcessTable {
             Request::Keys | Request::RotateKeys => {
                 unreachable!("keys are no process: the server answers by itself")
             }
+            #[cfg(feature = "faults")]
+            Request::Fault { name, fault } => {
+                let answer = self.fault(name, fault, effects);
+                effects.push(Effect::Answer { ticket, answer });
+                return;
+            }
             Request::Start { name } => (name, outcome(Goal::Up)),
             Request::Stop { name } => (name, outcome(Goal::Down)),
             Request::Restart { name } => (name, outcome(Goal::Restart)),
@@ -58,6 +64,26 @@ impl ProcessTable {
         if let Some(reason) = refusal {
             let answer = Answer::Refused { reason };
             effects.push(Effect::Answer { ticket, answer });
+        }
+    }
+
+    #[cfg(feature = "faults")]
+    fn fault(
+        &self,
+        name: ProcessName,
+        fault: topology::protocol::Fault,
+        effects: &mut Vec<Effect>,
+    ) -> Answer {
+        let Some(at) = self.position(&name) else {
+            return Answer::Refused { reason: self.unknown(&name) };
+        };
+        match self.processes[at].state {
+            ProcessState::Ready => {
+                let command = topology::protocol::Command::Fault(fault);
+                effects.push(Effect::Tell { name, command });
+                Answer::Done
+            }
+            state => Answer::Refused { reason: format!("{name} is {state}, not ready") },
         }
     }
 

@@ -16,6 +16,8 @@ use state::Store;
 use state::engine::embedded::LockWait;
 use tokio::sync::mpsc;
 use topology::TopologyView;
+#[cfg(feature = "faults")]
+use topology::protocol::Fault;
 use topology::protocol::{Command, ToManager};
 use topology::server::{Event, Reporter, beat};
 use tracing::info;
@@ -104,6 +106,8 @@ async fn follow(
             Event::Command(Command::Drain { deadline_ms }) => {
                 handle.drain(Duration::from_millis(deadline_ms)).await;
             }
+            #[cfg(feature = "faults")]
+            Event::Command(Command::Fault(Fault::WedgeSip)) => handle.wedge().await,
             Event::Command(Command::Stop) | Event::ManagerGone => handle.stop().await,
         }
     }

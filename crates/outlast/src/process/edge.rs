@@ -7,6 +7,8 @@ use config::{NodeConfig, PeerTransport};
 use edge::forward::NatTraversal;
 use edge::server::{EdgeSocket, Finding, OnFinding};
 use edge::{Peer, Settings};
+#[cfg(feature = "faults")]
+use topology::protocol::Fault;
 use topology::protocol::{Command, ToManager};
 use topology::server::{Event, beat};
 use topology::{ListenerTransport, ProcessName};
@@ -61,6 +63,9 @@ fn edge_event(event: Event) -> Option<edge::server::Event> {
             Some(edge::server::Event::Drain(Duration::from_millis(deadline_ms)))
         }
         Event::Keys(keys) => Some(edge::server::Event::Keys(keys)),
+        // Its messages pass it in the loop that its heartbeats come from.
+        #[cfg(feature = "faults")]
+        Event::Command(Command::Fault(Fault::WedgeSip)) => None,
         Event::Command(Command::Stop) | Event::ManagerGone => Some(edge::server::Event::Stop),
     }
 }

@@ -21,13 +21,13 @@ use tokio::time::{Instant, timeout};
 use crate::world::{self, DOMAIN};
 
 /// interval × (allowed_miss_count + 1): after that much silence a container is left out.
-const SILENCE: Duration = Duration::from_millis(1_500);
+pub(crate) const SILENCE: Duration = Duration::from_millis(1_500);
 /// What a request sent in the first moment may wait beyond that: one retransmission, and a busy machine.
-const GRACE: Duration = Duration::from_millis(1_500);
+pub(crate) const GRACE: Duration = Duration::from_millis(1_500);
 /// RFC 3261 §17.1.1.1.
 const T1: Duration = Duration::from_millis(500);
-const CALLERS: usize = 16;
-const USERS: usize = 300;
+pub(crate) const CALLERS: usize = 16;
+pub(crate) const USERS: usize = 300;
 
 /// A process that was stopped; it goes on when the value ends, if nobody has killed it.
 struct Stopped(Pid);
@@ -63,12 +63,12 @@ fn register(user: &str, local: SocketAddr) -> String {
 
 /// A callee that answers at once and remembers by which branches each call came: a call that comes by a second
 /// branch rings a second time.
-struct Callee {
+pub(crate) struct Callee {
     calls: Arc<Mutex<HashMap<String, HashSet<String>>>>,
 }
 
 impl Callee {
-    async fn register(edge: SocketAddr) -> Callee {
+    pub(crate) async fn register(edge: SocketAddr) -> Callee {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let local = socket.local_addr().unwrap();
         socket.send_to(register("callee", local).as_bytes(), edge).await.unwrap();
@@ -82,7 +82,7 @@ impl Callee {
     }
 
     /// Calls that came by more than one branch.
-    fn rang_again(&self) -> Vec<(String, usize)> {
+    pub(crate) fn rang_again(&self) -> Vec<(String, usize)> {
         let calls = self.calls.lock().unwrap();
         let again = calls.iter().filter(|(_, branches)| branches.len() > 1);
         again.map(|(call, branches)| (call.clone(), branches.len())).collect()
@@ -118,7 +118,7 @@ async fn answer_everything(
 }
 
 /// Every caller calls once; gives the phones back.
-async fn everybody_calls(phones: Vec<Phone>, limit: Duration) -> Vec<Phone> {
+pub(crate) async fn everybody_calls(phones: Vec<Phone>, limit: Duration) -> Vec<Phone> {
     let mut calls = JoinSet::new();
     for phone in phones {
         calls.spawn(async move {
@@ -135,7 +135,11 @@ async fn everybody_calls(phones: Vec<Phone>, limit: Duration) -> Vec<Phone> {
     calls.join_all().await
 }
 
-async fn everybody_registers(edge: SocketAddr, users: std::ops::Range<usize>, limit: Duration) {
+pub(crate) async fn everybody_registers(
+    edge: SocketAddr,
+    users: std::ops::Range<usize>,
+    limit: Duration,
+) {
     let began = Instant::now();
     let count = users.len();
     let outcome = crowd::register(edge, DOMAIN, users, 1, 3_600).await;
@@ -149,7 +153,7 @@ async fn everybody_registers(edge: SocketAddr, users: std::ops::Range<usize>, li
 }
 
 /// How often the edge's workers took a container in.
-fn taken_in(node: &Node, container: &str) -> usize {
+pub(crate) fn taken_in(node: &Node, container: &str) -> usize {
     let log = node.process_log("edge1");
     log.lines()
         .filter(|line| line.contains("container serves ") && !line.contains("no more"))

@@ -13,4 +13,5 @@ mod registration;
 mod sipp_peer;
 mod tidy;
 mod two_edges;
+mod wedges;
 mod world;

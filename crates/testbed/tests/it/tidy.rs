@@ -4,6 +4,7 @@
 //! |---|---|
 //! | who may depend on whom | a message walks through the crates without turning back |
 //! | an engine is named in one crate | an engine can be exchanged |
+//! | no default feature has faults in it | a release does not misbehave when asked to |
 //! | decision files name no socket, runtime or clock | they run in virtual time, and in a simulator |
 //! | every file says at its head what it is | a stranger finds the room |
 //! | the conformance list names tests that exist | a renamed test does not leave a promise without proof |
@@ -127,8 +128,8 @@ fn named(path: &Path) -> String {
     path.strip_prefix(crates()).unwrap().display().to_string()
 }
 
-/// Normal (not dev, not build) dependencies of each member of the workspace.
-fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+/// The members of the workspace as cargo describes them.
+fn packages() -> Vec<serde_json::Value> {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
         .current_dir(crates())
@@ -136,9 +137,12 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    metadata["packages"]
-        .as_array()
-        .unwrap()
+    metadata["packages"].as_array().unwrap().clone()
+}
+
+/// Normal (not dev, not build) dependencies of each member of the workspace.
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    packages()
         .iter()
         .map(|package| {
             let normal = package["dependencies"].as_array().unwrap().iter();
@@ -160,6 +164,33 @@ fn crates_depend_only_in_the_direction_a_call_walks() {
             assert!(allowed.contains(&used.as_str()), "{package} may not use {used}");
         }
     }
+}
+
+#[test]
+fn faults_are_built_in_for_tests_only() {
+    const FAULTS: &str = "faults";
+    let mut declared = 0;
+    for package in packages() {
+        let name = package["name"].as_str().unwrap();
+        for (feature, enables) in package["features"].as_object().unwrap() {
+            declared += usize::from(feature == FAULTS);
+            let enables_faults = enables
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|enabled| enabled.as_str().unwrap().rsplit('/').next() == Some(FAULTS));
+            assert!(!enables_faults || feature == FAULTS, "{name}: {feature} has faults in it");
+        }
+        for dependency in package["dependencies"].as_array().unwrap() {
+            let features = dependency["features"].as_array().unwrap();
+            assert!(
+                features.iter().all(|feature| feature != FAULTS),
+                "{name} builds {} with faults",
+                dependency["name"]
+            );
+        }
+    }
+    assert!(declared > 0, "the feature is called {FAULTS}");
 }
 
 #[test]
