@@ -14,19 +14,6 @@ use crate::application::{Body, Header, Response};
 /// The leg by which a session began: the one of the initial request.
 pub const CALLER: &str = "caller";
 
-/// The longest name of a leg, a timer or an attribute, in octets.
-pub const NAME_BYTES_MAX: usize = 64;
-/// What all attributes of a session may hold, names included, in octets.
-pub const ATTRIBUTE_BYTES_MAX: usize = 64 * 1024;
-/// The most legs of a session, ended ones that still wait for something included.
-pub const LEGS_MAX: usize = 16;
-/// The most timers of a session.
-pub const TIMERS_MAX: usize = 32;
-/// The shortest time of a timer, and its shortest period.
-pub const TIMER_MIN: Duration = Duration::from_millis(10);
-/// The most effects of one event.
-pub const EFFECTS_MAX: usize = 64;
-
 /// An application that holds sessions.
 ///
 /// ```text
@@ -88,7 +75,7 @@ impl fmt::Debug for SessionId {
 pub struct LegName(Box<str>);
 
 impl LegName {
-    /// Takes a name of 1 to [`NAME_BYTES_MAX`] octets; others are refused where they are used.
+    /// Takes a name of 1 to [`NAME_BYTES_MAX`](super::limits::NAME_BYTES_MAX) octets; others are refused where they are used.
     pub fn new(name: &str) -> LegName {
         LegName(name.into())
     }
@@ -254,9 +241,9 @@ pub enum SessionEvent {
 /// One effect that breaks a rule named here makes all effects of the event void (see [`SessionApplication`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SessionEffect {
-    /// Remembers a value; replaces an older one. All of them share [`ATTRIBUTE_BYTES_MAX`].
+    /// Remembers a value; replaces an older one. All of them share [`ATTRIBUTE_BYTES_MAX`](super::limits::ATTRIBUTE_BYTES_MAX).
     Set {
-        /// 1 to [`NAME_BYTES_MAX`] octets.
+        /// 1 to [`NAME_BYTES_MAX`](super::limits::NAME_BYTES_MAX) octets.
         name: String,
         /// The value.
         value: Bytes,
@@ -267,13 +254,13 @@ pub enum SessionEffect {
         name: String,
     },
     /// Starts a timer, or starts it anew. It fires once, or once in each period: after a stop of the whole system
-    /// only once for all periods that were missed. At most [`TIMERS_MAX`].
+    /// only once for all periods that were missed. At most [`TIMERS_MAX`](super::limits::TIMERS_MAX).
     StartTimer {
-        /// 1 to [`NAME_BYTES_MAX`] octets.
+        /// 1 to [`NAME_BYTES_MAX`](super::limits::NAME_BYTES_MAX) octets.
         name: String,
-        /// Until it fires first, at least [`TIMER_MIN`]; milliseconds count.
+        /// Until it fires first, at least [`TIMER_MIN`](super::limits::TIMER_MIN); milliseconds count.
         after: Duration,
-        /// Its period, at least [`TIMER_MIN`]; None: it fires once.
+        /// Its period, at least [`TIMER_MIN`](super::limits::TIMER_MIN); None: it fires once.
         every: Option<Duration>,
     },
     /// Stops a timer; nothing if there is none.
@@ -291,7 +278,7 @@ pub enum SessionEffect {
         response: Response,
     },
     /// Begins a leg by an INVITE; its answers come as [`SessionEvent::Response`] or [`SessionEvent::Failed`]. At most
-    /// [`LEGS_MAX`].
+    /// [`LEGS_MAX`](super::limits::LEGS_MAX) at a time.
     Call {
         /// A name that no leg of the session has, ended ones included.
         leg: LegName,
@@ -336,13 +323,14 @@ pub enum SessionEffect {
         /// On which leg.
         leg: LegName,
     },
-    /// The session ends by itself after so long, counted from now; at first that is the container's
-    /// `session_time_max`, which is also the most.
+    /// The session ends by itself after so long, counted from now; at first that is
+    /// [`SESSION_TIME_MAX`](super::limits::SESSION_TIME_MAX), which is also the most.
     ExpireAfter {
-        /// At least [`TIMER_MIN`].
+        /// At least [`TIMER_MIN`](super::limits::TIMER_MIN).
         after: Duration,
     },
-    /// Ends the session: legs that stand get BYE, calling ones CANCEL, unanswered requests 500; then nothing more
-    /// is told to the application, and the record goes when all of that is answered.
+    /// Ends the session: legs that stand get BYE, calling ones CANCEL, unanswered requests 500; effects behind it
+    /// are nothing, nothing more is told to the application, and the record goes when all of that is answered. A session without a leg or a timer ends
+    /// like this by itself.
     End,
 }

@@ -5,14 +5,33 @@
 //! applied to the session as one commit, and only then do messages leave. Events of one session are handled one
 //! at a time, in the order of their coming.
 //!
+//! ```text
+//! Input ─▶ Session::receive ─▶ SessionEvent ─▶ handler ─▶ SessionEffects ─▶ Session::apply ─▶ record, Actions
+//! ```
+//!
+//! All of it is pure, and works on a copy: what was not committed has not happened. [`state`] is what a session
+//! is, [`receive`] and `responses` what comes in,
+//! [`apply`] what an application wants, [`settle`] what follows by itself, [`codec`]
+//! its record, [`identity`] the names in its messages.
+//!
 //! Deliberately absent: WebAssembly (the trait is shaped so that a guest can stand behind it: plain values, no
 //! callbacks, nothing borrowed but for the length of a call), HTTP, proxying by a session, reliable provisional
 //! responses (RFC 3262), subscriptions (RFC 6665).
 
 mod application;
+pub mod apply;
+pub mod codec;
+pub mod identity;
+pub mod limits;
+pub mod receive;
+mod responses;
+pub mod settle;
+pub mod state;
+#[cfg(test)]
+mod tests;
 
 pub use application::{
-    ATTRIBUTE_BYTES_MAX, CALLER, EFFECTS_MAX, LEGS_MAX, LegDirection, LegName, LegState, LegView,
-    NAME_BYTES_MAX, RequestId, SessionApplication, SessionEffect, SessionEvent, SessionId,
-    SessionView, TIMER_MIN, TIMERS_MAX, TimerView,
+    CALLER, LegDirection, LegName, LegState, LegView, RequestId, SessionApplication, SessionEffect,
+    SessionEvent, SessionId, SessionView, TimerView,
 };
+pub use state::Session;

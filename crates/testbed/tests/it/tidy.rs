@@ -59,6 +59,7 @@ const DECISIONS: &[&str] = &[
     "edge/src/route.rs",
     "edge/src/branch.rs",
     "container/src/proxy",
+    "container/src/session",
     "container/src/transactions",
     "demo/src/back_to_back.rs",
     "demo/src/back_to_back",

@@ -1,0 +1,155 @@
+//! The names that a session's messages carry: branches, tags, Call-IDs, Contact, Via.
+//!
+//! All of them are keyed hashes of what the session is and how far it has come, so that whoever continues it needs no
+//! memory of them and repeats them alike.
+//!
+//! ```text
+//! z9hG4bK TOKEN MAC
+//!         |     +-- 20 characters, keyed hash of token, application, Call-ID, CSeq: the client transaction
+//!         +-------- 52 characters, session token: who held the session, and which it is
+//! ```
+//!
+//! The hash tells more: whether a request that comes in was sent by a session of ours, and of which application, so
+//! that it is not offered to that application again.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use sip::{BRANCH_COOKIE, HeaderName, Message, Method, Via};
+use topology::token::{OwnerToken, SESSION_TOKEN_CHARS, SessionToken};
+use topology::{Key, KeyRing};
+
+use super::SessionId;
+use crate::responder::Responder;
+
+/// 120 bits, 20 characters.
+const MAC_BYTES: usize = 15;
+/// 72 bits, 12 characters: RFC 3261 §19.3 asks for 32 at least.
+const TAG_BYTES: usize = 9;
+const BRANCH_CHARS: usize = BRANCH_COOKIE.len() + SESSION_TOKEN_CHARS + MAC_BYTES / 3 * 4;
+
+/// Makes the names for the sessions that one life of a container holds.
+#[derive(Clone)]
+pub struct Identity {
+    key: Key,
+    owner_key: Key,
+    owner: OwnerToken,
+    own_name: Bytes,
+    pub(super) responder: Responder,
+}
+
+impl Identity {
+    /// `own_name` is what Via and Contact say, such as `c1.node1.outlast.invalid`.
+    pub fn new(keys: &KeyRing, owner: OwnerToken, own_name: impl Into<Bytes>) -> Identity {
+        Identity {
+            key: keys.derive("branch"),
+            owner_key: keys.derive("owner"),
+            owner,
+            own_name: own_name.into(),
+            responder: Responder::new(keys),
+        }
+    }
+
+    /// Who holds the sessions.
+    pub fn owner(&self) -> OwnerToken {
+        self.owner
+    }
+
+    /// The session that a user part or the middle of a branch names.
+    pub fn read_token(&self, text: &[u8]) -> Option<SessionToken> {
+        SessionToken::decode(text, &self.owner_key).ok()
+    }
+
+    /// The session whose request a response answers, by the branch of its top Via.
+    pub fn session_of_response(&self, response: &Message) -> Option<SessionToken> {
+        let via = response.top_via().ok()?;
+        let (token, _) = split(via.branch()?)?;
+        self.read_token(token)
+    }
+
+    /// The Contact value of a session: leads the other side's requests here, or to whoever holds it then.
+    pub(super) fn contact(&self, session: SessionId) -> Vec<u8> {
+        [b"<sip:", &self.token(session)[..], b"@", &self.own_name, b">"].concat()
+    }
+
+    /// The branch of a request, and the Via value with it.
+    pub(super) fn via(&self, session: SessionId, request: &RequestName<'_>) -> (Bytes, Vec<u8>) {
+        let token = self.token(session);
+        let mac = self.mac(&token, request);
+        let branch = [BRANCH_COOKIE, &token, &mac].concat();
+        // The link to the edge is a stream, so the transport of this hop is named as one.
+        let via = [b"SIP/2.0/TCP ", &self.own_name[..], b";branch=", &branch].concat();
+        (branch.into(), via)
+    }
+
+    /// A From tag of a session's `ordinal`-th leg.
+    pub(super) fn tag(&self, session: SessionId, ordinal: u64) -> String {
+        self.hash::<TAG_BYTES>(b"session tag", session, ordinal)
+    }
+
+    /// The Call-ID of a session's `ordinal`-th leg.
+    pub(super) fn call_id(&self, session: SessionId, ordinal: u64) -> String {
+        self.hash::<MAC_BYTES>(b"session call", session, ordinal)
+    }
+
+    /// The place, in `applications`, of the last application of ours that a session of it sent `request`.
+    pub fn sender<'a>(
+        &self,
+        request: &Message,
+        applications: impl Iterator<Item = &'a str> + Clone,
+    ) -> Option<usize> {
+        let (call_id, cseq) = (request.call_id().ok()?, request.cseq().ok()?);
+        request
+            .values(HeaderName::Via)
+            .filter_map(|value| Via::parse(value).ok()?.branch().and_then(split))
+            .find_map(|(token, mac)| {
+                self.read_token(token)?;
+                applications.clone().position(|application| {
+                    let (cseq, method) = (cseq.number, cseq.method);
+                    self.mac(token, &RequestName { application, call_id, cseq, method }) == mac
+                })
+            })
+    }
+
+    fn token(&self, session: SessionId) -> [u8; SESSION_TOKEN_CHARS] {
+        SessionToken { owner: self.owner, session: session.0 }.encode(&self.owner_key)
+    }
+
+    fn mac(&self, token: &[u8], request: &RequestName<'_>) -> Vec<u8> {
+        let mut hash = blake3::Hasher::new_keyed(self.key.current());
+        let cseq = request.cseq.to_be_bytes();
+        let application = request.application.as_bytes();
+        let parts = [
+            b"session branch",
+            token,
+            application,
+            request.call_id,
+            &cseq,
+            request.method.as_bytes(),
+        ];
+        for part in parts {
+            hash.update(&(part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        URL_SAFE_NO_PAD.encode(&hash.finalize().as_bytes()[..MAC_BYTES]).into_bytes()
+    }
+
+    fn hash<const N: usize>(&self, purpose: &[u8], session: SessionId, ordinal: u64) -> String {
+        let data = [purpose, &session.0, &ordinal.to_be_bytes()].concat();
+        URL_SAFE_NO_PAD.encode(self.key.tag::<N>(&data))
+    }
+}
+
+/// What tells a session's requests apart.
+pub(super) struct RequestName<'a> {
+    pub(super) application: &'a str,
+    pub(super) call_id: &'a [u8],
+    pub(super) cseq: u32,
+    pub(super) method: Method<'a>,
+}
+
+/// Token and MAC of a session's branch; None if it has another form.
+fn split(branch: &[u8]) -> Option<(&[u8], &[u8])> {
+    let rest = branch.strip_prefix(BRANCH_COOKIE).filter(|_| branch.len() == BRANCH_CHARS)?;
+    Some(rest.split_at(SESSION_TOKEN_CHARS))
+}

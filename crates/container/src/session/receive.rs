@@ -1,0 +1,461 @@
+//! What a message, a timer or a failure means to a session: what changes by itself, and what the application is told.
+//!
+//! A user agent's duties of RFC 3261 that leave no choice are done here: requests out of order, crossing INVITEs,
+//! forks, CANCEL, the ends of transactions.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use sip::dialog::Dialog;
+use sip::{HeaderName, Message, Method, RequestBuilder};
+use state::UnixMillis;
+use transport::Flow;
+
+use super::identity::RequestName;
+use super::state::{
+    Action, Answer, Bye, Context, IncomingRequest, Leg, OutgoingRequest, Session, Silence, Stage,
+};
+use super::{LegDirection, LegName, LegState, RequestId, SessionEvent, SessionId, limits};
+use crate::application::Response;
+
+/// Something that reached a session.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A request that begins a server transaction, in a dialog of the session.
+    Request(NewRequest),
+    /// The other side cancels the INVITE of this key.
+    Cancelled {
+        /// The INVITE's.
+        key: Bytes,
+    },
+    /// An ACK to a 2xx.
+    Acknowledged {
+        /// The ACK.
+        ack: Message,
+    },
+    /// A response to a request of the session, but for 100.
+    Response {
+        /// Our Via on top.
+        response: Message,
+    },
+    /// A client transaction ended without a final response.
+    Failed {
+        /// Which.
+        branch: Bytes,
+        /// 408 or 503.
+        status: u16,
+    },
+    /// [`Session::next_deadline`] has come.
+    Deadline,
+    /// What the application has not heard yet of requests that could not be sent.
+    Failure,
+}
+
+/// A request that begins a server transaction.
+#[derive(Clone, Debug)]
+pub struct NewRequest {
+    /// It passed its checks.
+    pub request: Message,
+    /// By what its repetitions are known.
+    pub key: Bytes,
+    /// The flow it came by.
+    pub flow: Flow,
+}
+
+/// Why a request begins no session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct NoSession {
+    /// What to answer.
+    pub status: u16,
+    /// What is wrong, fit to be a reason phrase.
+    pub reason: &'static str,
+}
+
+impl Session {
+    /// The session that an initial request begins, and what its application is told of it.
+    ///
+    /// # Errors
+    /// [`NoSession`]: the request makes no dialog although it should, or has come too far.
+    pub fn begin(
+        id: SessionId,
+        application: &str,
+        begun_by: &NewRequest,
+        context: Context<'_>,
+    ) -> Result<(Session, SessionEvent), NoSession> {
+        let request = &begun_by.request;
+        let no_session = |status, reason| NoSession { status, reason };
+        let method = request.method().ok_or(no_session(400, "Malformed Request"))?;
+        let max_forwards = request.max_forwards().ok().flatten();
+        let head = head_of(request);
+        let call_id = request.call_id().map_err(|_| no_session(400, "Malformed Call-ID"))?;
+        let mut dialog = None;
+        if method == Method::Invite {
+            // As its first response will make it.
+            let ringing = context.identity.responder.render(&head, &Response::new(180));
+            let ringing =
+                Message::parse(ringing).map_err(|_| no_session(400, "Malformed INVITE"))?;
+            let made = Dialog::at_server(&head, &ringing);
+            dialog = Some(made.map_err(|_| no_session(400, "Missing or Malformed Contact"))?);
+        }
+        let mut session = Session {
+            id,
+            owner: context.identity.owner(),
+            application: application.into(),
+            created: context.now,
+            expires: context.now.saturating_add(limits::SESSION_TIME_MAX),
+            attributes: Default::default(),
+            timers: Default::default(),
+            legs: Vec::new(),
+            incoming: Vec::new(),
+            outgoing: Vec::new(),
+            failures: Vec::new(),
+            last_ordinal: 0,
+            max_forwards: max_forwards.unwrap_or(sip::MAX_FORWARDS_INITIAL).saturating_sub(1),
+            is_ending: false,
+        };
+        let leg = LegName::caller();
+        session.legs.push(Leg {
+            name: leg.clone(),
+            direction: LegDirection::Incoming,
+            state: LegState::Early,
+            call_id: Bytes::copy_from_slice(call_id),
+            dialog,
+            bye: Bye::None,
+        });
+        let event = session.wants_answer(leg, begun_by, &head);
+        Ok((session, event))
+    }
+
+    /// Takes in what came; the event that the application is to be told, if any. What is to be done once the changes
+    /// are committed is added to `actions`.
+    pub fn receive(
+        &mut self,
+        input: Input,
+        context: Context<'_>,
+        actions: &mut Vec<Action>,
+    ) -> Option<SessionEvent> {
+        let event = match input {
+            Input::Request(request) => self.request(&request, context, actions),
+            Input::Cancelled { key } => self.cancelled(&key, context, actions),
+            Input::Acknowledged { ack } => self.acknowledged(ack),
+            Input::Response { response } => self.response(response, context, actions),
+            Input::Failed { branch, status } => self.failed(&branch, status),
+            Input::Deadline => self.deadline(context, actions),
+            Input::Failure => self.failures.pop().map(failed_event),
+        };
+        event.filter(|_| !self.is_ending)
+    }
+
+    fn request(
+        &mut self,
+        new: &NewRequest,
+        context: Context<'_>,
+        actions: &mut Vec<Action>,
+    ) -> Option<SessionEvent> {
+        let request = &new.request;
+        if let Some((status, response)) = self.answer_to(&new.key) {
+            let response = response.clone();
+            actions.push(Action::Answer { key: new.key.clone(), status, response });
+            return None;
+        }
+        if self.incoming.iter().any(|known| known.key == new.key) {
+            return None; // its answer will come
+        }
+        let mut refuse = |response: Response| {
+            let rendered = context.identity.responder.render(request, &response);
+            let (key, status) = (new.key.clone(), response.status);
+            actions.push(Action::Answer { key, status, response: rendered });
+            None
+        };
+        let has_request = |dialog: &Dialog| dialog.has_request(request);
+        let at = self.legs.iter().position(|leg| leg.dialog.as_ref().is_some_and(has_request));
+        // RFC 3261 §12.2.2
+        let Some(at) = at else { return refuse(Response::new(481)) };
+        let leg = self.legs[at].name.clone();
+        let method = request.method()?;
+        let is_over = self.is_ending || self.legs[at].state == LegState::Ended;
+        if is_over && method != Method::Bye {
+            return refuse(Response::new(481));
+        }
+        if self.incoming.iter().filter(|known| known.answer.is_none()).count()
+            >= limits::UNANSWERED_MAX
+        {
+            return refuse(context.identity.responder.try_again(request));
+        }
+        let dialog = self.legs[at].dialog.as_mut().expect("the leg was found by its dialog");
+        let before = dialog.clone();
+        if dialog.receive(request).is_err() {
+            return refuse(Response::new(500));
+        }
+        if method == Method::Invite
+            && let Some(crossing) = self.crossing_invite(&leg)
+        {
+            // The refused INVITE must not move the target.
+            let remote_cseq = self.legs[at].dialog.as_ref().and_then(|dialog| dialog.remote_cseq);
+            self.legs[at].dialog = Some(Dialog { remote_cseq, ..before });
+            return refuse(crossing);
+        }
+        let head = head_of(request);
+        let event = self.wants_answer(leg.clone(), new, &head);
+        if method == Method::Bye {
+            self.hung_up(&leg, context, actions);
+        }
+        Some(event)
+    }
+
+    /// How a re-INVITE is refused that meets another INVITE of its dialog (RFC 3261 §14.2).
+    fn crossing_invite(&self, leg: &LegName) -> Option<Response> {
+        let is_invite = |request: &IncomingRequest| request.method == "INVITE";
+        if self.unanswered(leg).any(is_invite) {
+            // 0 to 10 s; it depends on nothing, since only one side is refused so.
+            return Some(Response::new(500).header(HeaderName::RetryAfter, "5"));
+        }
+        self.has_open_invite(leg).then(|| Response::new(491))
+    }
+
+    /// Whether an INVITE of ours on that leg has no final response.
+    pub(super) fn has_open_invite(&self, leg: &LegName) -> bool {
+        let mut outgoing = self.outgoing.iter().filter(|request| request.is_of(leg));
+        outgoing.any(|request| request.is_invite() && request.is_open())
+    }
+
+    /// Notes a request that the application will answer.
+    fn wants_answer(&mut self, leg: LegName, new: &NewRequest, head: &Message) -> SessionEvent {
+        let id = RequestId(self.take_ordinal());
+        let method = new.request.method().map_or(&b""[..], |method| method.as_bytes());
+        self.incoming.push(IncomingRequest {
+            id,
+            leg: leg.clone(),
+            method: Bytes::copy_from_slice(method),
+            key: new.key.clone(),
+            flow: new.flow,
+            head: head.buffer().clone(),
+            answer: None,
+        });
+        SessionEvent::Request { leg, request: id, message: new.request.clone() }
+    }
+
+    /// A BYE came: the leg is over, and whatever of it waits for an answer or an ACK does not any more.
+    fn hung_up(&mut self, name: &LegName, context: Context<'_>, actions: &mut Vec<Action>) {
+        if let Some(leg) = self.leg(name) {
+            leg.state = LegState::Ended;
+            leg.bye = Bye::Done;
+        }
+        for request in self.incoming.iter_mut().filter(|request| request.leg == *name) {
+            if let Some(answer) = &mut request.answer {
+                answer.awaits_ack = false;
+            }
+        }
+        // RFC 3261 §15.1.2: pending requests are answered 487.
+        let pending: Vec<RequestId> = self
+            .unanswered(name)
+            .filter(|request| request.method == "INVITE")
+            .map(|request| request.id)
+            .collect();
+        for request in pending {
+            self.answer(request, &Response::new(487), context, actions);
+        }
+    }
+
+    fn cancelled(
+        &mut self,
+        key: &Bytes,
+        context: Context<'_>,
+        actions: &mut Vec<Action>,
+    ) -> Option<SessionEvent> {
+        let known =
+            self.incoming.iter().find(|known| known.key == *key && known.answer.is_none())?;
+        let (leg, request) = (known.leg.clone(), known.id);
+        // RFC 3261 §9.2
+        self.answer(request, &Response::new(487), context, actions);
+        Some(SessionEvent::Cancelled { leg, request })
+    }
+
+    fn acknowledged(&mut self, ack: Message) -> Option<SessionEvent> {
+        let has_ack = |dialog: &Dialog| dialog.has_request(&ack);
+        let leg = self.legs.iter().find(|leg| leg.dialog.as_ref().is_some_and(has_ack))?;
+        let leg = leg.name.clone();
+        let number = ack.cseq().ok()?.number;
+        let answer =
+            self.incoming.iter_mut().filter(|request| request.leg == leg).find_map(|request| {
+                let answer = request.answer.as_mut().filter(|answer| answer.awaits_ack)?;
+                let response = Message::parse(answer.response.clone()).ok()?;
+                (response.cseq().ok()?.number == number).then_some(answer)
+            })?;
+        answer.awaits_ack = false;
+        Some(SessionEvent::Acknowledged { leg, message: ack })
+    }
+
+    /// One thing whose time has come; the rest follows at once, since the next deadline is past as well.
+    fn deadline(
+        &mut self,
+        context: Context<'_>,
+        actions: &mut Vec<Action>,
+    ) -> Option<SessionEvent> {
+        let is_past = |at: UnixMillis| at.saturating_add(context.kept()) <= context.now;
+        let missing = self.incoming.iter_mut().find_map(|request| {
+            let answer = request.answer.as_mut().filter(|answer| answer.awaits_ack)?;
+            is_past(answer.at).then(|| {
+                answer.awaits_ack = false;
+                request.leg.clone()
+            })
+        });
+        if let Some(name) = missing {
+            // RFC 3261 §13.3.1.4: the dialog is confirmed, but ended.
+            let leg = self.leg(&name)?;
+            leg.state = LegState::Ended;
+            if leg.bye == Bye::None {
+                leg.bye = Bye::Wanted(Silence::Silent);
+            }
+            let method = Bytes::from_static(b"ACK");
+            return Some(SessionEvent::Failed { leg: name, method, status: 408 });
+        }
+        // RFC 3261 §9.1: no answer to the cancelled INVITE; it counts as cancelled.
+        let unanswered = self.outgoing.iter().find(|request| match request.stage {
+            Stage::Cancelled { at } => is_past(at),
+            Stage::Waiting | Stage::Answered { .. } => false,
+        });
+        if let Some(branch) = unanswered.map(|request| request.branch.clone()) {
+            actions.push(Action::Abandon { branch: branch.clone() });
+            return self.failed(&branch, 487);
+        }
+        let due = self.timers.iter().filter(|(_, timer)| timer.due <= context.now);
+        let first = due.min_by_key(|(_, timer)| timer.due).map(|(name, _)| name.clone());
+        if let Some(name) = first.filter(|_| !self.is_ending) {
+            self.fired(&name, context.now);
+            return Some(SessionEvent::Timer { name });
+        }
+        (self.expires <= context.now).then_some(SessionEvent::Ending)
+    }
+
+    fn fired(&mut self, name: &str, now: UnixMillis) {
+        let Some(timer) = self.timers.get_mut(name) else { return };
+        match timer.every.map(|every| every.max(limits::TIMER_MIN)) {
+            None => {
+                self.timers.remove(name);
+            }
+            // Periods that were missed are not made up for.
+            Some(every) => {
+                let late = now.saturating_since(timer.due).as_millis() / every.as_millis().max(1);
+                let periods = u32::try_from(late).unwrap_or(u32::MAX).saturating_add(1);
+                timer.due = timer.due.saturating_add(every.saturating_mul(periods));
+            }
+        }
+    }
+
+    /// Gives a request its final answer.
+    pub(super) fn answer(
+        &mut self,
+        request: RequestId,
+        response: &Response,
+        context: Context<'_>,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(at) = self.incoming.iter().position(|known| known.id == request) else { return };
+        let known = &self.incoming[at];
+        let Ok(head) = Message::parse(known.head.clone()) else { return };
+        if known.answer.is_some() {
+            return;
+        }
+        let rendered = context.identity.responder.render(&head, response);
+        let (name, status) = (known.leg.clone(), response.status);
+        let is_invite = known.method == "INVITE";
+        let key = known.key.clone();
+        actions.push(Action::Answer { key, status, response: rendered.clone() });
+        if status < 200 {
+            return;
+        }
+        let known = &mut self.incoming[at];
+        known.head = Bytes::new();
+        known.answer = Some(Answer {
+            status,
+            response: rendered,
+            at: context.now,
+            awaits_ack: is_invite && status < 300,
+        });
+        let Some(leg) = self.leg(&name).filter(|leg| leg.state == LegState::Early) else { return };
+        leg.state = match (is_invite, status) {
+            (true, 200..=299) => LegState::Confirmed,
+            (_, _) => LegState::Ended,
+        };
+        if leg.state == LegState::Confirmed
+            && let Some(dialog) = &mut leg.dialog
+        {
+            dialog.state = sip::dialog::DialogState::Confirmed;
+        }
+    }
+
+    /// Begins a request in a dialog: its branch, and what it has in common with all others.
+    pub(super) fn in_dialog(
+        &self,
+        dialog: &Dialog,
+        method: Method<'_>,
+        cseq: u32,
+        context: Context<'_>,
+    ) -> (Bytes, RequestBuilder) {
+        let name =
+            RequestName { application: &self.application, call_id: &dialog.call_id, cseq, method };
+        let (branch, via) = context.identity.via(self.id, &name);
+        (branch, dialog.request(method, cseq, &via))
+    }
+
+    /// Puts a request into the outbox.
+    pub(super) fn send(
+        &mut self,
+        leg: Option<LegName>,
+        method: Method<'_>,
+        branch: Bytes,
+        request: Bytes,
+        silence: Silence,
+        actions: &mut Vec<Action>,
+    ) {
+        let method = Bytes::copy_from_slice(method.as_bytes());
+        actions.push(Action::Start {
+            branch: branch.clone(),
+            method: method.clone(),
+            request: request.clone(),
+        });
+        self.outgoing.push(OutgoingRequest {
+            leg,
+            method,
+            branch,
+            request,
+            stage: Stage::Waiting,
+            silence,
+            is_proceeding: false,
+        });
+    }
+}
+
+pub(super) fn failed_event((leg, method, status): (LegName, Bytes, u16)) -> SessionEvent {
+    SessionEvent::Failed { leg, method, status }
+}
+
+/// A request without what is not needed to answer it, so that it may be kept.
+fn head_of(request: &Message) -> Message {
+    let method = request.method().expect("it is a request");
+    let uri = request.request_uri().expect("it is a request");
+    let mut head = RequestBuilder::new(method, uri);
+    for (name, _, value) in request.all_fields() {
+        let is_kept = matches!(
+            name,
+            HeaderName::Via
+                | HeaderName::RecordRoute
+                | HeaderName::From
+                | HeaderName::To
+                | HeaderName::CallId
+                | HeaderName::CSeq
+                | HeaderName::Contact
+        );
+        if is_kept {
+            head = head.header(name, value);
+        }
+    }
+    Message::parse(head.build()).expect("what is built of a message's fields is a message")
+}
+
+/// For whoever repeats a 2xx: T1, doubled up to T2 (RFC 3261 §13.3.1.4).
+pub fn next_repetition(interval: Duration, t2: Duration) -> Duration {
+    (interval * 2).min(t2)
+}

@@ -1,0 +1,136 @@
+//! What follows by itself once an event is dealt with: BYEs that may leave now, the ends of legs and of the session,
+//! what need not be kept any longer.
+
+use sip::Method;
+
+use super::limits;
+use super::state::{Action, Bye, Context, IncomingRequest, Session, Silence, Stage};
+use super::{LegName, LegState, RequestId, SessionEvent};
+use crate::application::Response;
+
+impl Session {
+    /// Brings the session to rest after `event`; the last step before its commit.
+    pub fn settle(
+        &mut self,
+        event: Option<&SessionEvent>,
+        context: Context<'_>,
+        actions: &mut Vec<Action>,
+    ) {
+        if matches!(event, Some(SessionEvent::Ending)) && self.expires <= context.now {
+            self.end(context, actions);
+        }
+        self.answer_byes(context, actions);
+        self.hang_up(context, actions);
+        self.forget(context);
+        self.drop_ended_legs();
+        if self.legs.is_empty() && self.timers.is_empty() && self.failures.is_empty() {
+            self.end(context, actions);
+        }
+    }
+
+    /// Ends the session, whatever stands of it.
+    pub(super) fn end(&mut self, context: Context<'_>, actions: &mut Vec<Action>) {
+        self.is_ending = true;
+        self.attributes.clear();
+        self.timers.clear();
+        self.failures.clear();
+        self.answer_byes(context, actions);
+        let unanswered: Vec<RequestId> = self
+            .incoming
+            .iter()
+            .filter(|request| request.answer.is_none())
+            .map(|request| request.id)
+            .collect();
+        for request in unanswered {
+            self.answer(request, &Response::new(500), context, actions);
+        }
+        let legs: Vec<LegName> = self.legs.iter().map(|leg| leg.name.clone()).collect();
+        for name in legs {
+            self.cancel(&name, context, actions);
+            let Some(leg) = self.leg(&name) else { continue };
+            if leg.state == LegState::Confirmed && leg.bye == Bye::None {
+                leg.bye = Bye::Wanted(Silence::Silent);
+            }
+            leg.state = LegState::Ended;
+        }
+    }
+
+    /// A BYE that its handler left unanswered is answered 200 (RFC 3261 §15.1.2).
+    fn answer_byes(&mut self, context: Context<'_>, actions: &mut Vec<Action>) {
+        let is_open_bye =
+            |request: &&IncomingRequest| request.method == "BYE" && request.answer.is_none();
+        let byes: Vec<RequestId> =
+            self.incoming.iter().filter(is_open_bye).map(|request| request.id).collect();
+        for request in byes {
+            self.answer(request, &Response::new(200), context, actions);
+        }
+    }
+
+    /// Sends the BYEs that are wanted and may leave: a callee's not before the ACK to its 2xx, a caller's behind its
+    /// own ACK (RFC 3261 §15).
+    fn hang_up(&mut self, context: Context<'_>, actions: &mut Vec<Action>) {
+        let wanted: Vec<(LegName, Silence)> = self
+            .legs
+            .iter()
+            .filter_map(|leg| match leg.bye {
+                Bye::Wanted(silence) => Some((leg.name.clone(), silence)),
+                Bye::None | Bye::Done => None,
+            })
+            .collect();
+        for (name, silence) in wanted {
+            let awaits_ack = self.incoming.iter().any(|request| {
+                request.leg == name
+                    && request.answer.as_ref().is_some_and(|answer| answer.awaits_ack)
+            });
+            if awaits_ack {
+                continue;
+            }
+            self.acknowledge(&name, &[], None, context, actions);
+            let Some(leg) = self.leg(&name) else { continue };
+            leg.bye = Bye::Done;
+            let Some(dialog) = &mut leg.dialog else { continue };
+            let cseq = dialog.take_cseq();
+            let dialog = dialog.clone();
+            let (branch, bye) = self.in_dialog(&dialog, Method::Bye, cseq, context);
+            self.send(Some(name), Method::Bye, branch, bye.build(), silence, actions);
+        }
+    }
+
+    /// Forgets answers and INVITEs that nobody repeats any more.
+    fn forget(&mut self, context: Context<'_>) {
+        let is_kept = |at: state::UnixMillis| at.saturating_add(context.kept()) > context.now;
+        self.incoming.retain(|request| match &request.answer {
+            Some(answer) => answer.awaits_ack || is_kept(answer.at),
+            None => true,
+        });
+        let answers = self.incoming.iter().filter(|request| is_forgettable(request)).count();
+        let mut surplus = answers.saturating_sub(limits::ANSWERS_MAX);
+        self.incoming.retain(|request| {
+            let goes = surplus > 0 && is_forgettable(request);
+            surplus -= usize::from(goes);
+            !goes
+        });
+        self.outgoing.retain(|request| match request.stage {
+            Stage::Answered { at, .. } => is_kept(at) || request.is_wanted_by(&self.legs),
+            Stage::Waiting | Stage::Cancelled { .. } => true,
+        });
+    }
+
+    fn drop_ended_legs(&mut self) {
+        let (incoming, outgoing) = (&self.incoming, &self.outgoing);
+        self.legs.retain(|leg| {
+            let is_waited_for =
+                outgoing.iter().any(|request| request.is_of(&leg.name) && request.is_open())
+                    || incoming.iter().any(|request| {
+                        request.leg == leg.name
+                            && request.answer.as_ref().is_none_or(|answer| answer.awaits_ack)
+                    });
+            leg.state != LegState::Ended || matches!(leg.bye, Bye::Wanted(_)) || is_waited_for
+        });
+    }
+}
+
+/// Whether an answer may be forgotten before its time.
+fn is_forgettable(request: &IncomingRequest) -> bool {
+    request.method != "INVITE" && request.answer.is_some()
+}

@@ -1,0 +1,440 @@
+//! What a session is: everything that its next owner must know, and nothing else.
+//!
+//! The record of a session is this, encoded ([`super::codec`]); what only the present owner needs (which messages wait,
+//! when a 2xx is repeated next) lies in the shard.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sip::dialog::Dialog;
+use sip::transaction::Timers;
+use sip::{Message, Method};
+use state::UnixMillis;
+use topology::token::OwnerToken;
+use transport::Flow;
+
+use super::identity::Identity;
+use super::{
+    LegDirection, LegName, LegState, LegView, RequestId, SessionId, SessionView, TimerView,
+};
+
+/// An application session.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Session {
+    /// Its name.
+    pub id: SessionId,
+    /// Who holds it.
+    pub owner: OwnerToken,
+    pub(super) application: Box<str>,
+    pub(super) created: UnixMillis,
+    pub(super) expires: UnixMillis,
+    pub(super) attributes: BTreeMap<String, Bytes>,
+    pub(super) timers: BTreeMap<String, Timer>,
+    pub(super) legs: Vec<Leg>,
+    /// Requests from outside: unanswered, or answered lately.
+    pub(super) incoming: Vec<IncomingRequest>,
+    /// Requests of ours: without final response, or INVITEs whose 2xx may be repeated. The outbox.
+    pub(super) outgoing: Vec<OutgoingRequest>,
+    /// Requests that failed before they were sent, and of which the application is still to hear.
+    pub(super) failures: Vec<(LegName, Bytes, u16)>,
+    /// Counts requests and legs.
+    pub(super) last_ordinal: u64,
+    /// What a new leg's Max-Forwards is: one less than the initial request's.
+    pub(super) max_forwards: u8,
+    /// Told to end: nothing more is told to the application.
+    pub(super) is_ending: bool,
+}
+
+/// A timer that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Timer {
+    pub(super) due: UnixMillis,
+    pub(super) every: Option<Duration>,
+}
+
+/// One leg.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Leg {
+    pub(super) name: LegName,
+    pub(super) direction: LegDirection,
+    pub(super) state: LegState,
+    pub(super) call_id: Bytes,
+    /// None: an outgoing leg without an answer, or one that began with something else than INVITE.
+    pub(super) dialog: Option<Dialog>,
+    pub(super) bye: Bye,
+}
+
+/// Whether a leg is to be ended by a BYE of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bye {
+    /// No.
+    None,
+    /// As soon as it may leave (RFC 3261 §15: not before the ACK to our 2xx).
+    Wanted(Silence),
+    /// It is in the outbox, or answered, or the other side's came first.
+    Done,
+}
+
+/// Whether the application hears how a request of ours ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Silence {
+    /// It sent the request.
+    Told,
+    /// The container sent it of its own.
+    Silent,
+}
+
+/// A request from outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct IncomingRequest {
+    pub(super) id: RequestId,
+    pub(super) leg: LegName,
+    pub(super) method: Bytes,
+    /// By what its repetitions are known.
+    pub(super) key: Bytes,
+    /// The flow it came by.
+    pub(super) flow: Flow,
+    /// What its responses are made of; empty once it is answered.
+    pub(super) head: Bytes,
+    /// The final answer.
+    pub(super) answer: Option<Answer>,
+}
+
+/// The final answer to a request, kept for its repetitions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) response: Bytes,
+    pub(super) at: UnixMillis,
+    /// A 2xx to INVITE that is repeated until its ACK comes.
+    pub(super) awaits_ack: bool,
+}
+
+/// A request of ours.
+#[derive(Clone, Debug)]
+pub(super) struct OutgoingRequest {
+    /// None: a BYE to a fork that answered too late.
+    pub(super) leg: Option<LegName>,
+    pub(super) method: Bytes,
+    /// Names its client transaction.
+    pub(super) branch: Bytes,
+    /// Complete message.
+    pub(super) request: Bytes,
+    pub(super) stage: Stage,
+    pub(super) silence: Silence,
+    /// A provisional response has come. Not in the record: a successor that sends the request again learns it anew.
+    pub(super) is_proceeding: bool,
+}
+
+impl PartialEq for OutgoingRequest {
+    /// By what the record holds.
+    fn eq(&self, other: &Self) -> bool {
+        (&self.leg, &self.method, &self.branch, &self.request, &self.stage, self.silence)
+            == (
+                &other.leg,
+                &other.method,
+                &other.branch,
+                &other.request,
+                &other.stage,
+                other.silence,
+            )
+    }
+}
+
+/// How far a request of ours has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// No final response yet.
+    Waiting,
+    /// An INVITE that is cancelled: CANCEL leaves after the first provisional response.
+    Cancelled {
+        /// When we wanted that.
+        at: UnixMillis,
+    },
+    /// An INVITE that has its 2xx: kept for repetitions of it and for other forks.
+    Answered {
+        /// When it came.
+        at: UnixMillis,
+        /// To tag and ACK of each fork.
+        acks: Vec<(Bytes, Bytes)>,
+    },
+}
+
+/// What is done once the commit of an event stands, in this order.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Answer on the server transaction of this key; if there is none any more, it is nothing.
+    Answer {
+        /// Of the request.
+        key: Bytes,
+        /// 101–699.
+        status: u16,
+        /// Complete message.
+        response: Bytes,
+    },
+    /// Begin a client transaction.
+    Start {
+        /// Its branch.
+        branch: Bytes,
+        /// Its method.
+        method: Bytes,
+        /// Complete message.
+        request: Bytes,
+    },
+    /// Send an ACK to a 2xx, once.
+    Acknowledge {
+        /// Complete message.
+        ack: Bytes,
+    },
+    /// Cancel the INVITE of this branch, which has a provisional response.
+    Cancel {
+        /// Its branch.
+        branch: Bytes,
+    },
+    /// Forget the client transaction of this branch.
+    Abandon {
+        /// Its branch.
+        branch: Bytes,
+    },
+    /// The client transaction may have this final response: it is committed.
+    Accept {
+        /// The response.
+        response: Box<Message>,
+    },
+}
+
+/// The circumstances of a change.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// Wall clock.
+    pub now: UnixMillis,
+    /// Names that the container gives.
+    pub identity: &'a Identity,
+    /// The base timers.
+    pub timers: Timers,
+}
+
+impl Context<'_> {
+    /// 64·T1: how long an answer is kept, a 2xx is repeated, a CANCEL is waited on.
+    pub(super) fn kept(&self) -> Duration {
+        kept_for(self.timers)
+    }
+}
+
+/// 64·T1.
+fn kept_for(timers: Timers) -> Duration {
+    timers.t1 * 64
+}
+
+impl Session {
+    /// Name of the application whose it is.
+    pub fn application(&self) -> &str {
+        &self.application
+    }
+
+    /// Whether it has come to its end: nothing is left but answers for repetitions.
+    pub fn is_over(&self) -> bool {
+        self.is_ending
+            && self.legs.is_empty()
+            && !self.outgoing.iter().any(OutgoingRequest::is_open)
+    }
+
+    /// Whether something of it may have to go on when its owner dies: its record is to be found by its owner's name.
+    ///
+    /// An answer counts for 64·T1: nobody knows whether it left before its sender died, and over a stream the phone
+    /// does not ask again.
+    pub fn is_open(&self) -> bool {
+        !self.incoming.is_empty()
+            || !self.outgoing.is_empty()
+            || !self.failures.is_empty()
+            || self.legs.iter().any(|leg| matches!(leg.bye, Bye::Wanted(_)))
+    }
+
+    /// Whether a call stands: a draining container waits for its end.
+    pub fn has_calls(&self) -> bool {
+        self.legs.iter().any(|leg| leg.state != LegState::Ended)
+    }
+
+    /// When it wants to be looked at although no message comes and whoever owns it: its next timer, or its end.
+    pub fn due(&self) -> UnixMillis {
+        let timers = self.timers.values().map(|timer| timer.due);
+        timers.fold(self.expires, UnixMillis::min)
+    }
+
+    /// When its owner has to look at it next: [`due`](Self::due), an ACK or an answer to CANCEL that does not come, or
+    /// something that need not be kept any longer.
+    pub fn next_deadline(&self, timers: Timers) -> UnixMillis {
+        let answers = self.incoming.iter().filter_map(|request| request.answer.as_ref());
+        let outgoing = self.outgoing.iter().filter_map(|request| match request.stage {
+            Stage::Cancelled { at } => Some(at),
+            Stage::Answered { at, .. } if !request.is_wanted_by(&self.legs) => Some(at),
+            Stage::Waiting | Stage::Answered { .. } => None,
+        });
+        let kept = answers.map(|answer| answer.at).chain(outgoing);
+        let kept = kept.map(|at| at.saturating_add(kept_for(timers)));
+        kept.fold(if self.is_ending { UnixMillis(u64::MAX) } else { self.due() }, UnixMillis::min)
+    }
+
+    /// The session as its application sees it.
+    pub fn view(&self, now: UnixMillis) -> SessionView {
+        let timer = |(name, timer): (&String, &Timer)| TimerView {
+            name: name.clone(),
+            due: timer.due,
+            every: timer.every,
+        };
+        SessionView {
+            id: self.id,
+            now,
+            created: self.created,
+            expires: self.expires,
+            attributes: self.attributes.clone(),
+            legs: self.legs.iter().map(|leg| self.leg_view(leg)).collect(),
+            timers: self.timers.iter().map(timer).collect(),
+        }
+    }
+
+    fn leg_view(&self, leg: &Leg) -> LegView {
+        let outgoing = || self.outgoing.iter().filter(|request| request.is_of(&leg.name));
+        LegView {
+            name: leg.name.clone(),
+            direction: leg.direction,
+            state: leg.state,
+            call_id: leg.call_id.clone(),
+            unanswered: self
+                .unanswered(&leg.name)
+                .map(|request| (request.id, request.method.clone()))
+                .collect(),
+            waiting: outgoing()
+                .filter(|request| request.is_open() && request.silence == Silence::Told)
+                .map(|request| request.method.clone())
+                .collect(),
+            wants_ack: outgoing().any(|request| request.wants_ack(leg)),
+        }
+    }
+
+    pub(super) fn unanswered(&self, leg: &LegName) -> impl Iterator<Item = &IncomingRequest> {
+        let is_open = |request: &&IncomingRequest| request.answer.is_none();
+        self.incoming.iter().filter(is_open).filter(move |request| request.leg == *leg)
+    }
+
+    pub(super) fn leg(&mut self, name: &LegName) -> Option<&mut Leg> {
+        self.legs.iter_mut().find(|leg| leg.name == *name)
+    }
+
+    pub(super) fn take_ordinal(&mut self) -> u64 {
+        self.last_ordinal += 1;
+        self.last_ordinal
+    }
+
+    /// What a new owner has to do before anything else: everything that is open is sent again, under the same names.
+    pub fn resume(&self) -> Vec<Action> {
+        let start = |request: &OutgoingRequest| Action::Start {
+            branch: request.branch.clone(),
+            method: request.method.clone(),
+            request: request.request.clone(),
+        };
+        self.outgoing.iter().filter(|request| request.is_open()).map(start).collect()
+    }
+
+    /// The server transactions that a new owner has to know: those without answer, and those whose answer may not have
+    /// left before the former owner died.
+    pub fn server_transactions(&self) -> impl Iterator<Item = ServerTransactionView<'_>> {
+        self.incoming.iter().filter_map(|request| {
+            let answer = request.answer.as_ref();
+            let is_invite = Method::parse(&request.method) == Some(Method::Invite);
+            // Repeated apart from its transaction until its ACK, which says that it arrived.
+            if is_invite && answer.is_some_and(|answer| answer.status < 300) {
+                return None;
+            }
+            Some(ServerTransactionView {
+                key: &request.key,
+                is_invite,
+                flow: request.flow,
+                head: &request.head,
+                answer: answer.map(|answer| (answer.status, &answer.response)),
+            })
+        })
+    }
+
+    /// The 2xx responses that are repeated until their ACK comes, with the keys of their requests and since when.
+    pub fn unacknowledged(&self) -> impl Iterator<Item = Unacknowledged<'_>> {
+        self.incoming.iter().filter_map(|request| {
+            let answer = request.answer.as_ref().filter(|answer| answer.awaits_ack)?;
+            Some(Unacknowledged {
+                request: request.id,
+                key: &request.key,
+                flow: request.flow,
+                response: &answer.response,
+            })
+        })
+    }
+
+    /// The answer that a request got, if it is a repetition of one.
+    pub fn answer_to(&self, key: &[u8]) -> Option<(u16, &Bytes)> {
+        let request = self.incoming.iter().find(|request| request.key == key)?;
+        request.answer.as_ref().map(|answer| (answer.status, &answer.response))
+    }
+}
+
+/// A request from outside, as a successor's transaction layer has to know it.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerTransactionView<'a> {
+    /// By what its repetitions are known.
+    pub key: &'a Bytes,
+    /// Which kind of transaction it is.
+    pub is_invite: bool,
+    /// The flow it came by.
+    pub flow: Flow,
+    /// The request without what is not needed for answers; empty when it is answered.
+    pub head: &'a Bytes,
+    /// Its final answer: status and complete message.
+    pub answer: Option<(u16, &'a Bytes)>,
+}
+
+/// A 2xx whose ACK has not come.
+#[derive(Clone, Copy, Debug)]
+pub struct Unacknowledged<'a> {
+    /// The INVITE.
+    pub request: RequestId,
+    /// Its key.
+    pub key: &'a Bytes,
+    /// The flow it came by.
+    pub flow: Flow,
+    /// Complete message.
+    pub response: &'a Bytes,
+}
+
+impl OutgoingRequest {
+    /// Whether its final response has not come.
+    pub(super) fn is_open(&self) -> bool {
+        match self.stage {
+            Stage::Waiting | Stage::Cancelled { .. } => true,
+            Stage::Answered { .. } => false,
+        }
+    }
+
+    pub(super) fn is_of(&self, leg: &LegName) -> bool {
+        self.leg.as_ref() == Some(leg)
+    }
+
+    pub(super) fn is_invite(&self) -> bool {
+        Method::parse(&self.method) == Some(Method::Invite)
+    }
+
+    /// Whether one of the legs is still to acknowledge it.
+    pub(super) fn is_wanted_by(&self, legs: &[Leg]) -> bool {
+        legs.iter().any(|leg| self.wants_ack(leg))
+    }
+
+    /// Whether the 2xx that `leg` stands on was not acknowledged yet.
+    pub(super) fn wants_ack(&self, leg: &Leg) -> bool {
+        let tag = leg.dialog.as_ref().map_or(&b""[..], Dialog::remote_tag);
+        match &self.stage {
+            Stage::Answered { acks, .. } => {
+                self.is_of(&leg.name) && !acks.iter().any(|(acknowledged, _)| acknowledged == tag)
+            }
+            Stage::Waiting | Stage::Cancelled { .. } => false,
+        }
+    }
+}

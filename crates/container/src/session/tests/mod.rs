@@ -1,0 +1,10 @@
+//! Sessions step by step. After every step the session is what its record says: every test is one of takeovers, too.
+
+#![allow(clippy::unwrap_used)]
+
+mod bench;
+mod duties;
+mod rules;
+mod takeover;
+
+use bench::{Bench, call, invite, ok, response_to};
