@@ -233,12 +233,14 @@ impl Shard {
         self.edges.down(link);
         self.offers_withdrawn(link);
         // A datagram is repeated by its transaction, by another edge; a stream dies with its edge.
-        let lost: Vec<ClientId> = self
+        let mut lost: Vec<ClientId> = self
             .clients
             .iter()
             .filter(|(_, sending)| sending.dies_with(link))
             .map(|(client, _)| *client)
             .collect();
+        // In the order of their beginning, not of the table: what a shard does depends on its events alone.
+        lost.sort_unstable();
         for client in lost {
             self.transactions.request_failed(client, SendError::FlowGone, now, &mut self.pending);
         }

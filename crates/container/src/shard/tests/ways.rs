@@ -38,6 +38,31 @@ fn datagram_is_repeated_by_another_edge_and_stream_dies_when_its_link_does() {
 }
 
 #[test]
+fn streams_that_die_with_a_link_fail_in_the_order_of_their_beginning() {
+    let mut bench = Bench::new();
+    for number in 0..8 {
+        bench.incoming(request("MESSAGE", &format!("n{number}"), ""));
+        bench.done(target("sip:bob@198.51.100.8;transport=tcp"));
+    }
+    bench.effects.clear();
+    bench.link_down(1);
+    let branches: Vec<String> = bench
+        .effects
+        .iter()
+        .filter_map(|effect| match effect {
+            ShardEffect::Send { frame: LinkFrame::Outgoing { bytes, .. }, .. } => {
+                let response = Message::parse(bytes.clone()).unwrap();
+                let via = response.top_via().unwrap();
+                Some(String::from_utf8_lossy(via.branch().unwrap()).into_owned())
+            }
+            _ => None,
+        })
+        .collect();
+    let expected: Vec<String> = (0..8).map(|number| format!("z9hG4bKn{number}")).collect();
+    assert_eq!(branches, expected);
+}
+
+#[test]
 fn datagram_under_way_waits_for_its_edge_to_be_revived() {
     let mut bench = Bench::new();
     bench.incoming(request("INVITE", "aaa", ""));
