@@ -37,7 +37,7 @@ mod intake;
 mod link;
 mod links;
 mod mailbox;
-mod opening;
+pub mod opening;
 mod outbound;
 mod outstanding;
 mod peers;

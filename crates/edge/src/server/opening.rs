@@ -18,7 +18,7 @@ const PATIENCE_WITH_OTHERS: Duration = Duration::from_millis(200);
 
 /// Whether a worker reads its sockets already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Opening {
+pub enum Opening {
     /// Not yet; at this moment whatever comes.
     Closed {
         /// When patience is over.
@@ -30,13 +30,13 @@ pub(super) enum Opening {
 
 impl Opening {
     /// A worker that has just started.
-    pub(super) fn new(now: Instant) -> Opening {
+    pub fn new(now: Instant) -> Opening {
         Opening::Closed { until: now + PATIENCE }
     }
 
     /// Opens when everybody serves, nobody is expected to, or patience is over; true in that moment
     /// only.
-    pub(super) fn look(&mut self, serves: Serves, now: Instant) -> bool {
+    pub fn look(&mut self, serves: Serves, now: Instant) -> bool {
         let Opening::Closed { until } = self else { return false };
         match serves {
             Serves::Everybody | Serves::Nobody => {}
@@ -56,7 +56,7 @@ impl Opening {
     }
 
     /// When to look again whatever happens.
-    pub(super) fn deadline(self) -> Option<Instant> {
+    pub fn deadline(self) -> Option<Instant> {
         match self {
             Opening::Closed { until } => Some(until),
             Opening::Open => None,
@@ -66,7 +66,7 @@ impl Opening {
 
 /// What a worker knows of containers and peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Serves {
+pub enum Serves {
     /// One of them accepts new work, and all that the manager calls ready are open.
     Everybody,
     /// One of them accepts new work, another that is ready is not open yet.
