@@ -30,6 +30,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("manager", &["config", "topology", "transport"]),
     ("phone", &["sip"]),
     ("demo", &["sip", "container", "phone", "topology"]),
+    (
+        "simulator",
+        &["sip", "transport", "topology", "state", "edge", "container", "registrar", "manager"],
+    ),
     ("testbed", &["sip"]),
     (
         "outlast",
@@ -262,9 +266,10 @@ fn no_grab_bags_and_no_overlong_files() {
 }
 
 #[test]
-fn only_tests_use_the_testbed_and_nothing_uses_the_binary() {
+fn only_tests_use_testbed_and_simulator_and_nothing_uses_the_binary() {
     for (package, uses) in dependencies() {
         assert!(!uses.contains("testbed"), "{package} ships the testbed");
+        assert!(!uses.contains("simulator"), "{package} ships the simulator");
         assert!(!uses.contains("outlast"), "{package} uses the binary");
     }
 }

@@ -1,0 +1,583 @@
+//! An edge: the production forwarder, routing table, opening and link ends, turned by virtual time instead of a poll.
+//!
+//! One turn does what a turn of the edge's worker does, in the same order: views, links, opening, datagrams, what is
+//! due, then everything is written. Its UDP socket belongs to the node, as the guardian keeps it: what came while no
+//! edge lived is read by the next one. Deliberately absent: TCP, several workers, plain SIP peers.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use edge::flow_token::{FlowToken, TokenKind};
+use edge::forward::{self, Arrival, Attempt, Decision, Hop, Keys, NatTraversal, Source, View};
+use edge::keep_alive::NAT_KEEP_ALIVE;
+use edge::server::opening::{Opening, Serves};
+use edge::{Listener, Listeners};
+use sip::{Frame, Message};
+use topology::{
+    Accepting, HeartbeatSettings, Incarnation, KeyRing, ProcessName, ProcessState, RouteState,
+    RoutingChange, RoutingTable, TopologyView,
+};
+use transport::link::{
+    Accepting as LinkAccepting, Destination, EdgeAddress, LinkFrame, LinkReceiver, LinkSender,
+    SendError,
+};
+use transport::{Flow, Transport};
+
+use crate::network::Datagram;
+use crate::schedule::Moment;
+use crate::streams::{LifeId, Read, Side, StreamId, Streams};
+use crate::trace::Trace;
+use crate::word::{Finding, Turned, Word};
+
+/// As the edge's links have it.
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+const TICK: Duration = Duration::from_millis(500);
+
+/// What an edge has to work with in one turn.
+pub struct Surroundings<'a> {
+    /// Virtual time.
+    pub now: Moment,
+    /// The same as the production code wants it.
+    pub instant: Instant,
+    /// The links.
+    pub streams: &'a mut Streams,
+    /// The story.
+    pub trace: &'a mut Trace,
+    /// The datagrams of its socket.
+    pub socket: &'a mut VecDeque<Datagram>,
+    /// What it sends.
+    pub sent: &'a mut Vec<Datagram>,
+    /// What it tells the manager.
+    pub found: &'a mut Vec<Finding>,
+}
+
+/// What an edge is told at its start.
+#[derive(Debug, Clone)]
+pub struct EdgeStart {
+    /// Which life of which process.
+    pub life: LifeId,
+    /// Its name.
+    pub name: ProcessName,
+    /// Its incarnation.
+    pub incarnation: Incarnation,
+    /// Where it listens, by UDP.
+    pub address: SocketAddr,
+    /// The node's keys.
+    pub keys: KeyRing,
+    /// How containers ping.
+    pub heartbeat: HeartbeatSettings,
+}
+
+struct Link {
+    name: ProcessName,
+    stream: Option<StreamId>,
+    sender: LinkSender,
+    receiver: LinkReceiver,
+    answered: Option<Incarnation>,
+    backoff: Duration,
+    /// Next connect while there is no stream, else the end of patience for the hello's answer.
+    due: Moment,
+}
+
+/// One life of an edge.
+pub struct EdgeProcess {
+    start: EdgeStart,
+    listeners: Listeners,
+    keys: Keys,
+    other_edges: Vec<SocketAddr>,
+    named: Vec<ProcessName>,
+    ready: Vec<ProcessName>,
+    routing: RoutingTable,
+    links: Vec<Link>,
+    opening: Opening,
+    next_probe: Moment,
+    probes: u64,
+    scratch: BytesMut,
+    seed: u64,
+}
+
+impl EdgeProcess {
+    /// An edge that has just been spawned and welcomed with a view.
+    pub fn new(start: EdgeStart, view: &TopologyView, around: &mut Surroundings<'_>) -> Self {
+        let mut edge = EdgeProcess {
+            listeners: Listeners::new(vec![Listener::direct(Transport::Udp, start.address)]),
+            keys: Keys::derive(&start.keys),
+            other_edges: Vec::new(),
+            named: Vec::new(),
+            ready: Vec::new(),
+            routing: RoutingTable::new(start.heartbeat),
+            links: Vec::new(),
+            opening: Opening::new(around.instant),
+            next_probe: around.now,
+            probes: 0,
+            scratch: BytesMut::new(),
+            seed: start.incarnation.0,
+            start,
+        };
+        edge.take_view(view, around);
+        edge
+    }
+
+    /// Does everything that is ready.
+    pub fn turn(&mut self, words: Vec<Word>, around: &mut Surroundings<'_>) -> Turned {
+        let mut turned = Turned::GoesOn;
+        for word in words {
+            match word {
+                Word::View(view) => self.take_view(&view, around),
+                Word::Keys(keys) => self.keys = Keys::derive(&keys),
+                // Without streams nothing is left of it.
+                Word::Drain(_) | Word::Stop => turned = Turned::Ends,
+            }
+        }
+        for place in 0..self.links.len() {
+            self.read_link(place, around);
+        }
+        if self.open(around) && turned == Turned::GoesOn {
+            turned = Turned::Serves;
+        }
+        if self.opening == Opening::Open {
+            while let Some(datagram) = around.socket.pop_front() {
+                self.datagram(datagram, around);
+            }
+        }
+        let mut changes = Vec::new();
+        self.routing.tick(around.instant, &mut changes);
+        self.follow(&changes, around);
+        self.tick_links(around);
+        self.tick_probes(around);
+        self.flush(around);
+        turned
+    }
+
+    /// When it wants its next turn whatever happens.
+    pub fn next_turn(&self, around_now: Moment, instant: Instant) -> Moment {
+        let until = |deadline: Instant| around_now + deadline.saturating_duration_since(instant);
+        let links = self
+            .links
+            .iter()
+            .filter(|link| link.stream.is_none() || link.answered.is_none())
+            .filter(|link| link.stream.is_some() || self.named.contains(&link.name))
+            .map(|link| link.due);
+        [self.routing.next_deadline(), self.opening.deadline()]
+            .into_iter()
+            .flatten()
+            .map(until)
+            .chain(links)
+            .chain([self.next_probe])
+            .fold(around_now + TICK, Duration::min)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.start.address
+    }
+
+    /// What it still holds although everything is over; None: it is at rest.
+    pub fn left(&self) -> Option<String> {
+        let untaken: usize = self.links.iter().map(|link| link.sender.untaken_count()).sum();
+        let routes = self.routing.buckets().candidates().len();
+        let is_at_rest =
+            untaken == 0 && routes == self.named.len() && self.opening == Opening::Open;
+        (!is_at_rest).then(|| format!("{untaken} untaken, {routes} routes of {}", self.named.len()))
+    }
+
+    fn view(&self) -> View<'_> {
+        View {
+            listeners: &self.listeners,
+            routing: &self.routing,
+            peers: &[],
+            other_edges: &self.other_edges,
+            keys: &self.keys,
+            nat_traversal: NatTraversal::On,
+        }
+    }
+
+    fn take_view(&mut self, view: &TopologyView, around: &mut Surroundings<'_>) {
+        let mut changes = Vec::new();
+        self.routing.notification(view, around.instant, &mut changes);
+        let others = view.edges().filter(|edge| edge.name != self.start.name);
+        self.other_edges =
+            others.flat_map(|edge| edge.addresses.iter().map(|address| address.own)).collect();
+        self.other_edges.sort_unstable();
+        let containers = || view.containers().filter(|container| container.link.is_some());
+        self.named = containers().map(|container| container.name.clone()).collect();
+        let is_ready = |state| matches!(state, ProcessState::Ready | ProcessState::Draining);
+        self.ready = containers()
+            .filter(|container| is_ready(container.state))
+            .map(|container| container.name.clone())
+            .collect();
+        for name in self.named.clone() {
+            match self.links.iter_mut().find(|link| link.name == name) {
+                Some(link) => {
+                    link.backoff = BACKOFF_MIN;
+                    if link.stream.is_none() {
+                        link.due = around.now;
+                    }
+                }
+                None => self.links.push(Link {
+                    name,
+                    stream: None,
+                    sender: LinkSender::new(),
+                    receiver: LinkReceiver::new(),
+                    answered: None,
+                    backoff: BACKOFF_MIN,
+                    due: around.now,
+                }),
+            }
+        }
+        self.follow(&changes, around);
+    }
+
+    fn open(&mut self, around: &Surroundings<'_>) -> bool {
+        if self.opening == Opening::Open {
+            return false;
+        }
+        let is_open = |name: &ProcessName| {
+            self.routing.route(name).is_some_and(|route| route.state != RouteState::Closed)
+        };
+        let serves = match (self.routing.buckets().is_empty(), self.named.is_empty()) {
+            (true, true) => Serves::Nobody,
+            (true, false) => Serves::Expected,
+            (false, _) if self.ready.iter().all(is_open) => Serves::Everybody,
+            (false, _) => Serves::Somebody,
+        };
+        self.opening.look(serves, around.instant)
+    }
+
+    fn datagram(&mut self, datagram: Datagram, around: &mut Surroundings<'_>) {
+        let flow = Flow::new(Transport::Udp, datagram.to, datagram.from);
+        let Some(Frame::Message(bytes)) = sip::framer::datagram(datagram.bytes) else { return };
+        let Ok(message) = Message::parse(bytes) else { return };
+        let source = if self.other_edges.binary_search(&flow.remote).is_ok() {
+            Source::OtherEdge
+        } else {
+            Source::Outside
+        };
+        let mut attempt = Attempt::First;
+        loop {
+            let seed = self.next_seed();
+            let arrival = Arrival { message: &message, flow, source, attempt, seed };
+            let mut scratch = std::mem::take(&mut self.scratch);
+            let decision = forward::from_outside(&arrival, &self.view(), &mut scratch);
+            self.scratch = scratch;
+            match decision {
+                Decision::Offer { container, bytes } => {
+                    if self.offer(container, flow, 0, &bytes, around) {
+                        return;
+                    }
+                    attempt = attempt.next();
+                }
+                other => return carry_out(other, around),
+            }
+        }
+    }
+
+    fn offer(
+        &mut self,
+        container: usize,
+        flow: Flow,
+        hops: u8,
+        bytes: &Bytes,
+        around: &mut Surroundings<'_>,
+    ) -> bool {
+        let name = self.routing.routes()[container].name.clone();
+        let link = self.links.iter_mut().find(|link| link.name == name);
+        let is_offered = link
+            .filter(|link| link.answered.is_some())
+            .is_some_and(|link| link.sender.try_send_incoming(flow, hops, bytes.clone()).is_ok());
+        if is_offered {
+            self.routing.asked(container, around.instant);
+        }
+        let word = if is_offered { "offered" } else { "not offered" };
+        around.trace.message(format_args!("{} to {name}", self.start.name), word, bytes);
+        is_offered
+    }
+
+    fn tick_links(&mut self, around: &mut Surroundings<'_>) {
+        for place in 0..self.links.len() {
+            let link = &self.links[place];
+            if link.due > around.now || link.answered.is_some() {
+                continue;
+            }
+            if link.stream.is_some() {
+                self.lose_link(place, around); // its hello was not answered
+                continue;
+            }
+            if !self.named.contains(&link.name) {
+                continue;
+            }
+            let hello = self.hello();
+            let link = &mut self.links[place];
+            link.due = around.now + link.backoff;
+            link.backoff = (link.backoff * 2).min(BACKOFF_MAX);
+            let Some(stream) = around.streams.connect(self.start.life, &link.name, around.now)
+            else {
+                continue;
+            };
+            link.sender = LinkSender::new();
+            link.receiver = LinkReceiver::new();
+            link.sender.try_send(&hello).expect("a hello fits an empty link");
+            link.stream = Some(stream);
+            link.due = around.now + HELLO_TIMEOUT;
+        }
+    }
+
+    fn hello(&self) -> LinkFrame {
+        let addresses = self.listeners.iter().map(|listener| EdgeAddress {
+            transport: listener.transport,
+            own: listener.own,
+            public: listener.public_text().to_owned(),
+        });
+        LinkFrame::Hello {
+            peer_name: self.start.name.0.clone(),
+            incarnation: self.start.incarnation.0,
+            worker: 0,
+            addresses: addresses.collect(),
+        }
+    }
+
+    fn read_link(&mut self, place: usize, around: &mut Surroundings<'_>) {
+        let Some(stream) = self.links[place].stream else { return };
+        let has_ended = loop {
+            match around.streams.read(stream, Side::Edge, around.now) {
+                Read::Bytes(bytes) => self.links[place].receiver.push(&bytes),
+                Read::Nothing => break false,
+                Read::Ended => break true,
+            }
+        };
+        while self.links[place].stream == Some(stream) {
+            match self.links[place].receiver.next_frame() {
+                Ok(Some(frame)) => self.frame(place, frame, around),
+                Ok(None) => break,
+                Err(error) => panic!("a container wrote what is no frame: {error}"),
+            }
+        }
+        if has_ended && self.links[place].stream == Some(stream) {
+            self.lose_link(place, around);
+        }
+    }
+
+    fn frame(&mut self, place: usize, frame: LinkFrame, around: &mut Surroundings<'_>) {
+        let mut changes = Vec::new();
+        let name = self.links[place].name.clone();
+        match frame {
+            LinkFrame::HelloAnswer { incarnation, .. } => {
+                let incarnation = Incarnation(incarnation);
+                self.links[place].answered = Some(incarnation);
+                self.links[place].backoff = BACKOFF_MIN;
+                self.routing.link_up(&name, incarnation, around.instant, &mut changes);
+            }
+            LinkFrame::Taken { up_to } => {
+                self.links[place].sender.taken(up_to);
+                self.answered(place, around.instant, &mut changes);
+            }
+            LinkFrame::ProbeAnswer { .. } => self.answered(place, around.instant, &mut changes),
+            LinkFrame::HandOn { to, hops, flow, bytes } => {
+                // Whoever sent it repeats it.
+                if let Ok(owner) = forward::hand_on(Incarnation(to), hops, &self.view()) {
+                    self.offer(owner, flow, hops + 1, &bytes, around);
+                }
+            }
+            LinkFrame::Outgoing { id, destination, bytes } => {
+                self.send_for_container(place, id, destination, bytes, around);
+            }
+            LinkFrame::KeepAlive { flow_token } => {
+                self.keep_flow_alive(&flow_token, around);
+            }
+            LinkFrame::Heartbeat { incarnation, accepting, load } => {
+                let accepting = match accepting {
+                    LinkAccepting::Accepting => Accepting::Accepting,
+                    LinkAccepting::Draining => Accepting::Draining,
+                };
+                let (life, now) = (Incarnation(incarnation), around.instant);
+                self.routing.heartbeat(&name, life, accepting, load, now, &mut changes);
+            }
+            LinkFrame::Hello { .. }
+            | LinkFrame::Incoming(_)
+            | LinkFrame::SendFailed { .. }
+            | LinkFrame::Probe { .. } => {
+                panic!("a container sent an edge's frame")
+            }
+        }
+        self.follow(&changes, around);
+    }
+
+    fn answered(&mut self, place: usize, now: Instant, changes: &mut Vec<RoutingChange>) {
+        let link = &self.links[place];
+        if let Some(incarnation) = link.answered {
+            self.routing.answered(&link.name, incarnation, now, changes);
+        }
+    }
+
+    /// Probes all containers when it is time, and repeats what is known of those that do not answer.
+    fn tick_probes(&mut self, around: &mut Surroundings<'_>) {
+        if around.now < self.next_probe {
+            return;
+        }
+        self.next_probe = around.now + self.start.heartbeat.interval;
+        self.probes += 1;
+        let probe = LinkFrame::Probe { id: self.probes };
+        for link in &mut self.links {
+            let place = link.answered.and_then(|life| self.routing.linked(life));
+            if let Some(place) = place {
+                // A probe that found no room is a question too: nobody reads what is before it.
+                let _ = link.sender.try_send(&probe);
+                self.routing.asked(place, around.instant);
+            }
+        }
+        for (name, incarnation) in self.routing.unresponsive() {
+            let name = name.clone();
+            around.found.push(Finding { name, incarnation, responds: false });
+        }
+    }
+
+    fn send_for_container(
+        &mut self,
+        place: usize,
+        id: u64,
+        destination: Destination,
+        bytes: Bytes,
+        around: &mut Surroundings<'_>,
+    ) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let decision = match Message::parse(bytes) {
+            Ok(message) => forward::from_link(&message, destination, &self.view(), &mut scratch),
+            Err(_) => Err(SendError::Refused),
+        };
+        self.scratch = scratch;
+        let error = match decision {
+            Ok(Decision::Offer { .. } | Decision::Drop(_)) => SendError::Refused,
+            Ok(decision) => return carry_out(decision, around),
+            Err(error) => error,
+        };
+        // At the bound it is lost, and the container's own timers notice.
+        let _ = self.links[place].sender.try_send(&LinkFrame::SendFailed { id, error });
+    }
+
+    fn keep_flow_alive(&self, token: &[u8], around: &mut Surroundings<'_>) {
+        if let Ok(token) = FlowToken::decode(token, &self.keys.flow)
+            && token.kind == TokenKind::Flow
+        {
+            let Flow { local, remote, .. } = token.flow;
+            around.sent.push(Datagram { from: local, to: remote, bytes: NAT_KEEP_ALIVE });
+        }
+    }
+
+    /// A route that closes takes its link with it: what the container did not take goes to the next one.
+    fn follow(&mut self, changes: &[RoutingChange], around: &mut Surroundings<'_>) {
+        for change in changes {
+            match change {
+                RoutingChange::Closed { name, incarnation, .. } => {
+                    let is_named =
+                        |link: &Link| link.name == *name && link.answered == Some(*incarnation);
+                    if let Some(place) = self.links.iter().position(is_named) {
+                        self.lose_link(place, around);
+                    }
+                }
+                RoutingChange::Unresponsive { name, incarnation } => {
+                    let (name, incarnation) = (name.clone(), *incarnation);
+                    around.found.push(Finding { name, incarnation, responds: false });
+                }
+                RoutingChange::Responsive { name, incarnation } => {
+                    let (name, incarnation) = (name.clone(), *incarnation);
+                    around.found.push(Finding { name, incarnation, responds: true });
+                }
+                RoutingChange::Opened { .. } => {}
+            }
+        }
+    }
+
+    fn lose_link(&mut self, place: usize, around: &mut Surroundings<'_>) {
+        let link = &mut self.links[place];
+        let (name, answered) = (link.name.clone(), link.answered.take());
+        if let Some(stream) = link.stream.take() {
+            around.streams.close(stream, Side::Edge, around.now);
+        }
+        link.due = around.now + link.backoff;
+        link.receiver = LinkReceiver::new();
+        let untaken: Vec<_> = link.sender.drain_untaken().collect();
+        if let Some(incarnation) = answered {
+            let mut changes = Vec::new();
+            self.routing.link_down(&name, incarnation, around.instant, &mut changes);
+            self.follow(&changes, around);
+        }
+        for kept in untaken {
+            if let Ok(message) = Message::parse(kept.bytes) {
+                self.offer_again(&message, kept.flow, kept.hops, around);
+            }
+        }
+    }
+
+    fn offer_again(
+        &mut self,
+        message: &Message,
+        flow: Flow,
+        hops: u8,
+        around: &mut Surroundings<'_>,
+    ) {
+        let mut attempt = Attempt::First;
+        loop {
+            let seed = self.next_seed();
+            let mut scratch = std::mem::take(&mut self.scratch);
+            let decision = forward::offer_again(message, attempt, seed, &self.view(), &mut scratch);
+            self.scratch = scratch;
+            match decision {
+                Decision::Offer { container, bytes } => {
+                    if self.offer(container, flow, hops, &bytes, around) {
+                        return;
+                    }
+                    attempt = attempt.next();
+                }
+                other => return carry_out(other, around),
+            }
+        }
+    }
+
+    /// Writes every link; what the end of one brings about is written as well.
+    fn flush(&mut self, around: &mut Surroundings<'_>) {
+        loop {
+            let mut lost = None;
+            for (place, link) in self.links.iter_mut().enumerate() {
+                let Some(stream) = link.stream else { continue };
+                let unwritten = link.sender.unwritten();
+                if unwritten.is_empty() {
+                    continue;
+                }
+                match around.streams.write(stream, Side::Edge, unwritten, around.now) {
+                    Some(count) => link.sender.written(count),
+                    None => lost = lost.or(Some(place)),
+                }
+            }
+            match lost {
+                Some(place) => self.lose_link(place, around),
+                None => return,
+            }
+        }
+    }
+
+    fn next_seed(&mut self) -> u64 {
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.seed
+    }
+}
+
+/// Sends what is sent without asking anybody again.
+fn carry_out(decision: Decision, around: &mut Surroundings<'_>) {
+    match decision {
+        Decision::Reply { hop, bytes, .. } | Decision::Send { hop, bytes } => match hop {
+            Hop::Datagram { local, remote } => {
+                around.sent.push(Datagram { from: local, to: remote, bytes });
+            }
+            Hop::Connection { .. } | Hop::Connect { .. } => {
+                panic!("nobody in this world speaks TCP")
+            }
+        },
+        Decision::SendToPeer { .. } => panic!("nobody in this world is a plain SIP peer"),
+        Decision::Drop(_) => {}
+        Decision::Offer { .. } => unreachable!("offers are carried out by their askers"),
+    }
+}

@@ -1,0 +1,251 @@
+//! What must hold in every world, whatever fails.
+//!
+//! | invariant | looked at |
+//! |---|---|
+//! | no acknowledged binding is lost | at each commit, and at the end |
+//! | the phone of a callee rings once for a call | at each INVITE that a phone gets |
+//! | a record of a set-up or session, taken over from a life, is never written by that life again | at each commit |
+//! | who picks up is connected | when a callee gives up waiting for the ACK |
+//! | every request of a phone is answered | while nothing fails |
+//! | every call is over at both ends | at the end |
+//! | nothing is left: transactions, untaken messages, questions to the store | at the end |
+//! | every user can be called | after everything failed |
+//!
+//! What a seed's faults may cost is said in [`Promises`]: as little as the code as it stands promises.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use futures_util::FutureExt;
+use registrar::registrations;
+use state::engine::fake::FakeStore;
+use state::{Key, UnixMillis};
+
+use crate::phone::{CallName, Observation, Outcome};
+use crate::scenario::{CALM, ENCORE, Kind, REGISTERING_AGAIN, Scenario};
+use crate::schedule::Moment;
+use crate::store::Applied;
+use crate::streams::LifeId;
+
+/// Something that must never happen, and did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// When.
+    pub at: Moment,
+    /// What.
+    pub what: String,
+    /// The call or phone that it happened to, by which the story is searched.
+    pub about: Option<String>,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.6} s: {}", self.at.as_secs_f64(), self.what)
+    }
+}
+
+/// What is promised although the faults of a seed come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Promises {
+    /// The callee rings once, and who picks up is connected.
+    pub calls_stand: bool,
+    /// Nobody is told of a fault: no 5xx, no time-out.
+    pub faults_are_hidden: bool,
+}
+
+impl Promises {
+    /// The promises of the code as it stands.
+    pub fn of(scenario: &Scenario) -> Promises {
+        let kinds = scenario.kinds();
+        let has = |kind| kinds.contains(&kind);
+        // Until set-up records come, a call set-up lives and dies with its container.
+        let calls_stand = !has(Kind::Container) && !has(Kind::SlowStore);
+        Promises { calls_stand, faults_are_hidden: kinds.is_empty() }
+    }
+}
+
+/// An acknowledged binding.
+#[derive(Debug, Clone)]
+struct Binding {
+    contact: String,
+    until: Moment,
+}
+
+/// Those who watch.
+#[derive(Debug)]
+pub struct Invariants {
+    promises: Promises,
+    bindings: BTreeMap<usize, Binding>,
+    callers: BTreeMap<CallName, Option<Outcome>>,
+    /// The lives that have written a record, in the order of their first write.
+    writers: BTreeMap<Key, Vec<LifeId>>,
+    violations: Vec<Violation>,
+}
+
+impl Invariants {
+    /// Watches a world in which nothing has happened yet.
+    pub fn new(promises: Promises) -> Invariants {
+        Invariants {
+            promises,
+            bindings: BTreeMap::new(),
+            callers: BTreeMap::new(),
+            writers: BTreeMap::new(),
+            violations: Vec::new(),
+        }
+    }
+
+    /// What went wrong so far.
+    pub fn violations(&self) -> &[Violation] {
+        &self.violations
+    }
+
+    /// Something went wrong.
+    pub fn violated(&mut self, at: Moment, what: impl Into<String>) {
+        self.violations.push(Violation { at, what: what.into(), about: None });
+    }
+
+    /// Something went wrong with a call, a phone or a record, whose name the story holds.
+    pub fn violated_by(&mut self, at: Moment, about: &str, what: impl Into<String>) {
+        let about = Some(about.to_owned());
+        self.violations.push(Violation { at, what: what.into(), about });
+    }
+
+    /// A call begins.
+    pub fn call_begins(&mut self, call: CallName) {
+        self.callers.insert(call, None);
+    }
+
+    /// A call is not over although everything is.
+    pub fn call_never_ends(&mut self, now: Moment, call: &CallName, phone: &str) {
+        if self.promises.calls_stand || call.starts_with("encore") {
+            self.violated_by(now, call, format!("{call} never ends at {phone}"));
+        }
+    }
+
+    /// How a call ended for its caller; None: it has not.
+    pub fn outcome(&self, call: &CallName) -> Option<Outcome> {
+        self.callers.get(call).copied().flatten()
+    }
+
+    /// A phone of that place and contact has observed something.
+    pub fn observed(
+        &mut self,
+        now: Moment,
+        (place, contact): (usize, &str),
+        observation: &Observation,
+    ) {
+        match observation {
+            Observation::Registered { until } => {
+                let binding = Binding { contact: contact.to_owned(), until: *until };
+                self.bindings.insert(place, binding);
+            }
+            Observation::BindingMissing => {
+                self.violated(now, format!("a 200 to REGISTER does not list {contact}"));
+            }
+            Observation::RequestEnded { method, began, status } => {
+                self.request_ended(now, contact, method, *began, *status);
+            }
+            Observation::RangAgain { call, branch, second } if self.promises.calls_stand => {
+                let what = format!("{contact} rang twice for {call}: {branch}, then {second}");
+                self.violated_by(now, call, what);
+            }
+            Observation::CalledOver { call, is_unacknowledged: true }
+                if self.promises.calls_stand && self.outcome(call) != Some(Outcome::TimedOut) =>
+            {
+                let what = format!("{contact} picked up {call} and nobody was there");
+                self.violated_by(now, call, what);
+            }
+            Observation::CallingOver { call, outcome } => {
+                self.callers.insert(call.clone(), Some(*outcome));
+                self.calling_over(now, call, *outcome);
+            }
+            Observation::RangAgain { .. }
+            | Observation::Rang { .. }
+            | Observation::PickedUp { .. }
+            | Observation::Acknowledged { .. }
+            | Observation::CalledOver { .. } => {}
+        }
+    }
+
+    /// A batch was applied: whoever was taken over from must not write any more, and no binding may be missing.
+    pub fn applied(
+        &mut self,
+        now: Moment,
+        applied: &Applied,
+        engine: &FakeStore,
+        wall: UnixMillis,
+    ) {
+        for (key, _) in &applied.writes {
+            if !matches!(key.space.as_str(), "setup" | "session") {
+                continue;
+            }
+            let writers = self.writers.entry(key.clone()).or_default();
+            if writers.last() == Some(&applied.by) {
+                continue;
+            }
+            let is_back = writers.contains(&applied.by);
+            writers.push(applied.by);
+            if is_back {
+                let what = format!("{key} has two owners that both commit: {writers:?}");
+                self.violated(now, what);
+            }
+        }
+        if applied.writes.iter().any(|(key, _)| key.space == registrar::bindings::SPACE) {
+            self.bindings_stand(now, engine, wall);
+        }
+    }
+
+    /// Every acknowledged binding is in the store.
+    pub fn bindings_stand(&mut self, now: Moment, engine: &FakeStore, wall: UnixMillis) {
+        let promised = self.bindings.values().filter(|binding| binding.until > now);
+        let promised: Vec<Binding> = promised.cloned().collect();
+        let stored =
+            registrations(engine, wall).now_or_never().expect("the engine answers at once");
+        let stored = match stored {
+            Ok(stored) => stored,
+            Err(error) => {
+                return self.violated(now, format!("the bindings cannot be read: {error}"));
+            }
+        };
+        for binding in promised {
+            if !stored.iter().any(|stored| stored.contact == binding.contact) {
+                let what = format!("the acknowledged binding {} is lost", binding.contact);
+                self.violated(now, what);
+            }
+        }
+    }
+
+    fn request_ended(
+        &mut self,
+        now: Moment,
+        contact: &str,
+        method: &str,
+        began: Moment,
+        status: Option<u16>,
+    ) {
+        let heals_by = CALM + Moment::from_secs(10);
+        let is_healed = began >= heals_by;
+        match status {
+            None if is_healed => {
+                self.violated(now, format!("{method} of {contact} was not answered in the calm"));
+            }
+            None if self.promises.faults_are_hidden => {
+                self.violated(now, format!("{method} of {contact} was not answered"));
+            }
+            Some(status) if method == "REGISTER" && status != 200 && began >= REGISTERING_AGAIN => {
+                self.violated(now, format!("REGISTER of {contact} got {status} in the calm"));
+            }
+            Some(status @ 500..600) if self.promises.faults_are_hidden => {
+                self.violated(now, format!("{method} of {contact} got {status}"));
+            }
+            Some(_) | None => {}
+        }
+    }
+
+    fn calling_over(&mut self, now: Moment, call: &CallName, outcome: Outcome) {
+        if now >= ENCORE && call.starts_with("encore") && outcome != Outcome::Talked {
+            let what = format!("{call} ended with {outcome:?} although nothing failed");
+            self.violated_by(now, call, what);
+        }
+    }
+}

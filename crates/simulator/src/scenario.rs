@@ -1,0 +1,232 @@
+//! What a seed comes to: how many of what there are, who calls whom when, which faults come when.
+//!
+//! Faults end at [`CALM`]; from then on everything must heal, and at [`ENCORE`] every user is called once more and must
+//! be reached.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::network::Weather;
+use crate::phone::Plan;
+use crate::random::Random;
+use crate::schedule::Moment;
+
+/// When phones begin to register.
+pub const REGISTERING: Moment = Moment::from_secs(2);
+/// When calls and faults begin.
+pub const TROUBLE: Moment = Moment::from_secs(6);
+/// When no more faults come, and those that last end.
+pub const CALM: Moment = Moment::from_secs(60);
+/// When every phone registers once more.
+pub const REGISTERING_AGAIN: Moment = Moment::from_secs(75);
+/// When every user is called once more.
+pub const ENCORE: Moment = Moment::from_secs(90);
+/// How often it is looked whether everything is over.
+pub const LOOKS_EVERY: Duration = Duration::from_secs(5);
+/// When everything must be over: the last call of the trouble may ring until Timer C (181 s) and be cancelled then.
+pub const END: Moment = Moment::from_secs(360);
+
+/// Something bad.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// SIGKILL.
+    Kill(Victim),
+    /// SIGSTOP, and SIGCONT after so long, if it still lives.
+    Stop(Victim, Duration),
+    /// Everybody is told that a container is dead, and it lives on for so long.
+    DeclareDead(usize, Duration),
+    /// A link breaks.
+    CutLink,
+    /// The store takes up to so long for everything, for a while.
+    SlowStore(Duration, Duration),
+    /// Commits conflict, or end unknown, for a while; so many of a thousand each.
+    TroubledStore(u32, Duration),
+    /// Notifications of the manager take up to so long, for a while.
+    LateViews(Duration, Duration),
+    /// An operator restarts a process.
+    Restart(Victim),
+    /// A container's SIP stands still for so long, while its heart beats.
+    Wedge(usize, Duration),
+}
+
+/// Which process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Victim {
+    /// The edge of that place.
+    Edge(usize),
+    /// The container of that place.
+    Container(usize),
+}
+
+/// Kinds of faults, by which seeds differ in what they may lose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// A container is killed, stopped, declared dead or restarted.
+    Container,
+    /// An edge is.
+    Edge,
+    /// A link is cut.
+    Link,
+    /// The store is slow.
+    SlowStore,
+    /// The store refuses, or does not say what it did.
+    Store,
+    /// Views are late.
+    Views,
+}
+
+impl Fault {
+    fn kind(self) -> Kind {
+        match self {
+            Fault::Kill(Victim::Edge(_))
+            | Fault::Stop(Victim::Edge(_), _)
+            | Fault::Restart(Victim::Edge(_)) => Kind::Edge,
+            Fault::Kill(Victim::Container(_))
+            | Fault::Stop(Victim::Container(_), _)
+            | Fault::Restart(Victim::Container(_))
+            | Fault::DeclareDead(..)
+            | Fault::Wedge(..) => Kind::Container,
+            Fault::CutLink => Kind::Link,
+            Fault::SlowStore(..) => Kind::SlowStore,
+            Fault::TroubledStore(..) => Kind::Store,
+            Fault::LateViews(..) => Kind::Views,
+        }
+    }
+}
+
+/// One call of the trouble.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlannedCall {
+    /// When.
+    pub at: Moment,
+    /// Place of the phone that calls.
+    pub caller: usize,
+    /// Place of the user that is called.
+    pub callee: usize,
+    /// What the caller is about to do.
+    pub plan: Plan,
+}
+
+/// Everything that a seed decides beforehand.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    /// How many edges.
+    pub edges: usize,
+    /// How many containers.
+    pub containers: usize,
+    /// The place of each phone's user; users have one or two phones.
+    pub phones: Vec<usize>,
+    /// How bad the network is until the calm.
+    pub weather: Weather,
+    /// The calls, in any order.
+    pub calls: Vec<PlannedCall>,
+    /// The faults, in any order.
+    pub faults: Vec<(Moment, Fault)>,
+    /// When the keys are rotated, if they are. No fault: nobody may notice.
+    pub rotation: Option<Moment>,
+}
+
+impl Scenario {
+    /// What that seed comes to.
+    pub fn of(seed: u64) -> Scenario {
+        let seed = Random::new(seed);
+        let mut random = seed.split("scenario");
+        let users = 2 + random.place(2);
+        let mut phones: Vec<usize> = (0..users).collect();
+        phones.extend((0..users).filter(|_| random.chance(400)).collect::<Vec<_>>());
+        let (edges, containers) = (1 + random.place(2), 2 + random.place(2));
+        let weather = weather(&mut random);
+        let calls = 2 + random.place(5);
+        let calls = (0..calls).map(|_| call(&mut random, phones.len(), users)).collect();
+        let mut random = seed.split("faults");
+        let count = random.place(6);
+        let faults = (0..count).map(|_| fault(&mut random, edges, containers)).collect();
+        let rotation = random.chance(300).then(|| random.between(TROUBLE, CALM));
+        Scenario { edges, containers, phones, weather, calls, faults, rotation }
+    }
+
+    /// The kinds of faults that come.
+    pub fn kinds(&self) -> BTreeSet<Kind> {
+        self.faults.iter().map(|(_, fault)| fault.kind()).collect()
+    }
+
+    /// How many users there are.
+    pub fn users(&self) -> usize {
+        self.phones.iter().max().map_or(0, |last| last + 1)
+    }
+}
+
+fn weather(random: &mut Random) -> Weather {
+    if random.chance(300) {
+        return Weather::FAIR;
+    }
+    Weather {
+        loss: random.below(150) as u32,
+        duplication: random.below(150) as u32,
+        lateness: random.below(200) as u32,
+        delay_max: random.between(Duration::from_millis(2), Duration::from_millis(60)),
+        late_max: random.between(Duration::from_millis(60), Duration::from_secs(2)),
+    }
+}
+
+fn call(random: &mut Random, phones: usize, users: usize) -> PlannedCall {
+    let seconds = |least, most| (Duration::from_secs(least), Duration::from_secs(most));
+    let caller = random.place(phones);
+    let cancels = seconds(0, 10);
+    let talks = seconds(0, 15);
+    PlannedCall {
+        at: random.between(TROUBLE, CALM),
+        caller,
+        callee: random.place(users),
+        plan: Plan {
+            cancels_after: random.chance(300).then(|| random.between(cancels.0, cancels.1)),
+            hangs_up_after: random.chance(500).then(|| random.between(talks.0, talks.1)),
+        },
+    }
+}
+
+fn fault(random: &mut Random, edges: usize, containers: usize) -> (Moment, Fault) {
+    let millis = |least, most| (Duration::from_millis(least), Duration::from_millis(most));
+    let at = random.between(TROUBLE, CALM - Duration::from_secs(10));
+    let lasting = millis(200, 8_000);
+    let lasting = random.between(lasting.0, lasting.1);
+    let container = random.place(containers);
+    let edge = random.place(edges);
+    let fault = match random.below(13) {
+        0..=2 => Fault::Kill(Victim::Container(container)),
+        3 => Fault::Kill(Victim::Edge(edge)),
+        4 | 5 => Fault::Stop(Victim::Container(container), lasting),
+        6 => Fault::DeclareDead(container, lasting),
+        7 => Fault::CutLink,
+        8 => {
+            let delays = millis(5, 900);
+            Fault::SlowStore(random.between(delays.0, delays.1), lasting)
+        }
+        9 => Fault::TroubledStore(random.below(300) as u32, lasting),
+        10 => {
+            let delays = millis(5, 1_500);
+            Fault::LateViews(random.between(delays.0, delays.1), lasting)
+        }
+        11 => Fault::Wedge(container, lasting),
+        _ if random.chance(500) => Fault::Stop(Victim::Edge(edge), lasting),
+        _ => Fault::Restart(Victim::Container(container)),
+    };
+    (at, fault)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_fault_comes_and_never_after_the_calm() {
+        let mut kinds = BTreeSet::new();
+        for seed in 0..200 {
+            let scenario = Scenario::of(seed);
+            kinds.extend(scenario.kinds());
+            assert!(scenario.faults.iter().all(|(at, _)| (TROUBLE..CALM).contains(at)));
+            assert!(scenario.calls.iter().all(|call| call.callee < scenario.users()));
+        }
+        assert_eq!(kinds.len(), 6, "{kinds:?}");
+    }
+}

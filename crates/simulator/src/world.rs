@@ -1,0 +1,448 @@
+//! The loop: one queue of things to come, one seed, and everything that lives.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use container::shard::ShardSettings;
+use container::transactions::TransactionSettings;
+use manager::RestartPolicy;
+use manager::process_table::{self, Effect, Limits, ProcessSpec, ProcessTable, Ticket};
+use registrar::Registrar;
+use sip::transaction::Timers;
+use topology::protocol::{Command, Request};
+use topology::{
+    EdgeAddress, HeartbeatSettings, Incarnation, KeyRing, ListenerTransport, ProcessName,
+    ProcessType, TopologyView,
+};
+
+use crate::clock::NodeClock;
+use crate::container_process::{self, ContainerProcess};
+use crate::edge_process::{self, EdgeProcess, EdgeStart};
+use crate::invariants::{Invariants, Promises, Violation};
+use crate::network::{Datagram, Network, Weather};
+use crate::phone::{Mood, Phone, Plan};
+use crate::random::Random;
+use crate::scenario::{self, Fault, Scenario, Victim};
+use crate::schedule::{Moment, Schedule};
+use crate::store::{CommitFate, QuestionId, SimulatedStore};
+use crate::streams::{LifeId, Streams};
+use crate::trace::{Recording, Trace};
+use crate::word::{Finding, Turned, Word};
+
+mod faults;
+mod node;
+
+/// The production defaults.
+const HEARTBEAT: HeartbeatSettings =
+    HeartbeatSettings { interval: Duration::from_millis(500), allowed_miss_count: 3 };
+/// Datagrams that a socket holds; more are lost, as in a kernel.
+const SOCKET_MAX: usize = 500;
+/// A world that does more than this in one run goes in circles.
+const STEPS_MAX: u64 = 2_000_000;
+
+/// Something that will happen.
+#[derive(Debug)]
+enum Happening {
+    Datagram(Datagram),
+    Wake(LifeId),
+    PhoneWake(usize),
+    StoreTakesEffect(QuestionId),
+    StoreAnswers(QuestionId),
+    Manager(process_table::Event),
+    ManagerTick,
+    Spawned(ProcessName, Incarnation),
+    Booted(LifeId),
+    Said(LifeId, Word),
+    Beats(LifeId),
+    Fault(Fault),
+    Continue(LifeId),
+    Unwedge(LifeId),
+    RotateKeys,
+    DiesAtLast(LifeId),
+    StoreRecovers,
+    ViewsRecover,
+    Call { name: String, caller: usize, callee: usize, plan: Plan },
+    Calm,
+    RegisterAgain,
+    Encore,
+    Look,
+}
+
+enum Process {
+    /// Spawned, not welcomed yet.
+    Booting,
+    Edge(Box<EdgeProcess>),
+    Container(Box<ContainerProcess>),
+    Dead,
+}
+
+/// One life of a process.
+struct Life {
+    name: ProcessName,
+    incarnation: Incarnation,
+    process: Process,
+    is_stopped: bool,
+    /// The manager thinks that it is dead.
+    is_disowned: bool,
+    /// What the manager said and the process has not heard yet.
+    words: Vec<Word>,
+    /// When it is woken next; None while that is not known.
+    armed: Option<Moment>,
+    /// Questions to the store that its stop holds up.
+    held: Vec<QuestionId>,
+    last_word_at: Moment,
+}
+
+/// How bad the store is at the moment.
+#[derive(Debug, Clone, Copy, Default)]
+struct StoreTrouble {
+    delay_max: Duration,
+    per_mille: u32,
+}
+
+/// What a run came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The hash of the whole story.
+    pub hash: u64,
+    /// What went wrong.
+    pub violations: Vec<Violation>,
+    /// The whole story, if it was asked for.
+    pub lines: Vec<String>,
+    /// How many things happened.
+    pub steps: u64,
+    /// How many calls were answered.
+    pub talked: usize,
+}
+
+/// One node with its phones.
+pub struct World {
+    scenario: Scenario,
+    base: Instant,
+    now: Moment,
+    schedule: Schedule<Happening>,
+    trace: Trace,
+    invariants: Invariants,
+    network: Network,
+    streams: Streams,
+    clock: NodeClock,
+    store: SimulatedStore,
+    store_random: Random,
+    trouble: StoreTrouble,
+    table: ProcessTable,
+    manager_random: Random,
+    manager_armed: Option<Moment>,
+    views_late: Duration,
+    faults: Random,
+    keys: KeyRing,
+    lives: Vec<Life>,
+    edges: Vec<SocketAddr>,
+    sockets: BTreeMap<SocketAddr, VecDeque<Datagram>>,
+    phones: Vec<Phone>,
+    phone_wakes: Vec<Option<Moment>>,
+    calls: Vec<String>,
+    tickets: u64,
+    is_over: bool,
+}
+
+/// Runs a seed to its end.
+pub fn run(seed: u64, recording: Recording) -> Report {
+    let mut world = World::new(seed, recording);
+    let mut steps = 0;
+    while let Some((moment, happening)) = world.schedule.pop() {
+        if moment > scenario::END {
+            break;
+        }
+        world.now = moment;
+        world.clock.pass(moment);
+        world.trace.at(moment);
+        world.happens(happening);
+        steps += 1;
+        if !world.invariants.violations().is_empty() {
+            break;
+        }
+        if world.is_over {
+            break;
+        }
+        if steps > STEPS_MAX {
+            world.invariants.violated(moment, "it goes in circles: too much happens");
+            break;
+        }
+    }
+    if world.invariants.violations().is_empty() {
+        world.end();
+    }
+    for violation in world.invariants.violations().to_vec() {
+        world.trace.note("VIOLATION", violation);
+    }
+    let talked =
+        |call: &&String| world.invariants.outcome(call) == Some(crate::phone::Outcome::Talked);
+    Report {
+        hash: world.trace.hash(),
+        talked: world.calls.iter().filter(talked).count(),
+        violations: world.invariants.violations().to_vec(),
+        lines: world.trace.lines().to_vec(),
+        steps,
+    }
+}
+
+impl World {
+    fn new(seed: u64, recording: Recording) -> World {
+        let scenario = Scenario::of(seed);
+        let random = Random::new(seed);
+        let clock = NodeClock::default();
+        let edges: Vec<SocketAddr> = (1..=scenario.edges)
+            .map(|place| SocketAddr::from(([10, 0, 0, place as u8], 5060)))
+            .collect();
+        let mut world = World {
+            base: Instant::now(),
+            now: Moment::ZERO,
+            schedule: Schedule::default(),
+            trace: Trace::new(recording),
+            invariants: Invariants::new(Promises::of(&scenario)),
+            network: Network::new(random.split("network"), scenario.weather),
+            streams: Streams::new(random.split("streams")),
+            store: SimulatedStore::new(&clock),
+            clock,
+            store_random: random.split("store"),
+            trouble: StoreTrouble::default(),
+            table: node::table(&scenario, &edges),
+            manager_random: random.split("manager"),
+            manager_armed: None,
+            views_late: Duration::ZERO,
+            faults: random.split("whom"),
+            keys: KeyRing::new([7; 32]),
+            lives: Vec::new(),
+            sockets: edges.iter().map(|edge| (*edge, VecDeque::new())).collect(),
+            phones: node::phones(&scenario, &edges, &random),
+            phone_wakes: vec![None; scenario.phones.len()],
+            calls: Vec::new(),
+            tickets: 0,
+            is_over: false,
+            edges,
+            scenario,
+        };
+        world.plan();
+        world
+    }
+
+    /// Schedules what the scenario has.
+    fn plan(&mut self) {
+        self.trace.note("scenario", format_args!("{:?}", self.scenario));
+        self.schedule.at(Moment::ZERO, Happening::Manager(process_table::Event::NodeStarts));
+        for (number, call) in self.scenario.calls.clone().into_iter().enumerate() {
+            let scenario::PlannedCall { at, caller, callee, plan } = call;
+            let name = format!("call-{number}");
+            self.schedule.at(at, Happening::Call { name, caller, callee, plan });
+        }
+        for (at, fault) in self.scenario.faults.clone() {
+            self.schedule.at(at, Happening::Fault(fault));
+        }
+        if let Some(at) = self.scenario.rotation {
+            self.schedule.at(at, Happening::RotateKeys);
+        }
+        self.schedule.at(scenario::CALM, Happening::Calm);
+        self.schedule.at(scenario::REGISTERING_AGAIN, Happening::RegisterAgain);
+        self.schedule.at(scenario::ENCORE, Happening::Encore);
+        self.schedule.at(scenario::REGISTERING, Happening::Look);
+        for place in 0..self.phones.len() {
+            self.arm_phone(place);
+        }
+    }
+
+    fn happens(&mut self, happening: Happening) {
+        match happening {
+            Happening::Datagram(datagram) => self.arrives(datagram),
+            Happening::Wake(life) => self.turn(life),
+            Happening::PhoneWake(place) => {
+                if self.phone_wakes[place] == Some(self.now) {
+                    self.phone_wakes[place] = None;
+                    self.with_phone(place, |phone, now| phone.wake(now));
+                }
+            }
+            Happening::StoreTakesEffect(question) => self.store_takes_effect(question),
+            Happening::StoreAnswers(question) => {
+                let asker = self.store.asker(question);
+                self.store.answer(question);
+                if let Some(asker) = asker {
+                    self.turn(asker);
+                }
+            }
+            Happening::Manager(event) => self.manager(|table, now, effects| {
+                table.handle(event, now, effects);
+            }),
+            Happening::ManagerTick => {
+                if self.manager_armed == Some(self.now) {
+                    self.manager_armed = None;
+                    self.manager(ProcessTable::tick);
+                }
+            }
+            Happening::Spawned(name, incarnation) => self.spawned(name, incarnation),
+            Happening::Booted(life) => self.booted(life),
+            Happening::Said(life, word) => {
+                self.lives[life.0].words.push(word);
+                self.turn(life);
+            }
+            Happening::Beats(life) => self.beats(life),
+            Happening::Fault(fault) => self.fault(fault),
+            Happening::Continue(life) => self.goes_on(life),
+            Happening::Unwedge(life) => self.set_wedged(life, false),
+            Happening::RotateKeys => self.rotate_keys(),
+            Happening::DiesAtLast(life) => self.dies(life),
+            Happening::StoreRecovers => self.trouble = StoreTrouble::default(),
+            Happening::ViewsRecover => self.views_late = Duration::ZERO,
+            Happening::Call { name, caller, callee, plan } => self.call(name, caller, callee, plan),
+            Happening::Calm => self.calm(),
+            Happening::RegisterAgain => {
+                for place in 0..self.phones.len() {
+                    self.with_phone(place, |phone, now| phone.register_now(now));
+                }
+            }
+            Happening::Encore => self.encore(),
+            Happening::Look => {
+                let wall = self.clock.wall();
+                self.invariants.bindings_stand(self.now, self.store.engine(), wall);
+                self.is_over =
+                    self.now > scenario::ENCORE + Duration::from_secs(30) && self.rests();
+                self.schedule.at(self.now + scenario::LOOKS_EVERY, Happening::Look);
+            }
+        }
+    }
+
+    fn arrives(&mut self, datagram: Datagram) {
+        if let Some(place) = self.phones.iter().position(|phone| phone.address == datagram.to) {
+            let name = self.phones[place].name.clone();
+            self.trace.message(name, "gets", &datagram.bytes);
+            return self.with_phone(place, |phone, now| phone.datagram(datagram, now));
+        }
+        let to = datagram.to;
+        let Some(socket) = self.sockets.get_mut(&to) else { return };
+        if socket.len() < SOCKET_MAX {
+            socket.push_back(datagram);
+        }
+        let serves = |life: &Life| matches!(life.process, Process::Edge(_));
+        let place = self.edges.iter().position(|edge| *edge == to);
+        let name = place.map(node::edge_name);
+        let life =
+            self.lives.iter().rposition(|life| Some(&life.name) == name.as_ref() && serves(life));
+        if let Some(life) = life {
+            self.turn(LifeId(life));
+        }
+    }
+
+    fn with_phone(&mut self, place: usize, act: impl FnOnce(&mut Phone, Moment)) {
+        act(&mut self.phones[place], self.now);
+        let contact = self.phones[place].contact();
+        for observation in self.phones[place].take_observations() {
+            self.trace.note(&self.phones[place].name, format_args!("{observation:?}"));
+            self.invariants.observed(self.now, (place, &contact), &observation);
+        }
+        for datagram in self.phones[place].take_sent() {
+            let name = &self.phones[place].name;
+            self.trace.message(format_args!("{name} to {}", datagram.to), "sends", &datagram.bytes);
+            self.leaves(datagram);
+        }
+        self.arm_phone(place);
+    }
+
+    fn arm_phone(&mut self, place: usize) {
+        let Some(next) = self.phones[place].next_wake() else { return };
+        let next = next.max(self.now);
+        if self.phone_wakes[place].is_none_or(|armed| next < armed) {
+            self.phone_wakes[place] = Some(next);
+            self.schedule.at(next, Happening::PhoneWake(place));
+        }
+    }
+
+    fn leaves(&mut self, datagram: Datagram) {
+        // Two edges of one node speak over its loopback, which is never bad.
+        if self.edges.contains(&datagram.from) && self.edges.contains(&datagram.to) {
+            let arrival = self.now + Duration::from_micros(50);
+            return self.schedule.at(arrival, Happening::Datagram(datagram));
+        }
+        for arrival in self.network.arrivals(self.now) {
+            self.schedule.at(arrival, Happening::Datagram(datagram.clone()));
+        }
+    }
+
+    fn call(&mut self, name: String, caller: usize, callee: usize, plan: Plan) {
+        let callee = node::user_name(callee);
+        self.trace.note(&self.phones[caller].name, format_args!("calls {callee}: {name}"));
+        self.calls.push(name.clone());
+        self.invariants.call_begins(name.clone());
+        self.with_phone(caller, |phone, now| phone.call(name, &callee, plan, now));
+    }
+
+    fn calm(&mut self) {
+        self.trace.note("world", "calm");
+        self.network.set_weather(Weather::FAIR);
+        self.trouble = StoreTrouble::default();
+        self.views_late = Duration::ZERO;
+        for phone in &mut self.phones {
+            phone.mood = Mood::Eager;
+        }
+        for place in 0..self.lives.len() {
+            self.goes_on(LifeId(place));
+            self.set_wedged(LifeId(place), false);
+            if self.lives[place].is_disowned {
+                self.dies(LifeId(place));
+            }
+        }
+    }
+
+    /// Every user is called by some phone, and hung up on.
+    fn encore(&mut self) {
+        for callee in 0..self.scenario.users() {
+            let caller = self.faults.place(self.phones.len());
+            let hangs_up_after = Some(Duration::from_secs(5));
+            let plan = Plan { cancels_after: None, hangs_up_after };
+            let name = format!("encore-{callee}");
+            let at = self.now + Duration::from_millis(200 * callee as u64);
+            self.schedule.at(at, Happening::Call { name, caller, callee, plan });
+        }
+    }
+
+    /// Whether nothing is left that could still come to something.
+    fn rests(&self) -> bool {
+        let calls = self.phones.iter().map(|phone| phone.open_calls().len()).sum::<usize>();
+        calls == 0 && self.unrest().is_empty()
+    }
+
+    /// The processes that still have something to do, and what.
+    fn unrest(&self) -> Vec<(ProcessName, String)> {
+        let left = |life: &Life| match &life.process {
+            Process::Container(container) => container.left(),
+            Process::Edge(edge) => edge.left(),
+            Process::Booting => Some("it is still booting".to_owned()),
+            Process::Dead => None,
+        };
+        let unrest = self.lives.iter().filter_map(|life| Some((life.name.clone(), left(life)?)));
+        unrest.collect()
+    }
+
+    /// What must hold when everything is over.
+    fn end(&mut self) {
+        let now = self.now;
+        for phone in &self.phones {
+            for call in phone.open_calls() {
+                self.invariants.call_never_ends(now, &call, &phone.name);
+            }
+        }
+        for call in &self.calls {
+            if call.starts_with("encore") && self.invariants.outcome(call).is_none() {
+                self.invariants.violated(now, format!("{call} was never answered"));
+            }
+        }
+        for (name, left) in self.unrest() {
+            self.invariants.violated(now, format!("{name} is not at rest: {left}"));
+        }
+        // A round of a container's duties may be under way, with one question at a time.
+        let waiting = self.store.waiting();
+        if waiting > self.scenario.containers {
+            self.invariants.violated(now, format!("{waiting} questions to the store wait on"));
+        }
+        let wall = self.clock.wall();
+        self.invariants.bindings_stand(now, self.store.engine(), wall);
+    }
+}

@@ -1,0 +1,116 @@
+//! Faults carried out.
+
+use super::*;
+
+impl World {
+    pub(super) fn fault(&mut self, fault: Fault) {
+        self.trace.note("fault", format_args!("{fault:?}"));
+        match fault {
+            Fault::Kill(victim) => {
+                if let Some(life) = self.victim(victim) {
+                    self.dies(life);
+                }
+            }
+            Fault::Stop(victim, lasting) => {
+                if let Some(life) = self.victim(victim) {
+                    self.lives[life.0].is_stopped = true;
+                    self.schedule.at(self.now + lasting, Happening::Continue(life));
+                }
+            }
+            Fault::DeclareDead(place, lasting) => {
+                if let Some(life) = self.victim(Victim::Container(place)) {
+                    self.disown(life);
+                    self.schedule.at(self.now + lasting, Happening::DiesAtLast(life));
+                }
+            }
+            Fault::CutLink => {
+                let open = self.streams.open();
+                if !open.is_empty() {
+                    let link = open[self.faults.place(open.len())];
+                    self.streams.cut(link, self.now);
+                    self.schedule_wakes();
+                }
+            }
+            Fault::SlowStore(delay_max, lasting) => {
+                self.trouble.delay_max = delay_max;
+                self.schedule.at(self.now + lasting, Happening::StoreRecovers);
+            }
+            Fault::TroubledStore(per_mille, lasting) => {
+                self.trouble.per_mille = per_mille;
+                self.schedule.at(self.now + lasting, Happening::StoreRecovers);
+            }
+            Fault::LateViews(delay_max, lasting) => {
+                self.views_late = delay_max;
+                self.schedule.at(self.now + lasting, Happening::ViewsRecover);
+            }
+            Fault::Restart(victim) => self.restart(victim),
+            Fault::Wedge(place, lasting) => {
+                if let Some(life) = self.victim(Victim::Container(place)) {
+                    self.set_wedged(life, true);
+                    self.schedule.at(self.now + lasting, Happening::Unwedge(life));
+                }
+            }
+        }
+    }
+
+    /// The process goes on where it was stopped.
+    pub(super) fn goes_on(&mut self, id: LifeId) {
+        let life = &mut self.lives[id.0];
+        if !std::mem::take(&mut life.is_stopped) {
+            return;
+        }
+        for question in std::mem::take(&mut life.held) {
+            self.schedule.at(self.now, Happening::StoreTakesEffect(question));
+        }
+        let name = life.name.clone();
+        self.trace.note(name, "goes on");
+        self.turn(id);
+    }
+
+    /// The SIP of a container stands still, or goes on.
+    pub(super) fn set_wedged(&mut self, id: LifeId, is_wedged: bool) {
+        if let Process::Container(container) = &mut self.lives[id.0].process {
+            container.set_wedged(is_wedged);
+            self.turn(id);
+        }
+    }
+
+    /// The keys are rotated; whoever starts from now on has the new ones.
+    pub(super) fn rotate_keys(&mut self) {
+        self.keys = self.keys.rotated([8; 32], 1);
+        self.trace.note("manager", "rotates the keys");
+        for place in 0..self.lives.len() {
+            self.say(LifeId(place), Word::Keys(self.keys.clone()));
+        }
+    }
+
+    /// Everybody hears that it is dead; it does not hear anything any more, and lives.
+    fn disown(&mut self, id: LifeId) {
+        let life = &mut self.lives[id.0];
+        life.is_disowned = true;
+        let (name, incarnation) = (life.name.clone(), life.incarnation);
+        self.manager(|table, now, effects| {
+            table.handle(process_table::Event::Exited { name, incarnation }, now, effects);
+        });
+    }
+
+    fn restart(&mut self, victim: Victim) {
+        self.tickets += 1;
+        let (ticket, name) = (Ticket(self.tickets), name_of(victim));
+        let request = Request::Restart { name };
+        self.manager(|table, now, effects| {
+            table.handle(process_table::Event::Requested { ticket, request }, now, effects);
+        });
+    }
+
+    fn victim(&self, victim: Victim) -> Option<LifeId> {
+        self.current(&name_of(victim))
+    }
+}
+
+fn name_of(victim: Victim) -> ProcessName {
+    match victim {
+        Victim::Edge(place) => node::edge_name(place),
+        Victim::Container(place) => node::container_name(place),
+    }
+}

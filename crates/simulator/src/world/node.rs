@@ -1,0 +1,422 @@
+//! The node's processes: spawned, welcomed, turned, told and killed, as the manager's table wants it.
+
+use std::sync::Arc;
+
+use super::*;
+
+/// How long a spawned program takes until it is welcomed.
+const BOOT: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(60));
+/// How long news between manager and process take.
+const NEWS: (Duration, Duration) = (Duration::from_micros(50), Duration::from_millis(5));
+/// How long the store takes, when nothing ails it.
+const STORE: (Duration, Duration) = (Duration::from_micros(20), Duration::from_millis(3));
+
+pub(super) fn edge_name(place: usize) -> ProcessName {
+    ProcessName::new(format!("edge{}", place + 1))
+}
+
+pub(super) fn container_name(place: usize) -> ProcessName {
+    ProcessName::new(format!("container{}", place + 1))
+}
+
+pub(super) fn user_name(place: usize) -> String {
+    ["alice", "bob", "carol", "dave"]
+        .get(place)
+        .map_or(format!("user{place}"), |name| (*name).into())
+}
+
+/// The processes of the scenario, all down.
+pub(super) fn table(scenario: &Scenario, edges: &[SocketAddr]) -> ProcessTable {
+    let edge = |(place, own): (usize, &SocketAddr)| ProcessSpec {
+        name: edge_name(place),
+        process_type: ProcessType::Edge,
+        link: None,
+        addresses: vec![EdgeAddress {
+            transport: ListenerTransport::Udp,
+            own: *own,
+            public: own.to_string(),
+        }],
+    };
+    let container = |place| ProcessSpec {
+        name: container_name(place),
+        process_type: ProcessType::Container,
+        link: Some(format!("/run/{}.link", container_name(place)).into()),
+        addresses: Vec::new(),
+    };
+    let specs = edges.iter().enumerate().map(edge);
+    let specs = specs.chain((0..scenario.containers).map(container)).collect();
+    let limits = Limits {
+        restart: RestartPolicy::default(),
+        drain: Duration::from_secs(5),
+        heartbeat: HEARTBEAT,
+    };
+    ProcessTable::new("node1".to_owned(), specs, limits, 1_000_000)
+}
+
+/// The phones of the scenario.
+pub(super) fn phones(scenario: &Scenario, edges: &[SocketAddr], random: &Random) -> Vec<Phone> {
+    let mut phones: Vec<Phone> = Vec::new();
+    for (place, user) in scenario.phones.iter().enumerate() {
+        let user = user_name(*user);
+        let name = format!("{user}{}", place + 1);
+        let mut random = random.split(&name);
+        let registers_at = scenario::REGISTERING + random.between(Duration::ZERO, NEWS.1 * 200);
+        let address = SocketAddr::from(([192, 0, 2, 11 + place as u8], 5060));
+        phones.push(Phone::new((name, user), address, edges.to_vec(), random, registers_at));
+    }
+    phones
+}
+
+impl World {
+    fn instant(&self) -> Instant {
+        self.base + self.now
+    }
+
+    /// Lets the manager's table act, and carries out what it wants.
+    pub(super) fn manager(
+        &mut self,
+        act: impl FnOnce(&mut ProcessTable, Instant, &mut Vec<Effect>),
+    ) {
+        let mut effects = Vec::new();
+        let now = self.instant();
+        act(&mut self.table, now, &mut effects);
+        for effect in effects {
+            self.carry_out(effect);
+        }
+        if let Some(deadline) = self.table.next_deadline() {
+            let at = self.now + deadline.saturating_duration_since(now);
+            if self.manager_armed.is_none_or(|armed| at < armed) {
+                self.manager_armed = Some(at);
+                self.schedule.at(at, Happening::ManagerTick);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Spawn { name, incarnation } => {
+                let at = self.now + self.manager_random.between(NEWS.0, NEWS.1);
+                self.schedule.at(at, Happening::Spawned(name, incarnation));
+            }
+            Effect::Tell { name, command } => {
+                if let Some(life) = self.current(&name) {
+                    self.trace.note("manager", format_args!("tells {name} to {command:?}"));
+                    let word = match command {
+                        Command::Drain { deadline_ms } => {
+                            Word::Drain(Duration::from_millis(deadline_ms))
+                        }
+                        Command::Stop => Word::Stop,
+                    };
+                    self.say(life, word);
+                }
+            }
+            Effect::Kill { name, pid, reason } => {
+                self.trace.note("manager", format_args!("kills {name}: {reason}"));
+                self.dies(LifeId(pid as usize));
+            }
+            Effect::Publish => self.publish(),
+            Effect::Answer { .. } | Effect::Serving | Effect::Ended => {}
+        }
+    }
+
+    fn publish(&mut self) {
+        let view = Arc::new(self.table.view());
+        let states =
+            view.processes.iter().map(|process| format!(" {}={}", process.name, process.state));
+        let states: String = states.collect();
+        self.trace.note("manager", format_args!("publishes{states}"));
+        for place in 0..self.lives.len() {
+            self.say(LifeId(place), Word::View(Arc::clone(&view)));
+        }
+    }
+
+    /// The manager says something to a process that it has welcomed; it arrives in order, and some time.
+    pub(super) fn say(&mut self, id: LifeId, word: Word) {
+        let life = &mut self.lives[id.0];
+        let is_welcomed = matches!(life.process, Process::Edge(_) | Process::Container(_));
+        if life.is_disowned || !is_welcomed {
+            return;
+        }
+        let most = match word {
+            Word::View(_) => NEWS.1.max(self.views_late),
+            Word::Keys(_) | Word::Drain(_) | Word::Stop => NEWS.1,
+        };
+        let delay = self.manager_random.between(NEWS.0, most);
+        let at = (self.now + delay).max(life.last_word_at);
+        life.last_word_at = at;
+        self.schedule.at(at, Happening::Said(id, word));
+    }
+
+    /// The life of that name that the manager knows of.
+    pub(super) fn current(&self, name: &ProcessName) -> Option<LifeId> {
+        let is_it = |life: &Life| {
+            life.name == *name && !life.is_disowned && !matches!(life.process, Process::Dead)
+        };
+        self.lives.iter().rposition(is_it).map(LifeId)
+    }
+
+    pub(super) fn spawned(&mut self, name: ProcessName, incarnation: Incarnation) {
+        let life = LifeId(self.lives.len());
+        self.trace.note(&name, format_args!("is spawned as life {}", life.0));
+        self.lives.push(Life {
+            name: name.clone(),
+            incarnation,
+            process: Process::Booting,
+            is_stopped: false,
+            is_disowned: false,
+            words: Vec::new(),
+            armed: None,
+            held: Vec::new(),
+            last_word_at: self.now,
+        });
+        let pid = life.0 as u32;
+        self.manager(|table, now, effects| {
+            table.handle(process_table::Event::Spawned { name, pid }, now, effects);
+        });
+        let at = self.now + self.manager_random.between(BOOT.0, BOOT.1);
+        self.schedule.at(at, Happening::Booted(life));
+    }
+
+    pub(super) fn booted(&mut self, id: LifeId) {
+        let life = &self.lives[id.0];
+        if !matches!(life.process, Process::Booting) {
+            return; // killed meanwhile
+        }
+        let (name, incarnation) = (life.name.clone(), life.incarnation);
+        let view = Arc::new(self.table.view());
+        let edge = (0..self.edges.len()).find(|place| edge_name(*place) == name);
+        let process = match edge {
+            Some(place) => self.start_edge(id, &name, incarnation, place, &view),
+            None => {
+                let process = self.start_container(id, &name, incarnation);
+                self.lives[id.0].words.push(Word::View(view));
+                self.tell_manager(process_table::Event::Ready { name, incarnation });
+                process
+            }
+        };
+        self.lives[id.0].process = process;
+        self.schedule.at(self.now + HEARTBEAT.beat_interval(), Happening::Beats(id));
+        self.turn(id);
+    }
+
+    fn start_edge(
+        &mut self,
+        life: LifeId,
+        name: &ProcessName,
+        incarnation: Incarnation,
+        place: usize,
+        view: &TopologyView,
+    ) -> Process {
+        let start = EdgeStart {
+            life,
+            name: name.clone(),
+            incarnation,
+            address: self.edges[place],
+            keys: self.keys.clone(),
+            heartbeat: HEARTBEAT,
+        };
+        let instant = self.instant();
+        let socket = self.sockets.get_mut(&self.edges[place]).expect("every edge has its socket");
+        let mut around = edge_process::Surroundings {
+            now: self.now,
+            instant,
+            streams: &mut self.streams,
+            trace: &mut self.trace,
+            socket,
+            sent: &mut Vec::new(),
+            found: &mut Vec::new(),
+        };
+        Process::Edge(Box::new(EdgeProcess::new(start, view, &mut around)))
+    }
+
+    fn start_container(
+        &mut self,
+        life: LifeId,
+        name: &ProcessName,
+        incarnation: Incarnation,
+    ) -> Process {
+        let settings = registrar::Settings {
+            authenticate: false,
+            ..registrar::Settings::for_domains(["example.com"])
+        };
+        let store = self.store.of(life);
+        let registrar =
+            Registrar::new(settings, Arc::new(store.clone()), Arc::new(store.clone()), &self.keys)
+                .expect("the settings are good");
+        let transactions =
+            TransactionSettings { timers: Timers::default(), transactions_max: 10_000 };
+        let settings = ShardSettings {
+            name: name.clone(),
+            incarnation,
+            node: "node1".to_owned(),
+            keys: self.keys.clone(),
+            transactions,
+            commit_conflicts_max: 8,
+        };
+        let mut around = container_process::Surroundings {
+            now: self.now,
+            instant: self.base + self.now,
+            streams: &mut self.streams,
+            trace: &mut self.trace,
+        };
+        let (interval, clock) = (HEARTBEAT.interval, self.clock.clone());
+        let stores = (store, registrar);
+        let container = ContainerProcess::new(life, settings, interval, clock, stores, &mut around);
+        Process::Container(Box::new(container))
+    }
+
+    fn tell_manager(&mut self, event: process_table::Event) {
+        let at = self.now + self.manager_random.between(NEWS.0, NEWS.1);
+        self.schedule.at(at, Happening::Manager(event));
+    }
+
+    /// The process is no more.
+    pub(super) fn dies(&mut self, id: LifeId) {
+        let life = &mut self.lives[id.0];
+        if matches!(life.process, Process::Dead) {
+            return;
+        }
+        life.process = Process::Dead;
+        let (name, incarnation) = (life.name.clone(), life.incarnation);
+        for question in std::mem::take(&mut life.held) {
+            self.store.forget(question);
+        }
+        self.trace.note(&name, format_args!("life {} is dead", id.0));
+        self.streams.process_died(id, self.now);
+        self.schedule_wakes();
+        if !self.lives[id.0].is_disowned {
+            self.tell_manager(process_table::Event::Exited { name, incarnation });
+        }
+    }
+
+    /// One turn of a process's loop.
+    pub(super) fn turn(&mut self, id: LifeId) {
+        let (now, instant) = (self.now, self.instant());
+        let life = &mut self.lives[id.0];
+        if life.is_stopped {
+            return;
+        }
+        let (mut sent, mut found) = (Vec::new(), Vec::new());
+        let words = std::mem::take(&mut life.words);
+        let (turned, next) = match &mut life.process {
+            Process::Edge(edge) => {
+                let socket =
+                    self.sockets.get_mut(&edge.address()).expect("every edge has a socket");
+                let mut around = edge_process::Surroundings {
+                    now,
+                    instant,
+                    streams: &mut self.streams,
+                    trace: &mut self.trace,
+                    socket,
+                    sent: &mut sent,
+                    found: &mut found,
+                };
+                (edge.turn(words, &mut around), edge.next_turn(now, instant))
+            }
+            Process::Container(container) => {
+                let mut around = container_process::Surroundings {
+                    now,
+                    instant,
+                    streams: &mut self.streams,
+                    trace: &mut self.trace,
+                };
+                (container.turn(words, &mut around), container.next_turn(now, instant))
+            }
+            Process::Booting | Process::Dead => return,
+        };
+        let (name, incarnation) = (life.name.clone(), life.incarnation);
+        if life.armed.is_none_or(|armed| armed <= now || next < armed) {
+            life.armed = Some(next);
+            self.schedule.at(next.max(now), Happening::Wake(id));
+        }
+        for datagram in sent {
+            self.leaves(datagram);
+        }
+        for finding in found {
+            self.found(name.clone(), finding);
+        }
+        self.schedule_wakes();
+        self.schedule_questions();
+        match turned {
+            Turned::GoesOn => {}
+            Turned::Serves => self.tell_manager(process_table::Event::Ready { name, incarnation }),
+            Turned::Ends => self.dies(id),
+        }
+    }
+
+    fn found(&mut self, reporter: ProcessName, finding: Finding) {
+        let Finding { name, incarnation, responds } = finding;
+        self.tell_manager(match responds {
+            true => process_table::Event::Responsive { reporter, name, incarnation },
+            false => process_table::Event::Unresponsive { reporter, name, incarnation },
+        });
+    }
+
+    /// The process says that it lives, if its loop goes round.
+    pub(super) fn beats(&mut self, id: LifeId) {
+        let life = &self.lives[id.0];
+        if matches!(life.process, Process::Dead) {
+            return;
+        }
+        if !life.is_stopped && !life.is_disowned {
+            let (name, incarnation) = (life.name.clone(), life.incarnation);
+            let left = match &life.process {
+                Process::Container(container) => container.calls_left(),
+                Process::Edge(_) | Process::Booting | Process::Dead => 0,
+            };
+            self.tell_manager(process_table::Event::Alive { name, incarnation, left });
+        }
+        self.schedule.at(self.now + HEARTBEAT.beat_interval(), Happening::Beats(id));
+    }
+
+    pub(super) fn schedule_wakes(&mut self) {
+        for (at, life) in std::mem::take(&mut self.streams.wakes) {
+            self.schedule.at(at, Happening::Wake(life));
+        }
+    }
+
+    fn schedule_questions(&mut self) {
+        for question in self.store.unscheduled() {
+            let most = STORE.1.max(self.trouble.delay_max);
+            let at = self.now + self.store_random.between(STORE.0, most);
+            self.schedule.at(at, Happening::StoreTakesEffect(question));
+        }
+    }
+
+    pub(super) fn store_takes_effect(&mut self, question: QuestionId) {
+        let Some(asker) = self.store.asker(question) else { return };
+        let life = &mut self.lives[asker.0];
+        if life.is_stopped {
+            // The engine runs in the process; it goes on when that does.
+            return life.held.push(question);
+        }
+        let is_dead = matches!(life.process, Process::Dead);
+        // The writer of a killed process had it in hand, or not yet.
+        if is_dead && self.store_random.chance(500) {
+            return self.store.forget(question);
+        }
+        let per_mille = if self.store.is_commit(question) { self.trouble.per_mille } else { 0 };
+        let fate = match self.store_random.chance(per_mille) {
+            false => CommitFate::Done,
+            true => match self.store_random.below(4) {
+                0 => CommitFate::Conflict,
+                1 => CommitFate::AppliedButUnknown,
+                2 => CommitFate::LostAndUnknown,
+                _ => CommitFate::Busy,
+            },
+        };
+        if let Some(applied) = self.store.take_effect(question, fate) {
+            for (key, _) in &applied.writes {
+                self.trace.note(&self.lives[asker.0].name, format_args!("wrote {key}"));
+            }
+            let wall = self.clock.wall();
+            self.invariants.applied(self.now, &applied, self.store.engine(), wall);
+        }
+        if is_dead {
+            return self.store.forget(question);
+        }
+        let most = STORE.1.max(self.trouble.delay_max);
+        let at = self.now + self.store_random.between(STORE.0, most);
+        self.schedule.at(at, Happening::StoreAnswers(question));
+    }
+}
