@@ -117,6 +117,13 @@ impl KeyRing {
         KeyRing { lasting: Secret(lasting), current_since: Some(now), ..KeyRing::new(current) }
     }
 
+    /// The ring shortly before a rotation to `secret`: it is accepted already and does not sign yet, so that whoever
+    /// rotates a moment later than others knows their tags. What the former previous one signed is refused from
+    /// now on.
+    pub fn announcing(&self, secret: [u8; SECRET_BYTES]) -> KeyRing {
+        KeyRing { previous: Some(Secret(secret)), ..self.clone() }
+    }
+
     /// The ring after a rotation at `now` (Unix milliseconds): `secret` signs, the former current one is
     /// still accepted, the one before that no longer. The lasting root stays.
     pub fn rotated(&self, secret: [u8; SECRET_BYTES], now: u64) -> KeyRing {
@@ -248,6 +255,22 @@ mod tests {
         assert!(second.derive("flow").verify(b"data", &tag));
         let third = second.rotated([3; SECRET_BYTES], 0);
         assert!(!third.derive("flow").verify(b"data", &tag));
+    }
+
+    #[test]
+    fn who_rotates_later_knows_the_tags_of_who_rotated_before() {
+        let before = KeyRing::new([1; SECRET_BYTES]);
+        let (announced, after) =
+            (before.announcing([2; SECRET_BYTES]), before.rotated([2; SECRET_BYTES], 0));
+        for (signer, verifier) in [
+            (&before, &announced),
+            (&announced, &before),
+            (&announced, &after),
+            (&after, &announced),
+        ] {
+            let tag = signer.derive("flow").tag::<16>(b"data");
+            assert!(verifier.derive("flow").verify(b"data", &tag));
+        }
     }
 
     #[test]

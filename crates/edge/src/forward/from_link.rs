@@ -34,7 +34,9 @@ pub(super) fn forward(
 /// The next hop that the Route values, or else the Request-URI, name.
 fn by_route(routes: &mut RouteSet<'_>, view: &View<'_>) -> Result<NextHop, SendError> {
     let own = OwnRoutes::read(routes.values(), view.listeners, &view.keys.flow)
-        .map_err(|_tampered| SendError::Refused)?;
+        // Containers do not tamper: the token is older than the keys before the present ones, and with it the
+        // registration that it stands in.
+        .map_err(|_tampered| SendError::FlowGone)?;
     routes.consume(own.count);
     if let Some(flow) = own.last_flow() {
         if view.is_held_by_other_edge(&flow) {

@@ -347,12 +347,7 @@ impl Manager {
                 Step::Going
             }
             Input::Request { request: Request::RotateKeys, reply } => {
-                let answer = match self.keys.rotate() {
-                    Ok(()) => Answer::Keys(self.keys.status()),
-                    Err(error) => Answer::Refused { reason: error.to_string() },
-                };
-                // Whoever asked may have gone.
-                let _ = reply.try_send(answer);
+                self.keys.rotate(Instant::now(), Some(reply));
                 Step::Going
             }
             Input::Request { request, reply } => {
@@ -388,7 +383,7 @@ impl Manager {
                 directory: self.directory.path().to_owned(),
                 incarnation,
                 settings: self.settings.clone(),
-                keys: self.keys.ring().clone(),
+                keys: self.keys.ring(),
                 link,
                 sockets,
                 view,

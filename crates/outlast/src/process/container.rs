@@ -101,7 +101,7 @@ async fn follow(
             Event::Keys(keys) => {
                 registrar.use_keys(&keys);
                 handle.keys(keys).await;
-                info!("took over rotated keys");
+                info!("took over keys");
             }
             Event::Command(Command::Drain { deadline_ms }) => {
                 handle.drain(Duration::from_millis(deadline_ms)).await;

@@ -12,6 +12,7 @@ use topology::protocol::Fault;
 use topology::protocol::{Command, ToManager};
 use topology::server::{Event, beat};
 use topology::{ListenerTransport, ProcessName};
+use tracing::info;
 use transport::Transport;
 use transport::tcp::TcpLimits;
 
@@ -62,7 +63,10 @@ fn edge_event(event: Event) -> Option<edge::server::Event> {
         Event::Command(Command::Drain { deadline_ms }) => {
             Some(edge::server::Event::Drain(Duration::from_millis(deadline_ms)))
         }
-        Event::Keys(keys) => Some(edge::server::Event::Keys(keys)),
+        Event::Keys(keys) => {
+            info!("took over keys");
+            Some(edge::server::Event::Keys(keys))
+        }
         // Its messages pass it in the loop that its heartbeats come from.
         #[cfg(feature = "faults")]
         Event::Command(Command::Fault(Fault::WedgeSip)) => None,

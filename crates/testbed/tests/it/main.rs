@@ -7,6 +7,7 @@ mod flows;
 mod forking;
 mod hangs;
 mod hostile_input;
+mod keys;
 mod kills;
 mod peers;
 mod registration;

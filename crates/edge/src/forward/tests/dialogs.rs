@@ -71,7 +71,7 @@ fn a_tampered_token_is_forbidden() {
     assert_eq!(refused(rig.receive(&bye("sip:bob@10.0.0.2", &[replayed]), PHONE)).0, 403);
     assert_eq!(
         rig.send(&bye("sip:bob@10.0.0.2", &[route]), Destination::Route),
-        Err(SendError::Refused)
+        Err(SendError::FlowGone)
     );
 }
 
