@@ -367,15 +367,16 @@ impl<'a> View<'a> {
         message: &Message,
         attempt: Attempt,
     ) -> Option<usize> {
-        let candidates = match (session, address_of_record(message)) {
-            (Some(session), _) => self.routing.choose(ChoiceKey::Session(session)),
-            (None, Some(address)) => {
-                self.routing.choose(ChoiceKey::AddressOfRecord(address.as_str().as_bytes()))
-            }
-            (None, None) => {
-                self.routing.choose(ChoiceKey::CallId(message.call_id().unwrap_or_default()))
-            }
+        let address = address_of_record(message);
+        let key = match (session, &address) {
+            (Some(session), _) => ChoiceKey::Session(session),
+            (None, Some(address)) => ChoiceKey::AddressOfRecord(address.as_str().as_bytes()),
+            (None, None) => ChoiceKey::CallId(message.call_id().unwrap_or_default()),
         };
+        // Of a call that still rings at a container that drains.
+        let is_old = matches!(message.method(), Some(Method::Cancel | Method::Ack));
+        let candidates =
+            if is_old { self.routing.choose_for_old(key) } else { self.routing.choose(key) };
         match attempt {
             Attempt::First => candidates.first,
             Attempt::Second => candidates.second,

@@ -19,11 +19,13 @@
 
 use std::time::{Duration, Instant};
 
-use crate::choice::{BucketTable, CANDIDATES_MAX, Candidate, Candidates, ChoiceKey};
+use crate::choice::{BucketTable, CANDIDATES_MAX, Candidates, ChoiceKey};
 use crate::view::{Incarnation, ProcessName, ProcessState, TopologyView, WEIGHT_DEFAULT};
 
+mod selection;
 mod unanswered;
 
+use selection::Choice;
 use unanswered::Unanswered;
 
 /// Most containers and peers of one table. One more never opens: its events are ignored.
@@ -173,9 +175,9 @@ pub struct RoutingTable {
     view_version: u64,
     /// Sorted by name.
     routes: Vec<Route>,
-    buckets: BucketTable,
-    /// Where in `routes` the candidates of `buckets` stand.
-    candidate_places: Vec<usize>,
+    accepting: Choice,
+    /// Those that finish what they own, while none accepts.
+    draining: Choice,
 }
 
 impl RoutingTable {
@@ -185,8 +187,8 @@ impl RoutingTable {
             settings,
             view_version: 0,
             routes: Vec::new(),
-            buckets: BucketTable::empty(),
-            candidate_places: Vec::new(),
+            accepting: Choice::empty(),
+            draining: Choice::empty(),
         }
     }
 
@@ -343,14 +345,18 @@ impl RoutingTable {
 
     /// The choice over all accepting routes; recomputed on change only.
     pub fn buckets(&self) -> &BucketTable {
-        &self.buckets
+        &self.accepting.buckets
     }
 
     /// The routes that should take what `key` names, as places in [`routes`](Self::routes). No allocation, no lock.
     pub fn choose(&self, key: ChoiceKey<'_>) -> Candidates {
-        let chosen = self.buckets.choose(key);
-        let place = |candidate: usize| self.candidate_places[candidate];
-        Candidates { first: chosen.first.map(place), second: chosen.second.map(place) }
+        self.accepting.choose(key)
+    }
+
+    /// The same for what is not new (CANCEL, ACK) and names no owner: when no route accepts, those that drain, each of
+    /// which has what it was chosen for before.
+    pub fn choose_for_old(&self, key: ChoiceKey<'_>) -> Candidates {
+        if self.accepting.is_empty() { self.draining.choose(key) } else { self.choose(key) }
     }
 
     /// The place in [`routes`](Self::routes) of the life that a token names, draining ones included; `None` once its
@@ -446,23 +452,11 @@ impl RoutingTable {
     }
 
     fn rebuild(&mut self) {
-        let accepting =
-            |(_, route): &(usize, &Route)| route.state == RouteState::Accepting && route.weight > 0;
-        let (places, candidates): (Vec<usize>, Vec<Candidate>) = self
-            .routes
-            .iter()
-            .enumerate()
-            .filter(accepting)
-            .map(|(place, route)| {
-                let (name, incarnation) = (route.name.clone(), route.incarnation);
-                (place, Candidate { name, incarnation, weight: route.weight })
-            })
-            .unzip();
-        if candidates != self.buckets.candidates() {
-            self.buckets = BucketTable::build(&candidates);
-        }
-        // Both are sorted by name, and no candidate is left out: the table's bound is the greater one.
-        self.candidate_places = places;
+        let is = |state| move |route: &Route| route.state == state && route.weight > 0;
+        self.accepting.rebuild(&self.routes, is(RouteState::Accepting));
+        let draining = is(RouteState::Draining);
+        let nobody_accepts = self.accepting.is_empty();
+        self.draining.rebuild(&self.routes, |route| nobody_accepts && draining(route));
     }
 }
 

@@ -550,7 +550,7 @@ proptest! {
                 .map(|(name, _)| name.as_str())
                 .collect();
             prop_assert_eq!(fixture.accepting(), accepting);
-            for (place, candidate) in fixture.table.candidate_places.iter().zip(fixture.table.buckets().candidates()) {
+            for (place, candidate) in fixture.table.accepting.places.iter().zip(fixture.table.buckets().candidates()) {
                 prop_assert_eq!(&fixture.table.routes()[*place].name, &candidate.name);
             }
             let would_accept = |route: &&Route| route.witnessed(&SETTINGS, fixture.now) == RouteState::Accepting;

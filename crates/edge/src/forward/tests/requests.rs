@@ -323,3 +323,25 @@ fn content_length_is_added_for_a_stream_next_hop() {
     );
     assert_eq!(message.field(HeaderName::ContentLength), Some(&b"0"[..]));
 }
+
+#[test]
+fn what_is_not_new_finds_the_draining_container_when_nobody_accepts() {
+    let mut rig = Rig::new();
+    let drain = |rig: &mut Rig, name: &str, life| {
+        let (name, life) = (ProcessName::new(name), Incarnation(life));
+        rig.routing.heartbeat(&name, life, Accepting::Draining, 0, Instant::now(), &mut Vec::new());
+    };
+    let calls = || (0..20).map(|n| format!("call{n}"));
+    let cancel = |rig: &Rig, call: &str| {
+        let text = request("CANCEL", "sip:bob@example.com", "").replace("c1@10.0.0.1", call);
+        rig.offered(rig.receive(&text, PHONE)).0
+    };
+    let rang: Vec<String> = calls().map(|call| cancel(&rig, &call)).collect();
+    drain(&mut rig, "container1", 11);
+    assert!(calls().all(|call| cancel(&rig, &call) == "container2"), "which hands it on");
+    drain(&mut rig, "container2", 12);
+    let found: Vec<String> = calls().map(|call| cancel(&rig, &call)).collect();
+    assert_eq!(found, rang, "each at the container that it rings at");
+    let new = request("INVITE", "sip:bob@example.com", "");
+    assert_eq!(refused(rig.receive(&new, PHONE)).0, 503);
+}
