@@ -1,6 +1,7 @@
 //! Every command, option and help text, in one place.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use config::Listen;
@@ -48,13 +49,19 @@ pub(crate) enum Task {
         /// The process, for example container1
         name: String,
     },
-    /// Drain and stop a process, and leave it down
+    /// Let a process finish what it has, show what is left, and leave it down
+    ///
+    /// A container that drains takes no new calls, an edge no new connections. It ends when nothing is left, or at the
+    /// deadline. Ctrl-C ends the command and leaves the drain going.
+    #[command(after_help = EXIT_CODES)]
+    Drain(DrainWishes),
+    /// Drain a process for the configured time, and leave it down
     #[command(after_help = EXIT_CODES)]
     Stop {
         /// The process, for example container1
         name: String,
     },
-    /// Drain, stop and start a process, and wait until it serves again
+    /// Drain a process for the configured time, start it, and wait until it serves again
     #[command(after_help = EXIT_CODES)]
     Restart {
         /// The process, for example container1
@@ -99,6 +106,17 @@ pub(crate) enum Task {
 pub(crate) enum FaultName {
     /// SIP stands still, heartbeats go on
     WedgeSip,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DrainWishes {
+    /// The process, for example container1
+    pub(crate) name: String,
+    /// How long it may take, at most 24h; not given: drain_timeout of outlast.toml
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) deadline: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) json: Json,
 }
 
 /// Output for programs.

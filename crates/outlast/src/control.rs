@@ -5,7 +5,7 @@ use std::path::Path;
 
 use topology::ProcessName;
 use topology::protocol::{Answer, Request};
-use topology::server::{ManagerError, admin_request};
+use topology::server::{ManagerError, admin_request_with_progress};
 
 use crate::failure::Failure;
 use crate::output;
@@ -53,8 +53,18 @@ fn request(directory: &Path, request: Request, done: &str) -> Result<(), Failure
 
 /// One question to the manager of the node in that directory.
 pub(crate) fn ask(directory: &Path, request: Request) -> Result<Answer, Failure> {
+    ask_with_progress(directory, request, |_, _| {})
+}
+
+/// The same for a request that tells how far it is: what is left, and the milliseconds until the deadline.
+pub(crate) fn ask_with_progress(
+    directory: &Path,
+    request: Request,
+    on_progress: impl FnMut(u64, u64),
+) -> Result<Answer, Failure> {
     let socket = manager::server::socket_path(directory);
-    admin_request(&socket, request).map_err(|error| match error {
+    let answer = admin_request_with_progress(&socket, request, on_progress);
+    answer.map_err(|error| match error {
         ManagerError::NotUp { source, .. } if says_that_nobody_listens(&source) => {
             Failure::NotUp { directory: directory.to_owned(), source }
         }

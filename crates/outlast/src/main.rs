@@ -7,6 +7,7 @@
 mod command_line;
 mod config_check;
 mod control;
+mod drain;
 mod failure;
 mod identity;
 mod keys;
@@ -43,6 +44,7 @@ fn carry_out(command_line: CommandLine) -> Result<(), Failure> {
         Task::Up(wishes) => up::up(&directory, &wishes),
         Task::Status { json } => status::status(&directory, json.into()),
         Task::Start { name } => control::start(&directory, name),
+        Task::Drain(wishes) => drain::drain(&directory, wishes),
         Task::Stop { name } => control::stop(&directory, name),
         Task::Restart { name } => control::restart(&directory, name),
         Task::User(command) => user::user(&directory, command),

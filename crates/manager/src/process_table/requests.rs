@@ -12,6 +12,9 @@ use super::{Phase, ProcessTable};
 /// Commands that wait for one process. More are refused: somebody repeats himself.
 pub(super) const WAITERS_MAX: usize = 64;
 
+/// The longest drain: who asks for more has mistyped.
+const DRAIN_MAX: Duration = Duration::from_secs(24 * 3_600);
+
 /// A request that names a process.
 struct Wish {
     goal: Goal,
@@ -51,6 +54,12 @@ impl ProcessTable {
             Request::Drain { name, deadline_ms } => {
                 let waiter = Waiter { ticket, wants: Wants::Progress };
                 let drain = deadline_ms.map_or(drain, Duration::from_millis);
+                if drain > DRAIN_MAX {
+                    let reason =
+                        "a drain takes 24 hours at most; name a sooner deadline".to_owned();
+                    effects.push(Effect::Answer { ticket, answer: Answer::Refused { reason } });
+                    return;
+                }
                 (name, Wish { goal: Goal::Down, drain, waiter })
             }
         };

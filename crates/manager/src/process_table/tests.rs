@@ -116,6 +116,10 @@ impl Node {
                 Effect::Tell { name, command: Command::Stop } => {
                     self.log.push(format!("stop {name}"))
                 }
+                #[cfg(feature = "faults")]
+                Effect::Tell { name, command: Command::Fault(_) } => {
+                    self.log.push(format!("break {name}"))
+                }
                 Effect::Kill { name, pid, reason } => {
                     assert_eq!(self.entry(name.as_str()).pid, Some(pid));
                     assert!(!reason.to_string().is_empty());

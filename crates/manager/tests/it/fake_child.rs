@@ -91,6 +91,8 @@ fn live(notes: &Notes, behaviour: &str, events: &mpsc::Receiver<Event>) {
                 }
             }
             Event::Keys(_) => {}
+            #[cfg(feature = "faults")]
+            Event::Command(Command::Fault(_)) => {}
             Event::ManagerGone => return,
         }
     }

@@ -39,6 +39,16 @@ fn a_drain_without_a_deadline_has_the_configured_one() {
 }
 
 #[test]
+fn a_drain_of_more_than_a_day_is_refused() {
+    let mut node = Node::serving();
+    let request =
+        Request::Drain { name: ProcessName::new("container1"), deadline_ms: Some(u64::MAX) };
+    node.handle(Event::Requested { ticket: Ticket(1), request });
+    assert!(node.take_log()[0].starts_with("1 refused: "));
+    assert_eq!(node.state("container1"), ProcessState::Ready);
+}
+
+#[test]
 fn the_last_wish_sets_the_deadline_of_a_drain_and_all_are_answered() {
     let mut node = Node::serving();
     node.request(1, drain, "container1");
