@@ -3,6 +3,8 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 mod calls;
+mod detection;
+mod drains;
 mod flows;
 mod forking;
 mod hangs;
