@@ -7,6 +7,7 @@
 mod command_line;
 mod config_check;
 mod control;
+mod demo;
 mod drain;
 mod failure;
 mod identity;
@@ -21,15 +22,21 @@ mod stores;
 mod up;
 mod user;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::parser::ValueSource;
+use clap::{CommandFactory as _, FromArgMatches as _};
 use command_line::{CommandLine, ConfigCommand, Task};
 use failure::Failure;
 
 fn main() -> ExitCode {
-    let command_line = CommandLine::parse();
-    match carry_out(command_line) {
+    let matches = CommandLine::command().get_matches();
+    let command_line = CommandLine::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    // The demo never touches the node that OUTLAST_DIR or the default stands for.
+    let is_dir_given = matches.value_source("dir") == Some(ValueSource::CommandLine);
+    let given = is_dir_given.then(|| command_line.dir.clone());
+    match carry_out(command_line, given) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             output::error(&failure);
@@ -38,10 +45,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn carry_out(command_line: CommandLine) -> Result<(), Failure> {
+fn carry_out(command_line: CommandLine, given: Option<PathBuf>) -> Result<(), Failure> {
     let directory = command_line.dir;
     match command_line.task {
         Task::Up(wishes) => up::up(&directory, &wishes),
+        Task::Demo { json } => demo::demo(given, json.into()),
         Task::Status { json } => status::status(&directory, json.into()),
         Task::Start { name } => control::start(&directory, name),
         Task::Drain(wishes) => drain::drain(&directory, wishes),

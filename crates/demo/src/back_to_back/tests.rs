@@ -239,6 +239,7 @@ fn requests_in_the_call_are_asked_on_the_other_side_and_answered_from_there() {
     for (from, to) in [(CALLER, CALLEE), (CALLEE, CALLER)] {
         for method in ["INVITE", "INFO", "UPDATE", "MESSAGE", "OPTIONS"] {
             let mut driver = Driver::up();
+            driver.view.now = state::UnixMillis(2_000);
             let start = format!("{method} sip:x SIP/2.0");
             let asked = message(&start, &format!("2 {method}"), "", OFFER);
             let effects = driver.asks(from, asked.clone());
