@@ -179,7 +179,7 @@ pub struct Body {
 }
 
 /// Where and how to forward a request.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProxyPlan {
     /// The target set (RFC 3261 §16.5); targets of equal q are tried in parallel, groups by falling q.
     /// Empty answers 480. More than [`TARGETS_MAX`] are cut off, the lowest q first.

@@ -18,5 +18,6 @@ pub mod proxy;
 pub mod responder;
 pub mod server;
 pub mod session;
+pub mod setup;
 pub mod shard;
 pub mod transactions;

@@ -26,18 +26,20 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use state::{CommitError, Store, UnixMillis};
+use state::{CommitError, Key, Record, Store, StoreError, UnixMillis, Version};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
 use topology::server::Pulse;
-use topology::{BucketTable, Candidate, HeartbeatSettings, KeyRing, ProcessState, TopologyView};
+use topology::{HeartbeatSettings, KeyRing, TopologyView};
 use tracing::{debug, info, warn};
 use transport::link::{LinkFrame, Refused, SendError};
 
-use crate::application::{Application, Duty, IncomingRequest, Ownership, Tick};
+use crate::application::{Application, Duty, IncomingRequest, Tick};
 use crate::edges::LinkId;
-use crate::shard::{HandlerEnd, JobId, LookupId, Shard, ShardEffect, ShardSettings};
+use crate::shard::{
+    CommitId, HandlerEnd, JobId, LookupId, ReadId, ScanId, Shard, ShardEffect, ShardSettings,
+};
 use link::{Link, LinkEnd};
 use resolver::Resolver;
 use wedge::Wedge;
@@ -161,14 +163,10 @@ impl ServerHandle {
 /// The end of something that took time.
 enum Finished {
     Handled(JobId, HandlerEnd),
-    /// None: it took too long.
-    Committed(JobId, Option<Result<(), CommitError>>),
-    Resolved {
-        lookup: LookupId,
-        host: String,
-        port: u16,
-        addresses: Vec<IpAddr>,
-    },
+    Committed(CommitId, Result<Vec<Version>, CommitError>),
+    Read(ReadId, Result<Option<Record>, StoreError>),
+    Scanned(ScanId, Result<Vec<(Key, Record)>, StoreError>),
+    Resolved { lookup: LookupId, host: String, port: u16, addresses: Vec<IpAddr> },
     Ticked(Vec<Duty>),
 }
 
@@ -193,7 +191,6 @@ pub struct Server {
     is_ticking: bool,
     /// What is left of the duties of the last round.
     duties: VecDeque<Duty>,
-    ownership: Ownership,
     vitals: Vitals,
     wedge: Wedge,
     /// Set once the container was told to drain or to stop.
@@ -215,7 +212,7 @@ impl Server {
         let now = Instant::now();
         let vitals = Vitals::default();
         let server = Server {
-            shard: Shard::new(settings.shard.clone()),
+            shard: Shard::new(settings.shard.clone(), now, wall_clock()),
             store,
             application,
             listener,
@@ -232,7 +229,6 @@ impl Server {
             next_tick: now + settings.tick_interval,
             is_ticking: false,
             duties: VecDeque::new(),
-            ownership: Ownership::Everything,
             vitals: vitals.clone(),
             wedge: Wedge::default(),
             ends_at: None,
@@ -255,6 +251,7 @@ impl Server {
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let now = Instant::now();
         self.vitals.pulse.count();
+        self.shard.tell_time(now, wall_clock());
         let mut has_progressed = self.poll_commands(cx, now);
         has_progressed |= self.poll_accept(cx, now);
         has_progressed |= self.poll_links(cx, now);
@@ -281,7 +278,9 @@ impl Server {
         {
             has_progressed = true;
             match command {
-                Some(Command::View(view)) => self.learn(&view),
+                Some(Command::View(view)) => {
+                    self.shard.topology(&view, now, &mut self.effects);
+                }
                 Some(Command::Keys(keys)) => self.shard.use_keys(*keys),
                 Some(Command::Drain(deadline_in)) => {
                     info!(?deadline_in, "draining");
@@ -302,31 +301,8 @@ impl Server {
 
     fn drain(&mut self, now: Instant) {
         self.shard.drain();
-        self.ownership = Ownership::Nothing;
         // The edges shall know at once, not at the next interval.
         self.next_heartbeat = now;
-    }
-
-    /// Duties are shared among the containers that are ready, as the view shows them.
-    fn learn(&mut self, view: &TopologyView) {
-        self.shard.topology(view);
-        if matches!(self.ownership, Ownership::Nothing) {
-            return;
-        }
-        let candidates: Vec<Candidate> = view
-            .containers()
-            .filter(|process| process.state == ProcessState::Ready)
-            .map(|process| Candidate {
-                name: process.name.clone(),
-                incarnation: process.incarnation,
-                weight: process.weight,
-            })
-            .collect();
-        self.ownership = Ownership::Share {
-            table: Arc::new(BucketTable::build(&candidates)),
-            name: self.settings.shard.name.clone(),
-            incarnation: self.settings.shard.incarnation,
-        };
     }
 
     fn poll_accept(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
@@ -392,11 +368,14 @@ impl Server {
             };
             match finished {
                 Finished::Handled(job, end) => self.shard.handled(job, end, now, &mut self.effects),
-                Finished::Committed(job, Some(result)) => {
-                    self.shard.committed(job, result, now, &mut self.effects);
+                Finished::Committed(commit, result) => {
+                    self.shard.committed(commit, result, now, &mut self.effects);
                 }
-                Finished::Committed(job, None) => {
-                    self.shard.commit_timed_out(job, now, &mut self.effects);
+                Finished::Read(read, result) => {
+                    self.shard.read(read, result, now, &mut self.effects);
+                }
+                Finished::Scanned(scan, result) => {
+                    self.shard.scanned(scan, result, now, &mut self.effects);
                 }
                 Finished::Resolved { lookup, host, port, addresses } => {
                     self.resolver.remember(host, &addresses, now);
@@ -429,11 +408,12 @@ impl Server {
         }
         if self.next_tick <= now {
             self.next_tick = now + self.settings.tick_interval;
+            self.shard.look_for_estates(&mut self.effects);
             // A round that takes longer than its interval is not joined by a second one.
             if !self.is_ticking && self.duties.is_empty() {
                 self.is_ticking = true;
                 let application = Arc::clone(&self.application);
-                let tick = Tick::new(wall_clock(), self.ownership.clone());
+                let tick = Tick::new(wall_clock(), self.shard.share().clone());
                 self.work.push(Box::pin(async move {
                     let round = AssertUnwindSafe(application.tick(&tick)).catch_unwind().await;
                     Finished::Ticked(round.unwrap_or_default())
@@ -467,12 +447,31 @@ impl Server {
                             IncomingRequest { message: *request, flow, now: wall_clock(), attempt };
                         self.handle(job, request);
                     }
-                    ShardEffect::Commit { job, batch } => {
+                    ShardEffect::Commit { commit, batch } => {
                         let store = Arc::clone(&self.store);
                         let time_max = self.settings.handler_time_max;
                         self.work.push(Box::pin(async move {
                             let end = tokio::time::timeout(time_max, store.commit(batch)).await;
-                            Finished::Committed(job, end.ok().map(|result| result.map(drop)))
+                            // What is given up may be applied all the same.
+                            let late = CommitError::Unknown { reason: "the store took too long" };
+                            Finished::Committed(commit, end.unwrap_or(Err(late)))
+                        }));
+                    }
+                    ShardEffect::Read { read, key } => {
+                        let store = Arc::clone(&self.store);
+                        let time_max = self.settings.handler_time_max;
+                        self.work.push(Box::pin(async move {
+                            let end = tokio::time::timeout(time_max, store.read(&key)).await;
+                            Finished::Read(read, end.unwrap_or_else(|_| Err(too_late())))
+                        }));
+                    }
+                    ShardEffect::Scan { scan, space, prefix, after, limit } => {
+                        let store = Arc::clone(&self.store);
+                        let time_max = self.settings.handler_time_max;
+                        self.work.push(Box::pin(async move {
+                            let page = store.scan(&space, &prefix, after.as_ref(), limit);
+                            let end = tokio::time::timeout(time_max, page).await;
+                            Finished::Scanned(scan, end.unwrap_or_else(|_| Err(too_late())))
                         }));
                     }
                     ShardEffect::Resolve { lookup, host, port } => {
@@ -607,6 +606,12 @@ fn listen(path: &Path) -> Result<UnixListener, ServerError> {
     let listener = UnixListener::bind(path).map_err(failed)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
     Ok(listener)
+}
+
+/// A read that was given up.
+fn too_late() -> StoreError {
+    let source = Arc::new(io::Error::from(io::ErrorKind::TimedOut));
+    StoreError::Engine { doing: "answer in time", source }
 }
 
 fn wall_clock() -> UnixMillis {

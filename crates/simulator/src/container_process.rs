@@ -11,14 +11,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use container::application::{Application, Duty, IncomingRequest, Ownership, Tick};
+use container::application::{Application, Duty, IncomingRequest, Tick};
 use container::edges::LinkId;
-use container::shard::{HandlerEnd, JobId, Shard, ShardEffect, ShardSettings};
+use container::shard::{
+    CommitId, HandlerEnd, JobId, ReadId, ScanId, Shard, ShardEffect, ShardSettings,
+};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use registrar::Registrar;
-use state::{CommitError, Store};
-use topology::{BucketTable, Candidate, ProcessState, TopologyView};
+use state::{CommitError, Key, Record, Store, StoreError, Version};
 use transport::link::{LinkFrame, LinkReceiver, LinkSender, Refused, SendError};
 
 use crate::clock::NodeClock;
@@ -47,7 +48,9 @@ pub struct Surroundings<'a> {
 /// The end of something that took time.
 enum Finished {
     Handled(JobId, HandlerEnd),
-    Committed(JobId, Result<(), CommitError>),
+    Committed(CommitId, Result<Vec<Version>, CommitError>),
+    Read(ReadId, Result<Option<Record>, StoreError>),
+    Scanned(ScanId, Result<Vec<(Key, Record)>, StoreError>),
     Ticked(Vec<Duty>),
 }
 
@@ -55,7 +58,9 @@ enum Finished {
 #[derive(Debug, Clone, Copy)]
 enum Late {
     Handler(JobId),
-    Commit(JobId),
+    Commit(CommitId),
+    Read(ReadId),
+    Scan(ScanId),
     Never,
 }
 
@@ -87,7 +92,6 @@ pub struct ContainerProcess {
     next_heartbeat: Moment,
     next_tick: Moment,
     is_ticking: bool,
-    ownership: Ownership,
     ends_at: Option<Moment>,
     is_wedged: bool,
 }
@@ -103,13 +107,14 @@ impl ContainerProcess {
         around: &mut Surroundings<'_>,
     ) -> ContainerProcess {
         around.streams.listen(&settings.name, life);
+        let wall = clock.wall();
         ContainerProcess {
             life,
             heartbeat_interval,
             clock,
             store,
             registrar: Arc::new(registrar),
-            shard: Shard::new(settings.clone()),
+            shard: Shard::new(settings.clone(), around.instant, wall),
             links: BTreeMap::new(),
             next_link: 0,
             work: Vec::new(),
@@ -117,7 +122,6 @@ impl ContainerProcess {
             next_heartbeat: around.now + heartbeat_interval,
             next_tick: around.now + TICK_INTERVAL,
             is_ticking: false,
-            ownership: Ownership::Everything,
             ends_at: None,
             is_wedged: false,
             settings,
@@ -126,16 +130,18 @@ impl ContainerProcess {
 
     /// Does everything that is ready.
     pub fn turn(&mut self, words: Vec<Word>, around: &mut Surroundings<'_>) -> Turned {
+        self.shard.tell_time(around.instant, self.clock.wall());
         for word in words {
             match word {
-                Word::View(view) => self.learn(&view),
+                Word::View(view) => {
+                    self.shard.topology(&view, around.instant, &mut self.effects);
+                }
                 Word::Keys(keys) => {
                     self.registrar.use_keys(&keys);
                     self.shard.use_keys(keys);
                 }
                 Word::Drain(deadline_in) => {
                     self.shard.drain();
-                    self.ownership = Ownership::Nothing;
                     self.next_heartbeat = around.now;
                     self.ends_at = Some(around.now + deadline_in);
                 }
@@ -190,31 +196,12 @@ impl ContainerProcess {
             LinkFrame::Heartbeat { load, .. } => load,
             other => unreachable!("{other:?} is no heartbeat"),
         };
-        // A round of duties may always be under way.
-        let work = self.work.len() - usize::from(self.is_ticking);
+        // A round of duties, and of looking for the dead, may always be under way.
+        let is_due = |work: &&Work| !matches!(work.late, Late::Never | Late::Scan(_));
+        let work = self.work.iter().filter(is_due).count();
         let is_quiet = self.shard.is_quiet();
         let is_at_rest = is_quiet && work == 0 && load == 0;
         (!is_at_rest).then(|| format!("quiet {is_quiet}, load {load}, work {work}"))
-    }
-
-    fn learn(&mut self, view: &TopologyView) {
-        self.shard.topology(view);
-        if matches!(self.ownership, Ownership::Nothing) {
-            return;
-        }
-        let ready = view.containers().filter(|process| process.state == ProcessState::Ready);
-        let candidates: Vec<Candidate> = ready
-            .map(|process| Candidate {
-                name: process.name.clone(),
-                incarnation: process.incarnation,
-                weight: process.weight,
-            })
-            .collect();
-        self.ownership = Ownership::Share {
-            table: Arc::new(BucketTable::build(&candidates)),
-            name: self.settings.name.clone(),
-            incarnation: self.settings.incarnation,
-        };
     }
 
     fn accept(&mut self, around: &mut Surroundings<'_>) {
@@ -276,10 +263,11 @@ impl ContainerProcess {
         }
         if self.next_tick <= around.now {
             self.next_tick = around.now + TICK_INTERVAL;
+            self.shard.look_for_estates(&mut self.effects);
             if !self.is_ticking {
                 self.is_ticking = true;
                 let application = Arc::clone(&self.registrar);
-                let tick = Tick::new(self.clock.wall(), self.ownership.clone());
+                let tick = Tick::new(self.clock.wall(), self.shard.share().clone());
                 let round = async move { Finished::Ticked(application.tick(&tick).await) };
                 self.begin(Box::pin(round), Moment::MAX, Late::Never);
             }
@@ -308,14 +296,27 @@ impl ContainerProcess {
                         let late = Late::Handler(job);
                         self.begin(Box::pin(run), around.now + HANDLER_TIME_MAX, late);
                     }
-                    ShardEffect::Commit { job, batch } => {
+                    ShardEffect::Commit { commit, batch } => {
                         let store = self.store.clone();
-                        let commit = async move {
-                            let result = store.commit(batch).await;
-                            Finished::Committed(job, result.map(drop))
+                        let committing =
+                            async move { Finished::Committed(commit, store.commit(batch).await) };
+                        let late = Late::Commit(commit);
+                        self.begin(Box::pin(committing), around.now + HANDLER_TIME_MAX, late);
+                    }
+                    ShardEffect::Read { read, key } => {
+                        let store = self.store.clone();
+                        let reading = async move { Finished::Read(read, store.read(&key).await) };
+                        let late = Late::Read(read);
+                        self.begin(Box::pin(reading), around.now + HANDLER_TIME_MAX, late);
+                    }
+                    ShardEffect::Scan { scan, space, prefix, after, limit } => {
+                        let store = self.store.clone();
+                        let scanning = async move {
+                            let page = store.scan(&space, &prefix, after.as_ref(), limit);
+                            Finished::Scanned(scan, page.await)
                         };
-                        let late = Late::Commit(job);
-                        self.begin(Box::pin(commit), around.now + HANDLER_TIME_MAX, late);
+                        let late = Late::Scan(scan);
+                        self.begin(Box::pin(scanning), around.now + HANDLER_TIME_MAX, late);
                     }
                     ShardEffect::Resolve { host, .. } => {
                         panic!("nobody in this world has a name, {host} neither")
@@ -378,11 +379,15 @@ impl ContainerProcess {
         let (now, effects) = (around.instant, &mut self.effects);
         match finished {
             Ok(Finished::Handled(job, end)) => self.shard.handled(job, end, now, effects),
-            Ok(Finished::Committed(job, result)) => {
+            Ok(Finished::Committed(commit, result)) => {
                 if let Err(error) = &result {
                     around.trace.note(&self.settings.name, format_args!("commit failed: {error}"));
                 }
-                self.shard.committed(job, result, now, effects);
+                self.shard.committed(commit, result, now, effects);
+            }
+            Ok(Finished::Read(read, result)) => self.shard.read(read, result, now, effects),
+            Ok(Finished::Scanned(scan, result)) => {
+                self.shard.scanned(scan, result, now, effects);
             }
             Ok(Finished::Ticked(duties)) => {
                 self.is_ticking = false;
@@ -393,7 +398,16 @@ impl ContainerProcess {
             Err(Late::Handler(job)) => {
                 self.shard.handled(job, HandlerEnd::TimedOut, now, effects);
             }
-            Err(Late::Commit(job)) => self.shard.commit_timed_out(job, now, effects),
+            Err(Late::Commit(commit)) => {
+                let late = CommitError::Unknown { reason: "the store took too long" };
+                self.shard.committed(commit, Err(late), now, effects);
+            }
+            Err(Late::Read(read)) => {
+                self.shard.read(read, Err(StoreError::Busy { waiting: 0 }), now, effects);
+            }
+            Err(Late::Scan(scan)) => {
+                self.shard.scanned(scan, Err(StoreError::Busy { waiting: 0 }), now, effects);
+            }
             Err(Late::Never) => {}
         }
     }

@@ -102,7 +102,7 @@ impl Outcomes {
 
 /// The response with our Via popped; None if no Via is left, so that nobody upstream can be meant by it
 /// (RFC 3261 §16.7(3)).
-pub(super) fn relayed(response: &Message, mut edits: Edits) -> Option<Bytes> {
+pub(crate) fn relayed(response: &Message, mut edits: Edits) -> Option<Bytes> {
     response.values(HeaderName::Via).nth(1)?;
     edits.remove_first_value(HeaderName::Via);
     let mut bytes = BytesMut::with_capacity(response.buffer().len());

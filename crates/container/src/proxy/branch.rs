@@ -44,14 +44,26 @@ pub struct BranchDeriver {
 impl BranchDeriver {
     /// `key` is the cluster's for the purpose `"branch"`, `owner_token` names the container (encoded
     /// [`topology::OwnerToken`]), `sent_by` is what its Vias say, such as `c1.node1.outlast.invalid`.
-    ///
-    /// A successor passes the owner token of the container whose set-up it continues.
     pub fn new(
         key: &Key,
         owner_token: [u8; OWNER_TOKEN_CHARS],
         sent_by: impl Into<Bytes>,
     ) -> BranchDeriver {
         BranchDeriver { key: key.clone(), owner_token, sent_by: sent_by.into() }
+    }
+
+    /// The deriver of the container that began a set-up, for whoever continues it.
+    pub fn in_place_of(
+        &self,
+        owner_token: [u8; OWNER_TOKEN_CHARS],
+        sent_by: Bytes,
+    ) -> BranchDeriver {
+        BranchDeriver { key: self.key.clone(), owner_token, sent_by }
+    }
+
+    /// The token of the container that writes these branches.
+    pub fn owner_token(&self) -> [u8; OWNER_TOKEN_CHARS] {
+        self.owner_token
     }
 
     /// The mark of a request: equal for two passes of it exactly when both are routed by the same input.

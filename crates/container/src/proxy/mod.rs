@@ -19,12 +19,18 @@
 //! caller's CANCEL with 200, and reports a client transaction that ends without a final response by
 //! [`ProxyContext::transport_failed`]. A non-INVITE branch has no deadline here: Timer F ends it.
 //!
+//! A context is a function of its request, plan and events. So its owner may note each event that changes its course
+//! before it tells the context of it, and whoever takes over from a dead owner replays what was noted
+//! ([`ProxyContext::resume`]).
+//!
 //! Deliberately absent: sockets, clocks, transactions; recursion on 3xx (the caller decides on a
 //! redirection); DNS failover within a branch (RFC 3263 §4.3), which is the client transaction's.
 
 mod best_response;
 mod branch;
 mod challenges;
+mod effect;
+mod replay;
 mod request;
 mod target_set;
 
@@ -35,9 +41,12 @@ use sip::transaction::{ResponseClass, Timers};
 use sip::{Edits, HeaderName, Message, Method};
 
 use crate::application::{ProxyPlan, RecordRoute};
-use best_response::{Answer, Asked, Outcome, Outcomes, relayed};
+pub(crate) use best_response::relayed;
+use best_response::{Answer, Asked, Outcome, Outcomes};
 pub use branch::BranchDeriver;
 use branch::LoopMark;
+pub use effect::{NextHop, ProxyEffect, Resumption, TransportFailure};
+pub use replay::Contradiction;
 pub use request::{Forwarded, forward_ack};
 use target_set::{Callee, TargetSet};
 
@@ -50,63 +59,11 @@ const MAX_BREADTH_DEFAULT: u32 = 60;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BranchIndex(usize);
 
-/// What the owner of a [`ProxyContext`] has to do, in this order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ProxyEffect {
-    /// Begin a client transaction and send its request.
-    Start {
-        /// By this index its events are reported.
-        branch: BranchIndex,
-        /// Complete, own Via on top.
-        request: Bytes,
-        /// Branch of that Via.
-        branch_id: Bytes,
-        /// What its next hop is determined by.
-        destination: NextHop,
-    },
-    /// Send a CANCEL for this branch (§9.1); a provisional response has come, and it is asked for once.
-    Cancel {
-        /// Which one.
-        branch: BranchIndex,
-    },
-    /// Forget the client transaction of this branch: nothing will come any more, or nobody waits for it.
-    Abandon {
-        /// Which one.
-        branch: BranchIndex,
-    },
-    /// Pass this response to the server transaction: own Via popped, everything else as it came.
-    Reply {
-        /// Complete.
-        response: Bytes,
-    },
-    /// Answer the server transaction with a response of our own.
-    ReplyOwn {
-        /// 400–599, with the RFC's reason phrase.
-        status: u16,
-    },
-    /// Forget the context: no event of its branches matters any more. A non-INVITE server transaction that
-    /// has had no final response by now gets none (RFC 4320 §4.2).
-    Finished,
-}
-
-/// What decides where a forwarded request goes (§16.6(7)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NextHop {
-    /// Its topmost Route value.
-    Route,
-    /// Its Request-URI.
-    RequestUri,
-}
-
-/// Why a client transaction ended without a final response.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TransportFailure {
-    /// The flow that the Path names is dead: like a 430 (RFC 5626 §5.3).
-    FlowGone,
-    /// The request could not be sent: like a 503 (RFC 3261 §16.9).
-    Unreachable,
-    /// Timer B or F: like a 408 (RFC 3261 §8.1.3.1).
-    TimedOut,
+impl BranchIndex {
+    /// As a number, for records.
+    pub fn number(self) -> usize {
+        self.0
+    }
 }
 
 /// How far the search for the callee has come.
@@ -259,17 +216,13 @@ impl ProxyContext {
         now: Instant,
         effects: &mut Vec<ProxyEffect>,
     ) {
-        let status = match failure {
-            TransportFailure::FlowGone => 430,
-            TransportFailure::Unreachable => 503,
-            TransportFailure::TimedOut => 408,
-        };
+        let status = failure.status();
         self.ended(branch, self.own_outcome(status), status, now, effects);
     }
 
     /// The caller sent CANCEL (§16.10); without effect on anything but a pending INVITE.
     pub fn cancel(&mut self, now: Instant, effects: &mut Vec<ProxyEffect>) {
-        if self.is_invite() && self.progress < Progress::Cancelled {
+        if self.is_cancellable() {
             self.stop_searching(Progress::Cancelled, now, effects);
         }
     }
@@ -284,12 +237,12 @@ impl ProxyContext {
             branch.deadline = None;
             match branch.state {
                 // §16.8: Timer C, and a provisional response came.
-                BranchState::Proceeding => self.send_cancel(BranchIndex(index), now, effects),
+                BranchState::Proceeding => {
+                    effects.push(ProxyEffect::RingsTooLong { branch: BranchIndex(index) });
+                }
                 // §16.8: Timer C, and none came; §9.1: no final response to a CANCEL within 64·T1.
                 BranchState::Calling | BranchState::CancelPending | BranchState::Cancelling => {
-                    let branch = BranchIndex(index);
-                    effects.push(ProxyEffect::Abandon { branch });
-                    self.ended(branch, self.own_outcome(408), 408, now, effects);
+                    effects.push(ProxyEffect::Overdue { branch: BranchIndex(index) });
                 }
                 BranchState::Accepted => {
                     branch.state = BranchState::Terminated;
@@ -297,6 +250,38 @@ impl ProxyContext {
                 }
                 BranchState::Terminated => {}
             }
+        }
+    }
+
+    /// Nothing more is expected of `branch`; it counts as 408.
+    ///
+    /// # Panics
+    /// If this context started no such branch.
+    pub fn give_up(&mut self, branch: BranchIndex, now: Instant, effects: &mut Vec<ProxyEffect>) {
+        if self.branches[branch.0].state.is_pending() {
+            effects.push(ProxyEffect::Abandon { branch });
+            self.ended(branch, self.own_outcome(408), 408, now, effects);
+        }
+    }
+
+    /// Cancels `branch`, which has rung for too long.
+    ///
+    /// # Panics
+    /// If this context started no such branch.
+    pub fn stop_ringing(
+        &mut self,
+        branch: BranchIndex,
+        now: Instant,
+        effects: &mut Vec<ProxyEffect>,
+    ) {
+        match self.branches[branch.0].state {
+            BranchState::Calling | BranchState::Proceeding => {
+                self.send_cancel(branch, now, effects);
+            }
+            BranchState::CancelPending
+            | BranchState::Cancelling
+            | BranchState::Accepted
+            | BranchState::Terminated => {}
         }
     }
 
@@ -320,6 +305,40 @@ impl ProxyContext {
     /// If this context started no such branch.
     pub fn has_further_flow(&self, branch: BranchIndex) -> bool {
         self.branches[branch.0].callee.has_further_flow()
+    }
+
+    /// Whether `branch` may still yield its first final response.
+    ///
+    /// # Panics
+    /// If this context started no such branch.
+    pub fn is_pending(&self, branch: BranchIndex) -> bool {
+        self.branches[branch.0].state.is_pending()
+    }
+
+    /// Whether a 101–199 came by `branch`; decides with other things whether the phone's next flow is tried.
+    ///
+    /// # Panics
+    /// If this context started no such branch.
+    pub fn has_progressed(&self, branch: BranchIndex) -> bool {
+        self.branches[branch.0].progressed
+    }
+
+    /// What was noted of that for the branch of this number: it counts, whatever has come since.
+    pub fn note_progress(&mut self, branch: usize, progressed: bool) {
+        if let Some(branch) = self.branches.get_mut(branch) {
+            branch.progressed = progressed;
+        }
+    }
+
+    /// Whether a CANCEL of the caller would change anything.
+    pub fn is_cancellable(&self) -> bool {
+        self.is_invite() && self.progress < Progress::Cancelled
+    }
+
+    /// Whether the caller has its final response: then nothing that happens to a branch changes what it gets, but
+    /// for further 2xx.
+    pub fn is_answered(&self) -> bool {
+        self.progress >= Progress::Answered
     }
 
     /// Whether [`ProxyEffect::Finished`] was given out.
@@ -389,6 +408,11 @@ impl ProxyContext {
         if self.is_invite() || self.progress < Progress::Answered {
             effects.push(ProxyEffect::Reply { response: relayed });
         }
+        self.accepted(index, now, effects);
+    }
+
+    /// A branch has answered; the others are not wanted any more.
+    fn accepted(&mut self, index: BranchIndex, now: Instant, effects: &mut Vec<ProxyEffect>) {
         if self.progress == Progress::Finished {
             return;
         }

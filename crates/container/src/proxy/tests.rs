@@ -13,6 +13,7 @@ use topology::token::OWNER_TOKEN_CHARS;
 use super::*;
 use crate::application::{QValue, Target};
 
+mod replays;
 mod whatever_happens;
 
 const HEADERS: &str = "Via: SIP/2.0/UDP edge;branch=z9hG4bKserver\r\nFrom: <sip:alice@example.com>;tag=1\r\n\
@@ -81,6 +82,18 @@ impl Scene {
         } else if let Some(seconds) = event.strip_prefix('+') {
             self.now += Duration::from_millis((seconds.parse::<f64>().unwrap() * 1000.0) as u64);
             self.context.timer(self.now, effects);
+            // As an owner that has nothing to note.
+            for effect in std::mem::take(effects) {
+                match effect {
+                    ProxyEffect::Overdue { branch } => {
+                        self.context.give_up(branch, self.now, effects);
+                    }
+                    ProxyEffect::RingsTooLong { branch } => {
+                        self.context.stop_ringing(branch, self.now, effects);
+                    }
+                    other => effects.push(other),
+                }
+            }
         } else {
             let (branch, what) = event.split_once(": ").unwrap();
             let index = BranchIndex(branch.parse().unwrap());
@@ -126,6 +139,13 @@ fn show(effect: &ProxyEffect) -> String {
             let name = uri.trim_start_matches("sip:").trim_end_matches("@phone");
             format!("start {} {name}", branch.0)
         }
+        ProxyEffect::Resume { branch, resumption, .. } => match resumption {
+            Resumption::Cancel => format!("cancel {} again", branch.0),
+            Resumption::Relay => format!("relay {}", branch.0),
+            Resumption::Acknowledge(_) => format!("acknowledge {}", branch.0),
+        },
+        ProxyEffect::Overdue { branch } => format!("overdue {}", branch.0),
+        ProxyEffect::RingsTooLong { branch } => format!("rings too long {}", branch.0),
         ProxyEffect::Cancel { branch } => format!("cancel {}", branch.0),
         ProxyEffect::Abandon { branch } => format!("abandon {}", branch.0),
         ProxyEffect::Reply { response } => {

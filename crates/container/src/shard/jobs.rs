@@ -1,24 +1,38 @@
 //! From a new request to the decision about it: the handler runs, its batch is committed, its action follows.
 //!
+//! An INVITE that is to be proxied is committed once more before that, as a set-up record: expected absent, so that of
+//! all containers that got a copy of the INVITE one calls. Its application's batch lies under a tag of its own and is
+//! committed first; a container that dies in between leaves an INVITE to be handled again, as after any commit of
+//! which nobody heard.
+//!
 //! Where errors of the application and of the store become SIP statuses:
 //!
 //! | what happened | answer |
 //! |---|---|
 //! | conflict with another commit, or its outcome is unknown | the handler runs again; 503 after `commit_conflicts_max` |
+//! | the call has a record already | it is looked at: see `inquiries` |
 //! | store busy | 503, Retry-After |
 //! | store failed, batch malformed, handler panicked | 500 |
-//! | handler or commit too slow | 503, Retry-After |
+//! | handler too slow | 503, Retry-After |
 
 use std::time::Instant;
 
-use sip::Message;
-use state::CommitError;
+use sip::{Message, Method};
+use state::{CommitError, Version};
+use topology::ChoiceKey;
 use tracing::{debug, error, warn};
 
-use super::{JobId, Shard, ShardEffect};
+use super::set_ups::{Act, Ledger, Step};
+use super::{CommitUse, Held, JobId, Shard, ShardEffect, taken};
 use crate::application::{Action, Effects, Response};
 use crate::edges::LinkId;
+use crate::ownership::identity::SetUpId;
+use crate::setup::{Event, SetUp};
 use crate::transactions::{Origin, ServerId};
+
+/// An outcome that is unknown this often stays so: the store hangs, and waiting on would hold up the acknowledgement
+/// of all that came after the request on its link.
+const UNKNOWN_MAX: u32 = 1;
 
 /// How a run of a handler ended.
 #[derive(Debug)]
@@ -36,17 +50,26 @@ pub enum HandlerEnd {
 pub(super) struct Job {
     /// None for an ACK.
     pub(super) server: Option<ServerId>,
-    request: Message,
-    origin: Origin,
-    /// The link and sequence to acknowledge when the decision stands.
-    offered: Option<(LinkId, u64)>,
+    held: Held,
     attempt: u32,
-    /// The caller sent CANCEL meanwhile.
-    is_cancelled: bool,
+    /// Commits whose outcome is unknown.
+    unknown: u32,
+    /// The caller's CANCELs that came meanwhile.
+    cancels: Vec<HeldCancel>,
     /// The link went down meanwhile, so that the edge, if it lives, offers the request to another container.
     is_offered_elsewhere: bool,
     /// What is to be done once the batch is committed.
     action: Option<Action>,
+    /// The record on its way to the store.
+    set_up: Option<(SetUpId, Box<SetUp>)>,
+}
+
+/// A CANCEL that is not answered yet.
+#[derive(Debug)]
+pub(super) struct HeldCancel {
+    /// Its transaction.
+    pub(super) cancel: ServerId,
+    pub(super) held: Held,
 }
 
 impl Shard {
@@ -69,13 +92,13 @@ impl Shard {
         }
         let job_state = Job {
             server,
-            request,
-            origin,
-            offered: self.offered.take(),
+            held: self.hold(request, origin),
             attempt: 0,
-            is_cancelled: false,
+            unknown: 0,
+            cancels: Vec::new(),
             is_offered_elsewhere: false,
             action: None,
+            set_up: None,
         };
         self.jobs.insert(job, job_state);
     }
@@ -97,7 +120,7 @@ impl Shard {
             }
             HandlerEnd::TimedOut => {
                 warn!("an application took too long; its request is answered 503");
-                Effects::respond(self.responder.try_again(&state.request))
+                Effects::respond(self.responder.try_again(&state.held.message))
             }
         };
         // RFC 3261 §8.2.2.2: the same request by another way. A proxy forwards both, a user agent does not.
@@ -112,70 +135,76 @@ impl Shard {
         if batch.is_empty() {
             self.decided(job, now, effects);
         } else {
-            effects.push(ShardEffect::Commit { job, batch });
+            self.commit(CommitUse::Job(job), batch, effects);
         }
     }
 
-    /// A commit has ended.
-    pub fn committed(
+    /// The commit of what an application wants to be stored has ended.
+    pub(super) fn job_committed(
         &mut self,
         job: JobId,
-        result: Result<(), CommitError>,
+        result: Result<Vec<Version>, CommitError>,
         now: Instant,
         effects: &mut Vec<ShardEffect>,
     ) {
         let Some(state) = self.jobs.get_mut(&job) else { return };
-        let refusal = match result {
-            Ok(()) => return self.decided(job, now, effects),
-            // Unknown: the handler reads what has become of it, and decides again.
-            Err(CommitError::Conflict { .. } | CommitError::Unknown { .. })
-                if state.attempt < self.settings.commit_conflicts_max =>
-            {
-                state.attempt += 1;
-                state.action = None;
-                debug!(
-                    attempt = state.attempt,
-                    "a commit met another one, or its outcome is unknown; the handler runs again"
-                );
-                return effects.push(ShardEffect::Handle {
-                    job,
-                    request: Box::new(state.request.clone()),
-                    flow: state.origin.flow,
-                    attempt: state.attempt,
-                });
-            }
-            Err(error @ (CommitError::Conflict { .. } | CommitError::Unknown { .. })) => {
+        let error = match result {
+            Ok(_) => return self.decided(job, now, effects),
+            Err(error) => error,
+        };
+        state.unknown += u32::from(matches!(error, CommitError::Unknown { .. }));
+        // Unknown: the handler reads what has become of it, and decides again.
+        if matches!(error, CommitError::Conflict { .. } | CommitError::Unknown { .. })
+            && state.attempt < self.settings.commit_conflicts_max
+            && state.unknown <= UNKNOWN_MAX
+        {
+            state.attempt += 1;
+            state.action = None;
+            debug!(
+                attempt = state.attempt,
+                "a commit met another one, or its outcome is unknown; the handler runs again"
+            );
+            return effects.push(ShardEffect::Handle {
+                job,
+                request: Box::new(state.held.message.clone()),
+                flow: state.held.origin.flow,
+                attempt: state.attempt,
+            });
+        }
+        self.refuse_job(job, &error, now, effects);
+    }
+
+    fn refuse_job(
+        &mut self,
+        job: JobId,
+        error: &CommitError,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        let Some(state) = self.jobs.get_mut(&job) else { return };
+        let refusal = match error {
+            CommitError::Conflict { .. } | CommitError::Unknown { .. } => {
                 warn!(%error, attempts = state.attempt, "gave up a commit; answering 503");
-                self.responder.try_again(&state.request)
+                self.responder.try_again(&state.held.message)
             }
-            Err(CommitError::Store(error)) if error.is_transient() => {
+            CommitError::Store(error) if error.is_transient() => {
                 warn!(%error, "the store is overloaded; answering 503");
-                self.responder.try_again(&state.request)
+                self.responder.try_again(&state.held.message)
             }
-            Err(error) => {
+            error => {
                 error!(%error, "a request's changes could not be stored; answering 500");
                 Response::new(500)
             }
         };
         state.action = Some(Action::Respond(refusal));
-        self.decided(job, now, effects);
-    }
-
-    /// A commit was given up after its longest time: a request that waited on would hold up the
-    /// acknowledgement of all that came after it on its link.
-    ///
-    /// The batch may still be applied. What it holds is what the request asked for, and its sender asks again.
-    pub fn commit_timed_out(&mut self, job: JobId, now: Instant, effects: &mut Vec<ShardEffect>) {
-        let Some(state) = self.jobs.get_mut(&job) else { return };
-        warn!("the store took too long over a commit; answering 503");
-        state.action = Some(Action::Respond(self.responder.try_again(&state.request)));
-        self.decided(job, now, effects);
+        state.set_up = None;
+        self.conclude(job, now, effects);
     }
 
     /// A link is gone: what it offered and nobody has decided about yet is the edge's to offer elsewhere.
     pub(super) fn offers_withdrawn(&mut self, link: LinkId) {
         for job in self.jobs.values_mut() {
-            job.is_offered_elsewhere |= job.offered.is_some_and(|(by, _)| by == link);
+            job.is_offered_elsewhere |= job.held.offered.is_some_and(|(by, _)| by == link);
         }
     }
 
@@ -183,52 +212,151 @@ impl Shard {
     pub(super) fn cancelled(
         &mut self,
         server: ServerId,
+        cancel: HeldCancel,
         now: Instant,
         effects: &mut Vec<ShardEffect>,
     ) {
         if let Some(job) = self.jobs_by_server.get(&server).and_then(|job| self.jobs.get_mut(job)) {
-            job.is_cancelled = true;
-        } else {
-            self.cancel_context(server, now, effects);
+            return job.cancels.push(cancel);
+        }
+        let context = self.contexts.get(&server);
+        let set_up = context.filter(|context| context.proxy.is_cancellable());
+        if let Some(id) = set_up.and_then(|context| context.set_up) {
+            let step = Step { event: Some(Event::Cancelled), act: Act::Cancel(cancel) };
+            return self.note(id, step, now, effects);
+        }
+        let response = Response::new(200);
+        self.transactions.respond_own(cancel.cancel, &response, now, &mut self.pending);
+        self.cancel_context(server, now, effects);
+        self.settle(now, effects);
+        taken(cancel.held.offered, effects);
+    }
+
+    /// A job knows what to do, and what its application wanted to be stored is; a call to be set up is noted first.
+    fn decided(&mut self, job: JobId, now: Instant, effects: &mut Vec<ShardEffect>) {
+        let wall = self.wall(now);
+        let Some(state) = self.jobs.get_mut(&job) else { return };
+        let request = &state.held.message;
+        let plan = match &state.action {
+            Some(Action::Proxy(plan)) if request.method() == Some(Method::Invite) => plan,
+            Some(Action::Proxy(_) | Action::Respond(_) | Action::Drop) | None => {
+                return self.conclude(job, now, effects);
+            }
+        };
+        let id = self.identifier.of_request(request).filter(|_| state.cancels.is_empty());
+        let Some(id) = id else { return self.conclude(job, now, effects) };
+        let record = SetUp {
+            owner: self.settings.incarnation,
+            token: self.deriver.owner_token(),
+            sent_by: self.own_name.clone(),
+            flow: state.held.origin.flow,
+            choice: ChoiceKey::CallId(request.call_id().unwrap_or_default()).hash(),
+            request: request.buffer().clone(),
+            plan: plan.clone(),
+            events: Vec::new(),
+        };
+        let batch = record.begin(id, wall);
+        state.set_up = Some((id, Box::new(record)));
+        self.commit(CommitUse::Begin(job), batch, effects);
+    }
+
+    /// The commit of a new call's record has ended.
+    pub(super) fn begun(
+        &mut self,
+        job: JobId,
+        result: Result<Vec<Version>, CommitError>,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        let Some(state) = self.jobs.get_mut(&job) else { return };
+        let (Some(server), Some((id, record))) = (state.server, state.set_up.take()) else {
+            return self.conclude(job, now, effects);
+        };
+        match result {
+            Ok(versions) => {
+                state.set_up = Some((id, record.clone()));
+                let version = *versions.first().expect("the store gives a version for each write");
+                self.set_ups.insert(id, Ledger::new(server, *record, version, now));
+                self.set_ups_by_server.insert(server, id);
+                self.conclude(job, now, effects);
+            }
+            // Another copy of the INVITE was sooner, here or elsewhere; or nobody knows. The record says whose it is.
+            Err(CommitError::Conflict { .. } | CommitError::Unknown { .. }) => {
+                let Some(job) = self.jobs.remove(&job) else { return };
+                self.jobs_by_server.remove(&server);
+                self.transactions.drop_server(server);
+                let held = Held { rounds: job.held.rounds + 1, ..job.held };
+                self.inquire(id, held, effects);
+                for HeldCancel { cancel, held } in job.cancels {
+                    self.transactions.drop_server(cancel);
+                    self.inquire(id, held, effects);
+                }
+            }
+            Err(error) => self.refuse_job(job, &error, now, effects),
         }
     }
 
-    /// Carries out the action of a job whose batch is committed; then the edge may forget the request.
-    fn decided(&mut self, job: JobId, now: Instant, effects: &mut Vec<ShardEffect>) {
+    /// Carries out the action of a job; then the edge may forget the request.
+    fn conclude(&mut self, job: JobId, now: Instant, effects: &mut Vec<ShardEffect>) {
         let Some(job) = self.jobs.remove(&job) else { return };
+        let offered = job.held.offered;
+        let mut cancels = job.cancels;
         match (job.action, job.server) {
             (Some(action), Some(server)) => {
                 self.jobs_by_server.remove(&server);
-                match action {
-                    Action::Respond(response) => {
+                match (action, job.set_up) {
+                    (Action::Respond(response), _) => {
                         self.transactions.respond_own(server, &response, now, &mut self.pending);
                     }
+                    (Action::Proxy(plan), Some((id, _))) => {
+                        self.begin_context(server, job.held, plan, Some(id), now, effects);
+                    }
                     // RFC 3261 §9.2: nobody was asked yet, so the INVITE is ended here.
-                    Action::Proxy(_) if job.is_cancelled => {
+                    (Action::Proxy(_), None) if !cancels.is_empty() => {
+                        self.answer_cancels(&mut cancels, now, effects);
                         let response = Response::new(487);
                         self.transactions.respond_own(server, &response, now, &mut self.pending);
                     }
-                    // An answer may come twice; a phone must not ring for two containers. If the edge is dead,
+                    // An answer may come twice; a phone must not get two copies of a request. If the edge is dead,
                     // a repetition brings the request again.
-                    Action::Proxy(_) if job.is_offered_elsewhere => {
+                    (Action::Proxy(_), None) if job.is_offered_elsewhere => {
                         self.transactions.drop_server(server);
                     }
-                    Action::Proxy(plan) => {
-                        self.begin_context(server, job.request, job.origin, plan, now, effects);
+                    (Action::Proxy(plan), None) => {
+                        self.begin_context(server, job.held, plan, None, now, effects);
                     }
-                    Action::Drop => self.transactions.drop_server(server),
+                    (Action::Drop, _) => self.transactions.drop_server(server),
                 }
+                self.settle(now, effects);
+                taken(offered, effects);
+                for cancel in cancels {
+                    self.cancelled(server, cancel, now, effects);
+                }
+                return;
             }
             (Some(Action::Proxy(_)), None) if job.is_offered_elsewhere => {}
             (Some(Action::Proxy(plan)), None) => {
-                self.forward_ack(&job.request, job.origin, &plan, effects);
+                self.forward_ack(&job.held.message, job.held.origin, &plan, effects);
             }
             // RFC 3261 §17.1.1.3: an ACK has no answer.
             (Some(Action::Respond(_) | Action::Drop) | None, None) | (None, Some(_)) => {}
         }
         self.settle(now, effects);
-        if let Some((link, sequence)) = job.offered {
-            effects.push(ShardEffect::Taken { link, sequence });
+        taken(offered, effects);
+    }
+
+    /// Answers the CANCELs of an INVITE that is about to be ended.
+    fn answer_cancels(
+        &mut self,
+        cancels: &mut Vec<HeldCancel>,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        for HeldCancel { cancel, held } in cancels.drain(..) {
+            let response = Response::new(200);
+            self.transactions.respond_own(cancel, &response, now, &mut self.pending);
+            self.settle(now, effects);
+            taken(held.offered, effects);
         }
     }
 }

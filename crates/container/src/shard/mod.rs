@@ -11,121 +11,55 @@
 //!                                 └────────────────────────────────┘ bounded
 //! ```
 //!
-//! `jobs` holds the middle, `proxying` the right end. Deliberately absent: sockets, tasks, clocks; set-up
-//! records and sessions, which come with failover of established state.
+//! `jobs` holds the middle, `proxying` the right end. An INVITE that is proxied has a record in the store, so that
+//! another container can go on with it: `set_ups` commits what happens to it before anything follows from that,
+//! `inquiries` reads the record of a message that belongs to no call here and hands the message on or takes the call
+//! over (`takeover`), `estates` finds the calls of containers that have died.
+//!
+//! Deliberately absent: sockets, tasks, clocks.
 
+mod estates;
+mod inquiries;
+mod interface;
 mod jobs;
 mod proxying;
+mod sending;
+mod set_ups;
+mod takeover;
 #[cfg(test)]
 mod tests;
+mod ways;
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use ahash::AHashMap;
 use bytes::Bytes;
 use sip::{Framing, HeaderName, Message, Method, NameAddr, Uri};
-use state::Batch;
-use topology::{Incarnation, KeyRing, OwnerToken, ProcessName, TopologyView};
+use state::{Batch, CommitError, Key, Record, StoreError, UnixMillis, Version};
+use topology::{KeyRing, OwnerToken, TopologyView};
 use tracing::debug;
-use transport::Flow;
 use transport::link::{Accepting, Destination, Incoming, LinkFrame, SendError};
 
-use crate::application::{Duty, Response};
+use crate::application::{Duty, Ownership, Response};
 use crate::edges::{Edges, LinkId, RouteOwner};
 use crate::own_route::without_own_route;
+use crate::ownership::identity::{Identifier, SetUpId};
+use crate::ownership::neighbours::{Neighbours, News};
 use crate::proxy::BranchDeriver;
 use crate::responder::Responder;
 use crate::transactions::deadlines::Deadlines;
-use crate::transactions::{
-    ClientId, Origin, ServerId, TransactionEffect, TransactionSettings, Transactions,
-};
-use jobs::Job;
+use crate::transactions::{ClientId, Origin, ServerId, TransactionEffect, Transactions};
+use estates::Estates;
+use inquiries::{HandedOn, Inquiry};
+use jobs::{HeldCancel, Job};
 use proxying::{Context, Lookup, NO_LINK, Sending};
+use set_ups::{Act, Gate, Ledger, Step};
 
+pub use interface::{
+    CommitId, JobId, LinkFault, LookupId, ReadId, ScanId, ShardEffect, ShardSettings,
+};
 pub use jobs::HandlerEnd;
-
-/// Names one run of a handler and what follows from it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct JobId(u64);
-
-/// Names a look-up of a host name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LookupId(u64);
-
-/// Who a shard is, and its bounds.
-#[derive(Debug, Clone)]
-pub struct ShardSettings {
-    /// Name of the container.
-    pub name: ProcessName,
-    /// Its present life.
-    pub incarnation: Incarnation,
-    /// The node it runs on.
-    pub node: String,
-    /// The cluster's keys.
-    pub keys: KeyRing,
-    /// Bounds and timers of the transactions.
-    pub transactions: TransactionSettings,
-    /// How often a handler runs anew when its commit met another one, or its outcome is unknown; then the request is
-    /// answered 503.
-    pub commit_conflicts_max: u32,
-}
-
-/// What the server has to do, in this order.
-#[derive(Debug)]
-pub enum ShardEffect {
-    /// Put this frame on this link. One that does not fit is reported by [`Shard::send_failed`].
-    Send {
-        /// Which link.
-        link: LinkId,
-        /// Any but `Incoming`.
-        frame: LinkFrame,
-    },
-    /// The message of this sequence is ours.
-    Taken {
-        /// By which link it came; it may be gone.
-        link: LinkId,
-        /// The sequence on that link.
-        sequence: u64,
-    },
-    /// Run the application's handler; end with [`Shard::handled`].
-    Handle {
-        /// The name of the run.
-        job: JobId,
-        /// The request.
-        request: Box<Message>,
-        /// The flow it came by.
-        flow: Flow,
-        /// 0, or how many commits of it met a conflict or ended unknown.
-        attempt: u32,
-    },
-    /// Commit; end with [`Shard::committed`].
-    Commit {
-        /// Whose batch.
-        job: JobId,
-        /// Not empty.
-        batch: Batch,
-    },
-    /// Look up the addresses of a name; end with [`Shard::resolved`].
-    Resolve {
-        /// The name of the look-up.
-        lookup: LookupId,
-        /// A host name.
-        host: String,
-        /// The port that the addresses are wanted with.
-        port: u16,
-    },
-}
-
-/// An edge that does not keep to the protocol; its link must be closed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum LinkFault {
-    /// The first frame must be Hello, and only the first.
-    #[error("the edge's Hello came late, twice, or not at all")]
-    Hello,
-    /// A frame that only containers send.
-    #[error("the edge sent a frame that only containers send")]
-    Direction,
-}
 
 /// One shard: all transactions, contexts and jobs of a container.
 pub struct Shard {
@@ -143,16 +77,75 @@ pub struct Shard {
     context_deadlines: Deadlines<ServerId>,
     clients: AHashMap<ClientId, Sending>,
     lookups: AHashMap<LookupId, Lookup>,
+    neighbours: Neighbours,
+    identifier: Identifier,
+    /// One instant by both clocks.
+    clocks: (Instant, UnixMillis),
+    commits: AHashMap<CommitId, CommitUse>,
+    reads: AHashMap<ReadId, ReadUse>,
+    /// The records that we own.
+    set_ups: AHashMap<SetUpId, Ledger>,
+    set_ups_by_server: AHashMap<ServerId, SetUpId>,
+    inquiries: AHashMap<SetUpId, Inquiry>,
+    handed_on: VecDeque<HandedOn>,
+    estates: Estates,
     /// What the transactions have asked for and was not carried out yet.
     pending: Vec<TransactionEffect>,
-    /// The message in hand, until a job takes it over.
-    offered: Option<(LinkId, u64)>,
+    in_hand: InHand,
     next_id: u64,
 }
 
+/// What is known of the message in hand beside the message.
+#[derive(Debug, Default)]
+struct InHand {
+    /// The link and sequence to acknowledge, until somebody takes the message over.
+    offered: Option<(LinkId, u64)>,
+    hops: u8,
+    rounds: u8,
+}
+
+/// A message that waits for something, and how it came.
+#[derive(Debug, Clone)]
+struct Held {
+    message: Message,
+    origin: Origin,
+    /// How often it was handed on already.
+    hops: u8,
+    /// The link and sequence to acknowledge when it is ours, or somebody else's.
+    offered: Option<(LinkId, u64)>,
+    /// How often it was looked at again.
+    rounds: u8,
+}
+
+/// What a commit is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CommitUse {
+    /// What an application wants to be stored.
+    Job(JobId),
+    /// The record of a call that a job is about to set up.
+    Begin(JobId),
+    /// What has happened to a call.
+    Note(SetUpId),
+    /// A call is over.
+    Remove(SetUpId),
+    /// A call of a dead container becomes ours.
+    Claim(SetUpId),
+    /// Nobody waits for it.
+    Tidy,
+}
+
+/// What a read is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ReadUse {
+    /// Whose call is this?
+    Inquiry(SetUpId),
+    /// Has our commit come about?
+    Doubt(SetUpId),
+}
+
 impl Shard {
-    /// A shard without links.
-    pub fn new(settings: ShardSettings) -> Shard {
+    /// A shard without links; `now` and `wall` are one instant.
+    pub fn new(settings: ShardSettings, now: Instant, wall: UnixMillis) -> Shard {
         let own_name = Bytes::from(format!("{}.{}.outlast.invalid", settings.name, settings.node));
         let responder = Responder::new(&settings.keys);
         Shard {
@@ -168,8 +161,18 @@ impl Shard {
             context_deadlines: Deadlines::new(),
             clients: AHashMap::new(),
             lookups: AHashMap::new(),
+            neighbours: Neighbours::new(settings.name.clone(), settings.incarnation),
+            identifier: Identifier::new(&settings.keys),
+            clocks: (now, wall),
+            commits: AHashMap::new(),
+            reads: AHashMap::new(),
+            set_ups: AHashMap::new(),
+            set_ups_by_server: AHashMap::new(),
+            inquiries: AHashMap::new(),
+            handed_on: VecDeque::new(),
+            estates: Estates::default(),
             pending: Vec::new(),
-            offered: None,
+            in_hand: InHand::default(),
             next_id: 0,
             settings,
         }
@@ -282,9 +285,58 @@ impl Shard {
         }
     }
 
-    /// Learns which addresses belong to edges, alive or not, and which of them are expected back.
-    pub fn topology(&mut self, view: &TopologyView) {
+    /// Both clocks at one instant; the wall clock may have been set.
+    pub fn tell_time(&mut self, now: Instant, wall: UnixMillis) {
+        self.clocks = (now, wall);
+    }
+
+    /// Learns which addresses belong to edges, alive or not, and which of them are expected back; which containers
+    /// live, and so whose calls are to be taken over.
+    pub fn topology(&mut self, view: &TopologyView, now: Instant, effects: &mut Vec<ShardEffect>) {
         self.edges.learn(view);
+        if self.neighbours.learn(view) == News::Estates {
+            self.look_for_estates(effects);
+            self.look_again_at_handed_on(now, effects);
+        }
+    }
+
+    /// Which keys are this container's to look after.
+    pub fn share(&self) -> &Ownership {
+        self.neighbours.share()
+    }
+
+    /// A commit has ended. One of which nothing is known after its longest time counts as
+    /// [`CommitError::Unknown`].
+    pub fn committed(
+        &mut self,
+        commit: CommitId,
+        result: Result<Vec<Version>, CommitError>,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        match self.commits.remove(&commit) {
+            Some(CommitUse::Job(job)) => self.job_committed(job, result, now, effects),
+            Some(CommitUse::Begin(job)) => self.begun(job, result, now, effects),
+            Some(CommitUse::Note(id)) => self.noted(id, result, now, effects),
+            Some(CommitUse::Remove(id)) => self.removed(id, now, effects),
+            Some(CommitUse::Claim(id)) => self.claimed(id, result, now, effects),
+            Some(CommitUse::Tidy) | None => {}
+        }
+    }
+
+    /// A read has ended.
+    pub fn read(
+        &mut self,
+        read: ReadId,
+        result: Result<Option<Record>, StoreError>,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        match self.reads.remove(&read) {
+            Some(ReadUse::Inquiry(id)) => self.inquired(id, result, now, effects),
+            Some(ReadUse::Doubt(id)) => self.settled(id, result, now, effects),
+            None => {}
+        }
     }
 
     /// What every link gets at every interval.
@@ -304,6 +356,7 @@ impl Shard {
     /// Wants no new sessions from now on; requests that come all the same are served.
     pub fn drain(&mut self) {
         self.accepting = Accepting::Draining;
+        self.neighbours.drain();
     }
 
     /// Whether nobody waits for an answer of this shard: no handler runs and every server transaction has
@@ -345,18 +398,43 @@ impl Shard {
         now: Instant,
         effects: &mut Vec<ShardEffect>,
     ) {
-        self.offered = Some((link, incoming.sequence));
+        let offered = Some((link, incoming.sequence));
         let origin = Origin { link, flow: incoming.flow };
         match Message::parse(incoming.bytes) {
-            Ok(message) if message.is_request() => self.request(message, origin, now, effects),
-            Ok(message) => self.response(message, now),
-            Err(error) => debug!(%error, "dropped what an edge took for a message"),
+            Ok(message) => {
+                let held = Held { message, origin, hops: incoming.hops, offered, rounds: 0 };
+                self.dispatch(held, now, effects);
+            }
+            Err(error) => {
+                debug!(%error, "dropped what an edge took for a message");
+                taken(offered, effects);
+            }
         }
+    }
+
+    /// Looks at a message, for the first time or again.
+    fn dispatch(&mut self, held: Held, now: Instant, effects: &mut Vec<ShardEffect>) {
+        let Held { message, origin, hops, offered, rounds } = held;
+        self.in_hand = InHand { offered, hops, rounds };
+        if message.is_request() {
+            self.request(message, origin, now, effects);
+        } else {
+            self.response(message, origin, now, effects);
+        }
+        self.hand_empty(now, effects);
+    }
+
+    /// The message in hand was looked at. If nobody took it over it was absorbed, answered or dropped, and the edge
+    /// need not keep it.
+    fn hand_empty(&mut self, now: Instant, effects: &mut Vec<ShardEffect>) {
         self.settle(now, effects);
-        // Nobody took it over: it was absorbed, answered or dropped, and the edge need not keep it.
-        if let Some((link, sequence)) = self.offered.take() {
-            effects.push(ShardEffect::Taken { link, sequence });
-        }
+        taken(self.in_hand.offered.take(), effects);
+    }
+
+    /// Takes the message in hand over.
+    fn hold(&mut self, message: Message, origin: Origin) -> Held {
+        let InHand { offered, hops, rounds } = std::mem::take(&mut self.in_hand);
+        Held { message, origin, hops, offered, rounds }
     }
 
     fn request(
@@ -376,20 +454,43 @@ impl Shard {
             Some(Method::Register) => request,
             _ => request.detached(),
         };
-        match without_own_route(&request, &self.own_name) {
-            Ok(rewritten) => {
-                let request = rewritten.unwrap_or(request);
-                self.transactions.request(request, origin, now, &mut self.pending);
-            }
-            Err(fault) => self.refuse(&request, origin, 400, fault, effects),
+        let request = match without_own_route(&request) {
+            Ok(rewritten) => rewritten.unwrap_or(request),
+            Err(fault) => return self.refuse(&request, origin, 400, fault, effects),
+        };
+        // Of an INVITE that is not here: another container's, or a dead one's.
+        if let Some(Method::Ack | Method::Cancel) = request.method()
+            && !self.transactions.knows(&request)
+            && let Some(id) = self.identifier.of_request(&request)
+        {
+            let held = self.hold(request, origin);
+            return self.inquire(id, held, effects);
         }
+        self.transactions.request(request, origin, now, &mut self.pending);
     }
 
-    fn response(&mut self, response: Message, now: Instant) {
-        let is_known = response.check_response().is_ok()
-            && self.transactions.response(response, now, &mut self.pending);
-        if !is_known {
-            debug!("dropped a response that no client transaction waits for");
+    fn response(
+        &mut self,
+        response: Message,
+        origin: Origin,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        if response.check_response().is_err() {
+            return debug!("dropped a malformed response");
+        }
+        let Some(client) = self.transactions.client_of(&response) else {
+            return self.response_to_nobody(response, origin, now, effects);
+        };
+        match self.gate(client, &response) {
+            Gate::Open => {
+                self.transactions.response(response, now, &mut self.pending);
+            }
+            Gate::Closed(id, event) => {
+                let held = self.hold(response.detached(), origin);
+                self.note(id, Step { event, act: Act::Response(held) }, now, effects);
+            }
+            Gate::Repeated => {}
         }
     }
 
@@ -452,7 +553,18 @@ impl Shard {
             TransactionEffect::Acknowledged { request, origin } => {
                 self.begin_job(None, request, origin, effects);
             }
-            TransactionEffect::Cancelled { server } => self.cancelled(server, now, effects),
+            TransactionEffect::Cancelled { server, cancel, request, origin } => {
+                let held = self.hold(request, origin);
+                self.cancelled(server, HeldCancel { cancel, held }, now, effects);
+            }
+            TransactionEffect::CancelAnswered { client, status } => {
+                self.cancel_answered(client, status, now, effects);
+            }
+            TransactionEffect::ServerEnded { server } => {
+                if let Some(id) = self.set_ups_by_server.get(&server).copied() {
+                    self.end_if_over(id, now, effects);
+                }
+            }
             TransactionEffect::Delivered { client, response } => {
                 self.delivered(client, response, now, effects);
             }
@@ -471,6 +583,26 @@ impl Shard {
         }
     }
 
+    /// Asks for a commit.
+    fn commit(&mut self, of: CommitUse, batch: Batch, effects: &mut Vec<ShardEffect>) {
+        let commit = CommitId(self.take_id());
+        self.commits.insert(commit, of);
+        effects.push(ShardEffect::Commit { commit, batch });
+    }
+
+    /// Asks for a record.
+    fn ask(&mut self, of: ReadUse, key: Key, effects: &mut Vec<ShardEffect>) {
+        let read = ReadId(self.take_id());
+        self.reads.insert(read, of);
+        effects.push(ShardEffect::Read { read, key });
+    }
+
+    /// The wall clock at `now`.
+    fn wall(&self, now: Instant) -> UnixMillis {
+        let (then, wall) = self.clocks;
+        wall.saturating_add(now.saturating_duration_since(then))
+    }
+
     fn take_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
@@ -481,4 +613,11 @@ fn deriver(settings: &ShardSettings, own_name: Bytes) -> BranchDeriver {
     let owner = OwnerToken { incarnation: settings.incarnation, shard: 0 };
     let owner_token = owner.encode(&settings.keys.derive("owner"));
     BranchDeriver::new(&settings.keys.derive("branch"), owner_token, own_name)
+}
+
+/// The edge need not keep a message any longer.
+fn taken(offered: Option<(LinkId, u64)>, effects: &mut Vec<ShardEffect>) {
+    if let Some((link, sequence)) = offered {
+        effects.push(ShardEffect::Taken { link, sequence });
+    }
 }

@@ -1,5 +1,5 @@
-//! Carries out what proxy contexts ask for: finds the way of a request, starts and cancels client
-//! transactions, brings their ends back to the context.
+//! Carries out what proxy contexts ask for, and brings the ends of their client transactions back to them; what changes
+//! the course of a call is noted first.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -7,17 +7,22 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use sip::transaction::Reliability;
-use sip::{HeaderName, Message, Method};
+use sip::{HeaderName, Message};
 use smallvec::SmallVec;
 use tracing::debug;
-use transport::Transport;
-use transport::link::{Destination, LinkFrame, SendError};
+use transport::link::LinkFrame;
 
-use super::{LookupId, Shard, ShardEffect};
+use super::set_ups::{Act, Step};
+use super::ways::{Found, Way};
+use super::{Held, LookupId, Shard, ShardEffect};
 use crate::application::{ProxyPlan, Response};
-use crate::edges::{LinkId, RouteOwner};
-use crate::next_hop::{self, Hop, HopHost};
-use crate::proxy::{self, BranchIndex, NextHop, ProxyContext, ProxyEffect, TransportFailure};
+use crate::edges::LinkId;
+use crate::next_hop::{Hop, HopHost};
+use crate::ownership::identity::SetUpId;
+use crate::proxy::{
+    self, BranchIndex, NextHop, ProxyContext, ProxyEffect, Resumption, TransportFailure,
+};
+use crate::setup::Event;
 use crate::transactions::deadlines::Armed;
 use crate::transactions::{ClientId, Origin, ServerId};
 
@@ -26,18 +31,20 @@ pub(super) const NO_LINK: LinkId = LinkId(0);
 
 /// A proxied request and the client transactions of its branches.
 pub(super) struct Context {
-    proxy: ProxyContext,
+    pub(super) proxy: ProxyContext,
+    /// In which record to note what happens to it; an INVITE's.
+    pub(super) set_up: Option<SetUpId>,
     /// The method of all its branches, as on the wire.
-    method: Bytes,
+    pub(super) method: Bytes,
     /// The link that its requests prefer, too.
-    link: LinkId,
-    branches: SmallVec<[(BranchIndex, Progress); 2]>,
+    pub(super) link: LinkId,
+    pub(super) branches: SmallVec<[(BranchIndex, Progress); 2]>,
     armed: Armed,
 }
 
 /// How far a branch has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Progress {
+pub(super) enum Progress {
     /// Its next hop's name is being resolved.
     Resolving(LookupId),
     /// Its client transaction runs, or has run.
@@ -47,30 +54,42 @@ enum Progress {
 /// A branch whose next hop's name is being resolved.
 #[derive(Debug)]
 pub(super) struct Lookup {
-    server: ServerId,
-    start: Start,
-    hop: Hop,
+    pub(super) server: ServerId,
+    pub(super) start: Start,
+    pub(super) hop: Hop,
 }
 
 /// A request about to leave.
 #[derive(Debug, Clone)]
-struct Start {
-    branch: BranchIndex,
-    request: Bytes,
-    branch_id: Bytes,
-    decides: NextHop,
+pub(super) struct Start {
+    pub(super) branch: BranchIndex,
+    pub(super) request: Bytes,
+    pub(super) branch_id: Bytes,
+    pub(super) decides: NextHop,
+    /// It has left before, and this is what is left to do.
+    pub(super) resumption: Option<Resumption>,
 }
 
 /// What is known of a client transaction beyond its machine.
 #[derive(Debug, Clone)]
 pub(super) struct Sending {
-    /// None: a CANCEL.
-    user: Option<(ServerId, BranchIndex)>,
+    /// None: a CANCEL, or nobody wants to know.
+    pub(super) user: Option<(ServerId, BranchIndex)>,
+    /// The branch that this CANCEL is for, if an unknown call ends it: nobody knows whether the INVITE of a dead
+    /// container arrived.
+    pub(super) cancels: Option<(ServerId, BranchIndex)>,
     /// What decides on its next hop, for when its link is gone.
-    decides: NextHop,
-    way: Way,
+    pub(super) decides: NextHop,
+    pub(super) way: Way,
     /// How it is begun anew as a datagram when the stream that its size asks for is refused.
-    datagram: Option<(Way, Start)>,
+    pub(super) datagram: Option<(Way, Start)>,
+}
+
+impl Context {
+    pub(super) fn is_at(&mut self, branch: BranchIndex, progress: Progress) {
+        self.branches.retain(|(known, _)| *known != branch);
+        self.branches.push((branch, progress));
+    }
 }
 
 impl Sending {
@@ -80,51 +99,65 @@ impl Sending {
     }
 }
 
-/// By which link and to where.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Way {
-    link: LinkId,
-    destination: Destination,
-    reliability: Reliability,
-}
-
-/// What a request's next hop came to.
-enum Found {
-    Way(Way),
-    /// The first over a stream for its size, the second when that is refused.
-    StreamElseDatagram(Way, Way),
-    /// A datagram that cannot leave before its edge is back; until then its repetitions wait.
-    Awaited(Way),
-    /// A name first.
-    Name(Hop, String),
-}
-
 impl Shard {
     pub(super) fn begin_context(
         &mut self,
         server: ServerId,
-        request: Message,
-        origin: Origin,
+        held: Held,
         plan: ProxyPlan,
+        set_up: Option<SetUpId>,
         now: Instant,
         effects: &mut Vec<ShardEffect>,
     ) {
+        let Held { message: request, origin, .. } = held;
         self.transactions.trying(server, now, &mut self.pending);
-        let method = request.method().map_or(&b""[..], |method| method.as_bytes());
-        let method = Bytes::copy_from_slice(method);
         let mut asked = Vec::new();
-        let server_branch = server_branch(&request);
-        let proxy =
-            ProxyContext::new(request, plan, &self.deriver, &server_branch, now, &mut asked);
+        let branch = server_branch(&request);
+        // Keys may have been rotated since the record was written: what it says counts.
+        let ledger = set_up.and_then(|id| self.set_ups.get(&id));
+        let deriver =
+            ledger.map_or_else(|| self.deriver.clone(), |ledger| ledger.deriver(&self.deriver));
+        let proxy = ProxyContext::new(request.clone(), plan, &deriver, &branch, now, &mut asked);
+        self.add_context(server, proxy, &request, origin.link, set_up);
+        self.carry_out_proxy(server, asked, now, effects);
+    }
+
+    pub(super) fn add_context(
+        &mut self,
+        server: ServerId,
+        proxy: ProxyContext,
+        request: &Message,
+        link: LinkId,
+        set_up: Option<SetUpId>,
+    ) {
+        let method = request.method().map_or(&b""[..], |method| method.as_bytes());
         let context = Context {
             proxy,
-            method,
-            link: origin.link,
+            set_up,
+            method: Bytes::copy_from_slice(method),
+            link,
             branches: SmallVec::new(),
             armed: Armed::default(),
         };
         self.contexts.insert(server, context);
-        self.carry_out_proxy(server, asked, now, effects);
+    }
+
+    /// Forgets a context and its client transactions; nothing is sent.
+    pub(super) fn drop_context(&mut self, server: ServerId) {
+        let Some(context) = self.contexts.remove(&server) else { return };
+        for (_, progress) in context.branches {
+            match progress {
+                Progress::Started(client) => self.transactions.abandon(client, &mut self.pending),
+                Progress::Resolving(lookup) => {
+                    self.lookups.remove(&lookup);
+                }
+            }
+        }
+    }
+
+    /// Whose branch a client transaction is.
+    pub(super) fn branch_of(&self, client: ClientId) -> Option<(ServerId, BranchIndex)> {
+        self.clients.get(&client)?.user
     }
 
     pub(super) fn cancel_context(
@@ -148,9 +181,83 @@ impl Shard {
         sending.datagram = None;
         // A CANCEL's answer, or the context is finished: nobody upstream waits.
         let Some((server, branch)) = sending.user else { return };
+        let is_ringing = response.status().is_some_and(|status| (101..200).contains(&status));
         self.with_proxy(server, now, effects, |proxy, asked| {
             proxy.response(branch, response, now, asked);
         });
+        if is_ringing && let Some(id) = self.noted_set_up(server) {
+            self.refresh(id, now, effects);
+        }
+    }
+
+    /// A CANCEL was answered: by 481, when the callee knows of no such call.
+    pub(super) fn cancel_answered(
+        &mut self,
+        client: ClientId,
+        status: u16,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        let cancels = self.clients.get(&client).and_then(|sending| sending.cancels);
+        if let Some((server, branch)) = cancels.filter(|_| status == 481) {
+            self.overdue(server, branch, now, effects);
+        }
+    }
+
+    /// Nothing more is expected of a branch.
+    fn overdue(
+        &mut self,
+        server: ServerId,
+        branch: BranchIndex,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        match self.noted_set_up(server) {
+            Some(id) => {
+                let event = self.failed_event(server, branch, TransportFailure::TimedOut);
+                self.note(id, Step { event, act: Act::GiveUp(branch) }, now, effects);
+            }
+            None => self.with_proxy(server, now, effects, |proxy, asked| {
+                proxy.give_up(branch, now, asked);
+            }),
+        }
+    }
+
+    fn rings_too_long(
+        &mut self,
+        server: ServerId,
+        branch: BranchIndex,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        match self.noted_set_up(server) {
+            Some(id) => {
+                let event = Some(Event::TimerC { branch: branch.number() });
+                self.note(id, Step { event, act: Act::StopRinging(branch) }, now, effects);
+            }
+            None => self.with_proxy(server, now, effects, |proxy, asked| {
+                proxy.stop_ringing(branch, now, asked);
+            }),
+        }
+    }
+
+    fn branch_failed(
+        &mut self,
+        server: ServerId,
+        branch: BranchIndex,
+        failure: TransportFailure,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        match self.noted_set_up(server) {
+            Some(id) => {
+                let event = self.failed_event(server, branch, failure);
+                self.note(id, Step { event, act: Act::Failed(branch, failure) }, now, effects);
+            }
+            None => self.with_proxy(server, now, effects, |proxy, asked| {
+                proxy.transport_failed(branch, failure, now, asked);
+            }),
+        }
     }
 
     pub(super) fn client_failed(
@@ -160,10 +267,8 @@ impl Shard {
         now: Instant,
         effects: &mut Vec<ShardEffect>,
     ) {
-        if let Some((server, branch)) = self.clients.get(&client).and_then(|sending| sending.user) {
-            self.with_proxy(server, now, effects, |proxy, asked| {
-                proxy.transport_failed(branch, failure, now, asked);
-            });
+        if let Some((server, branch)) = self.branch_of(client) {
+            self.branch_failed(server, branch, failure, now, effects);
         }
     }
 
@@ -180,7 +285,8 @@ impl Shard {
         context.branches.retain(|(_, progress)| *progress != Progress::Resolving(lookup));
         let link = context.link;
         // The caller may have given up meanwhile; then nobody's phone rings for it.
-        let addresses = if context.proxy.is_wanted(start.branch) { addresses } else { &[] };
+        let is_wanted = start.resumption.is_some() || context.proxy.is_wanted(start.branch);
+        let addresses = if is_wanted { addresses } else { &[] };
         let found = addresses.iter().find_map(|address| {
             let host = HopHost::Address(address.ip());
             let hop = Hop { host, port: address.port(), ..hop };
@@ -189,9 +295,7 @@ impl Shard {
         let branch = start.branch;
         let is_started = found.is_some_and(|found| self.start(server, start, found, now, effects));
         if !is_started {
-            self.with_proxy(server, now, effects, |proxy, asked| {
-                proxy.transport_failed(branch, TransportFailure::Unreachable, now, asked);
-            });
+            self.branch_failed(server, branch, TransportFailure::Unreachable, now, effects);
         }
         self.settle(now, effects);
     }
@@ -238,67 +342,8 @@ impl Shard {
         }
     }
 
-    /// Sends a request by the link of its transaction, or by another when that one is gone.
-    pub(super) fn send_request(
-        &mut self,
-        client: ClientId,
-        bytes: Bytes,
-        now: Instant,
-        effects: &mut Vec<ShardEffect>,
-    ) {
-        let Some(sending) = self.clients.get(&client) else { return };
-        let mut way = sending.way;
-        if !self.edges.is_up(way.link) {
-            way = match self.other_way(sending, &bytes) {
-                Ok(way) => way,
-                // The sockets of a killed edge wait for the revived one, and so do repeated datagrams;
-                // Timer B or F ends the wait.
-                Err(_) if way.reliability == Reliability::Unreliable => {
-                    return debug!("no edge to send a request by; it is sent again later");
-                }
-                Err(error) => {
-                    return self.transactions.request_failed(client, error, now, &mut self.pending);
-                }
-            };
-            if let Some(sending) = self.clients.get_mut(&client) {
-                sending.way = way;
-            }
-        }
-        effects.push(ShardEffect::Send {
-            link: way.link,
-            frame: LinkFrame::Outgoing { id: client.to_raw(), destination: way.destination, bytes },
-        });
-    }
-
-    /// A request that went over a stream only for its size goes as a datagram when the stream is refused
-    /// (RFC 3261 §18.1.1). False when that is not so.
-    pub(super) fn retry_as_datagram(
-        &mut self,
-        client: ClientId,
-        error: SendError,
-        now: Instant,
-    ) -> bool {
-        match error {
-            SendError::Unreachable | SendError::Refused => {}
-            SendError::FlowGone | SendError::Full => return false,
-        }
-        let Some(sending) = self.clients.get_mut(&client) else { return false };
-        let (Some((way, start)), Some((server, branch))) = (sending.datagram.take(), sending.user)
-        else {
-            return false;
-        };
-        let context = self.contexts.get(&server);
-        if !context.is_some_and(|context| context.proxy.is_wanted(branch)) {
-            return false;
-        }
-        // Not a second attempt for the transaction's user: nobody has seen the first one.
-        sending.user = None;
-        self.transactions.abandon(client, &mut self.pending);
-        self.start_by(server, start, way, None, now)
-    }
-
     /// Lets a context act, and carries out what it asks for.
-    fn with_proxy(
+    pub(super) fn with_proxy(
         &mut self,
         server: ServerId,
         now: Instant,
@@ -312,7 +357,7 @@ impl Shard {
         }
     }
 
-    fn carry_out_proxy(
+    pub(super) fn carry_out_proxy(
         &mut self,
         server: ServerId,
         asked: Vec<ProxyEffect>,
@@ -323,16 +368,30 @@ impl Shard {
         while let Some(effect) = asked.pop_front() {
             match effect {
                 ProxyEffect::Start { branch, request, branch_id, destination } => {
-                    let start = Start { branch, request, branch_id, decides: destination };
-                    if let Err(failure) = self.start_branch(server, start, now, effects)
-                        && let Some(context) = self.contexts.get_mut(&server)
-                    {
-                        let mut further = Vec::new();
-                        context.proxy.transport_failed(branch, failure, now, &mut further);
-                        asked.extend(further);
+                    let decides = destination;
+                    let start = Start { branch, request, branch_id, decides, resumption: None };
+                    if let Err(failure) = self.start_branch(server, start, now, effects) {
+                        self.branch_failed(server, branch, failure, now, effects);
                     }
                 }
-                ProxyEffect::Cancel { branch } => self.cancel_branch(server, branch, now),
+                ProxyEffect::Resume { branch, request, branch_id, destination, resumption } => {
+                    let is_pending = resumption == Resumption::Cancel;
+                    let (decides, resumption) = (destination, Some(resumption));
+                    let start = Start { branch, request, branch_id, decides, resumption };
+                    let resumed = self.start_branch(server, start, now, effects);
+                    if let Err(failure) = resumed
+                        && is_pending
+                    {
+                        self.branch_failed(server, branch, failure, now, effects);
+                    }
+                }
+                ProxyEffect::Overdue { branch } => self.overdue(server, branch, now, effects),
+                ProxyEffect::RingsTooLong { branch } => {
+                    self.rings_too_long(server, branch, now, effects);
+                }
+                ProxyEffect::Cancel { branch } => {
+                    self.cancel_branch(server, branch, now);
+                }
                 ProxyEffect::Abandon { branch } => match self.progress(server, branch) {
                     Some(Progress::Started(client)) => {
                         self.transactions.abandon(client, &mut self.pending);
@@ -351,7 +410,10 @@ impl Shard {
                     self.transactions.respond_own(server, &response, now, &mut self.pending);
                 }
                 ProxyEffect::Finished => {
-                    self.contexts.remove(&server);
+                    let context = self.contexts.remove(&server);
+                    if let Some(id) = context.and_then(|context| context.set_up) {
+                        self.end_if_over(id, now, effects);
+                    }
                 }
             }
         }
@@ -360,201 +422,10 @@ impl Shard {
             self.context_deadlines.arm(server, &mut context.armed, deadline);
         }
     }
-
-    fn start_branch(
-        &mut self,
-        server: ServerId,
-        start: Start,
-        now: Instant,
-        effects: &mut Vec<ShardEffect>,
-    ) -> Result<(), TransportFailure> {
-        let link = self.contexts.get(&server).map_or(NO_LINK, |context| context.link);
-        let found = self.find_way(&start.request, start.decides, link)?;
-        // RFC 5626 §5.3: another flow of the phone, if it has one, is sooner than an edge is back.
-        let context = self.contexts.get(&server);
-        if matches!(found, Found::Awaited(_))
-            && context.is_some_and(|context| context.proxy.has_further_flow(start.branch))
-        {
-            return Err(TransportFailure::FlowGone);
-        }
-        if self.start(server, start, found, now, effects) {
-            Ok(())
-        } else {
-            Err(TransportFailure::Unreachable)
-        }
-    }
-
-    /// False when no client transaction could be begun.
-    fn start(
-        &mut self,
-        server: ServerId,
-        start: Start,
-        found: Found,
-        now: Instant,
-        effects: &mut Vec<ShardEffect>,
-    ) -> bool {
-        match found {
-            Found::Way(way) | Found::Awaited(way) => self.start_by(server, start, way, None, now),
-            Found::StreamElseDatagram(stream, datagram) => {
-                self.start_by(server, start, stream, Some(datagram), now)
-            }
-            Found::Name(hop, host) => {
-                let lookup = LookupId(self.take_id());
-                let port = hop.port;
-                effects.push(ShardEffect::Resolve { lookup, host, port });
-                if let Some(context) = self.contexts.get_mut(&server) {
-                    context.branches.push((start.branch, Progress::Resolving(lookup)));
-                }
-                self.lookups.insert(lookup, Lookup { server, start, hop });
-                true
-            }
-        }
-    }
-
-    fn start_by(
-        &mut self,
-        server: ServerId,
-        start: Start,
-        way: Way,
-        datagram: Option<Way>,
-        now: Instant,
-    ) -> bool {
-        let Some(context) = self.contexts.get_mut(&server) else { return false };
-        let Some(method) = Method::parse(&context.method) else { return false };
-        let client = self.transactions.start(
-            method,
-            &start.branch_id,
-            start.request.clone(),
-            way.reliability,
-            now,
-            &mut self.pending,
-        );
-        let Some(client) = client else { return false };
-        context.branches.retain(|(branch, _)| *branch != start.branch);
-        context.branches.push((start.branch, Progress::Started(client)));
-        let sending = Sending {
-            user: Some((server, start.branch)),
-            decides: start.decides,
-            way,
-            datagram: datagram.map(|way| (way, start)),
-        };
-        self.clients.insert(client, sending);
-        true
-    }
-
-    fn cancel_branch(&mut self, server: ServerId, branch: BranchIndex, now: Instant) {
-        let Some(Progress::Started(client)) = self.progress(server, branch) else { return };
-        let Some(sending) = self.clients.get(&client) else { return };
-        let cancelling = Sending { user: None, datagram: None, ..sending.clone() };
-        let reliability = cancelling.way.reliability;
-        let cancel = self.transactions.cancel(client, reliability, now, &mut self.pending);
-        if let Some(cancel) = cancel {
-            self.clients.insert(cancel, cancelling);
-        }
-    }
-
-    fn progress(&self, server: ServerId, branch: BranchIndex) -> Option<Progress> {
-        let branches = &self.contexts.get(&server)?.branches;
-        branches.iter().find(|(index, _)| *index == branch).map(|(_, progress)| *progress)
-    }
-
-    /// RFC 3261 §16.6(7): where the request goes, and by which edge.
-    fn find_way(
-        &self,
-        request: &Bytes,
-        decides: NextHop,
-        preferred: LinkId,
-    ) -> Result<Found, TransportFailure> {
-        let size = request.len();
-        let request = Message::parse(request.clone()).map_err(|_| TransportFailure::Unreachable)?;
-        let (owner, transport, hop) = next_hop::with_uri(&request, decides, |uri| {
-            let owner = match decides {
-                NextHop::Route => self.edges.route_owner(&uri.host, uri.port, preferred),
-                NextHop::RequestUri => RouteOwner::Foreign,
-            };
-            let transport = uri.transport().and_then(Transport::parse);
-            (owner, transport, next_hop::hop(uri))
-        })
-        .map_err(unroutable)?;
-        match owner {
-            RouteOwner::Edge(link) => Ok(Found::Way(Way {
-                link,
-                destination: Destination::Route,
-                // The edge puts the flow's transport into its Path; repetition does no harm on others.
-                reliability: reliability(transport.unwrap_or(Transport::Udp)),
-            })),
-            RouteOwner::Awaited if transport.unwrap_or(Transport::Udp) == Transport::Udp => {
-                Ok(Found::Awaited(Way {
-                    link: NO_LINK,
-                    destination: Destination::Route,
-                    reliability: Reliability::Unreliable,
-                }))
-            }
-            // A stream dies with its edge.
-            RouteOwner::Awaited | RouteOwner::Departed => Err(TransportFailure::FlowGone),
-            RouteOwner::Foreign => self.way_to(&hop.map_err(unroutable)?, size, preferred),
-        }
-    }
-
-    fn way_to(
-        &self,
-        hop: &Hop,
-        request_bytes: usize,
-        preferred: LinkId,
-    ) -> Result<Found, TransportFailure> {
-        let address = match &hop.host {
-            HopHost::Address(ip) => std::net::SocketAddr::new(*ip, hop.port),
-            HopHost::Name(name) => return Ok(Found::Name(hop.clone(), name.clone())),
-        };
-        let way = |transport| {
-            let link = self.edges.for_address(transport, address, preferred)?;
-            Some(Way {
-                link,
-                destination: Destination::Address { transport, address },
-                reliability: reliability(transport),
-            })
-        };
-        let asked = way(hop.transport);
-        let stream =
-            next_hop::prefers_stream(hop, request_bytes).then(|| way(Transport::Tcp)).flatten();
-        match (stream, asked) {
-            (Some(stream), Some(datagram)) => Ok(Found::StreamElseDatagram(stream, datagram)),
-            (Some(way), None) | (None, Some(way)) => Ok(Found::Way(way)),
-            (None, None) => {
-                debug!(%address, transport = ?hop.transport, "no edge sends there");
-                Err(TransportFailure::Unreachable)
-            }
-        }
-    }
-
-    /// The way of a request whose link is gone.
-    fn other_way(&self, sending: &Sending, request: &Bytes) -> Result<Way, SendError> {
-        if let Destination::Address { transport, address } = sending.way.destination {
-            let link = self.edges.for_address(transport, address, sending.way.link);
-            return link.map(|link| Way { link, ..sending.way }).ok_or(SendError::Unreachable);
-        }
-        match self.find_way(request, sending.decides, sending.way.link) {
-            Ok(Found::Way(way) | Found::StreamElseDatagram(way, _)) => Ok(way),
-            Ok(Found::Name(..) | Found::Awaited(_))
-            | Err(TransportFailure::Unreachable | TransportFailure::TimedOut) => {
-                Err(SendError::Unreachable)
-            }
-            Err(TransportFailure::FlowGone) => Err(SendError::FlowGone),
-        }
-    }
-}
-
-fn reliability(transport: Transport) -> Reliability {
-    if transport.is_stream() { Reliability::Reliable } else { Reliability::Unreliable }
-}
-
-fn unroutable(error: next_hop::Unroutable) -> TransportFailure {
-    debug!(%error, "a target cannot be reached");
-    TransportFailure::Unreachable
 }
 
 /// What the client branches are derived from: the branch of the edge's Via, else what identifies the request.
-fn server_branch(request: &Message) -> Vec<u8> {
+pub(super) fn server_branch(request: &Message) -> Vec<u8> {
     let branch = request.top_via().ok().and_then(|via| via.rfc3261_branch());
     match branch {
         Some(branch) => branch.to_vec(),

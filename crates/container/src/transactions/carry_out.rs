@@ -68,6 +68,9 @@ impl Transactions {
             }
         }
         if is_over {
+            if transaction.is_invite() {
+                effects.push(TransactionEffect::ServerEnded { server });
+            }
             return self.end_server(server);
         }
         let deadline = transaction.next_timeout();
@@ -114,6 +117,8 @@ impl Transactions {
                                 client,
                                 response: response.clone(),
                             });
+                        } else if let Some(status) = response.status() {
+                            effects.push(TransactionEffect::CancelAnswered { client, status });
                         }
                     }
                 }

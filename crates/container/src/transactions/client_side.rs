@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use sip::transaction::{
-    ClientAction, ClientInviteTransaction, ClientNonInviteTransaction, Reliability, ResponseClass,
-    Timers,
+    ClientAction, ClientInviteState, ClientInviteTransaction, ClientNonInviteTransaction,
+    Reliability, ResponseClass, Timers,
 };
 use smallvec::SmallVec;
 
@@ -77,6 +77,31 @@ impl ClientTransaction {
             armed: Armed::default(),
         };
         (transaction, actions)
+    }
+
+    /// An INVITE transaction that was begun elsewhere and has come to `state`; its request is not sent again.
+    pub(super) fn resume(
+        state: ClientInviteState,
+        key: ClientKey,
+        request: Bytes,
+        reliability: Reliability,
+        timers: Timers,
+        now: Instant,
+    ) -> ClientTransaction {
+        ClientTransaction {
+            machine: Machine::Invite(ClientInviteTransaction::resume(
+                state,
+                timers,
+                reliability,
+                now,
+            )),
+            key,
+            weight: super::weight(request.len()),
+            request,
+            ack: None,
+            role: Role::User,
+            armed: Armed::default(),
+        }
     }
 
     pub(super) fn is_invite(&self) -> bool {

@@ -3,7 +3,7 @@
 //! Between the links and the applications. Requests and responses that passed their checks go in, with `now`;
 //! [`TransactionEffect`]s come out: what the transaction user has to know and what has to be sent. The layer
 //! owns the four machines of [`sip::transaction`], finds the one that a message belongs to (RFC 3261 §17.1.3,
-//! §17.2.3), answers CANCEL by itself (§9.2) and refuses new work over its bound.
+//! §17.2.3), answers a CANCEL that has no effect by itself (§9.2) and refuses new work over its bound.
 //!
 //! A stray response, above all a 2xx that no client transaction waits for, is dropped (RFC 6026 §8.9); a
 //! request is never forwarded without a transaction but for ACK.
@@ -16,6 +16,7 @@ mod client_side;
 pub(crate) mod deadlines;
 pub(crate) mod key;
 mod server_side;
+mod takeover;
 #[cfg(test)]
 mod tests;
 
@@ -38,6 +39,7 @@ use client_side::{ClientTransaction, Role};
 use deadlines::Deadlines;
 use key::{ClientKey, MergeKey, ServerKey};
 use server_side::{Kind, ServerTransaction};
+pub use takeover::Resumed;
 
 /// Names a server transaction of this container's life; never given twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,10 +101,16 @@ pub enum TransactionEffect {
         /// Where it came from.
         origin: Origin,
     },
-    /// The caller cancels its INVITE, which has had no final response; the CANCEL is answered already.
+    /// The caller cancels its INVITE, which has had no final response. Answer the CANCEL 200 when that stands.
     Cancelled {
         /// The INVITE's transaction.
         server: ServerId,
+        /// The CANCEL's.
+        cancel: ServerId,
+        /// The CANCEL.
+        request: Message,
+        /// Where it came from.
+        origin: Origin,
     },
     /// A response that is no repetition, or any 2xx to an INVITE.
     Delivered {
@@ -122,6 +130,18 @@ pub enum TransactionEffect {
     ClientEnded {
         /// Which one.
         client: ClientId,
+    },
+    /// A CANCEL of ours has had a response.
+    CancelAnswered {
+        /// The CANCEL's transaction.
+        client: ClientId,
+        /// What it says.
+        status: u16,
+    },
+    /// The server transaction of an INVITE is over; its id will not be named again.
+    ServerEnded {
+        /// Which one.
+        server: ServerId,
     },
     /// Send a request (or an ACK) to where this transaction's request goes.
     SendRequest {
@@ -275,8 +295,7 @@ impl Transactions {
         effects: &mut Vec<TransactionEffect>,
     ) -> bool {
         let class = response.status().and_then(ResponseClass::of);
-        let client = ClientKey::of(&response).and_then(|key| self.client_keys.get(&key).copied());
-        let (Some(class), Some(client)) = (class, client) else {
+        let (Some(class), Some(client)) = (class, self.client_of(&response)) else {
             return false;
         };
         let actions = self.client_mut(client).response(class, now);
@@ -471,12 +490,22 @@ impl Transactions {
     ) {
         let invite =
             ServerKey::cancelled_by(&cancel).and_then(|key| self.server_keys.get(&key).copied());
-        let server = self.begin_server(Kind::NonInvite, key, cancel, origin, now);
-        let status = if invite.is_some() { 200 } else { 481 };
-        self.respond_own(server, &Response::new(status), now, effects);
+        let server = self.begin_server(Kind::NonInvite, key, cancel.clone(), origin, now);
         // Without a request kept, the INVITE has its final response and CANCEL no effect.
-        if let Some(invite) = invite.filter(|invite| self.pending_request(*invite).is_some()) {
-            effects.push(TransactionEffect::Cancelled { server: invite });
+        match invite.filter(|invite| self.pending_request(*invite).is_some()) {
+            Some(invite) => {
+                let (cancel, request) = (server, cancel);
+                effects.push(TransactionEffect::Cancelled {
+                    server: invite,
+                    cancel,
+                    request,
+                    origin,
+                });
+            }
+            None => {
+                let status = if invite.is_some() { 200 } else { 481 };
+                self.respond_own(server, &Response::new(status), now, effects);
+            }
         }
     }
 
@@ -508,10 +537,13 @@ impl Transactions {
         origin: Origin,
         now: Instant,
     ) -> ServerId {
-        let server = ServerId(self.take_id());
         let timers = self.settings.timers;
-        let mut transaction =
-            ServerTransaction::start(kind, key.clone(), request, origin, timers, now);
+        let begun = ServerTransaction::start(kind, key.clone(), request, origin, timers, now);
+        self.add_server(key, begun)
+    }
+
+    fn add_server(&mut self, key: ServerKey, mut transaction: ServerTransaction) -> ServerId {
+        let server = ServerId(self.take_id());
         let deadline = transaction.next_timeout();
         self.deadlines.arm(TransactionId::Server(server), &mut transaction.armed, deadline);
         self.open_servers += transaction.weight;
@@ -534,7 +566,6 @@ impl Transactions {
         if self.client_keys.contains_key(&key) {
             return None;
         }
-        let client = ClientId(self.take_id());
         let timers = self.settings.timers;
         let (transaction, actions) = ClientTransaction::start(
             is_invite,
@@ -545,11 +576,17 @@ impl Transactions {
             timers,
             now,
         );
+        let client = self.add_client(key, transaction);
+        self.carry_out_client(client, actions, None, None, effects);
+        Some(client)
+    }
+
+    fn add_client(&mut self, key: ClientKey, transaction: ClientTransaction) -> ClientId {
+        let client = ClientId(self.take_id());
         self.open_clients += transaction.weight;
         self.client_keys.insert(key, client);
         self.clients.insert(client, Box::new(transaction));
-        self.carry_out_client(client, actions, None, None, effects);
-        Some(client)
+        client
     }
 
     fn end_server(&mut self, server: ServerId) {

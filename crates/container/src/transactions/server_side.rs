@@ -34,7 +34,20 @@ pub(super) struct ServerTransaction {
     pub(super) is_answered: bool,
     /// The latest response, for repetition.
     pub(super) response: Option<Bytes>,
+    trying: Trying,
     pub(super) armed: Armed,
+}
+
+/// Whether the machine's 100 may leave. It says that we have the request, so that nobody repeats it: which is true
+/// of an INVITE only when its record stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trying {
+    /// Not before the transaction user says so.
+    Withheld,
+    /// The same, and the machine has asked for it.
+    Owed,
+    /// Whenever the machine asks for it.
+    Free,
 }
 
 #[derive(Debug)]
@@ -59,11 +72,7 @@ impl ServerTransaction {
         timers: Timers,
         now: Instant,
     ) -> ServerTransaction {
-        // The phone's transport decides who repeats: the edge keeps no state, so we do it through it.
-        let reliability = match origin.flow.transport.is_stream() {
-            true => Reliability::Reliable,
-            false => Reliability::Unreliable,
-        };
+        let reliability = reliability(&origin);
         let machine = match kind {
             Kind::Invite => {
                 Machine::Invite(ServerInviteTransaction::start(timers, reliability, now))
@@ -81,8 +90,42 @@ impl ServerTransaction {
             request: Some(request),
             is_answered: false,
             response: None,
+            trying: match kind {
+                Kind::Invite => Trying::Withheld,
+                Kind::NonInvite => Trying::Free,
+            },
             armed: Armed::default(),
         }
+    }
+
+    /// An INVITE transaction that was answered 2xx elsewhere.
+    pub(super) fn resume_accepted(
+        key: ServerKey,
+        origin: Origin,
+        timers: Timers,
+        now: Instant,
+    ) -> ServerTransaction {
+        let reliability = reliability(&origin);
+        ServerTransaction {
+            machine: Machine::Invite(ServerInviteTransaction::resume_accepted(
+                timers,
+                reliability,
+                now,
+            )),
+            key,
+            merge_key: None,
+            origin,
+            weight: super::weight(0),
+            request: None,
+            is_answered: false,
+            response: None,
+            trying: Trying::Free,
+            armed: Armed::default(),
+        }
+    }
+
+    pub(super) fn is_invite(&self) -> bool {
+        matches!(self.machine, Machine::Invite(_))
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {
@@ -117,7 +160,7 @@ impl ServerTransaction {
             Machine::Invite(machine) => machine.request(now, &mut actions),
             Machine::NonInvite(machine) => machine.request(now, &mut actions),
         }
-        actions
+        self.without_withheld(actions)
     }
 
     pub(super) fn ack(&mut self, now: Instant) -> ServerActions {
@@ -146,6 +189,10 @@ impl ServerTransaction {
             // RFC 4320 §4.1: not before Timer E has grown, which the machine watches.
             Machine::NonInvite(_) => {}
         }
+        if self.trying == Trying::Owed && self.response.is_none() {
+            actions.push(ServerAction::SendTrying);
+        }
+        self.trying = Trying::Free;
         actions
     }
 
@@ -164,6 +211,22 @@ impl ServerTransaction {
             Machine::Invite(machine) => machine.timeout(now, &mut actions),
             Machine::NonInvite(machine) => machine.timeout(now, &mut actions),
         }
+        self.without_withheld(actions)
+    }
+
+    fn without_withheld(&mut self, mut actions: ServerActions) -> ServerActions {
+        if self.trying != Trying::Free && actions.contains(&ServerAction::SendTrying) {
+            actions.retain(|action| *action != ServerAction::SendTrying);
+            self.trying = Trying::Owed;
+        }
         actions
+    }
+}
+
+/// The phone's transport decides who repeats: the edge keeps no state, so we do it through it.
+fn reliability(origin: &Origin) -> Reliability {
+    match origin.flow.transport.is_stream() {
+        true => Reliability::Reliable,
+        false => Reliability::Unreliable,
     }
 }

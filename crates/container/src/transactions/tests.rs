@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use sip::HeaderName;
+use sip::transaction::ClientInviteState;
 use topology::KeyRing;
 use transport::Transport;
 
@@ -60,6 +61,8 @@ fn words(effects: &[TransactionEffect]) -> Vec<String> {
             }
             TransactionEffect::Failed { failure, .. } => format!("failed {failure:?}"),
             TransactionEffect::ClientEnded { .. } => "ended".to_owned(),
+            TransactionEffect::ServerEnded { .. } => "server ended".to_owned(),
+            TransactionEffect::CancelAnswered { status, .. } => format!("cancel answered {status}"),
             TransactionEffect::SendRequest { bytes, .. }
             | TransactionEffect::SendResponse { bytes, .. } => format!("send {}", start(bytes)),
         })
@@ -178,11 +181,20 @@ fn response_follows_the_latest_copy_of_the_request() {
 }
 
 #[test]
-fn silent_invite_is_answered_100_after_200_ms() {
-    // RFC 3261 §17.2.1
-    let mut bench = Bench::new();
-    bench.begin("INVITE", EDGE_VIA);
-    assert_eq!(log(&bench.pass(Duration::from_secs(10))), "200 send 100");
+fn invite_is_answered_100_not_before_its_user_says_so() {
+    // RFC 3261 §17.2.1 wants it after 200 ms, but it must not say that we have what a crash would lose.
+    for waits in [0, 100, 300] {
+        let mut bench = Bench::new();
+        let invite = bench.begin("INVITE", EDGE_VIA);
+        assert_eq!(log(&bench.pass(Duration::from_millis(waits))), "");
+        assert!(bench.request("INVITE", EDGE_VIA, "").is_empty());
+        let mut effects = Vec::new();
+        bench.layer.trying(invite, bench.now, &mut effects);
+        bench.layer.trying(invite, bench.now, &mut effects);
+        assert_eq!(words(&effects), ["send 100"]);
+        assert_eq!(words(&bench.request("INVITE", EDGE_VIA, "")), ["send 100"]);
+        assert_eq!(log(&bench.pass(Duration::from_secs(10))), "");
+    }
 }
 
 #[test]
@@ -195,12 +207,18 @@ fn silent_non_invite_is_answered_100_at_timer_e_t2_and_given_up_at_timer_f() {
 }
 
 #[test]
-fn cancel_is_answered_at_once_and_its_repetition_absorbed() {
+fn cancel_is_its_users_to_answer_and_its_repetition_absorbed() {
     // RFC 3261 §9.2, §16.10
     let mut bench = Bench::new();
     let invite = bench.begin("INVITE", EDGE_VIA);
-    let first = bench.request("CANCEL", EDGE_VIA, "");
-    assert_eq!(words(&first), ["send 200", "cancelled"]);
+    let cancelled = bench.request("CANCEL", EDGE_VIA, "");
+    let [TransactionEffect::Cancelled { server, cancel, .. }] = cancelled[..] else {
+        panic!("{:?}", words(&cancelled));
+    };
+    assert_eq!(server, invite);
+    assert!(bench.request("CANCEL", EDGE_VIA, "").is_empty());
+    let mut first = Vec::new();
+    bench.layer.respond_own(cancel, &Response::new(200), bench.now, &mut first);
     let again = bench.request("CANCEL", "SIP/2.0/UDP edge2;branch=z9hG4bKaaa", "");
     assert_eq!(words(&again), ["send 200"]);
 
@@ -231,7 +249,7 @@ fn failure_is_repeated_until_its_ack_which_nobody_else_sees() {
     assert_eq!(bench.answer(invite, 486), ["send 486"]);
     assert_eq!(log(&bench.pass(Duration::from_secs(1))), "500 send 486");
     assert!(bench.request("ACK", EDGE_VIA, ";tag=any").is_empty());
-    assert_eq!(log(&bench.pass(Duration::from_secs(10))), "");
+    assert_eq!(log(&bench.pass(Duration::from_secs(10))), "5000 server ended");
     assert!(bench.layer.is_empty());
 }
 
@@ -382,7 +400,7 @@ fn cancel_of_ours_has_the_invites_branch_and_its_answer_goes_to_nobody() {
     let cancel = bench.layer.cancel(invite, reliability, bench.now, &mut effects);
     assert!(cancel.is_some());
     assert_eq!(words(&effects), ["send CANCEL"]);
-    assert_eq!(bench.response(200, "CANCEL"), Vec::<String>::new());
+    assert_eq!(bench.response(200, "CANCEL"), ["cancel answered 200"]);
     assert_eq!(bench.response(487, "INVITE"), ["send ACK", "delivered 487"]);
 }
 
@@ -442,4 +460,46 @@ fn tables_of_transactions_hold_pointers_so_that_one_that_grows_stalls_nobody() {
     }
     let layer = Bench::new().layer;
     assert_eq!((entry_bytes(&layer.servers), entry_bytes(&layer.clients)), (16, 16));
+}
+
+#[test]
+fn invite_of_a_dead_container_goes_on_where_it_stood() {
+    let mut bench = Bench::new();
+    let here = bench.begin("INVITE", EDGE_VIA);
+    let (invite, origin) = (request("INVITE", EDGE_VIA, ""), bench.origin());
+    let resumed =
+        bench.layer.resume_server(invite.clone(), origin, Resumed::Unanswered, bench.now).unwrap();
+    assert!(!bench.layer.has_server(here), "one transaction of a key");
+    assert_eq!(bench.answer(resumed, 486), ["send 486"]);
+    assert!(bench.layer.knows(&request("ACK", EDGE_VIA, ";tag=any")));
+    assert!(bench.layer.knows(&request("CANCEL", EDGE_VIA, "")));
+    assert!(!bench.layer.knows(&request("BYE", EDGE_VIA, ";tag=any")));
+
+    let answered = bench.layer.resume_server(invite, origin, Resumed::Answered, bench.now).unwrap();
+    assert!(bench.request("INVITE", EDGE_VIA, "").is_empty());
+    let mut effects = Vec::new();
+    let relayed = response(200, "INVITE").buffer().clone();
+    bench.layer.respond(answered, 200, relayed, bench.now, &mut effects);
+    assert_eq!(words(&effects), ["send 200"]);
+    assert_eq!(log(&bench.pass(Duration::from_secs(40))), "32000 server ended");
+    assert!(bench.layer.is_empty());
+}
+
+#[test]
+fn forwarded_invite_of_a_dead_container_is_not_sent_again() {
+    let mut bench = Bench::new();
+    let resume = |bench: &mut Bench, state| {
+        let bytes = request("INVITE", OWN_VIA, "").buffer().clone();
+        let unreliable = Reliability::Unreliable;
+        bench.layer.resume(b"z9hG4bKours", bytes, unreliable, state, bench.now)
+    };
+    let ringing = resume(&mut bench, ClientInviteState::Proceeding).unwrap();
+    assert_eq!(resume(&mut bench, ClientInviteState::Proceeding), None, "it is here already");
+    assert_eq!(bench.layer.client_of(&response(486, "INVITE")), Some(ringing));
+    assert_eq!(bench.response(486, "INVITE"), ["send ACK", "delivered 486"]);
+    assert_eq!(log(&bench.pass(Duration::from_secs(40))), "32000 ended");
+    resume(&mut bench, ClientInviteState::Accepted).unwrap();
+    assert_eq!(bench.response(200, "INVITE"), ["delivered 200"]);
+    assert_eq!(log(&bench.pass(Duration::from_secs(40))), "32000 ended");
+    assert!(bench.layer.is_empty());
 }

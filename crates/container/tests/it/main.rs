@@ -40,7 +40,7 @@ fn settings(link_path: PathBuf) -> ServerSettings {
             keys: KeyRing::new([1; 32]),
             transactions: TransactionSettings {
                 timers: Timers {
-                    t1: Duration::from_millis(50),
+                    t1: Duration::from_millis(100),
                     t2: Duration::from_millis(200),
                     t4: Duration::from_millis(200),
                 },

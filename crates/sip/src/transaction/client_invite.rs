@@ -76,6 +76,25 @@ impl ClientInviteTransaction {
         }
     }
 
+    /// Goes on with a transaction that was begun elsewhere, in the state that it had come to; what was sent before
+    /// is not sent again. The timer that ends the state runs anew.
+    pub fn resume(
+        state: ClientInviteState,
+        timers: Timers,
+        reliability: Reliability,
+        now: Instant,
+    ) -> ClientInviteTransaction {
+        let ending = match state {
+            // Timer C, which watches over this state, is the proxy's.
+            ClientInviteState::Proceeding => None,
+            ClientInviteState::Calling
+            | ClientInviteState::Completed
+            | ClientInviteState::Accepted
+            | ClientInviteState::Terminated => Some(now + timers.patience()),
+        };
+        ClientInviteTransaction { state, timers, reliability, timer_a: None, ending }
+    }
+
     /// Where the transaction stands.
     pub fn state(&self) -> ClientInviteState {
         self.state
@@ -256,6 +275,27 @@ mod tests {
         (State::Terminated, Event::TimerM, State::Terminated, &[]),
         (State::Terminated, Event::TransportError, State::Terminated, &[]),
     ];
+
+    #[test]
+    fn resumed_transaction_sends_nothing_by_itself_and_behaves_as_its_state_says() {
+        let now = Instant::now();
+        let resumed = |state| {
+            ClientInviteTransaction::resume(state, Timers::default(), Reliability::Unreliable, now)
+        };
+        let mut actions = Vec::new();
+        let mut ringing = resumed(State::Proceeding);
+        assert_eq!(ringing.next_timeout(), None);
+        ringing.response(ResponseClass::Failure, now, &mut actions);
+        assert_eq!(actions, [SendAck, Deliver]);
+        assert_eq!(ringing.state(), State::Completed);
+
+        actions.clear();
+        let mut answered = resumed(State::Accepted);
+        answered.response(ResponseClass::Success, now, &mut actions);
+        assert_eq!(actions, [Deliver]);
+        answered.timeout(now + Timers::default().patience(), &mut actions);
+        assert_eq!(actions, [Deliver, Terminated]);
+    }
 
     /// A machine over `reliability` that has come to `state` by events.
     fn machine(state: State, reliability: Reliability, now: Instant) -> ClientInviteTransaction {

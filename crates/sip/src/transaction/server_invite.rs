@@ -84,6 +84,24 @@ impl ServerInviteTransaction {
         }
     }
 
+    /// Goes on with a transaction that was answered 2xx elsewhere: it absorbs what is repeated for as long as one
+    /// that was answered now.
+    pub fn resume_accepted(
+        timers: Timers,
+        reliability: Reliability,
+        now: Instant,
+    ) -> ServerInviteTransaction {
+        ServerInviteTransaction {
+            state: ServerInviteState::Accepted,
+            timers,
+            reliability,
+            answered: true,
+            trying_at: None,
+            timer_g: None,
+            ending: Some(now + timers.patience()),
+        }
+    }
+
     /// Where the transaction stands.
     pub fn state(&self) -> ServerInviteState {
         self.state

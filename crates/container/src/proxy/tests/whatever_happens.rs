@@ -90,6 +90,9 @@ impl Invariants {
                 }
                 ProxyEffect::ReplyOwn { .. } => self.failure()?,
                 ProxyEffect::Finished => self.finished += 1,
+                ProxyEffect::Resume { .. }
+                | ProxyEffect::Overdue { .. }
+                | ProxyEffect::RingsTooLong { .. } => prop_assert!(false, "{}", show(effect)),
             }
             self.decided |= self.success || self.failures > 0;
         }

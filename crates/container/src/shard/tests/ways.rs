@@ -109,7 +109,7 @@ fn new_call_waits_for_a_crashed_edge_unless_the_phone_has_another_flow() {
     let to = |targets| Effects::proxy(ProxyPlan::to_targets(targets));
     let mut bench = Bench::new();
     bench.link_down(2);
-    bench.shard.topology(&view_with_edge_2(ProcessState::Backoff));
+    bench.topology(&view_with_edge_2(ProcessState::Backoff));
     bench.incoming(request("INVITE", "aaa", ""));
     bench.done(to(vec![flow("sip:bob@10.0.0.8", EDGE_2)]));
     assert_eq!(bench.words(), ["handle 0", "1: 100", "taken 1"]);
@@ -121,18 +121,18 @@ fn new_call_waits_for_a_crashed_edge_unless_the_phone_has_another_flow() {
     bench.link_down(3);
     bench.incoming(request("INVITE", "bbb", ""));
     bench.done(to(vec![flow("sip:bob@10.0.0.8", EDGE_2), flow("sip:bob@10.0.0.9", EDGE_1)]));
-    assert_eq!(bench.words(), ["handle 0", "1: 100", "1: INVITE by route", "taken 2"]);
+    assert_eq!(bench.words(), ["handle 0", "1: 100", "taken 2", "1: INVITE by route"]);
 
     // Neither does a stream, which died with its edge, nor an edge that was stopped.
     bench.incoming(request("INVITE", "ccc", ""));
     let mut stream = flow("sip:bob@10.0.0.8", EDGE_2);
     stream.route = vec![format!("<sip:token@{EDGE_2};transport=tcp;lr>").into()];
     bench.done(to(vec![stream]));
-    assert_eq!(bench.words(), ["handle 0", "1: 100", "1: 480", "taken 3"]);
-    bench.shard.topology(&view_with_edge_2(ProcessState::Down));
+    assert_eq!(bench.words(), ["handle 0", "1: 100", "taken 3", "1: 480"]);
+    bench.topology(&view_with_edge_2(ProcessState::Down));
     bench.incoming(request("INVITE", "ddd", ""));
     bench.done(to(vec![flow("sip:bob@10.0.0.8", EDGE_2)]));
-    assert_eq!(bench.words(), ["handle 0", "1: 100", "1: 480", "taken 4"]);
+    assert_eq!(bench.words(), ["handle 0", "1: 100", "taken 4", "1: 480"]);
 }
 
 #[test]
@@ -222,6 +222,7 @@ fn call_cancelled_while_its_way_is_sought_rings_nobody() {
     let lookup = *bench.shard.lookups.keys().next().unwrap();
     let addresses = vec!["198.51.100.8:5060".parse().unwrap()];
     bench.shard.resolved(lookup, &addresses, bench.now, &mut bench.effects);
+    bench.serve();
     assert_eq!(bench.words(), ["1: 487"]);
 
     // Nor is it sent again as a datagram when the stream that its size asked for is refused.
@@ -245,9 +246,18 @@ fn targets_that_need_what_is_not_spoken_are_refused() {
 }
 
 #[test]
-fn call_whose_link_went_down_before_it_was_taken_is_left_to_another_container() {
+fn request_whose_link_went_down_before_it_was_taken_is_left_to_another_container() {
     let mut bench = Bench::new();
+    // A call is its who noted it first, whoever it was offered to.
     bench.incoming(request("INVITE", "aaa", ""));
+    bench.link_down(1);
+    bench.done(target("sip:bob@198.51.100.8"));
+    assert_eq!(
+        bench.words(),
+        ["handle 0", "2: 100", "2: INVITE to Udp 198.51.100.8:5060", "taken 1"]
+    );
+    let mut bench = Bench::new();
+    bench.incoming(request("MESSAGE", "aaa", ""));
     bench.link_down(1);
     bench.done(target("sip:bob@198.51.100.8"));
     assert_eq!(bench.words(), ["handle 0", "taken 1"]);
@@ -258,7 +268,7 @@ fn call_whose_link_went_down_before_it_was_taken_is_left_to_another_container() 
         hops: 0,
         sequence: 1,
         flow: flow(Transport::Udp),
-        bytes: request("INVITE", "aaa", "").into_bytes().into(),
+        bytes: request("MESSAGE", "aaa", "").into_bytes().into(),
     };
     bench.frame(3, LinkFrame::Incoming(incoming)).unwrap();
     assert_eq!(bench.words(), ["handle 0"]);

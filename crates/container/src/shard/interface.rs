@@ -1,0 +1,125 @@
+//! What a shard and its server say to each other: settings, what the server has to do, names for what takes time.
+
+use sip::Message;
+use state::{Batch, Key, Prefix, Space};
+use topology::{Incarnation, KeyRing, ProcessName};
+use transport::Flow;
+use transport::link::LinkFrame;
+
+use crate::edges::LinkId;
+use crate::transactions::TransactionSettings;
+
+/// Names one run of a handler and what follows from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct JobId(pub(super) u64);
+
+/// Names a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CommitId(pub(super) u64);
+
+/// Names a read of one record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReadId(pub(super) u64);
+
+/// Names a scan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ScanId(pub(super) u64);
+
+/// Names a look-up of a host name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LookupId(pub(super) u64);
+
+/// Who a shard is, and its bounds.
+#[derive(Debug, Clone)]
+pub struct ShardSettings {
+    /// Name of the container.
+    pub name: ProcessName,
+    /// Its present life.
+    pub incarnation: Incarnation,
+    /// The node it runs on.
+    pub node: String,
+    /// The cluster's keys.
+    pub keys: KeyRing,
+    /// Bounds and timers of the transactions.
+    pub transactions: TransactionSettings,
+    /// How often a handler runs anew when its commit met another one, or its outcome is unknown; then the request is
+    /// answered 503.
+    pub commit_conflicts_max: u32,
+}
+
+/// What the server has to do, in this order.
+#[derive(Debug)]
+pub enum ShardEffect {
+    /// Put this frame on this link. One that does not fit is reported by [`Shard::send_failed`].
+    Send {
+        /// Which link.
+        link: LinkId,
+        /// Any but `Incoming`.
+        frame: LinkFrame,
+    },
+    /// The message of this sequence is ours.
+    Taken {
+        /// By which link it came; it may be gone.
+        link: LinkId,
+        /// The sequence on that link.
+        sequence: u64,
+    },
+    /// Run the application's handler; end with [`Shard::handled`].
+    Handle {
+        /// The name of the run.
+        job: JobId,
+        /// The request.
+        request: Box<Message>,
+        /// The flow it came by.
+        flow: Flow,
+        /// 0, or how many commits of it met a conflict or ended unknown.
+        attempt: u32,
+    },
+    /// Commit; end with [`Shard::committed`].
+    Commit {
+        /// The name of the commit.
+        commit: CommitId,
+        /// Not empty.
+        batch: Batch,
+    },
+    /// Read; end with [`Shard::read`].
+    Read {
+        /// The name of the read.
+        read: ReadId,
+        /// Which record.
+        key: Key,
+    },
+    /// Scan; end with [`Shard::scanned`].
+    Scan {
+        /// The name of the scan.
+        scan: ScanId,
+        /// Which space.
+        space: Space,
+        /// Which of its records.
+        prefix: Prefix,
+        /// Behind which one.
+        after: Option<Key>,
+        /// At most so many.
+        limit: usize,
+    },
+    /// Look up the addresses of a name; end with [`Shard::resolved`].
+    Resolve {
+        /// The name of the look-up.
+        lookup: LookupId,
+        /// A host name.
+        host: String,
+        /// The port that the addresses are wanted with.
+        port: u16,
+    },
+}
+
+/// An edge that does not keep to the protocol; its link must be closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LinkFault {
+    /// The first frame must be Hello, and only the first.
+    #[error("the edge's Hello came late, twice, or not at all")]
+    Hello,
+    /// A frame that only containers send.
+    #[error("the edge sent a frame that only containers send")]
+    Direction,
+}

@@ -1,0 +1,423 @@
+//! The records of the calls that are set up here: what happens to a call is committed before it takes effect.
+//!
+//! What would change the course of a call (see [`crate::setup`]) becomes a [`Step`] that waits in the call's
+//! [`Ledger`]. One commit at a time is under way for a call; it takes all steps along that wait, and when it stands they
+//! take effect in their order. The edge keeps the message of a step until then.
+//!
+//! ```text
+//! response, CANCEL, failure, Timer C ─▶ gate ─▶ waiting ─▶ Commit ─▶ act
+//!                                                   ▲          │ conflict, unknown: read
+//!                                                   └── again ─┴──▶ somebody else's: lost
+//! ```
+//!
+//! Whoever loses a call drops it without a word, and hands the messages on that waited. A store that refuses a write
+//! for reasons of its own (a full disk) does not hold up calls that ring: they go on without a record after some
+//! attempts, and the next commit catches up.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use bytes::Bytes;
+use sip::Message;
+use sip::transaction::ResponseClass;
+use state::{CommitError, Record, StoreError, Version};
+use tracing::{debug, error, info};
+
+use super::jobs::HeldCancel;
+use super::{CommitUse, Held, ReadUse, Shard, ShardEffect, taken};
+use crate::application::Response;
+use crate::ownership::identity::SetUpId;
+use crate::proxy::{BranchDeriver, BranchIndex, TransportFailure};
+use crate::setup::{Event, SetUp};
+use crate::transactions::{ClientId, ServerId};
+
+/// A commit that fails or meets another one so often is given up.
+pub(super) const ATTEMPTS_MAX: u32 = 8;
+
+/// More messages of one call do not wait at a time; they are dropped, and come again.
+const WAITING_MAX: usize = 256;
+
+/// A call that we set up.
+pub(super) struct Ledger {
+    /// The INVITE's transaction.
+    server: ServerId,
+    /// With what waits, once that is on its way to the store.
+    record: SetUp,
+    version: Version,
+    waiting: VecDeque<Step>,
+    in_flight: Option<InFlight>,
+    written_at: Instant,
+    /// Nobody needs the record any more.
+    is_over: bool,
+}
+
+/// The commit that is under way.
+struct InFlight {
+    /// What the record will be; None: it goes.
+    value: Option<Bytes>,
+    /// How many of those that wait it is for.
+    steps: usize,
+    attempts: u32,
+}
+
+/// Something that happened to a call and has not taken effect.
+pub(super) struct Step {
+    /// None: it only keeps its place behind others, or refreshes the record.
+    pub(super) event: Option<Event>,
+    pub(super) act: Act,
+}
+
+/// How a step takes effect.
+pub(super) enum Act {
+    /// The response goes to its transaction.
+    Response(Held),
+    /// The CANCEL is answered, the call cancelled.
+    Cancel(HeldCancel),
+    /// The branch has failed.
+    Failed(BranchIndex, TransportFailure),
+    /// The branch has had its time.
+    GiveUp(BranchIndex),
+    /// Timer C.
+    StopRinging(BranchIndex),
+    /// The record lives longer.
+    Refresh,
+}
+
+/// Whether a response may go to its transaction at once.
+pub(super) enum Gate {
+    /// It may: it changes nothing that a successor must know.
+    Open,
+    /// Not before this is committed; without an event, not before what came before it.
+    Closed(SetUpId, Option<Event>),
+    /// The same response waits already.
+    Repeated,
+}
+
+impl Step {
+    fn wants_commit(&self) -> bool {
+        self.event.is_some() || matches!(self.act, Act::Refresh)
+    }
+}
+
+impl Ledger {
+    pub(super) fn new(server: ServerId, record: SetUp, version: Version, now: Instant) -> Ledger {
+        Ledger {
+            server,
+            record,
+            version,
+            waiting: VecDeque::new(),
+            in_flight: None,
+            written_at: now,
+            is_over: false,
+        }
+    }
+
+    pub(super) fn server(&self) -> ServerId {
+        self.server
+    }
+
+    /// Of the container that began the call, made from that of another one.
+    pub(super) fn deriver(&self, other: &BranchDeriver) -> BranchDeriver {
+        other.in_place_of(self.record.token, self.record.sent_by.clone())
+    }
+
+    fn awaits(&self, is_meant: impl Fn(&Event) -> bool) -> bool {
+        self.waiting.iter().filter_map(|step| step.event.as_ref()).any(is_meant)
+    }
+}
+
+impl Shard {
+    /// Whether a response to a client transaction changes the course of a call.
+    pub(super) fn gate(&self, client: ClientId, response: &Message) -> Gate {
+        let Some((server, branch)) = self.branch_of(client) else { return Gate::Open };
+        let Some(id) = self.noted_set_up(server) else { return Gate::Open };
+        let (Some(context), Some(ledger)) = (self.contexts.get(&server), self.set_ups.get(&id))
+        else {
+            return Gate::Open;
+        };
+        let status = response.status().unwrap_or_default();
+        match ResponseClass::of(status) {
+            Some(ResponseClass::Success) => {
+                // Another fork's, or the same again: behind the first.
+                if ledger.awaits(|event| matches!(event, Event::Answered { .. })) {
+                    return Gate::Closed(id, None);
+                }
+                Gate::Closed(id, Some(Event::Answered { branch: branch.number() }))
+            }
+            Some(ResponseClass::Failure) if context.proxy.is_pending(branch) => {
+                let number = branch.number();
+                let is_same = |event: &Event| matches!(event, Event::Ended { branch, .. } if *branch == number);
+                if ledger.awaits(is_same) {
+                    return Gate::Repeated;
+                }
+                let progressed = context.proxy.has_progressed(branch);
+                let event = ledger.record.ended(number, progressed, status, response.buffer());
+                Gate::Closed(id, Some(event))
+            }
+            // The branch is over: the repeated final gets its ACK again.
+            Some(ResponseClass::Failure | ResponseClass::Provisional) | None => Gate::Open,
+        }
+    }
+
+    /// The record in which to note what happens to this call; None when it has none, or is answered.
+    pub(super) fn noted_set_up(&self, server: ServerId) -> Option<SetUpId> {
+        let context = self.contexts.get(&server)?;
+        context.set_up.filter(|_| !context.proxy.is_answered())
+    }
+
+    /// The event that a branch ended without a response that counts.
+    pub(super) fn failed_event(
+        &self,
+        server: ServerId,
+        branch: BranchIndex,
+        failure: TransportFailure,
+    ) -> Option<Event> {
+        let progressed = self.contexts.get(&server)?.proxy.has_progressed(branch);
+        Some(Event::Failed { branch: branch.number(), progressed, status: failure.status() })
+    }
+
+    /// Notes something in a call's record; it takes effect when that is committed.
+    pub(super) fn note(
+        &mut self,
+        id: SetUpId,
+        step: Step,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        let Some(ledger) = self.set_ups.get_mut(&id) else {
+            return drop_step(step, effects);
+        };
+        if ledger.waiting.len() >= WAITING_MAX && step.event.is_none() {
+            debug!(set_up = %id, "too many messages wait for a commit; dropped one");
+            return drop_step(step, effects);
+        }
+        ledger.waiting.push_back(step);
+        self.pump(id, now, effects);
+    }
+
+    /// A call that rings on is remembered for longer, seldom.
+    pub(super) fn refresh(&mut self, id: SetUpId, now: Instant, effects: &mut Vec<ShardEffect>) {
+        let Some(ledger) = self.set_ups.get(&id) else { return };
+        let is_old =
+            now.saturating_duration_since(ledger.written_at) > ledger.record.lifetime() / 2;
+        if is_old && ledger.in_flight.is_none() {
+            self.note(id, Step { event: None, act: Act::Refresh }, now, effects);
+        }
+    }
+
+    /// Lets take effect what need not be committed, and commits the rest.
+    fn pump(&mut self, id: SetUpId, now: Instant, effects: &mut Vec<ShardEffect>) {
+        while let Some(ledger) =
+            self.set_ups.get_mut(&id).filter(|ledger| ledger.in_flight.is_none())
+        {
+            match ledger.waiting.front() {
+                Some(step) if step.wants_commit() && !ledger.is_over => {
+                    let events = ledger.waiting.iter_mut().filter_map(|step| step.event.clone());
+                    ledger.record.events.extend(events);
+                    let value = Some(ledger.record.encode());
+                    let steps = ledger.waiting.len();
+                    ledger.in_flight = Some(InFlight { value, steps, attempts: 0 });
+                    return self.write(id, now, effects);
+                }
+                Some(_) => {
+                    let step = ledger.waiting.pop_front();
+                    let server = ledger.server;
+                    if let Some(step) = step {
+                        self.act(server, step, now, effects);
+                    }
+                }
+                None if ledger.is_over => {
+                    ledger.in_flight = Some(InFlight { value: None, steps: 0, attempts: 0 });
+                    return self.write(id, now, effects);
+                }
+                None => return,
+            }
+        }
+    }
+
+    fn write(&mut self, id: SetUpId, now: Instant, effects: &mut Vec<ShardEffect>) {
+        let wall = self.wall(now);
+        let Some(ledger) = self.set_ups.get_mut(&id) else { return };
+        let Some(in_flight) = &ledger.in_flight else { return };
+        let (of, batch) = match &in_flight.value {
+            Some(value) => {
+                ledger.written_at = now;
+                let batch = ledger.record.update(id, value.clone(), ledger.version, wall);
+                (CommitUse::Note(id), batch)
+            }
+            None => (CommitUse::Remove(id), ledger.record.remove(id, ledger.version)),
+        };
+        self.commit(of, batch, effects);
+    }
+
+    /// A commit of a call's record has ended.
+    pub(super) fn noted(
+        &mut self,
+        id: SetUpId,
+        result: Result<Vec<Version>, CommitError>,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        let Some(ledger) = self.set_ups.get_mut(&id) else { return };
+        match result {
+            Ok(versions) => {
+                ledger.version = versions.first().copied().unwrap_or(ledger.version);
+                self.stands(id, now, effects);
+            }
+            // Somebody has taken the call over, or a commit of ours has come about of which we were told otherwise.
+            Err(CommitError::Conflict { .. } | CommitError::Unknown { .. }) => {
+                self.ask(ReadUse::Doubt(id), SetUp::key(id), effects);
+            }
+            Err(error) => self.write_again(id, &error, now, effects),
+        }
+    }
+
+    /// The record was read, since it was not known whether our commit came about.
+    pub(super) fn settled(
+        &mut self,
+        id: SetUpId,
+        result: Result<Option<Record>, StoreError>,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        let own = self.settings.incarnation;
+        let Some(ledger) = self.set_ups.get_mut(&id) else { return };
+        let Some(in_flight) = &ledger.in_flight else { return };
+        let record = match result {
+            Ok(Some(record)) => record,
+            Ok(None) => return self.lose(id, now, effects),
+            Err(error) => return self.write_again(id, &error.into(), now, effects),
+        };
+        if in_flight.value.as_ref() == Some(&record.value) {
+            ledger.version = record.version;
+            self.stands(id, now, effects);
+        } else if SetUp::decode(&record.value).is_ok_and(|found| found.owner == own) {
+            ledger.version = record.version;
+            let error = CommitError::Unknown { reason: "the record is as it was" };
+            self.write_again(id, &error, now, effects);
+        } else {
+            self.lose(id, now, effects);
+        }
+    }
+
+    fn write_again(
+        &mut self,
+        id: SetUpId,
+        error: &CommitError,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        let in_flight = self.set_ups.get_mut(&id).and_then(|ledger| ledger.in_flight.as_mut());
+        let Some(in_flight) = in_flight else { return };
+        in_flight.attempts += 1;
+        if in_flight.attempts < ATTEMPTS_MAX {
+            return self.write(id, now, effects);
+        }
+        error!(%error, set_up = %id, "a call goes on without its record: nobody can take it over");
+        self.stands(id, now, effects);
+    }
+
+    /// What was committed takes effect.
+    fn stands(&mut self, id: SetUpId, now: Instant, effects: &mut Vec<ShardEffect>) {
+        let Some(ledger) = self.set_ups.get_mut(&id) else { return };
+        let steps = ledger.in_flight.take().map_or(0, |in_flight| in_flight.steps);
+        let server = ledger.server;
+        let steps: Vec<Step> = ledger.waiting.drain(..steps.min(ledger.waiting.len())).collect();
+        for step in steps {
+            self.act(server, step, now, effects);
+        }
+        self.pump(id, now, effects);
+        self.end_if_over(id, now, effects);
+    }
+
+    fn act(&mut self, server: ServerId, step: Step, now: Instant, effects: &mut Vec<ShardEffect>) {
+        if let Some(
+            Event::Ended { branch, progressed, .. } | Event::Failed { branch, progressed, .. },
+        ) = step.event
+            && let Some(context) = self.contexts.get_mut(&server)
+        {
+            context.proxy.note_progress(branch, progressed);
+        }
+        let mut offered = None;
+        match step.act {
+            Act::Response(held) => {
+                offered = held.offered;
+                self.transactions.response(held.message, now, &mut self.pending);
+            }
+            Act::Cancel(HeldCancel { cancel, held }) => {
+                offered = held.offered;
+                let response = Response::new(200);
+                self.transactions.respond_own(cancel, &response, now, &mut self.pending);
+                self.settle(now, effects);
+                self.cancel_context(server, now, effects);
+            }
+            Act::Failed(branch, failure) => {
+                self.with_proxy(server, now, effects, |proxy, asked| {
+                    proxy.transport_failed(branch, failure, now, asked);
+                })
+            }
+            Act::GiveUp(branch) => self.with_proxy(server, now, effects, |proxy, asked| {
+                proxy.give_up(branch, now, asked);
+            }),
+            Act::StopRinging(branch) => self.with_proxy(server, now, effects, |proxy, asked| {
+                proxy.stop_ringing(branch, now, asked);
+            }),
+            Act::Refresh => {}
+        }
+        self.settle(now, effects);
+        taken(offered, effects);
+    }
+
+    /// Removes the record once neither the context nor the server transaction needs it.
+    pub(super) fn end_if_over(
+        &mut self,
+        id: SetUpId,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        let Some(ledger) = self.set_ups.get_mut(&id) else { return };
+        let is_needed = self.contexts.contains_key(&ledger.server)
+            || self.transactions.has_server(ledger.server);
+        if !is_needed && !ledger.is_over {
+            ledger.is_over = true;
+            self.pump(id, now, effects);
+        }
+    }
+
+    /// The record is gone, or soon expires.
+    pub(super) fn removed(&mut self, id: SetUpId, now: Instant, effects: &mut Vec<ShardEffect>) {
+        let Some(ledger) = self.set_ups.remove(&id) else { return };
+        self.set_ups_by_server.remove(&ledger.server);
+        for step in ledger.waiting {
+            self.act(ledger.server, step, now, effects);
+        }
+    }
+
+    /// The call is another container's: it is dropped without a word, and the messages that waited go there.
+    fn lose(&mut self, id: SetUpId, now: Instant, effects: &mut Vec<ShardEffect>) {
+        let Some(ledger) = self.set_ups.remove(&id) else { return };
+        info!(set_up = %id, "another container has taken a call over");
+        self.set_ups_by_server.remove(&ledger.server);
+        self.drop_context(ledger.server);
+        self.transactions.drop_server(ledger.server);
+        self.settle(now, effects);
+        for step in ledger.waiting {
+            match step.act {
+                Act::Response(held) => self.dispatch_again(held, now, effects),
+                Act::Cancel(HeldCancel { cancel, held }) => {
+                    self.transactions.drop_server(cancel);
+                    self.dispatch_again(held, now, effects);
+                }
+                Act::Failed(..) | Act::GiveUp(_) | Act::StopRinging(_) | Act::Refresh => {}
+            }
+        }
+    }
+}
+
+/// A step that comes to nothing: its message is repeated by whoever sent it.
+fn drop_step(step: Step, effects: &mut Vec<ShardEffect>) {
+    match step.act {
+        Act::Response(held) | Act::Cancel(HeldCancel { held, .. }) => taken(held.offered, effects),
+        Act::Failed(..) | Act::GiveUp(_) | Act::StopRinging(_) | Act::Refresh => {}
+    }
+}

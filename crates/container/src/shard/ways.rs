@@ -1,0 +1,129 @@
+//! Where a request goes: by which link, over what, to which address.
+
+use bytes::Bytes;
+use sip::Message;
+use sip::transaction::Reliability;
+use tracing::debug;
+use transport::Transport;
+use transport::link::{Destination, SendError};
+
+use super::Shard;
+use super::proxying::{NO_LINK, Sending};
+use crate::edges::{LinkId, RouteOwner};
+use crate::next_hop::{self, Hop, HopHost};
+use crate::proxy::{NextHop, TransportFailure};
+
+/// By which link and to where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Way {
+    pub(super) link: LinkId,
+    pub(super) destination: Destination,
+    pub(super) reliability: Reliability,
+}
+
+/// What a request's next hop came to.
+pub(super) enum Found {
+    Way(Way),
+    /// The first over a stream for its size, the second when that is refused.
+    StreamElseDatagram(Way, Way),
+    /// A datagram that cannot leave before its edge is back; until then its repetitions wait.
+    Awaited(Way),
+    /// A name first.
+    Name(Hop, String),
+}
+
+impl Shard {
+    /// RFC 3261 §16.6(7): where the request goes, and by which edge.
+    pub(super) fn find_way(
+        &self,
+        request: &Bytes,
+        decides: NextHop,
+        preferred: LinkId,
+    ) -> Result<Found, TransportFailure> {
+        let size = request.len();
+        let request = Message::parse(request.clone()).map_err(|_| TransportFailure::Unreachable)?;
+        let (owner, transport, hop) = next_hop::with_uri(&request, decides, |uri| {
+            let owner = match decides {
+                NextHop::Route => self.edges.route_owner(&uri.host, uri.port, preferred),
+                NextHop::RequestUri => RouteOwner::Foreign,
+            };
+            let transport = uri.transport().and_then(Transport::parse);
+            (owner, transport, next_hop::hop(uri))
+        })
+        .map_err(unroutable)?;
+        match owner {
+            RouteOwner::Edge(link) => Ok(Found::Way(Way {
+                link,
+                destination: Destination::Route,
+                // The edge puts the flow's transport into its Path; repetition does no harm on others.
+                reliability: reliability(transport.unwrap_or(Transport::Udp)),
+            })),
+            RouteOwner::Awaited if transport.unwrap_or(Transport::Udp) == Transport::Udp => {
+                Ok(Found::Awaited(Way {
+                    link: NO_LINK,
+                    destination: Destination::Route,
+                    reliability: Reliability::Unreliable,
+                }))
+            }
+            // A stream dies with its edge.
+            RouteOwner::Awaited | RouteOwner::Departed => Err(TransportFailure::FlowGone),
+            RouteOwner::Foreign => self.way_to(&hop.map_err(unroutable)?, size, preferred),
+        }
+    }
+
+    pub(super) fn way_to(
+        &self,
+        hop: &Hop,
+        request_bytes: usize,
+        preferred: LinkId,
+    ) -> Result<Found, TransportFailure> {
+        let address = match &hop.host {
+            HopHost::Address(ip) => std::net::SocketAddr::new(*ip, hop.port),
+            HopHost::Name(name) => return Ok(Found::Name(hop.clone(), name.clone())),
+        };
+        let way = |transport| {
+            let link = self.edges.for_address(transport, address, preferred)?;
+            Some(Way {
+                link,
+                destination: Destination::Address { transport, address },
+                reliability: reliability(transport),
+            })
+        };
+        let asked = way(hop.transport);
+        let stream =
+            next_hop::prefers_stream(hop, request_bytes).then(|| way(Transport::Tcp)).flatten();
+        match (stream, asked) {
+            (Some(stream), Some(datagram)) => Ok(Found::StreamElseDatagram(stream, datagram)),
+            (Some(way), None) | (None, Some(way)) => Ok(Found::Way(way)),
+            (None, None) => {
+                debug!(%address, transport = ?hop.transport, "no edge sends there");
+                Err(TransportFailure::Unreachable)
+            }
+        }
+    }
+
+    /// The way of a request whose link is gone.
+    pub(super) fn other_way(&self, sending: &Sending, request: &Bytes) -> Result<Way, SendError> {
+        if let Destination::Address { transport, address } = sending.way.destination {
+            let link = self.edges.for_address(transport, address, sending.way.link);
+            return link.map(|link| Way { link, ..sending.way }).ok_or(SendError::Unreachable);
+        }
+        match self.find_way(request, sending.decides, sending.way.link) {
+            Ok(Found::Way(way) | Found::StreamElseDatagram(way, _)) => Ok(way),
+            Ok(Found::Name(..) | Found::Awaited(_))
+            | Err(TransportFailure::Unreachable | TransportFailure::TimedOut) => {
+                Err(SendError::Unreachable)
+            }
+            Err(TransportFailure::FlowGone) => Err(SendError::FlowGone),
+        }
+    }
+}
+
+fn reliability(transport: Transport) -> Reliability {
+    if transport.is_stream() { Reliability::Reliable } else { Reliability::Unreliable }
+}
+
+fn unroutable(error: next_hop::Unroutable) -> TransportFailure {
+    debug!(%error, "a target cannot be reached");
+    TransportFailure::Unreachable
+}
