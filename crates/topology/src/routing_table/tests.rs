@@ -321,10 +321,12 @@ fn who_answers_nothing_is_ejected_when_both_limits_are_passed_and_no_earlier() {
 fn probes_alone_eject_within_the_silence_after_the_first_of_them() {
     let mut fixture = Fixture::serving(&BOTH);
     let begun = fixture.now;
-    while fixture.accepting().len() == 2 {
+    for _ in 0..SETTINGS.unanswered_max() {
+        assert_eq!(fixture.accepting(), BOTH);
         fixture.ask("container1", 1);
         fixture.pass_beating(INTERVAL, &BOTH);
     }
+    assert_eq!(fixture.accepting(), ["container2"]);
     assert_eq!(fixture.now - begun, SETTINGS.silence_max());
 }
 
