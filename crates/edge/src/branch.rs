@@ -20,11 +20,11 @@ const _: () = assert!(MAC_BYTES.is_multiple_of(3) && MAC_BYTES / 3 * 4 == MAC_CH
 
 /// A branch with its cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Branch([u8; BRANCH_CHARS]);
+pub(crate) struct Branch([u8; BRANCH_CHARS]);
 
 impl Branch {
     /// The branch under which `request` leaves; `key` is the node's for the purpose `"branch"`.
-    pub fn of(request: &Message, key: &Key) -> Branch {
+    pub(crate) fn of(request: &Message, key: &Key) -> Branch {
         let mut branch = [0; BRANCH_CHARS];
         let (cookie, mac) = branch.split_at_mut(BRANCH_COOKIE.len());
         cookie.copy_from_slice(BRANCH_COOKIE);
@@ -33,7 +33,7 @@ impl Branch {
     }
 
     /// The branch as it stands in a Via.
-    pub fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 }
@@ -42,7 +42,7 @@ impl Branch {
 /// each edge.
 ///
 /// Source: RFC 3261 §8.2.7.
-pub fn to_tag(request: &Message, key: &Key) -> [u8; MAC_CHARS] {
+pub(crate) fn to_tag(request: &Message, key: &Key) -> [u8; MAC_CHARS] {
     identify(request, key, Purpose::ToTag)
 }
 

@@ -11,27 +11,27 @@ const INLINE_BYTES: usize = 224;
 
 /// Bytes of one header value, written from front to back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HeaderValue(SmallVec<[u8; INLINE_BYTES]>);
+pub(crate) struct HeaderValue(SmallVec<[u8; INLINE_BYTES]>);
 
 impl HeaderValue {
     /// An empty value.
-    pub fn new() -> HeaderValue {
+    pub(crate) fn new() -> HeaderValue {
         HeaderValue::default()
     }
 
     /// Appends bytes and returns the value, so that pieces can be chained.
-    pub fn with(mut self, bytes: &[u8]) -> HeaderValue {
+    pub(crate) fn with(mut self, bytes: &[u8]) -> HeaderValue {
         self.push(bytes);
         self
     }
 
     /// Appends bytes.
-    pub fn push(&mut self, bytes: &[u8]) {
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.0.extend_from_slice(bytes);
     }
 
     /// Appends what `value` prints.
-    pub fn push_display(&mut self, value: impl fmt::Display) {
+    pub(crate) fn push_display(&mut self, value: impl fmt::Display) {
         fmt::Write::write_fmt(self, format_args!("{value}"))
             .expect("writing to memory cannot fail");
     }

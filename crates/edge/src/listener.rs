@@ -10,7 +10,7 @@ use sip::{Host, SipUri, Uri, Via};
 use transport::{Flow, Transport};
 
 /// The port of a SIP URI or Via that names none. Source: RFC 3261 §19.1.2, §18.2.2.
-pub const PORT_DEFAULT: u16 = 5060;
+pub(crate) const PORT_DEFAULT: u16 = 5060;
 
 /// One address that an edge listens on.
 #[derive(Clone, Debug, PartialEq, Eq)]

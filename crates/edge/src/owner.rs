@@ -9,7 +9,7 @@ use crate::route::is_container_host;
 
 /// An owner that a token of ours names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owner {
+pub(crate) struct Owner {
     /// The life that held it when the token was written.
     pub incarnation: Incarnation,
     /// The session that it belongs to, whoever holds it now; `None` for a plain transaction.
@@ -18,7 +18,7 @@ pub struct Owner {
 
 impl Owner {
     /// The owner that the user part of a URI names. `key` is of purpose `"owner"`.
-    pub fn of_user(user: &[u8], key: &Key) -> Option<Owner> {
+    pub(crate) fn of_user(user: &[u8], key: &Key) -> Option<Owner> {
         match user.len() {
             OWNER_TOKEN_CHARS => OwnerToken::decode(user, key).ok().map(Owner::from),
             SESSION_TOKEN_CHARS => SessionToken::decode(user, key).ok().map(Owner::from),
@@ -27,7 +27,7 @@ impl Owner {
     }
 
     /// The owner that a container's Via names: its branch begins with a token.
-    pub fn of_via(via: &Via<'_>, key: &Key) -> Option<Owner> {
+    pub(crate) fn of_via(via: &Via<'_>, key: &Key) -> Option<Owner> {
         if !is_container_host(&via.host) {
             return None;
         }

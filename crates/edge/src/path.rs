@@ -14,7 +14,7 @@ use crate::listener::Listener;
 use crate::record_route::uri;
 
 /// The Path value for a REGISTER that came by `flow` to `listener`.
-pub fn value(register: &Message, listener: &Listener, flow: Flow, key: &Key) -> HeaderValue {
+pub(crate) fn value(register: &Message, listener: &Listener, flow: Flow, key: &Key) -> HeaderValue {
     let token = FlowToken { kind: TokenKind::Flow, flow }.encode(key);
     let end: &[u8] =
         if is_first_hop(register) && has_reg_id(register) { b";lr;ob>" } else { b";lr>" };

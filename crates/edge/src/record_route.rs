@@ -15,7 +15,7 @@ use crate::listener::Listener;
 
 /// Who stands on one side of the edge, as far as Record-Route is concerned.
 #[derive(Clone, Copy, Debug)]
-pub enum Side<'a> {
+pub(crate) enum Side<'a> {
     /// A phone or any other stranger, by this listener; `token` leads back to it.
     Outside {
         /// Where it is spoken to.
@@ -32,12 +32,12 @@ pub enum Side<'a> {
 
 /// Whether requests of that method may form a dialog, on whose path this edge stays: NOTIFY too, which may come
 /// before the answer to its SUBSCRIBE (RFC 6665 §4.4.1).
-pub fn may_form_dialog(method: Method<'_>) -> bool {
+pub(crate) fn may_form_dialog(method: Method<'_>) -> bool {
     matches!(method, Method::Invite | Method::Subscribe | Method::Refer | Method::Notify)
 }
 
 /// Whether the sender's Contact asks to be reached by the flow it uses (RFC 5626 §5.3, `;ob`).
-pub fn contact_has_ob(request: &Message) -> bool {
+pub(crate) fn contact_has_ob(request: &Message) -> bool {
     request
         .values(sip::HeaderName::Contact)
         .filter_map(|value| sip::NameAddr::parse(value).ok())
@@ -47,7 +47,11 @@ pub fn contact_has_ob(request: &Message) -> bool {
 
 /// The values to add, top-most last (each is pushed in front of the former): first the side the
 /// request came from, then the side it goes to.
-pub fn values(came_from: Side<'_>, goes_to: Side<'_>, key: &Key) -> [Option<HeaderValue>; 2] {
+pub(crate) fn values(
+    came_from: Side<'_>,
+    goes_to: Side<'_>,
+    key: &Key,
+) -> [Option<HeaderValue>; 2] {
     match (came_from, goes_to) {
         (Side::Outside { .. }, Side::Outside { .. }) => {
             [shown(came_from, key), shown(goes_to, key)]

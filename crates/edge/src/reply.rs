@@ -74,7 +74,7 @@ impl Refusal {
 const RETRY_AFTER: std::ops::RangeInclusive<u8> = 2..=10;
 
 /// A refusal because nothing serves; `seed` spreads the Retry-After and may be any number.
-pub fn unavailable(seed: u64) -> Refusal {
+pub(crate) fn unavailable(seed: u64) -> Refusal {
     let width = u64::from(RETRY_AFTER.end() - RETRY_AFTER.start()) + 1;
     let spread = u8::try_from(seed % width).expect("the width is below 256");
     Refusal::Unavailable { retry_after: RETRY_AFTER.start() + spread }
@@ -82,7 +82,7 @@ pub fn unavailable(seed: u64) -> Refusal {
 
 /// The response to a request that came by `flow`, and where it goes; `None` to an ACK, which has no
 /// response.
-pub fn refuse(
+pub(crate) fn refuse(
     request: &Message,
     flow: Flow,
     refusal: Refusal,
@@ -103,7 +103,7 @@ pub fn refuse(
 
 /// The response to a request that already has this edge's own Via on top, to be sent as if a
 /// container had made it.
-pub fn build(request: &Message, refusal: Refusal, branch_key: &Key) -> Bytes {
+pub(crate) fn build(request: &Message, refusal: Refusal, branch_key: &Key) -> Bytes {
     let mut response = ResponseBuilder::new(request, refusal.status())
         .reason(refusal.reason().as_bytes())
         .to_tag(&to_tag(request, branch_key));

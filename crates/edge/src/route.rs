@@ -17,11 +17,11 @@ use crate::peer::Peer;
 
 /// A container's sent-by and the host of its URIs end like this; nobody can resolve it (RFC 6761
 /// §6.4).
-pub const CONTAINER_HOST_END: &[u8] = b".outlast.invalid";
+pub(crate) const CONTAINER_HOST_END: &[u8] = b".outlast.invalid";
 
 /// What the leading Route values that name this edge say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct OwnRoutes {
+pub(crate) struct OwnRoutes {
     /// How many leading values are this edge's own.
     pub count: usize,
     /// How many of them have a token.
@@ -35,14 +35,14 @@ pub struct OwnRoutes {
 /// A Route value of ours has a token with a wrong tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the flow token in Route was tampered with")]
-pub struct Tampered;
+pub(crate) struct Tampered;
 
 impl OwnRoutes {
     /// Reads the leading own values among `routes`.
     ///
     /// # Errors
     /// [`Tampered`]: to be answered with 403 (RFC 5626 §5.3).
-    pub fn read<'a>(
+    pub(crate) fn read<'a>(
         routes: impl Iterator<Item = &'a [u8]>,
         listeners: &Listeners,
         key: &Key,
@@ -70,13 +70,13 @@ impl OwnRoutes {
     }
 
     /// The flow that the last token leads to; a relayed target has none.
-    pub fn last_flow(&self) -> Option<Flow> {
+    pub(crate) fn last_flow(&self) -> Option<Flow> {
         self.last.filter(|token| token.kind == TokenKind::Flow).map(|token| token.flow)
     }
 }
 
 /// The SIP URI of a Route or Contact value; `None` for other schemes and for what is malformed.
-pub fn sip_uri(value: &[u8]) -> Option<SipUri<'_>> {
+pub(crate) fn sip_uri(value: &[u8]) -> Option<SipUri<'_>> {
     match Uri::parse(NameAddr::parse(value).ok()?.uri()) {
         Ok(Uri::Sip(uri)) => Some(uri),
         Ok(Uri::Tel(_) | Uri::Other { .. }) | Err(_) => None,
@@ -89,7 +89,7 @@ pub fn sip_uri(value: &[u8]) -> Option<SipUri<'_>> {
 /// Our values have a token as user part, or none at all; a request with Route values to an address
 /// of ours without a user part inside a dialog can be nothing else, for no phone has it as its
 /// Contact. Source: RFC 3261 §16.4.
-pub fn is_strictly_routed(request: &Message, listeners: &Listeners, key: &Key) -> bool {
+pub(crate) fn is_strictly_routed(request: &Message, listeners: &Listeners, key: &Key) -> bool {
     if request.field(HeaderName::Route).is_none() {
         return false;
     }
@@ -107,7 +107,7 @@ pub fn is_strictly_routed(request: &Message, listeners: &Listeners, key: &Key) -
 
 /// Who a URI names, as far as this edge can tell without looking anything up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Named {
+pub(crate) enum Named {
     /// What a token of ours names.
     Owner(Owner),
     /// Some container: the host is a container's, but it names no life that we believe.
@@ -137,7 +137,7 @@ pub enum Named {
 
 /// What decides whom a URI names.
 #[derive(Clone, Copy, Debug)]
-pub struct Names<'a> {
+pub(crate) struct Names<'a> {
     /// This edge's addresses.
     pub listeners: &'a Listeners,
     /// The plain SIP peers.
@@ -150,7 +150,7 @@ pub struct Names<'a> {
 
 impl Names<'_> {
     /// Whom `uri` names.
-    pub fn resolve(&self, uri: &SipUri<'_>) -> Named {
+    pub(crate) fn resolve(&self, uri: &SipUri<'_>) -> Named {
         if let Some(owner) = uri.user.and_then(|user| Owner::of_user(user, self.owner_key)) {
             return Named::Owner(owner);
         }
@@ -187,7 +187,7 @@ impl Names<'_> {
 }
 
 /// Whether a host is a container's.
-pub fn is_container_host(host: &sip::Host<'_>) -> bool {
+pub(crate) fn is_container_host(host: &sip::Host<'_>) -> bool {
     match host {
         sip::Host::Name(name) => {
             name.len().checked_sub(CONTAINER_HOST_END.len()).is_some_and(|start| {
@@ -199,7 +199,7 @@ pub fn is_container_host(host: &sip::Host<'_>) -> bool {
 }
 
 /// Whether a message may be sent there at all: one host, one port.
-pub fn is_sendable(address: SocketAddr) -> bool {
+pub(crate) fn is_sendable(address: SocketAddr) -> bool {
     let unicast = match address.ip() {
         std::net::IpAddr::V4(ip) => {
             !ip.is_broadcast() && !ip.is_multicast() && !ip.is_unspecified()

@@ -11,7 +11,7 @@ use crate::header_value::HeaderValue;
 
 /// Where a request says it wants to go.
 #[derive(Clone, Debug)]
-pub struct RouteSet<'a> {
+pub(crate) struct RouteSet<'a> {
     request_uri: &'a [u8],
     values: SmallVec<[&'a [u8]; 8]>,
     /// Leading values that were consumed.
@@ -31,7 +31,7 @@ enum Rewrite<'a> {
 
 impl<'a> RouteSet<'a> {
     /// The route set as received.
-    pub fn of(request: &'a Message) -> RouteSet<'a> {
+    pub(crate) fn of(request: &'a Message) -> RouteSet<'a> {
         RouteSet {
             request_uri: request.request_uri().unwrap_or_default(),
             values: request.values(HeaderName::Route).collect(),
@@ -41,7 +41,7 @@ impl<'a> RouteSet<'a> {
     }
 
     /// Puts the last Route value back into the Request-URI. Source: RFC 3261 §16.4.
-    pub fn restore_from_strict(&mut self) {
+    pub(crate) fn restore_from_strict(&mut self) {
         let last = self.values.pop().and_then(|value| NameAddr::parse(value).ok());
         if let Some(last) = last {
             self.request_uri = last.uri();
@@ -50,32 +50,32 @@ impl<'a> RouteSet<'a> {
     }
 
     /// Consumes that many leading values.
-    pub fn consume(&mut self, count: usize) {
+    pub(crate) fn consume(&mut self, count: usize) {
         self.consumed += count;
     }
 
     /// Takes back the last consumed value: the next hop needs it.
-    pub fn give_back(&mut self) {
+    pub(crate) fn give_back(&mut self) {
         self.consumed = self.consumed.saturating_sub(1);
     }
 
     /// The Route values that are left.
-    pub fn values(&self) -> impl Iterator<Item = &'a [u8]> {
+    pub(crate) fn values(&self) -> impl Iterator<Item = &'a [u8]> {
         self.values[self.consumed..].iter().copied()
     }
 
     /// The topmost Route value that is left.
-    pub fn next(&self) -> Option<&'a [u8]> {
+    pub(crate) fn next(&self) -> Option<&'a [u8]> {
         self.values().next()
     }
 
     /// The Request-URI.
-    pub fn request_uri(&self) -> &'a [u8] {
+    pub(crate) fn request_uri(&self) -> &'a [u8] {
         self.request_uri
     }
 
     /// Gives the next hop, a strict router, its own URI as Request-URI. Source: RFC 3261 §16.6(6).
-    pub fn swap_for_strict(&mut self) {
+    pub(crate) fn swap_for_strict(&mut self) {
         if let Some(strict) = self.next().and_then(|value| NameAddr::parse(value).ok()) {
             self.consumed += 1;
             self.rewrite = Rewrite::ForStrict(self.request_uri);
@@ -84,7 +84,7 @@ impl<'a> RouteSet<'a> {
     }
 
     /// Writes what changed.
-    pub fn apply(&self, edits: &mut Edits) {
+    pub(crate) fn apply(&self, edits: &mut Edits) {
         if self.rewrite == Rewrite::None {
             for _ in 0..self.consumed {
                 edits.remove_first_value(HeaderName::Route);

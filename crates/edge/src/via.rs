@@ -25,7 +25,7 @@ const FLOW_PARAM: &[u8] = b"flow";
 ///
 /// A `received` or filled-in `rport` that the sender wrote itself is replaced: it would steer the
 /// response. Source: RFC 3261 §18.2.1, RFC 3581 §4.
-pub fn filled_in(via: &Via<'_>, source: SocketAddr) -> Option<HeaderValue> {
+pub(crate) fn filled_in(via: &Via<'_>, source: SocketAddr) -> Option<HeaderValue> {
     let asks_rport = via.rport().is_some();
     let differs = via.host.ip() != Some(source.ip());
     if !asks_rport && !differs && via.param(b"received").is_none() {
@@ -57,7 +57,7 @@ pub fn filled_in(via: &Via<'_>, source: SocketAddr) -> Option<HeaderValue> {
 
 /// The Via that this edge adds. `back` is the flow the request came by, for requests from outside;
 /// requests of containers have none, their responses find the container by its own Via below.
-pub fn added(
+pub(crate) fn added(
     request: &Message,
     listener: &Listener,
     back: Option<Flow>,
@@ -77,7 +77,7 @@ pub fn added(
 
 /// What a Via of ours says about the way back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WayBack {
+pub(crate) enum WayBack {
     /// By this flow.
     Flow(Flow),
     /// Whatever the Via below says: it was a container's request.
@@ -87,7 +87,7 @@ pub enum WayBack {
 }
 
 /// Reads the way back from a Via of ours.
-pub fn way_back(via: &Via<'_>, flow_key: &Key) -> WayBack {
+pub(crate) fn way_back(via: &Via<'_>, flow_key: &Key) -> WayBack {
     let Some(token) = via.param(FLOW_PARAM) else { return WayBack::NextVia };
     match FlowToken::decode(token.unwrap_or_default(), flow_key) {
         Ok(FlowToken { kind: TokenKind::Response, flow }) => WayBack::Flow(flow),
@@ -119,7 +119,7 @@ pub enum ReplyAddress {
 /// not say otherwise.
 ///
 /// Source: RFC 3261 §18.2.2, RFC 3581 §4.
-pub fn reply_address(via: Option<&Via<'_>>, flow: Flow) -> ReplyAddress {
+pub(crate) fn reply_address(via: Option<&Via<'_>>, flow: Flow) -> ReplyAddress {
     let sent_by_port = via.and_then(|via| via.port).unwrap_or(PORT_DEFAULT);
     let sent_by = SocketAddr::new(flow.remote.ip(), sent_by_port);
     match flow.transport {

@@ -6,7 +6,7 @@
 //!   `allowed_miss_count` missed pings, that is after interval × (allowed_miss_count + 1) of silence
 //!   (the reference's `oc4j-ping`), which also catches a container that lives but hangs.
 //! - *link*: the stream to it is open.
-//! - *answers*: the container works off what comes by the link ([`unanswered`]). One that does not is
+//! - *answers*: the container works off what comes by the link (`unanswered.rs`). One that does not is
 //!   ejected until it answers again, but at most half of those that would accept new work are: if
 //!   everybody seems to be silent, it is more likely the edge that is wrong, and a container that may be
 //!   stuck is better than none.

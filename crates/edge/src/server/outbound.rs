@@ -91,8 +91,8 @@ impl Worker {
         bytes: Bytes,
         now: Instant,
     ) -> bool {
-        let name = &self.routing.routes()[container].name;
-        let Some(link) = self.links.iter_mut().find(|link| link.name == *name) else {
+        let life = Some(self.routing.routes()[container].incarnation);
+        let Some(link) = self.links.iter_mut().find(|link| link.answered == life) else {
             return false;
         };
         let is_offered = link.offer(flow, hops, bytes).is_ok();
