@@ -55,8 +55,10 @@ pub struct IncomingRequest {
     pub message: Message,
     /// The flow between the phone and the edge that the request came by.
     pub flow: Flow,
-    /// Wall clock at the beginning of this run of the handler, for absolute expiries.
+    /// Wall clock at the beginning of this run of the handler, for absolute expiries of what begins.
     pub now: UnixMillis,
+    /// What was to end until then has ended. Behind `now` for a minute after the machine's clock was set forward.
+    pub expiry_now: UnixMillis,
     /// 0 for the first run, one more after each commit that met a conflict or whose outcome is unknown.
     pub attempt: u32,
 }
@@ -64,7 +66,7 @@ pub struct IncomingRequest {
 impl IncomingRequest {
     /// A request in its first run.
     pub fn new(message: Message, flow: Flow, now: UnixMillis) -> IncomingRequest {
-        IncomingRequest { message, flow, now, attempt: 0 }
+        IncomingRequest { message, flow, now, expiry_now: now, attempt: 0 }
     }
 }
 
@@ -238,7 +240,7 @@ pub enum RecordRoute {
 /// One round of periodic duties.
 #[derive(Debug, Clone)]
 pub struct Tick {
-    /// Wall clock at the beginning of the round.
+    /// The time by which lifetimes end, at the beginning of the round.
     pub now: UnixMillis,
     ownership: Ownership,
 }

@@ -21,12 +21,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use state::{CommitError, Key, Record, Store, StoreError, UnixMillis, Version};
+use state::clock::Clock;
+use state::{CommitError, Key, Record, Store, StoreError, Version};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
@@ -67,6 +68,8 @@ pub struct ServerSettings {
     pub link_path: PathBuf,
     /// How often each edge hears that we serve, and the manager that we live.
     pub heartbeat: HeartbeatSettings,
+    /// The process's clock: the stores' too.
+    pub clock: Arc<dyn Clock>,
     /// How often [`Application::tick`] is asked for duties.
     pub tick_interval: Duration,
     /// A handler, or a commit, that takes longer is given up with 503.
@@ -212,7 +215,7 @@ impl Server {
         let now = Instant::now();
         let vitals = Vitals::default();
         let server = Server {
-            shard: Shard::new(settings.shard.clone(), now, wall_clock()),
+            shard: Shard::new(settings.shard.clone(), now, settings.clock.wall()),
             store,
             application,
             listener,
@@ -251,7 +254,7 @@ impl Server {
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let now = Instant::now();
         self.vitals.pulse.count();
-        self.shard.tell_time(now, wall_clock());
+        self.shard.tell_time(now, self.settings.clock.wall());
         let mut has_progressed = self.poll_commands(cx, now);
         has_progressed |= self.poll_accept(cx, now);
         has_progressed |= self.poll_links(cx, now);
@@ -413,7 +416,7 @@ impl Server {
             if !self.is_ticking && self.duties.is_empty() {
                 self.is_ticking = true;
                 let application = Arc::clone(&self.application);
-                let tick = Tick::new(wall_clock(), self.shard.share().clone());
+                let tick = Tick::new(self.settings.clock.now(), self.shard.share().clone());
                 self.work.push(Box::pin(async move {
                     let round = AssertUnwindSafe(application.tick(&tick)).catch_unwind().await;
                     Finished::Ticked(round.unwrap_or_default())
@@ -443,8 +446,14 @@ impl Server {
                         }
                     }
                     ShardEffect::Handle { job, request, flow, attempt } => {
-                        let request =
-                            IncomingRequest { message: *request, flow, now: wall_clock(), attempt };
+                        let clock = &self.settings.clock;
+                        let request = IncomingRequest {
+                            message: *request,
+                            flow,
+                            now: clock.wall(),
+                            expiry_now: clock.now(),
+                            attempt,
+                        };
                         self.handle(job, request);
                     }
                     ShardEffect::Commit { commit, batch } => {
@@ -612,8 +621,4 @@ fn listen(path: &Path) -> Result<UnixListener, ServerError> {
 fn too_late() -> StoreError {
     let source = Arc::new(io::Error::from(io::ErrorKind::TimedOut));
     StoreError::Engine { doing: "answer in time", source }
-}
-
-fn wall_clock() -> UnixMillis {
-    SystemTime::now().into()
 }

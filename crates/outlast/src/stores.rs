@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use registrar::AccountStore;
+use state::clock::Clock;
 use state::engine::embedded::{Durability, EmbeddedStore, LockWait, OnLockWait, Options};
 
 use crate::failure::Failure;
@@ -21,6 +22,7 @@ pub(crate) fn open_state(directory: &Path) -> anyhow::Result<EmbeddedStore> {
 pub(crate) fn open_state_reporting(
     directory: &Path,
     durability: config::Durability,
+    clock: Arc<dyn Clock>,
     on_lock_wait: impl Fn(&LockWait) + Send + Sync + 'static,
 ) -> anyhow::Result<EmbeddedStore> {
     let durability = match durability {
@@ -28,7 +30,8 @@ pub(crate) fn open_state_reporting(
         config::Durability::Power => Durability::EveryCommit,
     };
     let on_lock_wait: OnLockWait = Arc::new(on_lock_wait);
-    let options = Options { durability, on_lock_wait: Some(on_lock_wait), ..Options::default() };
+    let options =
+        Options { durability, clock, on_lock_wait: Some(on_lock_wait), ..Options::default() };
     open(directory, STATE, options)
 }
 

@@ -7,6 +7,7 @@
 //! Deliberately absent: GRUUs (RFC 5627), which a later issue brings.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use sip::QValue;
@@ -104,6 +105,20 @@ impl Bindings {
     /// The bindings that have not ended.
     pub fn living(&self, now: UnixMillis) -> impl Iterator<Item = &Binding> {
         self.bindings.iter().filter(move |binding| !binding.is_expired(now))
+    }
+
+    /// As they are while lifetimes end by `expiry_now` although what begins is dated by `now`, as after the clock was set
+    /// forward: what would have ended by `now` only lasts for a minute more, until the two agree again.
+    #[must_use]
+    pub fn kept_by(mut self, expiry_now: UnixMillis, now: UnixMillis) -> Bindings {
+        const KEPT_FOR: Duration = Duration::from_secs(60);
+        if expiry_now < now {
+            self.bindings.retain(|binding| !binding.is_expired(expiry_now));
+            for binding in &mut self.bindings {
+                binding.expires_at = binding.expires_at.max(now.saturating_add(KEPT_FOR));
+            }
+        }
+        self
     }
 
     /// Whether there is none at all.

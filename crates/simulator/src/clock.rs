@@ -58,7 +58,11 @@ impl Clock for NodeClock {
     fn now(&self) -> UnixMillis {
         self.with(|state| {
             let wall = wall(state);
-            state.guard.observe(wall, state.running)
+            state.guard.observe(wall, state.running).0
         })
+    }
+
+    fn wall(&self) -> UnixMillis {
+        NodeClock::wall(self)
     }
 }

@@ -19,6 +19,7 @@ use container::shard::{
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use registrar::Registrar;
+use state::clock::Clock;
 use state::{CommitError, Key, Record, Store, StoreError, Version};
 use transport::link::{LinkFrame, LinkReceiver, LinkSender, Refused, SendError};
 
@@ -267,7 +268,7 @@ impl ContainerProcess {
             if !self.is_ticking {
                 self.is_ticking = true;
                 let application = Arc::clone(&self.registrar);
-                let tick = Tick::new(self.clock.wall(), self.shard.share().clone());
+                let tick = Tick::new(Clock::now(&self.clock), self.shard.share().clone());
                 let round = async move { Finished::Ticked(application.tick(&tick).await) };
                 self.begin(Box::pin(round), Moment::MAX, Late::Never);
             }
@@ -287,7 +288,11 @@ impl ContainerProcess {
                     }
                     ShardEffect::Handle { job, request, flow, attempt } => {
                         let now = self.clock.wall();
-                        let request = IncomingRequest { message: *request, flow, now, attempt };
+                        let request = IncomingRequest {
+                            attempt,
+                            expiry_now: Clock::now(&self.clock),
+                            ..IncomingRequest::new(*request, flow, now)
+                        };
                         let application = Arc::clone(&self.registrar);
                         let run = async move {
                             let effects = application.handle(&request).await;

@@ -112,6 +112,26 @@ impl Node {
         options: &NodeOptions,
         stderr: File,
     ) -> Node {
+        Self::launch(directory, options, stderr, &[])
+    }
+
+    /// Starts a node with these variables in the environment of all its processes.
+    ///
+    /// # Panics
+    /// Like [`Node::start`].
+    pub fn start_with_environment(options: &NodeOptions, environment: &[(&str, &str)]) -> Node {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let stderr = File::create(directory.path().join("manager.stderr"))
+            .expect("the directory is writable");
+        Self::launch(directory, options, stderr, environment)
+    }
+
+    fn launch(
+        directory: tempfile::TempDir,
+        options: &NodeOptions,
+        stderr: File,
+        environment: &[(&str, &str)],
+    ) -> Node {
         if let Some(config) = &options.config {
             std::fs::write(directory.path().join("outlast.toml"), config)
                 .expect("the directory is writable");
@@ -122,6 +142,7 @@ impl Node {
             .arg("--dir")
             .arg(directory.path())
             .args(&options.arguments)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(stderr)

@@ -15,6 +15,7 @@ use container::server::{Server, ServerHandle, ServerSettings};
 use container::shard::ShardSettings;
 use container::transactions::TransactionSettings;
 use sip::transaction::Timers;
+use state::clock::SystemClock;
 use state::engine::fake::FakeStore;
 use tokio::task::JoinHandle;
 use topology::{HeartbeatSettings, Incarnation, KeyRing, ProcessName};
@@ -50,6 +51,7 @@ fn settings(link_path: PathBuf) -> ServerSettings {
         },
         link_path,
         heartbeat: HeartbeatSettings { interval: Duration::from_millis(50), allowed_miss_count: 2 },
+        clock: Arc::new(SystemClock::default()),
         tick_interval: Duration::from_millis(50),
         handler_time_max: Duration::from_secs(2),
     }

@@ -453,7 +453,10 @@ impl Manager {
         step
     }
 
-    fn answer(&mut self, ticket: Ticket, answer: Answer) {
+    fn answer(&mut self, ticket: Ticket, mut answer: Answer) {
+        if let Answer::Status(status) = &mut answer {
+            status.clock = self.clock;
+        }
         if let Answer::Progress { .. } = answer {
             // Progress that is not read in time is of no use, and leaves room for the outcome.
             if let Some(reply) = self.replies.get(&ticket).filter(|reply| reply.capacity() > 1) {

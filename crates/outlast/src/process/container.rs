@@ -13,14 +13,15 @@ use registrar::bindings::Policy;
 use sip::digest::Algorithm;
 use sip::transaction::Timers;
 use state::Store;
+use state::clock::{Clock, SystemClock};
 use state::engine::embedded::LockWait;
 use tokio::sync::mpsc;
 use topology::TopologyView;
 #[cfg(feature = "faults")]
 use topology::protocol::Fault;
-use topology::protocol::{Command, ToManager};
+use topology::protocol::{ClockStatus, Command, ToManager};
 use topology::server::{Event, Reporter, beat};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{Joined, snapshots};
 use crate::stores;
@@ -49,8 +50,11 @@ pub(super) fn run(joined: Joined) -> anyhow::Result<()> {
     let directory = joined.welcome.directory.clone();
     let reporter = joined.subscription.reporter()?;
     let durability = joined.config.state.durability;
+    let clock = guarded_clock(joined.subscription.reporter()?);
     let state =
-        stores::open_state_reporting(&directory, durability, move |wait| report(&reporter, wait))?;
+        stores::open_state_reporting(&directory, durability, Arc::clone(&clock), move |wait| {
+            report(&reporter, wait)
+        })?;
     let accounts: Arc<dyn Store> = Arc::new(stores::open_accounts(&directory)?);
     let snapshots = stores::snapshots(&directory);
     snapshots::take_regularly(state.clone(), snapshots, joined.config.state.snapshot_every);
@@ -61,7 +65,7 @@ pub(super) fn run(joined: Joined) -> anyhow::Result<()> {
         accounts,
         &joined.welcome.keys,
     )?;
-    let settings = server_settings(&joined)?;
+    let settings = server_settings(&joined, clock)?;
     stores::runtime()?.block_on(serve(joined, settings, state, registrar))
 }
 
@@ -122,7 +126,18 @@ fn report(reporter: &Reporter, wait: &LockWait) {
     }
 }
 
-fn server_settings(joined: &Joined) -> anyhow::Result<ServerSettings> {
+/// One for the whole process; the manager hears of a step, for `outlast status`.
+fn guarded_clock(reporter: Reporter) -> Arc<dyn Clock> {
+    Arc::new(SystemClock::reporting(move |step| {
+        warn!(by_ms = step.by_ms, "the machine's clock was set: no lifetime ends for a minute");
+        reporter.report(&ToManager::ClockStepped(ClockStatus {
+            stepped_by_ms: step.by_ms,
+            frozen_until_ms: step.frozen_until.0,
+        }));
+    }))
+}
+
+fn server_settings(joined: &Joined, clock: Arc<dyn Clock>) -> anyhow::Result<ServerSettings> {
     let welcome = &joined.welcome;
     let link_path =
         welcome.link.clone().ok_or_else(|| anyhow::anyhow!("the manager named no link socket"))?;
@@ -140,6 +155,7 @@ fn server_settings(joined: &Joined) -> anyhow::Result<ServerSettings> {
         },
         link_path,
         heartbeat: joined.heartbeat(),
+        clock,
         tick_interval: TICK_INTERVAL,
         handler_time_max: HANDLER_TIME_MAX,
     })

@@ -47,7 +47,7 @@ impl Registrar {
                 Err(rejection) => return Ok(answers::rejected(rejection)),
             }
         };
-        let (_, bindings) = self.read_bindings(callee).await?;
+        let (_, bindings) = self.read_bindings(callee, request).await?;
         let mut targets = lookup::targets(&bindings, request.now);
         if uri.secure {
             // RFC 5630 §5.3: a sips request never goes to a contact that is not.

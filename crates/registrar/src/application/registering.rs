@@ -32,7 +32,7 @@ impl Registrar {
             match self.sender(request, Asker::Registrar, &aor).await? {
                 Sender::Owner(nonce_use) => Some(nonce_use),
                 Sender::Retrying => {
-                    let (_, bindings) = self.read_bindings(&aor).await?;
+                    let (_, bindings) = self.read_bindings(&aor, request).await?;
                     return Ok(Effects::respond(self.ok(request, &register, &bindings)));
                 }
                 Sender::Unknown(answer) => return Ok(answer),
@@ -40,7 +40,7 @@ impl Registrar {
         } else {
             None
         };
-        let (record, before) = self.read_bindings(&aor).await?;
+        let (record, before) = self.read_bindings(&aor, request).await?;
         match bindings::update(&before, &register, &self.settings.policy, request.now) {
             Ok(updated) => {
                 let batch = nonce_use.map(NonceUse::done).unwrap_or_default();
@@ -76,10 +76,11 @@ impl Registrar {
             .ok_or_else(|| answers::rejection(404, "To names no user"))
     }
 
-    /// Reads the record of an address-of-record; no record is no bindings.
+    /// Reads the record of an address-of-record as it is at the time of a request; no record is no bindings.
     pub(super) async fn read_bindings(
         &self,
         aor: &AddressOfRecord,
+        request: &IncomingRequest,
     ) -> Result<(Option<Record>, Bindings), Failure> {
         let key = bindings::key(aor.as_str());
         if key.check().is_err() {
@@ -92,7 +93,8 @@ impl Registrar {
             .map(|record| Bindings::decode(&record.value))
             .transpose()
             .map_err(|source| Failure::Record { item: key.to_string(), source })?;
-        Ok((record, bindings.unwrap_or_default()))
+        let bindings: Bindings = bindings.unwrap_or_default();
+        Ok((record, bindings.kept_by(request.expiry_now, request.now)))
     }
 
     fn ok(&self, request: &IncomingRequest, register: &Register, bindings: &Bindings) -> Response {

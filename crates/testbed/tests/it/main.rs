@@ -3,6 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 mod calls;
+mod clock;
 mod detection;
 mod drains;
 mod flows;

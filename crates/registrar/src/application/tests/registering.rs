@@ -274,3 +274,30 @@ fn looking_after_nats_lets_requests_go_first() {
         std::iter::from_fn(|| round.as_mut().poll(&mut context).is_pending().then_some(()));
     assert_eq!(pauses.count() as u64, crate::keep_alive::BUCKETS);
 }
+
+#[test]
+fn a_clock_set_forward_ends_no_binding_while_time_stands_still_and_dates_new_ones_right() {
+    let node = Node::new(false);
+    let container = node.container();
+    let hour = Duration::from_secs(3_600);
+    assert_eq!(node.status(&register("c", 1, CONTACT)), 200);
+    let at = |request: &Message, now, expiry_now| {
+        let request = IncomingRequest { now, expiry_now, ..node.incoming(request) };
+        let effects = block_on(container.handle(&request));
+        block_on(node.bindings.commit(effects.batch)).unwrap();
+        let Action::Respond(response) = effects.action else { panic!() };
+        values(&response, HeaderName::Contact)
+    };
+    let (frozen, stepped) = (node.now(), node.now().saturating_add(hour));
+    let other = "Contact: <sip:bob@10.0.0.8:5060>;expires=600\n";
+    let listed = at(&register("d", 1, other), stepped, frozen);
+    assert_eq!(
+        listed,
+        ["<sip:bob@10.0.0.7:5060>;expires=60", "<sip:bob@10.0.0.8:5060>;expires=600"],
+        "one is kept while time stands still, the other has its whole time"
+    );
+    node.pass(hour + Duration::from_secs(61));
+    let thawed = node.now();
+    let listed = at(&register("e", 1, ""), thawed, thawed);
+    assert_eq!(listed, ["<sip:bob@10.0.0.8:5060>;expires=539"]);
+}

@@ -1,0 +1,117 @@
+//! A machine whose clock is set by an hour under a running node, by libfaketime (Debian package faketime): nothing
+//! that is registered is lost at once, and what is registered then lasts as long as it was granted.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use phone::LineTransport;
+use testbed::node::{Node, NodeOptions};
+use testbed::wait;
+
+use crate::world;
+
+const LIMIT: Duration = Duration::from_secs(15);
+/// How long no lifetime ends after a step.
+const FREEZE: Duration = Duration::from_secs(60);
+
+/// The library that is preloaded; `None` where it is not installed.
+fn library() -> Option<PathBuf> {
+    let mut found = std::fs::read_dir("/usr/lib").ok()?.filter_map(Result::ok);
+    found.find_map(|entry| {
+        let library = entry.path().join("faketime/libfaketimeMT.so.1");
+        library.exists().then_some(library)
+    })
+}
+
+/// A node whose clock shows what the file says; `None`, and a word about it, without the library.
+fn node_by(clock: &Path) -> Option<Node> {
+    let Some(library) = library() else {
+        println!("skipped: libfaketime is not installed (Debian package faketime)");
+        return None;
+    };
+    set(clock, "+0");
+    let environment = [
+        ("LD_PRELOAD", library.to_str().expect("a path of text")),
+        ("FAKETIME_TIMESTAMP_FILE", clock.to_str().expect("a path of text")),
+        ("FAKETIME_NO_CACHE", "1"),
+        // A step changes the wall clock only.
+        ("DONT_FAKE_MONOTONIC", "1"),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+    ];
+    let options = NodeOptions { config: Some(world::open_config(1, "")), arguments: Vec::new() };
+    Some(Node::start_with_environment(&options, &environment))
+}
+
+/// Whole or not at all: processes read it at any time.
+fn set(clock: &Path, offset: &str) {
+    let beside = clock.with_extension("new");
+    std::fs::write(&beside, format!("{offset}\n")).expect("the file can be written");
+    std::fs::rename(beside, clock).expect("the file can be replaced");
+}
+
+/// Steps the clock and waits until `outlast status` tells it.
+fn step(node: &Node, clock: &Path, offset: &str, by_ms: i64) {
+    set(clock, offset);
+    wait::until("the step to be noticed", LIMIT, || {
+        let status = node.outlast(&["status", "--json"]);
+        let status: serde_json::Value =
+            serde_json::from_slice(&status.stdout).expect("status --json is JSON");
+        match status["clock"]["stepped_by_ms"].as_i64() {
+            Some(told) if (told - by_ms).abs() < 2_000 => Ok(()),
+            _ => Err(status),
+        }
+    });
+    let shown = node.outlast(&["status"]);
+    let shown = String::from_utf8(shown.stdout).expect("status is text");
+    assert!(shown.contains("clock set "), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_set_forward_by_an_hour_costs_no_registration_at_once() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let clock = home.path().join("clock");
+    let Some(node) = node_by(&clock) else { return };
+    let alice = world::phone(&node, "alice", LineTransport::Udp).await;
+    alice.register(3_000).await.expect("anybody may register");
+    let began = Instant::now();
+    step(&node, &clock, "+1h", 3_600_000);
+
+    assert_eq!(alice.registered_contacts(0).await.expect("an answer").len(), 1, "kept");
+    let bob = world::registered_openly(&node, "bob", LineTransport::Udp).await;
+    let ok = bob.register(600).await.expect("anybody may register");
+    let contact = ok.values(sip::HeaderName::Contact).next().expect("the binding");
+    assert!(contact.ends_with(b";expires=600"), "{}", contact.escape_ascii());
+
+    // Then the clock is believed: alice's time is over, bob's is not.
+    loop {
+        let contacts = alice.registered_contacts(0).await.expect("an answer");
+        if contacts.is_empty() {
+            break;
+        }
+        assert!(began.elapsed() < FREEZE + LIMIT * 2, "still registered: {contacts:?}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    assert!(began.elapsed() >= FREEZE - LIMIT, "ended after {:?}", began.elapsed());
+    assert_eq!(bob.registered_contacts(0).await.expect("an answer").len(), 1);
+    alice.register(600).await.expect("as usual");
+    assert_eq!(alice.registered_contacts(0).await.expect("an answer").len(), 1);
+    node.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_set_back_by_an_hour_ends_nothing_and_grants_no_hour_more() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let clock = home.path().join("clock");
+    let Some(node) = node_by(&clock) else { return };
+    let alice = world::registered_openly(&node, "alice", LineTransport::Udp).await;
+    step(&node, &clock, "-1h", -3_600_000);
+    assert_eq!(alice.registered_contacts(0).await.expect("an answer").len(), 1, "kept");
+    let bob = world::registered_openly(&node, "bob", LineTransport::Udp).await;
+    for phone in [&alice, &bob] {
+        let ok = phone.register(600).await.expect("anybody may register");
+        let contact = ok.values(sip::HeaderName::Contact).next().expect("the binding");
+        assert!(contact.ends_with(b";expires=600"), "{}", contact.escape_ascii());
+    }
+    assert_eq!(bob.registered_contacts(0).await.expect("an answer").len(), 1);
+    node.stop();
+}
