@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod fake_child;
+mod hangs;
 mod node;
 
 use std::time::{Duration, Instant};
