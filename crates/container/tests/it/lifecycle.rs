@@ -119,7 +119,8 @@ async fn drain_ends_at_its_deadline_and_a_stop_at_once_whatever_is_left() {
         }
         tokio::time::timeout(LONG, container.task).await.unwrap().unwrap();
         let took = told.elapsed();
-        assert!(took < LONG / 2, "{took:?}");
+        // The commit itself is given up after two seconds.
+        assert!(took < Duration::from_millis(1_500), "{took:?}");
         assert!(is_told_to_stop || took >= deadline_in, "{took:?}");
     }
 }
