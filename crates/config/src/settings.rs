@@ -91,7 +91,7 @@ impl DigestAlgorithm {
     }
 }
 
-/// `[heartbeat]`: how edges notice that a container no longer serves.
+/// `[heartbeat]`: how edges and the manager notice that a process no longer serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HeartbeatSettings {
@@ -109,7 +109,7 @@ pub struct HeartbeatSettings {
 pub struct ContainerSettings {
     /// How many containers the node runs, named `container1`, `container2`, … Default: 2.
     pub count: u16,
-    /// How long a container that stops may finish what it has before it is killed. Default: 5 s.
+    /// How long a container that stops may finish what it has, and an edge keeps its connections. Default: 5 s.
     #[serde(with = "time_text")]
     pub drain_timeout: Duration,
     /// What every container runs; the registrar among it. Default: the registrar.

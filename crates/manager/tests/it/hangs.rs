@@ -40,7 +40,6 @@ fn a_stopped_child_is_announced_as_hung_killed_and_started_again() {
             (process.state == ProcessState::Ready && process.pid != before.pid)
                 .then(|| process.clone())
         });
-        println!("{victim}: noticed after {noticed:?}, back after {:?}", stopped.elapsed());
         assert_eq!(after.restarts, 1, "{victim}");
     }
     node.stop();

@@ -73,9 +73,11 @@ const DECISIONS: &[&str] = &[
     "registrar/src/authentication.rs",
     "topology/src/choice.rs",
     "topology/src/routing_table.rs",
+    "topology/src/routing_table",
     "topology/src/token.rs",
     "manager/src/restart.rs",
     "manager/src/process_table.rs",
+    "manager/src/process_table",
 ];
 
 /// What a decision may not name.
