@@ -132,7 +132,8 @@ impl Call {
             return Err(self.phone.shared().violations.note(misfit.why));
         }
         match request.method() {
-            Some(Method::Ack) => Ok(Took::Ack),
+            Some(Method::Ack) if self.dialog.is_ack_to_last(&request) => Ok(Took::Ack),
+            Some(Method::Ack) => Ok(Took::Other),
             // RFC 3261 §14.2: both sides at a time.
             Some(Method::Invite) if self.state == State::Inviting => {
                 let pending = ResponseBuilder::new(&request, 491).build();

@@ -7,6 +7,9 @@ use sip::{HeaderName, Message, Method, NameAddr};
 
 use crate::{Draft, Phone};
 
+/// INVITEs of the other side whose ACKs are still known.
+const INVITES_MAX: usize = 16;
+
 /// Why a request does not fit its dialog, and the status it is answered with.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Misfit {
@@ -30,8 +33,8 @@ pub(crate) struct Dialog {
     local_cseq: u32,
     /// CSeq number of the last request of the other side.
     remote_cseq: Option<u32>,
-    /// CSeq number of the other side's last INVITE: its ACK has the same.
-    remote_invite: Option<u32>,
+    /// CSeq numbers of the other side's INVITEs, the last one at the end: their ACKs have the same.
+    remote_invites: Vec<u32>,
 }
 
 impl Dialog {
@@ -47,7 +50,7 @@ impl Dialog {
             routes,
             local_cseq: cseq(invite),
             remote_cseq: None,
-            remote_invite: None,
+            remote_invites: Vec::new(),
         }
     }
 
@@ -61,7 +64,7 @@ impl Dialog {
             routes: invite.values(HeaderName::RecordRoute).map(text).collect(),
             local_cseq: 0,
             remote_cseq: Some(cseq(invite)),
-            remote_invite: Some(cseq(invite)),
+            remote_invites: vec![cseq(invite)],
         }
     }
 
@@ -107,12 +110,12 @@ impl Dialog {
         }
         let number = cseq(request);
         match request.method() {
-            Some(Method::Ack) if self.remote_invite == Some(number) => return Ok(()),
+            // Also of an earlier one: a 2xx that comes again is acknowledged again.
+            Some(Method::Ack) if self.remote_invites.contains(&number) => return Ok(()),
             Some(Method::Ack) => {
-                let why = format!("has CSeq {number}, its INVITE {:?}", self.remote_invite);
+                let why = format!("has CSeq {number}, the INVITEs had {:?}", self.remote_invites);
                 return Err(misfit(500, request, &why));
             }
-            Some(Method::Invite) => self.remote_invite = Some(number),
             Some(_) | None => {}
         }
         if let Some(last) = self.remote_cseq
@@ -121,7 +124,17 @@ impl Dialog {
             return Err(misfit(500, request, &format!("has CSeq {number} after {last}")));
         }
         self.remote_cseq = Some(number);
+        if request.method() == Some(Method::Invite) {
+            self.remote_invites.push(number);
+            let excess = self.remote_invites.len().saturating_sub(INVITES_MAX);
+            self.remote_invites.drain(..excess);
+        }
         Ok(())
+    }
+
+    /// Whether an ACK is that to the other side's last INVITE.
+    pub(crate) fn is_ack_to_last(&self, ack: &Message) -> bool {
+        self.remote_invites.last() == Some(&cseq(ack))
     }
 }
 
@@ -182,6 +195,15 @@ mod tests {
         for (method, cseq) in [("ACK", 7), ("INFO", 8), ("INVITE", 10), ("ACK", 10), ("BYE", 11)] {
             assert_eq!(dialog.take(&request(method, cseq, "a", ";tag=b")), Ok(()), "{method}");
         }
+    }
+
+    #[test]
+    fn the_ack_of_an_earlier_invite_fits_but_is_not_that_of_the_last() {
+        let mut dialog = dialog();
+        let ack = |cseq| request("ACK", cseq, "a", ";tag=b");
+        assert_eq!(dialog.take(&request("INVITE", 9, "a", ";tag=b")), Ok(()));
+        assert_eq!((dialog.take(&ack(7)), dialog.is_ack_to_last(&ack(7))), (Ok(()), false));
+        assert_eq!((dialog.take(&ack(9)), dialog.is_ack_to_last(&ack(9))), (Ok(()), true));
     }
 
     #[test]
