@@ -16,7 +16,7 @@ const CONTAINERS: &str = ".outlast.invalid";
 
 /// How a call gets from one phone to the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+pub enum Way {
     /// Through the registrar.
     Direct,
     /// Through the back-to-back agent and the registrar.

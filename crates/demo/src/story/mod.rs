@@ -25,7 +25,8 @@ use tokio::task::{JoinSet, spawn_blocking};
 use topology::{ListenerTransport, ProcessType, TopologyView};
 
 use crate::report::{Count, Fault, Outcome, Report};
-use calls::{Pair, State, Way};
+pub use calls::Way;
+use calls::{Pair, State};
 use faults::{Kind, breaks, serving, watch};
 
 /// The domain that the phones are of.
@@ -54,6 +55,8 @@ const PATIENCE: Duration = Duration::from_secs(12);
 pub struct Stage {
     /// Looks at its processes; blocks for a moment.
     pub look: Look,
+    /// The ways of its calls, by turns.
+    pub ways: &'static [Way],
 }
 
 /// Looks at the node's processes.
@@ -112,8 +115,7 @@ pub async fn run(stage: &Stage, listener: &mut dyn Listener) -> Result<Report, S
     listener.begins(&format!("{FIRST_CALLS} calls"));
     let acts = [Act::Call(CallAct::Ring), Act::Call(CallAct::Answer)];
     works("a call", cast.all_do(0..FIRST_CALLS, |_| acts.to_vec()).await)?;
-    listener
-        .done(&format!("{FIRST_CALLS} calls up, every other one through the back-to-back agent"));
+    listener.done(&format!("{FIRST_CALLS} calls up: {}", ways(stage)));
 
     let mut losses = Vec::new();
     let mut told = Vec::new();
@@ -123,6 +125,13 @@ pub async fn run(stage: &Stage, listener: &mut dyn Listener) -> Result<Report, S
     }
     let afterwards = cast.end(&mut losses, listener).await;
     Ok(Report::new(told, afterwards, losses, began.elapsed()))
+}
+
+/// `direct and back to back by turns`
+fn ways(stage: &Stage) -> String {
+    let names: Vec<String> = stage.ways.iter().map(ToString::to_string).collect();
+    let by_turns = if names.len() > 1 { " by turns" } else { "" };
+    format!("{}{by_turns}", names.join(" and "))
 }
 
 /// What a pair of phones does.
@@ -216,7 +225,7 @@ impl Cast {
             let [caller, callee] = transports(number);
             let caller = phone(number * 2 + 1, caller, udp, tcp).await.map_err(unbroken)?;
             let callee = phone(number * 2 + 2, callee, udp, tcp).await.map_err(unbroken)?;
-            let way = if number % 2 == 0 { Way::Direct } else { Way::BackToBack };
+            let way = stage.ways[number % stage.ways.len()];
             pairs.push(Pair::new(number, way, caller, callee));
         }
         let mut cast = Cast { stage: stage.clone(), pairs };

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ::demo::report::Report;
-use ::demo::story::{self, Stage};
+use ::demo::story::{self, Stage, Way};
 use anyhow::anyhow;
 use tokio::signal::unix::{SignalKind, signal};
 use topology::TopologyView;
@@ -77,8 +77,8 @@ pub(crate) fn demo(directory: Option<PathBuf>, reader: Reader) -> Result<(), Fai
 async fn tell(node: &Node, progress: &mut Progress) -> Result<Report, Failure> {
     node.ready().await?;
     let directory = node.directory().to_owned();
-    let stage =
-        Stage { look: Arc::new(move || look(&directory).map_err(|failure| failure.to_string())) };
+    let look = Arc::new(move || look(&directory).map_err(|failure| failure.to_string()));
+    let stage = Stage { look, ways: &[Way::Direct] };
     story::run(&stage, progress).await.map_err(|error| anyhow::Error::from(error).into())
 }
 

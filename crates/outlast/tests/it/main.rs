@@ -6,6 +6,7 @@ mod accounts;
 mod command;
 mod configuration;
 mod control;
+mod demo;
 mod down;
 mod power_loss;
 mod registrations;

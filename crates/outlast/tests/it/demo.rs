@@ -1,0 +1,102 @@
+//! `outlast demo`, the first thing that anybody runs: nothing is lost, nothing stays behind.
+
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use testbed::{binary, wait};
+
+/// What the issue of the demo allows; a debug build on a busy machine.
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn start(temporary: &Path, arguments: &[&str]) -> Child {
+    Command::new(binary::outlast())
+        .arg("demo")
+        .args(arguments)
+        .env("TMPDIR", temporary)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Processes whose command line names something in that directory.
+fn processes_in(directory: &Path) -> Vec<String> {
+    let wanted = directory.to_str().unwrap();
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let command_lines = all.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+    command_lines
+        .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
+        .filter(|line| line.contains(wanted))
+        .collect()
+}
+
+fn assert_nothing_is_left(temporary: &Path, output: &Output) {
+    assert_eq!(processes_in(temporary), Vec::<String>::new(), "{output:?}");
+    let left: Vec<_> = std::fs::read_dir(temporary).unwrap().flatten().collect();
+    assert!(left.is_empty(), "{left:?}: {output:?}");
+}
+
+#[test]
+fn the_demo_loses_nothing_and_leaves_nothing_behind() {
+    let temporary = tempfile::tempdir().unwrap();
+    let began = Instant::now();
+    let output = start(temporary.path(), &["--json"]).wait_with_output().unwrap();
+    let took = began.elapsed();
+    assert!(output.status.success(), "{output:?}");
+    assert!(took < LIMIT, "{took:?}: {output:?}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["survived"], true);
+    assert_eq!(report["losses"], serde_json::json!([]));
+    let faults: Vec<&str> = report["faults"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|fault| fault["fault"].as_str().unwrap())
+        .collect();
+    assert_eq!(faults, ["kill -9", "kill -STOP", "kill -9"]);
+    let afterwards: Vec<(u64, u64)> = report["afterwards"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|count| (count["survived"].as_u64().unwrap(), count["of"].as_u64().unwrap()))
+        .collect();
+    assert_eq!(afterwards, [(50, 50), (100, 100), (50, 50)]);
+    assert_nothing_is_left(temporary.path(), &output);
+}
+
+#[test]
+fn an_interrupted_demo_leaves_nothing_behind() {
+    let temporary = tempfile::tempdir().unwrap();
+    let demo = start(temporary.path(), &[]);
+    wait::until("the node of the demo", Duration::from_secs(20), || {
+        match processes_in(temporary.path()).len() {
+            count if count >= 3 => Ok(()),
+            count => Err(count),
+        }
+    });
+    let pid = Pid::from_child(&demo);
+    kill_process(pid, Signal::INT).unwrap();
+    let output = demo.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("interrupted"), "{output:?}");
+    assert_nothing_is_left(temporary.path(), &output);
+}
+
+#[test]
+fn the_demo_takes_no_directory_that_is_in_use() {
+    let temporary = tempfile::tempdir().unwrap();
+    let used = temporary.path().join("used");
+    std::fs::create_dir(&used).unwrap();
+    std::fs::write(used.join("outlast.toml"), "").unwrap();
+    let arguments = ["--dir", used.to_str().unwrap()];
+    let output = start(temporary.path(), &arguments).wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("name a new directory with --dir"), "{output:?}");
+    assert!(output.stdout.is_empty(), "{output:?}");
+    assert_eq!(std::fs::read_dir(&used).unwrap().count(), 1, "left as it was");
+}
