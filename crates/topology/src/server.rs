@@ -1,34 +1,47 @@
 //! The blocking client of the manager's socket, for children and for the commands.
 //!
 //! A child: [`Subscription::connect`] → serve → [`Subscription::ready`] → [`Subscription::spawn`],
-//! whose thread hands over views and commands. When the manager goes, the last event is
-//! [`Event::ManagerGone`]: a child then ends itself in an orderly way, so that no process outlives
-//! its node. A command: [`admin_request`].
+//! whose thread hands over views, keys and commands. A child that was welcomed outlives its manager: it
+//! serves on, connects to the next one as soon as that listens, and tells it who it is and what sockets it
+//! has. Only when that one refuses it, or none comes within [`ORPHAN_LIMIT`], the last event is
+//! [`Event::ManagerGone`]: a child then ends itself in an orderly way. A command: [`admin_request`].
 
 use std::collections::VecDeque;
-use std::io::{self, IoSliceMut, Write as _};
+use std::io::{self, IoSlice, IoSliceMut, Write as _};
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
 
 use crate::keys::KeyRing;
 use crate::protocol::{
-    Answer, Command, DESCRIPTORS_PER_MESSAGE_MAX, FromManager, Hello, Request, SOCKETS_MAX,
-    ToManager, Welcome, encode_line, next_line,
+    Answer, Command, DESCRIPTORS_PER_MESSAGE_MAX, FromManager, Hello, Life, PassedSocket, Request,
+    SOCKETS_MAX, ToManager, Welcome, encode_line, next_line,
 };
-use crate::view::TopologyView;
+use crate::view::{Incarnation, TopologyView};
 
 mod pulse;
+mod reporter;
 
 pub use pulse::{Pulse, beat};
+pub use reporter::Reporter;
+
+/// A process that finds no manager for this long ends: nobody would notice if it hung, and nobody may know
+/// of it any more.
+pub const ORPHAN_LIMIT: Duration = Duration::from_secs(3600);
 
 /// How long a child waits for its welcome.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Between two attempts to find the next manager.
+const RECONNECT_AFTER: Duration = Duration::from_millis(50);
 
 /// Why the manager could not be spoken to.
 #[derive(Debug, thiserror::Error)]
@@ -61,14 +74,26 @@ pub enum Event {
     Keys(KeyRing),
     /// Drain or stop.
     Command(Command),
-    /// The manager's end of the socket is closed: end in an orderly way. The last event.
+    /// No manager wants this process any more: end in an orderly way. The last event.
     ManagerGone,
 }
 
-/// A child's connection to its manager.
+/// A child's connection to its manager, and to the managers after it.
 #[derive(Debug)]
 pub struct Subscription {
+    path: PathBuf,
+    /// As said first: without a life.
+    hello: Hello,
+    incarnation: Incarnation,
+    sockets: Vec<PassedSocket>,
+    /// Duplicates, for the next manager.
+    descriptors: Vec<OwnedFd>,
+    keys: KeyRing,
     lines: Lines,
+    reporter: Reporter,
+    /// Events that a new welcome brought.
+    pending: VecDeque<Event>,
+    orphan_limit: Duration,
 }
 
 impl Subscription {
@@ -81,36 +106,32 @@ impl Subscription {
         path: &Path,
         hello: Hello,
     ) -> Result<(Welcome, Vec<OwnedFd>, Subscription), ManagerError> {
-        let mut lines = Lines::connect(path)?;
-        lines.stream.set_read_timeout(Some(WELCOME_TIMEOUT))?;
-        lines.send(&ToManager::Hello(hello))?;
-        let welcome = match lines.receive()? {
-            Some(FromManager::Welcome(welcome)) => *welcome,
-            Some(FromManager::Answer(Answer::Refused { reason })) => {
-                return Err(ManagerError::Refused(reason));
-            }
-            Some(other) => return Err(ManagerError::Unexpected(format!("{other:?}"))),
-            None => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+        let (welcome, passed, lines) = say_hello(path, hello.clone(), &[])?;
+        let descriptors = passed.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>()?;
+        let reporter = Reporter::new(lines.stream.try_clone()?);
+        let subscription = Subscription {
+            path: path.to_owned(),
+            hello,
+            incarnation: welcome.incarnation,
+            sockets: welcome.sockets.clone(),
+            descriptors,
+            keys: welcome.keys.clone(),
+            lines,
+            reporter,
+            pending: VecDeque::new(),
+            orphan_limit: ORPHAN_LIMIT,
         };
-        let descriptors = lines.take_descriptors(welcome.sockets.len())?;
-        lines.stream.set_read_timeout(None)?;
-        Ok((welcome, descriptors, Subscription { lines }))
+        Ok((welcome, passed, subscription))
     }
 
-    /// Tells the manager that this child serves.
-    ///
-    /// # Errors
-    /// The socket's error, when the manager has gone.
-    pub fn ready(&self) -> Result<(), ManagerError> {
-        self.reporter()?.ready()
+    /// Tells the manager, or the next one, that this child serves.
+    pub fn ready(&self) {
+        self.reporter.ready();
     }
 
-    /// What says [`ready`](Reporter::ready) later, while the events are handed over already.
-    ///
-    /// # Errors
-    /// When the system has no descriptor left.
-    pub fn reporter(&self) -> Result<Reporter, ManagerError> {
-        Ok(Reporter { stream: self.lines.stream.try_clone()? })
+    /// What reports, and says [`ready`](Reporter::ready) later, while the events are handed over already.
+    pub fn reporter(&self) -> Reporter {
+        self.reporter.clone()
     }
 
     /// Hands each event to `on_event`, on a thread of its own, until [`Event::ManagerGone`].
@@ -133,54 +154,100 @@ impl Subscription {
             .expect("a thread at the start of a process")
     }
 
-    /// Waits for the next event. An unreadable line counts as the manager's end: going on without
-    /// notifications would be worse than a restart.
+    /// Waits for the next event. An unreadable line counts as the manager's end.
     pub fn next_event(&mut self) -> Event {
         loop {
+            if let Some(event) = self.pending.pop_front() {
+                return event;
+            }
             match self.lines.receive() {
                 Ok(Some(FromManager::View(view))) => return Event::View(view),
-                Ok(Some(FromManager::Keys(keys))) => return Event::Keys(keys),
-                Ok(Some(FromManager::Command(command))) => return Event::Command(command),
+                Ok(Some(FromManager::Keys(keys))) => {
+                    self.keys = keys.clone();
+                    return Event::Keys(keys);
+                }
+                Ok(Some(FromManager::Command(command))) => {
+                    self.reporter.told(command);
+                    return Event::Command(command);
+                }
                 Ok(Some(FromManager::Welcome(_) | FromManager::Answer(_))) => {
                     tracing::warn!("the manager repeated itself; ignored");
                 }
-                Ok(None) => return Event::ManagerGone,
+                Ok(None) => {
+                    tracing::warn!("lost the manager: serving on until there is another");
+                    if !self.find_next_manager() {
+                        return Event::ManagerGone;
+                    }
+                }
                 Err(error) => {
-                    tracing::error!(%error, "lost the manager");
-                    return Event::ManagerGone;
+                    tracing::warn!(%error, "lost the manager: serving on until there is another");
+                    if !self.find_next_manager() {
+                        return Event::ManagerGone;
+                    }
                 }
             }
         }
     }
-}
 
-/// The talking half of a [`Subscription`]. Never blocks: what a manager that does not read has no room
-/// for is not said.
-#[derive(Debug)]
-pub struct Reporter {
-    stream: UnixStream,
-}
+    /// Whether one was found that wants this child; its news are pending then.
+    fn find_next_manager(&mut self) -> bool {
+        self.reporter.disconnect();
+        let lost = Instant::now();
+        while lost.elapsed() < self.orphan_limit {
+            match self.return_to_manager() {
+                Ok(()) => {
+                    tracing::info!(after = ?lost.elapsed(), "a manager is there again");
+                    return true;
+                }
+                Err(ManagerError::Refused(reason)) => {
+                    tracing::error!(reason, "the next manager does not want this process: ending");
+                    return false;
+                }
+                Err(error) => tracing::trace!(%error, "no manager yet"),
+            }
+            thread::sleep(RECONNECT_AFTER);
+        }
+        tracing::error!(after = ?self.orphan_limit, "no manager came: ending");
+        false
+    }
 
-impl Reporter {
-    /// Tells the manager that this child serves.
-    ///
-    /// # Errors
-    /// The socket's error, when the manager has gone.
-    pub fn ready(&self) -> Result<(), ManagerError> {
-        (&self.stream).write_all(&encode_line(&ToManager::Ready))?;
+    fn return_to_manager(&mut self) -> Result<(), ManagerError> {
+        let state = self.reporter.state();
+        let life = Life { incarnation: self.incarnation, state, sockets: self.sockets.clone() };
+        let hello = Hello { life: Some(life), ..self.hello.clone() };
+        let (welcome, _, lines) = say_hello(&self.path, hello, &self.descriptors)?;
+        self.reporter.reconnect(lines.stream.try_clone()?, state);
+        self.lines = lines;
+        if welcome.keys != self.keys {
+            self.keys = welcome.keys.clone();
+            self.pending.push_back(Event::Keys(welcome.keys));
+        }
+        self.pending.push_back(Event::View(welcome.view));
         Ok(())
     }
+}
 
-    /// Tells the manager something that is worth nothing later: who has no manager, or one that does not
-    /// read, does not say it.
-    pub fn report(&self, message: &ToManager) {
-        // One octet less than whole would be a broken line; a Unix stream takes a short line whole or not at all.
-        let line = encode_line(message);
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        if let Err(error) = rustix::net::send(&self.stream, &line, flags) {
-            tracing::debug!(%error, "the manager was not told");
+/// Connects, says hello and waits for the welcome and its sockets.
+fn say_hello(
+    path: &Path,
+    hello: Hello,
+    descriptors: &[OwnedFd],
+) -> Result<(Welcome, Vec<OwnedFd>, Lines), ManagerError> {
+    let mut lines = Lines::connect(path)?;
+    lines.stream.set_read_timeout(Some(WELCOME_TIMEOUT))?;
+    lines.stream.set_write_timeout(Some(WELCOME_TIMEOUT))?;
+    lines.send_with(&ToManager::Hello(hello), descriptors)?;
+    let welcome = match lines.receive()? {
+        Some(FromManager::Welcome(welcome)) => *welcome,
+        Some(FromManager::Answer(Answer::Refused { reason })) => {
+            return Err(ManagerError::Refused(reason));
         }
-    }
+        Some(other) => return Err(ManagerError::Unexpected(format!("{other:?}"))),
+        None => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+    };
+    let passed = lines.take_descriptors(welcome.sockets.len())?;
+    lines.stream.set_read_timeout(None)?;
+    Ok((welcome, passed, lines))
 }
 
 /// Sends one request and waits for its answer (without limit: a stop takes as long as its drain).
@@ -238,6 +305,29 @@ impl Lines {
 
     fn send(&self, message: &ToManager) -> Result<(), ManagerError> {
         (&self.stream).write_all(&encode_line(message))?;
+        Ok(())
+    }
+
+    /// The line with the first descriptors, then an empty line for each further handful.
+    fn send_with(&self, message: &ToManager, descriptors: &[OwnedFd]) -> Result<(), ManagerError> {
+        let mut line = encode_line(message);
+        for handful in descriptors.chunks(DESCRIPTORS_PER_MESSAGE_MAX) {
+            let handful: Vec<BorrowedFd<'_>> =
+                handful.iter().map(|socket| socket.as_fd()).collect();
+            let mut space = [MaybeUninit::uninit();
+                rustix::cmsg_space!(ScmRights(DESCRIPTORS_PER_MESSAGE_MAX))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            let fits = control.push(SendAncillaryMessage::ScmRights(&handful));
+            debug_assert!(fits, "the buffer is made for a handful");
+            let sent =
+                sendmsg(&self.stream, &[IoSlice::new(&line)], &mut control, SendFlags::NOSIGNAL)
+                    .map_err(io::Error::from)?;
+            (&self.stream).write_all(&line[sent..])?;
+            line = b"\n".to_vec();
+        }
+        if descriptors.is_empty() {
+            (&self.stream).write_all(&line)?;
+        }
         Ok(())
     }
 

@@ -59,8 +59,8 @@ fn runs() {
             answer_with(name.clone(), descriptor);
         }
     }
-    subscription.ready().unwrap();
-    beat(subscription.reporter().unwrap(), BEAT_INTERVAL, Vec::new(), || 0);
+    subscription.ready();
+    beat(subscription.reporter(), BEAT_INTERVAL, Vec::new(), || 0);
     let (sender, events) = mpsc::channel();
     subscription.spawn(move |event| sender.send(event).unwrap());
     live(&Notes::new(&welcome.directory, &name), &behaviour, &events);

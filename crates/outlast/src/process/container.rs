@@ -79,9 +79,9 @@ async fn serve(
     let (server, handle) = Server::bind(settings, state, Arc::<Registrar>::clone(&registrar))?;
     let beat_interval = joined.heartbeat().beat_interval();
     handle.view(joined.welcome.view).await;
-    joined.subscription.ready()?;
+    joined.subscription.ready();
     let counted = handle.clone();
-    let reporter = joined.subscription.reporter()?;
+    let reporter = joined.subscription.reporter();
     beat(reporter, beat_interval, vec![handle.pulse()], move || counted.left());
     let (sender, events) = mpsc::channel(EVENTS_MAX);
     joined.subscription.spawn(move |event| {

@@ -41,7 +41,7 @@ pub(super) fn run(joined: Joined) -> anyhow::Result<()> {
             socket,
         })
         .collect();
-    let reporter = joined.subscription.reporter()?;
+    let reporter = joined.subscription.reporter();
     let (sender, events) = mpsc::sync_channel(EVENTS_MAX);
     joined.subscription.spawn(move |event| {
         if let Some(event) = edge_event(event) {
@@ -50,8 +50,7 @@ pub(super) fn run(joined: Joined) -> anyhow::Result<()> {
         }
     });
     edge::run(settings, sockets, joined.welcome.view, &events, move |vitals| {
-        // A manager that has gone ends the edge by its own event.
-        let _ = reporter.ready();
+        reporter.ready();
         beat(reporter, beat_interval, vitals.pulses(), move || vitals.streams());
     })?;
     Ok(())
