@@ -1,18 +1,23 @@
 //! Starts, watches, revives and stops the processes of a node.
 //!
-//! `outlast up` calls [`run`]: it takes the node's lock, binds every SIP listening socket, starts
-//! edges and containers, hands each its sockets and settings over `DIR/run/manager.sock`, pushes the
-//! topology to all of them whenever it changes, restarts what dies, and stops everything in order on
-//! SIGTERM.
+//! `outlast up` calls [`guard`]: the guardian takes the node's lock, starts the manager, revives it when it dies or
+//! hangs, keeps the listening sockets for the next one, and passes the operator's signals on. The manager is [`run`]: it
+//! binds every SIP listening socket, starts edges and containers, hands each its sockets and settings over
+//! `DIR/run/manager.sock`, pushes the topology to all of them whenever it changes, restarts what dies or hangs, and
+//! stops everything in order. No process ends with its parent: a manager that follows another one adopts what runs,
+//! and a guardian that follows another one adopts the manager.
 //!
-//! Decisions are pure: [`restart`] (how long to wait before the next start) and [`process_table`] (the
-//! life cycle of each process; events in, effects out). I/O is [`server`]. Deliberately absent, and to
-//! come with the guardian: detection of hung processes, adoption of processes that a dead manager
-//! left; they end with it instead.
+//! Decisions are pure: [`guardian`] (when a manager is started and killed), [`restart`] (how long to wait before the
+//! next start) and [`process_table`] (the life cycle of each process; events in, effects out). I/O is [`server`].
 
+pub mod guardian;
 pub mod process_table;
 pub mod restart;
 pub mod server;
 
+pub use guardian::protocol::Serving;
 pub use restart::RestartPolicy;
-pub use server::{ChildStart, Hook, HookError, Options, Serving, UpError, run};
+pub use server::{
+    ChildStart, GuardOptions, Guarded, GuardianError, Hook, HookError, OperatorLines,
+    OperatorWriter, Options, UpError, guard, run,
+};

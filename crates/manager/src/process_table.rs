@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use topology::protocol::Answer;
 use topology::view::{Incarnation, ProcessEntry, ProcessName, ProcessState, TopologyView};
 
+mod adoption;
 mod detection;
 mod event;
 mod process;
@@ -27,10 +28,13 @@ mod requests;
 #[cfg(test)]
 mod tests;
 
+pub use adoption::Recorded;
 pub use event::{Effect, Event, KillReason, Limits, ProcessSpec, Ticket};
 
+pub use process::Goal;
+
 use detection::Rounds;
-use process::{Goal, Process};
+use process::Process;
 
 /// A process that is not ready after this is killed and counts as dead.
 pub const START_LIMIT: Duration = Duration::from_secs(30);
@@ -129,6 +133,9 @@ impl ProcessTable {
                     self.exited(at, reason, now, effects);
                 }
             }
+            Event::Returned { name, incarnation, state } => {
+                self.returned(&name, incarnation, state, now, effects);
+            }
             Event::Alive { name, incarnation, left } => {
                 self.alive(&name, incarnation, left, now, effects);
             }
@@ -194,7 +201,7 @@ impl ProcessTable {
             effects.insert(0, Effect::Publish);
         }
         let all = |state| self.processes.iter().all(|process| process.state == state);
-        if self.phase == Phase::Starting && all(ProcessState::Ready) {
+        if self.phase == Phase::Starting && self.processes.iter().all(Process::is_as_wished) {
             self.phase = Phase::Serving;
             effects.push(Effect::Serving);
         }
@@ -242,7 +249,7 @@ impl ProcessTable {
     fn start_node(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         for at in 0..self.processes.len() {
             let process = &mut self.processes[at];
-            if process.state != ProcessState::Down {
+            if process.state != ProcessState::Down || process.goal == Goal::Down {
                 continue;
             }
             if process.is_container() {

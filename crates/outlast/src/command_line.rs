@@ -104,7 +104,7 @@ pub(crate) enum Task {
         #[arg(value_enum)]
         fault: FaultName,
     },
-    /// What the manager starts
+    /// What guardian and manager start
     #[command(subcommand, hide = true)]
     Process(Child),
 }
@@ -277,6 +277,12 @@ pub(crate) enum Child {
     Edge(ChildArguments),
     /// Runs the registrar
     Container(ChildArguments),
+    /// Runs the other processes
+    Manager {
+        /// The guardian's socket
+        #[arg(long)]
+        socket: PathBuf,
+    },
     /// Looks at every record of a store that is not in use
     Verify {
         #[arg(long)]

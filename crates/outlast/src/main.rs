@@ -1,8 +1,8 @@
 //! The binary: command line and wiring, nothing else.
 //!
 //! [`command_line`] says which commands there are; each has a module that carries it out with the crates
-//! that know how. `outlast up` is the manager of a node; it starts this same binary again as
-//! `outlast process …` ([`process`]) for each edge and container.
+//! that know how. `outlast up` is the guardian of a node; it starts this same binary again as
+//! `outlast process …` ([`process`]) for the manager, and that one for each edge and container.
 
 mod command_line;
 mod config_check;
@@ -13,6 +13,8 @@ mod failure;
 mod identity;
 mod keys;
 mod log_file;
+mod logging;
+mod outlet;
 mod output;
 mod process;
 mod recovery;

@@ -1,10 +1,15 @@
 //! What commands print: results on stdout, as a table for people or JSON for programs; errors on stderr.
 
 use std::io::{self, Write as _};
+use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::failure::Failure;
+use crate::outlet::Outlet;
+
+/// Whoever reads an error at all reads it within this.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Prints a line on stdout. Who closed the pipe wants no more: that is not an error.
 pub(crate) fn line(text: &str) {
@@ -12,9 +17,11 @@ pub(crate) fn line(text: &str) {
     let _ = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
 }
 
-/// Prints the failure on stderr, which may be closed as well.
+/// Prints the failure on stderr, which may be closed as well, or a pipe that nobody reads.
 pub(crate) fn error(failure: &Failure) {
-    let _ = writeln!(io::stderr().lock(), "outlast: {failure}");
+    let stderr = Outlet::new(io::stderr());
+    stderr.line(&format!("outlast: {failure}"));
+    stderr.flush(PATIENCE);
 }
 
 /// Prints a remark on stderr.

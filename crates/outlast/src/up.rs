@@ -1,4 +1,4 @@
-//! `outlast up`: the node's manager, in the foreground.
+//! `outlast up`: the node's guardian, in the foreground.
 
 use std::cell::Cell;
 use std::env;
@@ -7,27 +7,31 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::process::Command;
+use std::rc::Rc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use config::{FirstRun, NodeConfig};
-use manager::{ChildStart, Options, RestartPolicy, Serving};
+use manager::{GuardOptions, Serving};
 use tracing::{info, warn};
-use tracing_subscriber::filter::LevelFilter;
 
 use crate::command_line::UpWishes;
-use crate::failure::{Failure, with_causes};
-use crate::{output, recovery, stores};
+use crate::failure::Failure;
+use crate::outlet::Outlet;
+use crate::{logging, stores};
+
+/// What was said last waits this long for whoever reads it.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 pub(crate) fn up(directory: &Path, wishes: &UpWishes) -> Result<(), Failure> {
     let path = directory.join(config::FILE_NAME);
     let is_first_run = !path.exists();
     let mut config =
         if is_first_run { first_run(directory, &path, wishes)? } else { config::load(&path)? };
-    tracing_subscriber::fmt()
-        .with_max_level(level(&config))
-        .with_writer(io::stderr)
-        .with_target(false)
-        .init();
+    let (stdout, stderr) = (Outlet::new(io::stdout()), Outlet::new(io::stderr()));
+    // A directory that cannot be used is told by the guardian, with what to do about it.
+    let _ = DirBuilder::new().recursive(true).mode(0o700).create(directory.join("log"));
+    logging::to_file_and_person(&logging::file(directory, "guardian"), &config, stderr.clone());
     if is_first_run {
         info!(file = %path.display(), "first run: wrote the configuration");
     } else {
@@ -35,41 +39,34 @@ pub(crate) fn up(directory: &Path, wishes: &UpWishes) -> Result<(), Failure> {
     }
 
     let executable = env::current_exe().context("the path of this program")?;
-    let child = move |start: &ChildStart| {
+    let manager = move |socket: &Path| {
         let mut command = Command::new(&executable);
-        command
-            .args(["process", start.process_type.as_str(), "--name"])
-            .arg(start.name.as_str())
-            .arg("--socket")
-            .arg(&start.socket);
+        command.args(["process", "manager", "--socket"]).arg(socket);
         command
     };
-    let options = Options {
+    let has_served = Rc::new(Cell::new(false));
+    let (serves, ready_to, lines_to) = (Rc::clone(&has_served), stdout.clone(), stderr.clone());
+    let options = GuardOptions {
         directory: directory.to_owned(),
         config,
-        restart: RestartPolicy::default(),
-        child: Box::new(child),
-        // The whole chain of causes as one text.
-        before_start: Box::new(|node| {
-            recovery::before_start(node).map_err(|error| with_causes(&error).into())
+        manager: Box::new(manager),
+        on_serving: Box::new(move |serving| {
+            serves.set(true);
+            ready_to.line(&ready_line(serving));
         }),
-        after_stop: Box::new(|node| {
-            recovery::after_stop(node).map_err(|error| with_causes(&error).into())
-        }),
+        on_line: Box::new(move |line| lines_to.line(line)),
     };
-    let has_served = Cell::new(false);
-    let ran = stores::runtime()?.block_on(manager::run(options, |serving| {
-        has_served.set(true);
-        output::line(&ready_line(serving));
-    }));
-    if ran.is_err() && is_first_run && !has_served.get() {
+    let guarded = stores::runtime()?.block_on(manager::guard(options));
+    if guarded.is_err() && is_first_run && !has_served.get() {
         // Wishes that did not work (a taken port, say) shall not be the configuration from now on.
         match fs::remove_file(&path) {
             Ok(()) => info!(file = %path.display(), "removed it again"),
             Err(error) => warn!(file = %path.display(), %error, "remove it before the next try"),
         }
     }
-    Ok(ran?)
+    stdout.flush(PATIENCE);
+    stderr.flush(PATIENCE);
+    Ok(guarded?)
 }
 
 /// Writes `outlast.toml` with what was wished.
@@ -113,17 +110,6 @@ fn ready_line(serving: &Serving) -> String {
     words.push(format!("node={}", serving.node));
     words.push(format!("pid={}", std::process::id()));
     words.join(" ")
-}
-
-/// The configured level as tracing's.
-pub(crate) fn level(config: &NodeConfig) -> LevelFilter {
-    match config.log.level {
-        config::LogLevel::Error => LevelFilter::ERROR,
-        config::LogLevel::Warn => LevelFilter::WARN,
-        config::LogLevel::Info => LevelFilter::INFO,
-        config::LogLevel::Debug => LevelFilter::DEBUG,
-        config::LogLevel::Trace => LevelFilter::TRACE,
-    }
 }
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
 //! A node under test: the real `outlast` binary on a temporary directory and ports that the system gave.
 //!
-//! A [`Node`] ends with its value: its manager is killed by its process id, and every process of a node
-//! ends with its manager.
+//! A [`Node`] ends with its value. Its processes outlive one another, so each is looked for by the node's directory,
+//! which stands in the command line of all of them and of nobody else, and killed by its process id.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -23,6 +24,9 @@ const READY_LIMIT: Duration = Duration::from_secs(30);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 /// How long any other command may take, a stop of one process that drains among them.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+
+/// What `outlast up` shows goes to this file of the node's directory.
+const STDERR: &str = "up.stderr";
 
 /// What a node is started with.
 #[derive(Debug, Clone)]
@@ -64,9 +68,29 @@ pub struct ProcessStatus {
     pub restarts: u64,
 }
 
+/// The guardian in [`NodeStatus`].
+#[derive(Debug, Clone, Deserialize)]
+pub struct GuardianStatus {
+    /// Process id.
+    pub pid: i32,
+}
+
+/// The manager in [`NodeStatus`].
+#[derive(Debug, Clone, Deserialize)]
+pub struct ManagerStatus {
+    /// Process id.
+    pub pid: i32,
+    /// How often managers of this node were replaced.
+    pub restarts: u64,
+}
+
 /// Answer of `outlast status --json`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct NodeStatus {
+    /// The guardian, while there is one.
+    pub guardian: Option<GuardianStatus>,
+    /// The manager.
+    pub manager: ManagerStatus,
     /// The node's name.
     pub node: String,
     /// Its processes.
@@ -77,7 +101,7 @@ pub struct NodeStatus {
 #[derive(Debug)]
 pub struct Node {
     directory: tempfile::TempDir,
-    manager: Child,
+    guardian: Child,
     ready_line: String,
     ready_after: Duration,
 }
@@ -97,12 +121,12 @@ impl Node {
     /// # Panics
     /// Like [`Node::start`].
     pub fn start_in(directory: tempfile::TempDir, options: &NodeOptions) -> Node {
-        let stderr = File::create(directory.path().join("manager.stderr"))
-            .expect("the directory is writable");
+        let stderr =
+            File::create(directory.path().join(STDERR)).expect("the directory is writable");
         Self::start_with_stderr(directory, options, stderr)
     }
 
-    /// Starts a node whose manager writes to `stderr`, for example a terminal; [`Node::manager_log`] is
+    /// Starts a node whose guardian writes to `stderr`, for example a terminal; [`Node::shown`] is
     /// empty then.
     ///
     /// # Panics
@@ -110,9 +134,9 @@ impl Node {
     pub fn start_with_stderr(
         directory: tempfile::TempDir,
         options: &NodeOptions,
-        stderr: File,
+        stderr: impl Into<Stdio>,
     ) -> Node {
-        Self::launch(directory, options, stderr, &[])
+        Self::launch(directory, options, stderr.into(), &[])
     }
 
     /// Starts a node with these variables in the environment of all its processes.
@@ -121,34 +145,42 @@ impl Node {
     /// Like [`Node::start`].
     pub fn start_with_environment(options: &NodeOptions, environment: &[(&str, &str)]) -> Node {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let stderr = File::create(directory.path().join("manager.stderr"))
-            .expect("the directory is writable");
-        Self::launch(directory, options, stderr, environment)
+        let stderr =
+            File::create(directory.path().join(STDERR)).expect("the directory is writable");
+        Self::launch(directory, options, stderr.into(), environment)
     }
 
     fn launch(
         directory: tempfile::TempDir,
         options: &NodeOptions,
-        stderr: File,
+        stderr: Stdio,
         environment: &[(&str, &str)],
     ) -> Node {
         if let Some(config) = &options.config {
             std::fs::write(directory.path().join("outlast.toml"), config)
                 .expect("the directory is writable");
         }
+        let guardian = up(directory.path(), &options.arguments, stderr, environment);
+        let mut node =
+            Node { directory, guardian, ready_line: String::new(), ready_after: Duration::ZERO };
+        node.await_ready_line();
+        node
+    }
+
+    /// Another `outlast up` on the same directory, after the last one was killed; it takes over what runs. Waits for
+    /// its ready line.
+    ///
+    /// # Panics
+    /// Like [`Node::start`].
+    pub fn up_again(&mut self) {
+        let stderr = File::options().append(true).create(true).open(self.path(STDERR));
+        self.guardian = up(self.directory.path(), &[], stderr.expect("it is writable").into(), &[]);
+        self.await_ready_line();
+    }
+
+    fn await_ready_line(&mut self) {
         let started = Instant::now();
-        let mut manager = Command::new(binary::outlast())
-            .arg("up")
-            .arg("--dir")
-            .arg(directory.path())
-            .args(&options.arguments)
-            .envs(environment.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(stderr)
-            .spawn()
-            .expect("the outlast binary starts");
-        let stdout = manager.stdout.take().expect("stdout is piped");
+        let stdout = self.guardian.stdout.take().expect("stdout is piped");
         let (sender, receiver) = mpsc::sync_channel(1);
         std::thread::spawn(move || {
             let mut lines = BufReader::new(stdout).lines();
@@ -157,14 +189,16 @@ impl Node {
             lines.for_each(drop);
         });
         let ready_line = receiver.recv_timeout(READY_LIMIT).ok().flatten();
-        let mut node =
-            Node { directory, manager, ready_line: String::new(), ready_after: started.elapsed() };
+        self.ready_after = started.elapsed();
         match ready_line {
-            Some(line) if line.starts_with("outlast ready ") => node.ready_line = line,
+            Some(line) if line.starts_with("outlast ready ") => self.ready_line = line,
             // The drop tells the logs.
-            other => panic!("the node is not ready after {:?}: {other:?}", node.ready_after),
+            other => panic!("the node is not ready after {:?}: {other:?}", self.ready_after),
         }
-        node
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
     }
 
     /// Time from the start of the process to its ready line.
@@ -205,14 +239,22 @@ impl Node {
         self.directory.path()
     }
 
-    /// Process id of the manager.
-    pub fn manager_pid(&self) -> i32 {
-        i32::try_from(self.manager.id()).expect("process ids are small")
+    /// Process id of `outlast up`, the last one.
+    pub fn guardian_pid(&self) -> i32 {
+        i32::try_from(self.guardian.id()).expect("process ids are small")
     }
 
-    /// What the manager wrote to stderr so far.
-    pub fn manager_log(&self) -> String {
-        std::fs::read_to_string(self.directory.path().join("manager.stderr")).unwrap_or_default()
+    /// Process id of the manager.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn manager_pid(&self) -> i32 {
+        self.status().manager.pid
+    }
+
+    /// What `outlast up` showed on stderr so far: its own lines and the manager's.
+    pub fn shown(&self) -> String {
+        std::fs::read_to_string(self.path(STDERR)).unwrap_or_default()
     }
 
     /// What a process wrote to its log so far.
@@ -221,9 +263,9 @@ impl Node {
         std::fs::read_to_string(path).unwrap_or_default()
     }
 
-    /// What the manager and every process wrote so far.
+    /// What was shown, and what every process wrote so far.
     pub fn log(&self) -> String {
-        let mut text = format!("--- manager\n{}", self.manager_log());
+        let mut text = format!("--- shown\n{}", self.shown());
         for entry in std::fs::read_dir(self.directory.path().join("log")).into_iter().flatten() {
             let Ok(entry) = entry else { continue };
             let log = std::fs::read(entry.path()).unwrap_or_default();
@@ -285,7 +327,7 @@ impl Node {
             .unwrap_or_else(|| panic!("no process {name} in {status:?}"))
     }
 
-    /// Process ids of the processes that run, without the manager's.
+    /// Process ids of the edges and containers that run.
     pub fn pids(&self) -> Vec<i32> {
         self.status().processes.iter().filter_map(|process| process.pid).collect()
     }
@@ -321,12 +363,35 @@ impl Node {
         });
     }
 
-    /// Kills the manager with SIGKILL, and nobody else.
+    /// Kills the manager with SIGKILL, and nobody else; its process id.
     ///
     /// # Panics
     /// When it does not run.
-    pub fn kill_manager(&mut self) {
-        self.manager.kill().expect("the manager runs");
+    pub fn kill_manager(&self) -> i32 {
+        let pid = self.manager_pid();
+        kill(pid).expect("the manager runs");
+        pid
+    }
+
+    /// Kills the guardian with SIGKILL, and nobody else.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn kill_guardian(&mut self) {
+        self.guardian.kill().expect("the guardian runs");
+        self.guardian.wait().expect("it is our child");
+    }
+
+    /// Waits until another manager than `before` answers, and gives what it says.
+    pub fn wait_for_manager_after(&self, before: i32) -> NodeStatus {
+        wait::until("another manager to answer", READY_LIMIT, || {
+            let output = self.outlast(&["status", "--json"]);
+            let status = serde_json::from_slice::<NodeStatus>(&output.stdout);
+            match status {
+                Ok(status) if status.manager.pid != before => Ok(status),
+                other => Err(format!("{other:?}, {output:?}")),
+            }
+        })
     }
 
     /// Stops the node in an orderly way and gives its directory back, for another start.
@@ -334,16 +399,16 @@ impl Node {
     /// # Panics
     /// When it does not end within the limit, or not with exit code 0.
     pub fn stop(mut self) -> tempfile::TempDir {
-        let pid = Pid::from_raw(self.manager_pid()).expect("a process id");
-        kill_process(pid, Signal::TERM).expect("the manager runs");
+        let pid = Pid::from_raw(self.guardian_pid()).expect("a process id");
+        kill_process(pid, Signal::TERM).expect("the guardian runs");
         let status = wait::until("the orderly stop", STOP_LIMIT, || {
-            self.manager.try_wait().expect("the manager is our child").ok_or("still running")
+            self.guardian.try_wait().expect("the guardian is our child").ok_or("still running")
         });
         assert_eq!(
             (status.code(), status.signal()),
             (Some(0), None),
             "orderly stop; log:\n{}",
-            self.manager_log()
+            self.shown()
         );
         std::mem::replace(&mut self.directory, tempfile::tempdir().expect("a temporary directory"))
     }
@@ -351,13 +416,64 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        // Already gone after an orderly stop: both calls are harmless then.
-        let _ = self.manager.kill();
-        let _ = self.manager.wait();
+        // Already gone after an orderly stop: both calls are harmless then. First, so that it revives nobody.
+        let _ = self.guardian.kill();
+        let _ = self.guardian.wait();
+        kill_all_of(self.directory.path());
         if std::thread::panicking() {
             eprintln!("{}", self.log());
         }
     }
+}
+
+/// `outlast up` on that directory.
+fn up(
+    directory: &Path,
+    arguments: &[String],
+    stderr: Stdio,
+    environment: &[(&str, &str)],
+) -> Child {
+    Command::new(binary::outlast())
+        .arg("up")
+        .arg("--dir")
+        .arg(directory)
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(stderr)
+        .spawn()
+        .expect("the outlast binary starts")
+}
+
+/// Kills every process that names this node's directory, until there is none: a manager that still lives may be
+/// starting others.
+fn kill_all_of(directory: &Path) {
+    wait::until("the node's processes to be gone", STOP_LIMIT, || {
+        let left = pids_of(directory);
+        for pid in &left {
+            // It may have ended in the meantime.
+            let _ = kill(*pid);
+        }
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    });
+}
+
+/// Processes whose command line names something in `directory`: a temporary one, whose name nobody else has.
+fn pids_of(directory: &Path) -> Vec<i32> {
+    let name = directory.as_os_str().as_bytes();
+    let processes = std::fs::read_dir("/proc").expect("a Linux system").flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid: &i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        *pid != i32::try_from(std::process::id()).unwrap_or(0)
+            && line.windows(name.len()).any(|part| part == name)
+    })
+    .collect()
+}
+
+fn kill(pid: i32) -> rustix::io::Result<()> {
+    kill_process(Pid::from_raw(pid).expect("a process id"), Signal::KILL)
 }
 
 /// Runs `outlast ARGUMENTS --dir DIR` with `input` on stdin and waits for its end.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use topology::HeartbeatSettings;
 use topology::protocol::{Answer, Command, Request};
-use topology::view::{EdgeAddress, Incarnation, ProcessName, ProcessType};
+use topology::view::{EdgeAddress, Incarnation, ProcessName, ProcessState, ProcessType};
 
 use crate::restart::RestartPolicy;
 
@@ -72,6 +72,15 @@ pub enum Event {
         name: ProcessName,
         /// Which life of it.
         incarnation: Incarnation,
+    },
+    /// The process lost another manager, or its connection, and is there again.
+    Returned {
+        /// Which.
+        name: ProcessName,
+        /// Which life of it.
+        incarnation: Incarnation,
+        /// Where it stands: starting, ready or draining.
+        state: ProcessState,
     },
     /// Every loop of the process went round since it said so last.
     Alive {

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use topology::protocol::{Answer, Command};
 use topology::view::{
     Incarnation, ProcessEntry, ProcessName, ProcessState, ProcessType, WEIGHT_DEFAULT,
@@ -12,9 +13,12 @@ use super::{START_LIMIT, STOP_LIMIT};
 use crate::restart::Backoff;
 
 /// What a process shall come to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Goal {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Goal {
+    /// It runs, and is started again when it dies.
     Up,
+    /// It ends, and stays so.
     Down,
     /// Down and up again, by hand.
     Restart,
@@ -111,6 +115,15 @@ impl Process {
 
     pub(super) fn is_container(&self) -> bool {
         self.spec.process_type == ProcessType::Container
+    }
+
+    /// Serves, or was stopped by hand.
+    pub(super) fn is_as_wished(&self) -> bool {
+        match self.goal {
+            Goal::Up => self.state == ProcessState::Ready,
+            Goal::Down => self.state == ProcessState::Down,
+            Goal::Restart => false,
+        }
     }
 
     /// Waits for its first start.

@@ -1,83 +1,82 @@
-//! One life of a child: spawned, watched, killed.
+//! One life of a child, spawned or adopted: watched, killed.
 
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::{Command as Program, Stdio};
+use std::sync::Arc;
 
-use tokio::process::{Child, Command};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use topology::view::{Incarnation, ProcessName};
 use tracing::{info, warn};
 
 use super::Input;
+use super::identity::{Identity, LivingProcess, describe};
 
 /// A living child. The task that watches it reports its end.
 pub(crate) struct RunningChild {
-    pid: u32,
-    kill: Option<oneshot::Sender<()>>,
+    process: Arc<LivingProcess>,
 }
 
-/// Starts the program with a process group of its own (the terminal's Ctrl-C is for the manager, which stops
-/// its children in order) and its standard streams on its log file: a pipe would block it or kill it if
+/// Starts the program with a process group of its own (the terminal's Ctrl-C is for the guardian, which has
+/// the node stopped in order) and its standard streams on its log file: a pipe would block it or kill it if
 /// its reader died.
-pub(crate) fn spawn(
-    mut program: Program,
-    log: &Path,
-    name: ProcessName,
-    incarnation: Incarnation,
-    inputs: mpsc::Sender<Input>,
-) -> io::Result<RunningChild> {
+pub(crate) fn spawn_detached(mut program: Program, log: &Path) -> io::Result<LivingProcess> {
     use std::os::unix::process::CommandExt as _;
 
     let log = OpenOptions::new().append(true).create(true).mode(0o600).open(log)?;
     program.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
-    let child = Command::from(program).kill_on_drop(true).spawn()?;
-    let pid = child.id().ok_or_else(|| io::Error::other("the child ended before it was seen"))?;
-    let (kill, killed) = oneshot::channel();
-    tokio::spawn(watch(child, pid, killed, name, incarnation, inputs));
-    Ok(RunningChild { pid, kill: Some(kill) })
+    let mut child = program.spawn()?;
+    LivingProcess::child(child.id()).inspect_err(|_| {
+        // A child that cannot be watched shall not run; one that has ended already is waited for.
+        let _ = child.kill();
+        let _ = child.wait();
+    })
 }
 
-async fn watch(
-    mut child: Child,
-    pid: u32,
-    killed: oneshot::Receiver<()>,
+impl RunningChild {
+    /// Watches a process from now on.
+    pub(crate) fn watch(
+        process: LivingProcess,
+        name: ProcessName,
+        incarnation: Incarnation,
+        inputs: mpsc::Sender<Input>,
+    ) -> RunningChild {
+        let process = Arc::new(process);
+        tokio::spawn(report_end(Arc::clone(&process), name, incarnation, inputs));
+        RunningChild { process }
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        self.process.identity()
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&self) -> io::Result<()> {
+        self.process.kill()
+    }
+}
+
+async fn report_end(
+    process: Arc<LivingProcess>,
     name: ProcessName,
     incarnation: Incarnation,
     inputs: mpsc::Sender<Input>,
 ) {
-    let status = tokio::select! {
-        status = child.wait() => status,
-        // Through the value that will reap it, so that the id cannot be another process's by now.
-        Ok(()) = killed => {
-            if let Err(error) = child.start_kill() {
-                warn!(%name, pid, %error, "cannot be killed");
-            }
-            child.wait().await
+    let pid = process.identity().pid;
+    if let Err(error) = process.ended().await {
+        warn!(%name, pid, %error, "cannot be waited for; taken for dead");
+    }
+    match process.reap() {
+        Some(status) if status.exit_status() == Some(0) => info!(%name, pid, "ended"),
+        Some(status) => {
+            let how = describe(&status);
+            warn!(%name, pid, how, "ended; its last words are in log/{name}.log");
         }
-        else => child.wait().await,
-    };
-    match status {
-        Ok(status) if status.success() => info!(%name, pid, "ended"),
-        Ok(status) => warn!(%name, pid, %status, "ended; its last words are in log/{name}.log"),
-        Err(error) => warn!(%name, pid, %error, "cannot be waited for; taken for dead"),
+        // Another manager's child: its exit status is not ours to know.
+        None => info!(%name, pid, "ended; its last words are in log/{name}.log"),
     }
     // The loop is gone: then so is the node.
     let _ = inputs.send(Input::Exited { name, incarnation }).await;
-}
-
-impl RunningChild {
-    pub(crate) fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    /// SIGKILL, once.
-    pub(crate) fn kill(&mut self) {
-        if let Some(kill) = self.kill.take() {
-            // The watcher is gone when the child is.
-            let _ = kill.send(());
-        }
-    }
 }

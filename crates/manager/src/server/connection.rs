@@ -4,25 +4,22 @@
 //! replaced by the latest one.
 
 use std::fs;
-use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use topology::protocol::{
-    Answer, Command, DESCRIPTORS_PER_MESSAGE_MAX, FromManager, Hello, Request, ToManager, Welcome,
-    encode_line, next_line,
+    Answer, Command, FromManager, Hello, Request, ToManager, Welcome, encode_line,
 };
 use topology::view::{Incarnation, ProcessName};
 use tracing::{debug, warn};
 
+use super::lines::{LineError, Lines};
 use super::{Input, UpError};
 use crate::process_table::Event;
 
@@ -52,9 +49,7 @@ enum ConnectionError {
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error(transparent)]
-    Line(#[from] topology::protocol::LineTooLong),
-    #[error("not a message of this protocol: {0}")]
-    Message(#[from] serde_json::Error),
+    Line(#[from] LineError),
     #[error("{0}")]
     Order(&'static str),
     #[error("the manager is ending")]
@@ -100,7 +95,7 @@ async fn accept(listener: UnixListener, inputs: mpsc::Sender<Input>) {
 }
 
 async fn serve(stream: UnixStream, inputs: mpsc::Sender<Input>) -> Result<(), ConnectionError> {
-    let mut lines = Lines { stream, buffer: Vec::new() };
+    let mut lines = Lines::new(stream);
     let first = tokio::time::timeout(FIRST_LINE_TIMEOUT, lines.next());
     match first.await.map_err(|_| ConnectionError::Order("nothing was said"))?? {
         Some(ToManager::Hello(hello)) => serve_child(lines, hello, inputs).await,
@@ -135,7 +130,7 @@ async fn serve_request(
                 }
             }
             // Who asked has gone; what was asked for goes on.
-            said = lines.next() => match said? {
+            said = lines.next::<ToManager>() => match said? {
                 Some(_) => return Err(ConnectionError::Order("a command asks once")),
                 None => return Ok(()),
             },
@@ -149,20 +144,21 @@ async fn serve_child(
     inputs: mpsc::Sender<Input>,
 ) -> Result<(), ConnectionError> {
     // What the kernel says of the other end, not what the other end says of itself.
-    let pid = lines.stream.peer_cred()?.pid();
-    let pid = pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
-    let name = hello.name;
+    let pid = lines.peer_pid()?;
+    let name = hello.name.clone();
+    let count = hello.life.as_ref().map_or(0, |life| life.sockets.len());
+    let descriptors = lines.take_descriptors(count).await?;
     let (reply, admitted) = oneshot::channel();
-    let input = Input::Hello { name: name.clone(), pid, reply };
-    send(&inputs, input).await?;
+    send(&inputs, Input::Hello { hello: Box::new(hello), pid, descriptors, reply }).await?;
     let mut admitted = match admitted.await.map_err(|_| ConnectionError::ManagerGone)? {
         Ok(admitted) => admitted,
         Err(reason) => {
             let refusal = FromManager::Answer(Answer::Refused { reason });
-            return lines.write(&encode_line(&refusal)).await;
+            return Ok(lines.write(&encode_line(&refusal)).await?);
         }
     };
-    lines.welcome(&admitted.welcome, &admitted.descriptors).await?;
+    let welcome = FromManager::Welcome(Box::new(admitted.welcome));
+    lines.write_with(encode_line(&welcome), &admitted.descriptors).await?;
     admitted.descriptors.clear();
     let Admitted { incarnation, views, keys, commands, .. } = admitted;
     push(lines, name, incarnation, views, keys, commands, inputs).await
@@ -232,66 +228,4 @@ fn told(
 
 async fn send(inputs: &mpsc::Sender<Input>, input: Input) -> Result<(), ConnectionError> {
     inputs.send(input).await.map_err(|_| ConnectionError::ManagerGone)
-}
-
-struct Lines {
-    stream: UnixStream,
-    buffer: Vec<u8>,
-}
-
-impl Lines {
-    /// The next message; `None` at the end. May be dropped while it waits: what was read stays in the buffer.
-    async fn next(&mut self) -> Result<Option<ToManager>, ConnectionError> {
-        loop {
-            if let Some(line) = next_line(&mut self.buffer)? {
-                return Ok(Some(serde_json::from_slice(&line)?));
-            }
-            if self.stream.read_buf(&mut self.buffer).await? == 0 {
-                return Ok(None);
-            }
-        }
-    }
-
-    async fn write(&mut self, bytes: &[u8]) -> Result<(), ConnectionError> {
-        Ok(self.stream.write_all(bytes).await?)
-    }
-
-    /// The welcome line with the first descriptors, then an empty line for each further handful.
-    async fn welcome(
-        &mut self,
-        welcome: &Welcome,
-        descriptors: &[OwnedFd],
-    ) -> Result<(), ConnectionError> {
-        let mut line = encode_line(&FromManager::Welcome(Box::new(welcome.clone())));
-        for handful in descriptors.chunks(DESCRIPTORS_PER_MESSAGE_MAX) {
-            let handful: Vec<BorrowedFd<'_>> =
-                handful.iter().map(|socket| socket.as_fd()).collect();
-            let sent = self
-                .stream
-                .async_io(Interest::WRITABLE, || send_with(&self.stream, &line, &handful))
-                .await?;
-            self.write(&line[sent..]).await?;
-            line = b"\n".to_vec();
-        }
-        if descriptors.is_empty() {
-            self.write(&line).await?;
-        }
-        Ok(())
-    }
-}
-
-/// The descriptors go with the first octets, however many of those the kernel takes.
-fn send_with(
-    stream: &UnixStream,
-    line: &[u8],
-    descriptors: &[BorrowedFd<'_>],
-) -> io::Result<usize> {
-    let mut space =
-        [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_PER_MESSAGE_MAX))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
-        return Err(io::Error::other("more descriptors than the buffer was made for"));
-    }
-    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    Ok(sendmsg(stream, &[IoSlice::new(line)], &mut control, flags)?)
 }

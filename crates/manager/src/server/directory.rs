@@ -12,16 +12,23 @@ use super::UpError;
 /// `sockaddr_un.sun_path` without its final zero.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
-/// The directory of a node, locked for this manager as long as the value lives (the lock ends with the
-/// process, however it ends).
+/// The directory of a node.
+#[derive(Debug, Clone)]
 pub(crate) struct NodeDirectory {
     path: PathBuf,
-    _lock: File,
+}
+
+/// Held by the guardian, and by it alone, as long as it lives (the lock ends with the process, however it ends).
+pub(crate) struct NodeLock {
+    _file: File,
 }
 
 impl NodeDirectory {
     /// Creates what is missing and takes the lock.
-    pub(crate) fn open(path: &Path, process_names: &[String]) -> Result<NodeDirectory, UpError> {
+    pub(crate) fn open(
+        path: &Path,
+        process_names: &[String],
+    ) -> Result<(NodeDirectory, NodeLock), UpError> {
         create(path)?;
         let failed = |source| UpError::Directory { path: path.to_owned(), source };
         let path = fs::canonicalize(path).map_err(failed)?;
@@ -32,9 +39,10 @@ impl NodeDirectory {
             fs::set_permissions(&directory, fs::Permissions::from_mode(0o700))
                 .map_err(|source| UpError::Directory { path: directory.clone(), source })?;
         }
-        let directory = NodeDirectory { _lock: lock(&path)?, path };
+        let lock = NodeLock { _file: lock(&path)? };
+        let directory = NodeDirectory { path };
         let links = process_names.iter().map(|name| directory.link(name));
-        for socket in links.chain([directory.socket()]) {
+        for socket in links.chain([directory.socket(), directory.guardian_socket()]) {
             let length = OsStr::as_bytes(socket.as_os_str()).len();
             if length > SOCKET_PATH_BYTES_MAX {
                 return Err(UpError::PathTooLong {
@@ -44,7 +52,13 @@ impl NodeDirectory {
                 });
             }
         }
-        Ok(directory)
+        Ok((directory, lock))
+    }
+
+    /// The directory whose guardian listens on that socket.
+    pub(crate) fn of_guardian_socket(socket: &Path) -> NodeDirectory {
+        let path = socket.parent().and_then(Path::parent).unwrap_or(Path::new("."));
+        NodeDirectory { path: path.to_owned() }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -53,6 +67,18 @@ impl NodeDirectory {
 
     pub(crate) fn socket(&self) -> PathBuf {
         super::socket_path(&self.path)
+    }
+
+    pub(crate) fn guardian_socket(&self) -> PathBuf {
+        self.path.join("run").join("guardian.sock")
+    }
+
+    pub(crate) fn record(&self) -> PathBuf {
+        self.path.join("run").join("processes.json")
+    }
+
+    pub(crate) fn manager_lock(&self) -> PathBuf {
+        self.path.join("run").join("manager.lock")
     }
 
     /// Whether the last manager was killed: one that stops in order removes its socket.
@@ -64,6 +90,18 @@ impl NodeDirectory {
     pub(crate) fn remove_socket(&self) {
         // Left behind, it costs the next start a little patience at most.
         let _ = fs::remove_file(self.socket());
+    }
+
+    /// The end of an orderly stop: nobody is left.
+    pub(crate) fn remove_record(&self) {
+        // Left behind, it names processes that are gone.
+        let _ = fs::remove_file(self.record());
+    }
+
+    /// The guardian's end.
+    pub(crate) fn remove_guardian_socket(&self) {
+        // Left behind, it is replaced by the next guardian's.
+        let _ = fs::remove_file(self.guardian_socket());
     }
 
     pub(crate) fn link(&self, name: &str) -> PathBuf {

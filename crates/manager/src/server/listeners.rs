@@ -1,5 +1,6 @@
-//! The SIP listening sockets of the edges: bound by the manager before anything else, passed to each
-//! life of their edge, kept open between two lives so that what arrives meanwhile waits in the kernel.
+//! The SIP listening sockets of the edges: bound by the node's first manager before anything else, kept by the
+//! guardian for the next one, passed to each life of their edge. They stay open between two lives, so that what
+//! arrives meanwhile waits in the kernel. When guardian and manager are gone, the edges have them.
 //!
 //! One socket per address, transport and worker, joined by SO_REUSEPORT. The first of each group is
 //! bound *without* it, which fails if anybody at all listens there already (with it, a second node
@@ -15,6 +16,7 @@ use topology::protocol::{PassedSocket, SOCKETS_MAX};
 use topology::view::{ListenerTransport, ProcessName};
 
 use super::UpError;
+use crate::guardian::protocol::{EdgeSockets, SocketGroup};
 
 /// Connections that wait to be accepted; beyond, the kernel lets the phone retry.
 const BACKLOG: i32 = 1024;
@@ -77,6 +79,67 @@ fn bind_edge(
 }
 
 impl EdgeListeners {
+    /// As another manager left them; `descriptors` are in the order of what is said, or none where none is there.
+    pub(crate) fn restore(edges: &[EdgeSockets], descriptors: Vec<OwnedFd>) -> Vec<EdgeListeners> {
+        let mut descriptors = descriptors.into_iter();
+        let mut restore_group = |group: &SocketGroup| Group {
+            transport: group.transport,
+            local: group.local,
+            public: group.public.clone(),
+            sockets: descriptors.by_ref().take(usize::from(group.sockets)).collect(),
+        };
+        edges
+            .iter()
+            .map(|edge| EdgeListeners {
+                name: edge.name.clone(),
+                workers: edge.workers,
+                groups: edge.groups.iter().map(&mut restore_group).collect(),
+                as_configured: edge.as_configured.clone(),
+            })
+            .collect()
+    }
+
+    /// What these sockets are.
+    pub(crate) fn describe(&self) -> EdgeSockets {
+        let group = |group: &Group| SocketGroup {
+            transport: group.transport,
+            local: group.local,
+            public: group.public.clone(),
+            sockets: u16::try_from(group.sockets.len()).unwrap_or(u16::MAX),
+        };
+        EdgeSockets {
+            name: self.name.clone(),
+            workers: self.workers,
+            as_configured: self.as_configured.clone(),
+            groups: self.groups.iter().map(group).collect(),
+        }
+    }
+
+    /// Duplicates of all sockets, in the order of [`describe`](Self::describe).
+    pub(crate) fn duplicates(&self) -> io::Result<Vec<OwnedFd>> {
+        self.groups.iter().flat_map(|group| &group.sockets).map(OwnedFd::try_clone).collect()
+    }
+
+    /// Takes what an edge that comes back hands over, for each group of which nothing is there.
+    /// Says whether there was any.
+    pub(crate) fn take_over(&mut self, passed: &[PassedSocket], descriptors: Vec<OwnedFd>) -> bool {
+        let mut taken = false;
+        let mut sockets: Vec<(&PassedSocket, OwnedFd)> = passed.iter().zip(descriptors).collect();
+        sockets.sort_by_key(|(passed, _)| passed.worker);
+        let closed: Vec<bool> = self.groups.iter().map(|group| group.sockets.is_empty()).collect();
+        for (passed, socket) in sockets {
+            let same =
+                |group: &Group| group.transport == passed.transport && group.local == passed.local;
+            if let Some(at) = self.groups.iter().position(same)
+                && closed[at]
+            {
+                self.groups[at].sockets.push(socket);
+                taken = true;
+            }
+        }
+        taken
+    }
+
     /// What was configured, wildcards included, with real ports: `udp:0.0.0.0:5060`.
     pub(crate) fn as_configured(&self) -> &[String] {
         &self.as_configured
@@ -106,24 +169,29 @@ impl EdgeListeners {
         Ok((passed, descriptors))
     }
 
-    /// Closes the sockets; the ports may be lost to others.
-    pub(crate) fn close(&mut self) {
+    /// Closes the sockets, and says whether there were any; the ports may be lost to others.
+    pub(crate) fn close(&mut self) -> bool {
+        let mut closed = false;
         for group in &mut self.groups {
+            closed |= !group.sockets.is_empty();
             group.sockets.clear();
         }
+        closed
     }
 
-    /// Binds again what was closed.
-    pub(crate) fn reopen(&mut self) -> Result<(), UpError> {
+    /// Binds again what was closed, and says whether there was any.
+    pub(crate) fn reopen(&mut self) -> Result<bool, UpError> {
+        let mut opened = false;
         for group in &mut self.groups {
             if group.sockets.is_empty() {
                 group.sockets =
                     bind_group(group.transport, group.local, self.workers).map_err(|source| {
                         refused(self.name.as_str(), group.transport, group.local, source)
                     })?;
+                opened = true;
             }
         }
-        Ok(())
+        Ok(opened)
     }
 }
 

@@ -113,6 +113,12 @@ pub enum UpError {
     /// The configuration could not be turned into JSON: a bug of ours.
     #[error("the configuration cannot be passed on: {0}")]
     Settings(serde_json::Error),
+    /// The manager could not bring the node up, and said why.
+    #[error("{0}")]
+    Manager(String),
+    /// The manager found no guardian.
+    #[error(transparent)]
+    Guardian(#[from] super::GuardianError),
     /// The system failed the manager itself.
     #[error("the manager failed: {0}")]
     System(#[from] io::Error),

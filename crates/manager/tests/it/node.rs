@@ -1,7 +1,8 @@
-//! A manager in a process of its own, on a temporary directory, with fake children.
+//! A guardian and a manager, each in a process of its own, on a temporary directory, with fake children.
 
 use std::env;
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,15 +10,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use config::NodeConfig;
-use manager::{ChildStart, Options, RestartPolicy, Serving, UpError};
+use manager::{GuardOptions, Guarded, OperatorLines, Options, RestartPolicy, Serving, UpError};
 use rustix::process::{Pid, Signal, kill_process};
-use topology::protocol::{Answer, Request};
+use topology::protocol::{Answer, NodeStatus, Request};
 use topology::server::admin_request;
 use topology::view::{ProcessEntry, ProcessName, TopologyView};
 
 use crate::fake_child;
 
-const DIRECTORY: &str = "FAKE_MANAGER_DIRECTORY";
+const DIRECTORY: &str = "FAKE_GUARDIAN_DIRECTORY";
+const GUARDIAN_SOCKET: &str = "FAKE_MANAGER_GUARDIAN";
 const BEHAVIOURS: &str = "FAKE_MANAGER_BEHAVIOURS";
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -28,52 +30,66 @@ pub(crate) fn config_on_free_ports() -> NodeConfig {
     config
 }
 
-/// Runs a manager in this process: for starts that fail.
-pub(crate) fn run_here(directory: &Path, config: NodeConfig) -> Result<(), UpError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(manager::run(options(directory, config, Vec::new()), |_| {}))
+/// Guards a node from this process: for starts that fail.
+pub(crate) fn guard_here(directory: &Path, config: NodeConfig) -> Result<(), UpError> {
+    guard_here_with(directory, config, "[]")
 }
 
-fn options(directory: &Path, config: NodeConfig, behaviours: Vec<(String, String)>) -> Options {
-    let child = move |start: &ChildStart| {
-        let behaviour = behaviours
-            .iter()
-            .find(|(name, _)| name == start.name.as_str())
-            .map_or("", |(_, behaviour)| behaviour);
-        fake_child::program(start, behaviour)
+pub(crate) fn guard_here_with(
+    directory: &Path,
+    config: NodeConfig,
+    behaviours: &str,
+) -> Result<(), UpError> {
+    runtime().block_on(async { manager::guard(guard_options(directory, config, behaviours)).await })
+}
+
+/// A port of the loopback that was free a moment ago.
+pub(crate) fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+fn guard_options(directory: &Path, config: NodeConfig, behaviours: &str) -> GuardOptions {
+    let serving_file = directory.join("serving.json");
+    let shown_file = directory.join("shown");
+    let behaviours = behaviours.to_owned();
+    let manager = move |socket: &Path| {
+        let mut program = Command::new(env::current_exe().unwrap());
+        program
+            .args(["--exact", "node::manages", "--nocapture"])
+            .env(GUARDIAN_SOCKET, socket)
+            .env(BEHAVIOURS, &behaviours);
+        program
     };
-    Options {
+    GuardOptions {
         directory: directory.to_owned(),
         config,
-        restart: RestartPolicy {
-            delay_min: Duration::from_millis(20),
-            delay_max: Duration::from_secs(1),
-            stable_after: Duration::from_secs(60),
-        },
-        child: Box::new(child),
-        before_start: Box::new(|_| Ok(())),
-        after_stop: Box::new(|_| Ok(())),
+        manager: Box::new(manager),
+        on_serving: Box::new(move |serving| {
+            let beside = serving_file.with_extension("new");
+            fs::write(&beside, serde_json::to_vec(&serving.edges).unwrap()).unwrap();
+            fs::rename(beside, &serving_file).unwrap();
+        }),
+        on_line: Box::new(move |line| {
+            let mut file = OpenOptions::new().append(true).create(true).open(&shown_file).unwrap();
+            writeln!(file, "{line}").unwrap();
+        }),
     }
 }
 
-/// The manager's process: this test, started by [`Node::start`] with the variables set.
+/// The guardian's process: this test, started by [`Node::start`] with the variables set.
 #[test]
-fn manages() {
+fn guards() {
     let Ok(directory) = env::var(DIRECTORY) else {
         return;
     };
     let directory = PathBuf::from(directory);
     let config = serde_json::from_slice(&fs::read(directory.join("config.json")).unwrap()).unwrap();
-    let behaviours = serde_json::from_str(&env::var(BEHAVIOURS).unwrap()).unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let serving_file = directory.join("serving.json");
-    let on_serving = |serving: &Serving| {
-        let beside = serving_file.with_extension("new");
-        fs::write(&beside, serde_json::to_vec(&serving.edges).unwrap()).unwrap();
-        fs::rename(beside, &serving_file).unwrap();
-    };
-    let ran = runtime.block_on(manager::run(options(&directory, config, behaviours), on_serving));
-    std::process::exit(match ran {
+    let options = guard_options(&directory, config, &env::var(BEHAVIOURS).unwrap());
+    std::process::exit(match runtime().block_on(manager::guard(options)) {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("{error}");
@@ -82,10 +98,64 @@ fn manages() {
     });
 }
 
+/// The manager's process: this test, started by the guardian with the variables set.
+#[test]
+fn manages() {
+    let Ok(socket) = env::var(GUARDIAN_SOCKET) else {
+        return;
+    };
+    let behaviours: Vec<(String, String)> =
+        serde_json::from_str(&env::var(BEHAVIOURS).unwrap()).unwrap();
+    let behaviour = move |name: &str| {
+        let found = behaviours.iter().find(|(of, _)| of == name);
+        found.map_or("", |(_, behaviour)| behaviour).to_owned()
+    };
+    let ran = runtime().block_on(async {
+        let guarded = Guarded::connect(Path::new(&socket)).await.unwrap();
+        let directory = guarded.directory().to_owned();
+        let (before, after) = (behaviour("before_start"), behaviour("after_stop"));
+        let lines = OperatorLines::new();
+        writeln!(lines.writer(), "a line of the manager").unwrap();
+        let log = lines.writer();
+        tracing_subscriber::fmt().with_ansi(false).with_writer(move || log.clone()).init();
+        let options = Options {
+            restart: RestartPolicy {
+                delay_min: Duration::from_millis(20),
+                delay_max: Duration::from_secs(1),
+                stable_after: Duration::from_secs(60),
+            },
+            child: Box::new(move |start| {
+                fake_child::program(start, &behaviour(start.name.as_str()))
+            }),
+            before_start: Box::new(move |_| hook(&directory, "before_start", &before)),
+            after_stop: Box::new(move |directory| hook(directory, "after_stop", &after)),
+            lines,
+        };
+        manager::run(guarded, options).await
+    });
+    std::process::exit(i32::from(ran.is_err()));
+}
+
+/// Notes that it was called, and does what the test says.
+fn hook(directory: &Path, name: &str, behaviour: &str) -> Result<(), manager::HookError> {
+    let path = directory.join(format!("{name}.notes"));
+    let mut file = OpenOptions::new().append(true).create(true).open(path)?;
+    writeln!(file, "called")?;
+    match behaviour {
+        "fails" => Err("the hook fails".into()),
+        "takes long" => {
+            thread::sleep(Duration::from_secs(600));
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
 pub(crate) struct Node {
     directory: Option<tempfile::TempDir>,
     path: PathBuf,
-    manager: Child,
+    behaviours: String,
+    guardian: Child,
 }
 
 /// What a stopped node left.
@@ -103,7 +173,7 @@ impl Node {
     }
 
     fn serves(self) -> Node {
-        until("the node to serve", || self.path.join("serving.json").exists().then_some(()));
+        self.awaits_serving();
         self
     }
 
@@ -116,7 +186,7 @@ impl Node {
     }
 
     pub(crate) fn start_without_waiting(config: NodeConfig, behaviours: &[(&str, &str)]) -> Node {
-        Node::start_in(tempfile::tempdir().unwrap(), config, behaviours)
+        Node::start_hidden(config, behaviours).answers()
     }
 
     fn start_in(
@@ -126,17 +196,29 @@ impl Node {
     ) -> Node {
         let path = directory.path().to_owned();
         fs::write(path.join("config.json"), serde_json::to_vec(&config).unwrap()).unwrap();
-        let manager = Command::new(env::current_exe().unwrap())
-            .args(["--exact", "node::manages", "--nocapture"])
-            .env(DIRECTORY, &path)
-            .env(BEHAVIOURS, serde_json::to_string(behaviours).unwrap())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let node = Node { directory: Some(directory), path, manager };
-        until("the manager's socket", || admin_request(&node.socket(), Request::Status).ok());
-        node
+        let behaviours = serde_json::to_string(behaviours).unwrap();
+        let guardian = guardian(&path, &behaviours);
+        Node { directory: Some(directory), path, behaviours, guardian }
+    }
+
+    /// Before its manager answers.
+    pub(crate) fn start_hidden(config: NodeConfig, behaviours: &[(&str, &str)]) -> Node {
+        Node::start_in(tempfile::tempdir().unwrap(), config, behaviours)
+    }
+
+    fn answers(self) -> Node {
+        until("the manager's socket", || admin_request(&self.socket(), Request::Status).ok());
+        self
+    }
+
+    /// Another guardian on the same directory.
+    pub(crate) fn guard_again(&mut self) {
+        let _ = fs::remove_file(self.path.join("serving.json"));
+        self.guardian = guardian(&self.path, &self.behaviours);
+    }
+
+    pub(crate) fn awaits_serving(&self) {
+        until("the node to serve", || self.path.join("serving.json").exists().then_some(()));
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -155,8 +237,29 @@ impl Node {
         }
     }
 
+    pub(crate) fn guardian_pid(&self) -> u32 {
+        self.guardian.id()
+    }
+
     pub(crate) fn manager_pid(&self) -> u32 {
-        self.manager.id()
+        self.node_status().manager.unwrap().pid
+    }
+
+    pub(crate) fn node_status(&self) -> NodeStatus {
+        match self.request(Request::Status) {
+            Answer::Status(status) => status,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Waits until another manager than `before` answers.
+    pub(crate) fn wait_for_manager_after(&self, before: u32) -> NodeStatus {
+        until("another manager", || match admin_request(&self.socket(), Request::Status) {
+            Ok(Answer::Status(status)) => {
+                status.manager.is_some_and(|manager| manager.pid != before).then_some(status)
+            }
+            _ => None,
+        })
     }
 
     pub(crate) fn request(&self, request: Request) -> Answer {
@@ -164,10 +267,7 @@ impl Node {
     }
 
     pub(crate) fn status(&self) -> TopologyView {
-        match self.request(Request::Status) {
-            Answer::Status(status) => status.view,
-            other => panic!("{other:?}"),
-        }
+        self.node_status().view
     }
 
     pub(crate) fn process(&self, name: &str) -> ProcessEntry {
@@ -176,6 +276,14 @@ impl Node {
 
     pub(crate) fn wait_for<T>(&self, what: &str, look: impl Fn(&TopologyView) -> Option<T>) -> T {
         until(what, || look(&self.status()))
+    }
+
+    /// Waits until the guardian has shown so many lines that say so.
+    pub(crate) fn wait_for_shown(&self, count: usize, said: &str) {
+        until(said, || {
+            let shown = fs::read_to_string(self.path.join("shown")).ok()?;
+            (shown.lines().filter(|line| line.contains(said)).count() >= count).then_some(())
+        });
     }
 
     /// When the fake child wrote that note, by this process's clock.
@@ -188,20 +296,30 @@ impl Node {
     }
 
     pub(crate) fn kill(&self, name: &str) {
-        let pid = self.process(name).pid.unwrap();
-        kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), Signal::KILL).unwrap();
+        signal(self.process(name).pid.unwrap(), Signal::KILL);
     }
 
-    pub(crate) fn kill_manager(&self) {
-        let pid = Pid::from_raw(self.manager.id().try_into().unwrap()).unwrap();
-        kill_process(pid, Signal::KILL).unwrap();
+    /// Kills the manager and nobody else; its process id.
+    pub(crate) fn kill_manager(&self) -> u32 {
+        let pid = self.manager_pid();
+        signal(pid, Signal::KILL);
+        pid
+    }
+
+    pub(crate) fn kill_guardian(&mut self) {
+        self.guardian.kill().unwrap();
+        self.guardian.wait().unwrap();
     }
 
     /// SIGTERM, and exit code 0.
-    pub(crate) fn stop(mut self) -> Ended {
-        let pid = Pid::from_raw(self.manager.id().try_into().unwrap()).unwrap();
-        kill_process(pid, Signal::TERM).unwrap();
-        let status = until("the manager to end", || self.manager.try_wait().unwrap());
+    pub(crate) fn stop(self) -> Ended {
+        signal(self.guardian.id(), Signal::TERM);
+        self.ends()
+    }
+
+    /// Waits for exit code 0.
+    pub(crate) fn ends(mut self) -> Ended {
+        let status = until("the guardian to end", || self.guardian.try_wait().unwrap());
         assert_eq!(status.code(), Some(0));
         Ended { directory: self.directory.take().unwrap() }
     }
@@ -209,10 +327,45 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        // Gone already after a stop: both are harmless then. The children end with their manager.
-        let _ = self.manager.kill();
-        let _ = self.manager.wait();
+        // Gone already after a stop: both are harmless then. First, so that it revives nobody.
+        let _ = self.guardian.kill();
+        let _ = self.guardian.wait();
+        until("the node's processes to be gone", || {
+            let left = pids_of(&self.path);
+            for pid in &left {
+                signal(*pid, Signal::KILL);
+            }
+            left.is_empty().then_some(())
+        });
     }
+}
+
+fn guardian(directory: &Path, behaviours: &str) -> Child {
+    Command::new(env::current_exe().unwrap())
+        .args(["--exact", "node::guards", "--nocapture"])
+        .env(DIRECTORY, directory)
+        .env(BEHAVIOURS, behaviours)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// Whoever has it may have ended.
+pub(crate) fn signal(pid: u32, signal: Signal) {
+    let _ = kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), signal);
+}
+
+/// Processes whose environment names the directory, which is temporary and nobody else's.
+fn pids_of(directory: &Path) -> Vec<u32> {
+    let name = directory.as_os_str().as_encoded_bytes();
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid: &u32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.windows(name.len()).any(|part| part == name)
+    })
+    .collect()
 }
 
 impl Ended {
@@ -232,7 +385,7 @@ pub(crate) fn lives(pid: u32) -> bool {
         .is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| !rest.starts_with('Z')))
 }
 
-fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + LIMIT;
     loop {
         if let Some(found) = look() {

@@ -15,8 +15,9 @@ use demo::story::DOMAIN;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
+use topology::protocol::{Answer, Request};
 
-use super::look;
+use crate::control::ask;
 use crate::failure::Failure;
 use crate::output;
 
@@ -149,10 +150,14 @@ impl Node {
         lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
     }
 
-    /// Its processes' ids, as far as anybody knows them.
+    /// Its processes' ids, as far as anybody knows them; the manager's first, so that it starts nobody when the
+    /// others go.
     fn pids(&self) -> Vec<u32> {
-        let view = look(&self.directory).unwrap_or_default();
-        view.processes.iter().filter_map(|process| process.pid).collect()
+        let Ok(Answer::Status(status)) = ask(&self.directory, Request::Status) else {
+            return Vec::new();
+        };
+        let others = status.view.processes.iter().filter_map(|process| process.pid);
+        status.manager.map(|manager| manager.pid).into_iter().chain(others).collect()
     }
 }
 

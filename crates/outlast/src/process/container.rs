@@ -48,9 +48,9 @@ const CONTACTS_MAX: usize = 10;
 
 pub(super) fn run(joined: Joined) -> anyhow::Result<()> {
     let directory = joined.welcome.directory.clone();
-    let reporter = joined.subscription.reporter()?;
+    let reporter = joined.subscription.reporter();
     let durability = joined.config.state.durability;
-    let clock = guarded_clock(joined.subscription.reporter()?);
+    let clock = guarded_clock(joined.subscription.reporter());
     let state =
         stores::open_state_reporting(&directory, durability, Arc::clone(&clock), move |wait| {
             report(&reporter, wait)

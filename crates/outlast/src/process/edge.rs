@@ -22,7 +22,7 @@ use super::Joined;
 const EVENTS_MAX: usize = 16;
 
 pub(super) fn run(joined: Joined) -> anyhow::Result<()> {
-    let told = joined.subscription.reporter()?;
+    let told = joined.subscription.reporter();
     let on_finding = OnFinding::new(move |finding| told.report(&to_manager(finding)));
     let settings = settings(&joined, on_finding);
     let beat_interval = joined.heartbeat().beat_interval();

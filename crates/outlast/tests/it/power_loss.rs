@@ -122,7 +122,7 @@ async fn a_damaged_state_goes_back_to_the_snapshot_and_says_what_is_lost() {
     assert_eq!(registered(node.directory()).len(), 2);
     // Stopped in order, the next start has nothing to verify; what was found stays to be seen.
     let node = Node::start_in(node.stop(), &options());
-    assert!(!node.log().contains("verifying its state"), "{}", node.log());
+    assert!(!node.shown().contains("verifying its state"), "{}", node.shown());
     assert_eq!(done_json(node.directory(), &["status", "--json"])["state"]["verdict"], "restored");
     node.stop();
 }

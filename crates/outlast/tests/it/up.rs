@@ -93,7 +93,7 @@ fn an_unusable_directory_is_named() {
 #[test]
 fn a_second_node_on_the_same_directory_is_refused() {
     let node = node();
-    let holder = format!("another node runs on this directory (pid {}", node.manager_pid());
+    let holder = format!("another node runs on this directory (pid {}", node.guardian_pid());
     for arguments in [["up"].as_slice(), &["up", "--sip", "127.0.0.1:0"]] {
         let error = refused(node.directory(), arguments, "", 1);
         assert!(error.contains(&holder), "{error}");
@@ -118,5 +118,5 @@ fn after_the_loss_of_power_the_state_is_verified_and_damage_is_told() {
     let length = std::fs::metadata(&file).unwrap().len();
     std::fs::write(&file, vec![0xa5; usize::try_from(length).unwrap()]).unwrap();
     let error = refused(directory.path(), &["up"], "", 1);
-    assert!(error.contains("no snapshot to go back to") && error.contains("mv "), "{error}");
+    assert!(error.contains("no sound snapshot") && error.contains("mv "), "{error}");
 }

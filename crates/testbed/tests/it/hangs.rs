@@ -218,7 +218,8 @@ async fn datagrams_sent_while_an_edge_is_dead_are_answered_by_its_next_life() {
     let local = socket.local_addr().unwrap();
 
     let edge = node.process("edge1").pid.expect("it runs");
-    // The manager sleeps, so that the edge stays dead until everything is sent.
+    // The manager sleeps, so that the edge stays dead until everything is sent; and the guardian, which would end that.
+    let guardian = Stopped::stop(node.guardian_pid());
     let manager = Stopped::stop(node.manager_pid());
     for number in 0..DATAGRAMS {
         socket.send(register(&format!("burst{number}"), local).as_bytes()).await.unwrap();
@@ -230,7 +231,7 @@ async fn datagrams_sent_while_an_edge_is_dead_are_answered_by_its_next_life() {
     for number in 0..DATAGRAMS {
         socket.send(register(&format!("late{number}"), local).as_bytes()).await.unwrap();
     }
-    drop(manager);
+    drop((manager, guardian));
 
     let mut late = HashSet::new();
     let mut buffer = vec![0; 65_535];

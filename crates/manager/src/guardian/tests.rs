@@ -1,0 +1,178 @@
+//! The guardian's decisions, with a clock that the test turns.
+
+use super::*;
+
+struct World {
+    guardian: Guardian,
+    now: Instant,
+}
+
+impl World {
+    fn begins(found: Found) -> (World, Vec<Effect>) {
+        let now = Instant::now();
+        let mut world = World { guardian: Guardian::new(now), now };
+        let effects = world.handle(Event::Begins { found });
+        (world, effects)
+    }
+
+    /// With a manager that beats, and a node that serves.
+    fn serving() -> World {
+        let (mut world, effects) = World::begins(Found::Nobody);
+        assert_eq!(effects, [Effect::Spawn]);
+        assert_eq!(world.handle(Event::Hello), []);
+        assert_eq!(world.handle(Event::Beat), []);
+        assert_eq!(world.handle(Event::Serving), [Effect::ShowReady]);
+        world
+    }
+
+    fn handle(&mut self, event: Event) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.guardian.handle(event, self.now, &mut effects);
+        effects
+    }
+
+    fn gone(&mut self) -> Vec<Effect> {
+        self.handle(Event::Gone { how: "was killed".to_owned() })
+    }
+
+    /// Time passes and the guardian looks at the clock as often as it should.
+    fn pass(&mut self, time: Duration) -> Vec<Effect> {
+        let end = self.now + time;
+        let mut effects = Vec::new();
+        while self.now < end {
+            self.now = end.min(self.now + BEAT_INTERVAL);
+            self.guardian.tick(self.now, &mut effects);
+        }
+        effects
+    }
+}
+
+const KILLED: Effect = Effect::Kill { reason: "it hangs" };
+
+#[test]
+fn a_manager_that_dies_is_followed_by_another_at_once() {
+    let mut world = World::serving();
+    assert_eq!(world.gone(), []);
+    let next = world.guardian.next_start().map(|at| at - world.now);
+    assert!(next.is_some_and(|delay| delay <= Duration::from_millis(10)), "{next:?}");
+    assert_eq!(world.pass(BEAT_INTERVAL), [Effect::Spawn]);
+    assert_eq!(world.handle(Event::Hello), []);
+    assert_eq!(world.handle(Event::Serving), [], "the ready line is printed once");
+}
+
+#[test]
+fn a_manager_that_stops_beating_is_killed_and_followed_by_another_when_it_has_gone() {
+    let mut world = World::serving();
+    assert_eq!(world.pass(SILENCE_MAX), []);
+    assert_eq!(world.pass(BEAT_INTERVAL), [KILLED]);
+    assert_eq!(world.pass(SILENCE_MAX * 3), [], "two managers at a time would fight for the node");
+    assert_eq!(world.gone(), []);
+    assert_eq!(world.pass(BEAT_INTERVAL), [Effect::Spawn]);
+}
+
+#[test]
+fn a_manager_is_not_watched_before_it_beats() {
+    let (mut world, _) = World::begins(Found::Nobody);
+    assert_eq!(world.pass(SILENCE_MAX * 10), []);
+    world.handle(Event::Hello);
+    assert_eq!(world.pass(SILENCE_MAX * 1_000), [], "it verifies");
+    world.handle(Event::Beat);
+    assert_eq!(world.pass(SILENCE_MAX * 2), [KILLED]);
+}
+
+#[test]
+fn a_guardian_that_slept_itself_blames_nobody() {
+    let mut world = World::serving();
+    world.now += Duration::from_secs(3600);
+    let mut effects = Vec::new();
+    world.guardian.tick(world.now, &mut effects);
+    assert_eq!(effects, []);
+    assert_eq!(world.pass(SILENCE_MAX), []);
+    assert_eq!(world.pass(BEAT_INTERVAL), [KILLED], "but now it is silent");
+}
+
+#[test]
+fn a_manager_on_its_last_steps_is_not_watched_and_its_end_is_the_nodes() {
+    let mut world = World::serving();
+    assert_eq!(world.handle(Event::Signal), [Effect::TellStop]);
+    assert_eq!(world.handle(Event::Ending), []);
+    assert_eq!(world.pass(SILENCE_MAX * 10), []);
+    world.handle(Event::Ended);
+    assert_eq!(world.gone(), [Effect::End(Outcome::Stopped)]);
+}
+
+#[test]
+fn a_manager_that_dies_while_it_stops_the_node_is_followed_by_one_that_goes_on_with_it() {
+    let mut world = World::serving();
+    world.handle(Event::Signal);
+    assert_eq!(world.gone(), []);
+    assert_eq!(world.pass(BEAT_INTERVAL), [Effect::Spawn]);
+    assert!(world.guardian.is_stopping(), "its welcome says so");
+    world.handle(Event::Hello);
+    world.handle(Event::Beat);
+    assert_eq!(world.handle(Event::Signal), [Effect::TellStopNow]);
+    world.handle(Event::Ended);
+    assert_eq!(world.gone(), [Effect::End(Outcome::Stopped)]);
+}
+
+#[test]
+fn the_second_signal_does_not_wait_for_a_manager_that_is_not_watched() {
+    let (mut world, _) = World::begins(Found::Nobody);
+    world.handle(Event::Hello);
+    assert_eq!(world.handle(Event::Signal), [Effect::TellStop]);
+    assert_eq!(world.handle(Event::Signal), [Effect::Kill { reason: "told to stop at once" }]);
+    world.gone();
+    assert_eq!(world.pass(BEAT_INTERVAL), [Effect::Spawn]);
+    assert_eq!(world.handle(Event::Hello), [Effect::TellStopNow]);
+}
+
+#[test]
+fn what_failed_is_told_when_the_manager_has_gone() {
+    let (mut world, _) = World::begins(Found::Nobody);
+    world.handle(Event::Hello);
+    let reason = "port taken".to_owned();
+    assert_eq!(world.handle(Event::Failed { reason: reason.clone() }), []);
+    assert_eq!(world.gone(), [Effect::End(Outcome::Failed { reason })]);
+}
+
+#[test]
+fn a_node_whose_managers_die_before_it_serves_does_not_come_up() {
+    let (mut world, _) = World::begins(Found::Nobody);
+    for _ in 1..DEATHS_BEFORE_SERVING_MAX {
+        assert_eq!(world.gone(), []);
+        assert_eq!(world.pass(Duration::from_secs(1)), [Effect::Spawn]);
+    }
+    let ended = world.gone();
+    assert!(
+        matches!(&ended[..], [Effect::End(Outcome::Failed { reason })] if reason.contains("manager.log")),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn a_node_that_served_is_never_given_up() {
+    let mut world = World::serving();
+    for _ in 0..DEATHS_BEFORE_SERVING_MAX * 10 {
+        assert_eq!(world.gone(), []);
+        assert_eq!(world.pass(Duration::from_secs(1)), [Effect::Spawn]);
+    }
+}
+
+#[test]
+fn another_guardians_manager_is_waited_for_and_watched_at_once() {
+    let (mut world, effects) = World::begins(Found::Manager);
+    assert_eq!(effects, []);
+    assert_eq!(world.pass(RETURN_LIMIT - BEAT_INTERVAL), []);
+    assert_eq!(world.handle(Event::Hello), []);
+    assert_eq!(world.handle(Event::Serving), [Effect::ShowReady]);
+    assert_eq!(world.pass(SILENCE_MAX * 2), [KILLED]);
+}
+
+#[test]
+fn another_guardians_manager_that_says_nothing_is_killed() {
+    let (mut world, _) = World::begins(Found::Manager);
+    let effects = world.pass(RETURN_LIMIT);
+    assert!(matches!(effects[..], [Effect::Kill { .. }]), "{effects:?}");
+    world.gone();
+    assert_eq!(world.pass(BEAT_INTERVAL), [Effect::Spawn]);
+}

@@ -1,0 +1,565 @@
+//! The manager itself: one owner of the table, the children, the connections and the sockets.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::process::Command as Program;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use config::NodeConfig;
+use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
+use topology::HeartbeatSettings;
+use topology::protocol::{
+    Answer, ClockStatus, Command, FromManager, GuardianStatus, Hello, ManagerStatus, PassedSocket,
+    Request, Welcome, encode_line,
+};
+use topology::view::{EdgeAddress, Incarnation, ProcessName, ProcessType, TopologyView};
+use tracing::{error, info, warn};
+
+use super::child::{RunningChild, spawn_detached};
+use super::connection::Admitted;
+use super::directory::NodeDirectory;
+use super::guardian_link::{GuardianLink, Kept};
+use super::keys::Keys;
+use super::listeners::EdgeListeners;
+use super::predecessor::Predecessor;
+use super::record::{Clock, Record, RecordFile, RecordedProcess};
+use super::{ChildStart, INPUTS_MAX, Input, Signals, UpError};
+use crate::guardian::BEAT_INTERVAL;
+use crate::guardian::protocol::{EdgeSockets, Serving};
+use crate::process_table::{Effect, Event, Limits, ProcessSpec, ProcessTable, Recorded, Ticket};
+use crate::restart::RestartPolicy;
+
+/// Commands that wait for one child. More are dropped: the child does not read, its deadline ends it.
+const COMMANDS_MAX: usize = 8;
+
+/// What a manager does first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum First {
+    /// Starts what does not run.
+    Start,
+    /// Goes on with a stop.
+    Stop,
+}
+
+/// What a manager is made of.
+pub(super) struct Parts {
+    pub(super) config: NodeConfig,
+    pub(super) restart: RestartPolicy,
+    pub(super) child: Box<dyn Fn(&ChildStart) -> Program>,
+    pub(super) directory: NodeDirectory,
+    pub(super) edges: Vec<EdgeListeners>,
+    pub(super) keys: Keys,
+    pub(super) link: Arc<GuardianLink>,
+    pub(super) guardian: Option<u32>,
+    pub(super) predecessor: Predecessor,
+    pub(super) inputs: mpsc::Sender<Input>,
+}
+
+/// What the loop does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Going,
+    Serving,
+    Ended,
+}
+
+pub(super) struct Manager {
+    table: ProcessTable,
+    directory: NodeDirectory,
+    child: Box<dyn Fn(&ChildStart) -> Program>,
+    keys: Keys,
+    /// The last step of the machine's clock.
+    clock: Option<ClockStatus>,
+    edges: HashMap<ProcessName, EdgeListeners>,
+    edge_order: Vec<ProcessName>,
+    /// The present life of each process that has one.
+    children: HashMap<ProcessName, RunningChild>,
+    /// To the connection of each child that was welcomed.
+    commands: HashMap<ProcessName, mpsc::Sender<Command>>,
+    /// The view as the line that every child is sent.
+    views: watch::Sender<Arc<Vec<u8>>>,
+    replies: HashMap<Ticket, mpsc::Sender<Answer>>,
+    ticket_last: u64,
+    inputs: mpsc::Sender<Input>,
+    link: Arc<GuardianLink>,
+    guardian: Option<u32>,
+    /// How often managers of this node were replaced.
+    restarts: u32,
+    is_stopping: bool,
+    record: RecordFile,
+    record_clock: Clock,
+}
+
+impl Manager {
+    pub(super) fn new(parts: Parts) -> Result<Manager, UpError> {
+        let Parts { config, directory, edges, predecessor, inputs, .. } = parts;
+        let restarts = predecessor.restarts();
+        let floor = unix_micros().max(predecessor.numbers_used());
+        let mut table = ProcessTable::new(
+            config.node.name.clone(),
+            specs(&config, &directory, &edges),
+            limits(&config, parts.restart),
+            floor,
+        );
+        let record_clock = Clock::new();
+        let (lives, mut survivors) = predecessor.lives(&record_clock);
+        let mut children = HashMap::new();
+        for life in &lives {
+            if let Some(living) = survivors.remove(&life.name) {
+                let name = life.name.clone();
+                let child = RunningChild::watch(living, name, life.incarnation, inputs.clone());
+                children.insert(life.name.clone(), child);
+            }
+        }
+        table.resume(lives, Instant::now());
+        let record = RecordFile::new(directory.record())?;
+        let manager = Manager {
+            views: watch::Sender::new(view_line(table.view())),
+            table,
+            directory,
+            child: parts.child,
+            keys: parts.keys,
+            clock: None,
+            edge_order: edges.iter().map(|edge| edge.name.clone()).collect(),
+            edges: edges.into_iter().map(|edge| (edge.name.clone(), edge)).collect(),
+            children,
+            commands: HashMap::new(),
+            replies: HashMap::new(),
+            ticket_last: 0,
+            inputs,
+            link: parts.link,
+            guardian: parts.guardian,
+            restarts,
+            is_stopping: false,
+            record,
+            record_clock,
+        };
+        manager.hand_over_listeners();
+        Ok(manager)
+    }
+
+    /// Until every process has ended.
+    pub(super) async fn manage(
+        mut self,
+        first: First,
+        received: &mut mpsc::Receiver<Input>,
+        signals: &mut Signals,
+    ) {
+        let mut beats = tokio::time::interval(BEAT_INTERVAL);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut step = match first {
+            First::Stop => self.receive(Input::Stop),
+            First::Start => self.handle(Event::NodeStarts),
+        };
+        loop {
+            match step {
+                Step::Going => {}
+                Step::Serving => self.link.serving(self.serving()),
+                Step::Ended => return,
+            }
+            let deadline = self.next_deadline();
+            step = tokio::select! {
+                input = received.recv() => match input {
+                    Some(input) => self.receive(input),
+                    None => unreachable!("the manager holds a sender"),
+                },
+                _ = beats.tick() => {
+                    self.link.beat();
+                    Step::Going
+                }
+                name = signals.next() => {
+                    info!(signal = name, "stopping");
+                    self.handle(Event::NodeStops)
+                }
+                () = tokio::time::sleep_until(deadline.into()) => self.look(received).await,
+            };
+        }
+    }
+
+    fn serving(&self) -> Serving {
+        let edge = |name: &ProcessName| {
+            let listeners = self.edges.get(name)?;
+            Some((name.to_string(), listeners.as_configured().to_vec()))
+        };
+        Serving {
+            node: self.table.view().node,
+            edges: self.edge_order.iter().filter_map(edge).collect(),
+        }
+    }
+
+    fn receive(&mut self, input: Input) -> Step {
+        match input {
+            Input::Hello { hello, pid, descriptors, reply } => {
+                let admitted = self.admit(&hello, pid, descriptors);
+                let returned = match (&admitted, hello.life) {
+                    (Ok(admitted), Some(life)) => {
+                        let incarnation = admitted.incarnation;
+                        Some(Event::Returned { name: hello.name, incarnation, state: life.state })
+                    }
+                    (Ok(_), None) => None,
+                    (Err(reason), _) => {
+                        warn!(name = %hello.name, pid, reason, "refused a child");
+                        None
+                    }
+                };
+                // A connection that is gone already needs no welcome.
+                let _ = reply.send(admitted);
+                returned.map_or(Step::Going, |event| self.handle(event))
+            }
+            Input::Told(event) => {
+                if let Event::Ready { name, incarnation } = &event {
+                    info!(%name, %incarnation, "ready");
+                }
+                self.handle(event)
+            }
+            Input::Exited { name, incarnation } => {
+                self.children.remove(&name);
+                self.commands.remove(&name);
+                self.handle(Event::Exited { name, incarnation })
+            }
+            Input::Guardian(pid) => {
+                self.guardian = pid;
+                Step::Going
+            }
+            Input::Stop if self.is_stopping => Step::Going,
+            Input::Stop => {
+                self.is_stopping = true;
+                self.handle(Event::NodeStops)
+            }
+            Input::StopNow => {
+                if !self.is_stopping {
+                    self.is_stopping = true;
+                    self.handle(Event::NodeStops);
+                }
+                self.handle(Event::NodeStops)
+            }
+            Input::ClockStepped(clock) => {
+                warn!(
+                    stepped_by_ms = clock.stepped_by_ms,
+                    "the machine's clock was stepped: no lifetime ends for a minute"
+                );
+                self.clock = Some(clock);
+                Step::Going
+            }
+            Input::Request { request: Request::Keys, reply } => {
+                let _ = reply.try_send(Answer::Keys(self.keys.status()));
+                Step::Going
+            }
+            Input::Request { request: Request::RotateKeys, reply } => {
+                self.keys.rotate(Instant::now(), Some(reply));
+                Step::Going
+            }
+            Input::Request { request, reply } => {
+                self.ticket_last += 1;
+                let ticket = Ticket(self.ticket_last);
+                self.replies.insert(ticket, reply);
+                self.handle(Event::Requested { ticket, request })
+            }
+        }
+    }
+
+    /// The welcome of a child that this manager started, or that it knows from another one; of no other process.
+    fn admit(
+        &mut self,
+        hello: &Hello,
+        pid: u32,
+        brought: Vec<OwnedFd>,
+    ) -> Result<Admitted, String> {
+        let name = &hello.name;
+        let mut sockets = Vec::new();
+        let mut descriptors = Vec::new();
+        let incarnation = match &hello.life {
+            None => {
+                let incarnation = self
+                    .table
+                    .expects(name, pid)
+                    .ok_or_else(|| format!("process {pid} is not the {name} that was started"))?;
+                if let Some(edge) = self.edges.get(name) {
+                    (sockets, descriptors) = edge
+                        .to_pass()
+                        .map_err(|error| format!("its sockets cannot be duplicated: {error}"))?;
+                }
+                incarnation
+            }
+            Some(life) if self.table.knows(name, pid, life.incarnation) => {
+                info!(%name, pid, incarnation = %life.incarnation, "has come back");
+                self.take_over_listeners(name, &life.sockets, brought);
+                life.incarnation
+            }
+            Some(life) => {
+                let life = life.incarnation;
+                return Err(format!(
+                    "process {pid} with life {life} is not one of this node's {name}"
+                ));
+            }
+        };
+        let view = self.table.view();
+        let link = view.process(name).and_then(|process| process.link.clone());
+        let (commands, received) = mpsc::channel(COMMANDS_MAX);
+        self.commands.insert(name.clone(), commands);
+        Ok(Admitted {
+            incarnation,
+            welcome: Welcome {
+                node: view.node.clone(),
+                directory: self.directory.path().to_owned(),
+                incarnation,
+                settings: self.link.settings().clone(),
+                keys: self.keys.ring(),
+                link,
+                sockets,
+                view,
+            },
+            descriptors,
+            views: self.views.subscribe(),
+            keys: self.keys.subscribe(),
+            commands: received,
+        })
+    }
+
+    fn next_deadline(&self) -> Instant {
+        let keys = self.keys.next_deadline();
+        self.table.next_deadline().map_or(keys, |table| table.min(keys))
+    }
+
+    /// Looks at the clock, but first at what waits to be read: a sign of life among it counts.
+    async fn look(&mut self, received: &mut mpsc::Receiver<Input>) -> Step {
+        // The connections' tasks read, should nobody have run for a while.
+        tokio::task::yield_now().await;
+        for _ in 0..INPUTS_MAX {
+            let Ok(input) = received.try_recv() else { break };
+            let step = self.receive(input);
+            if step != Step::Going {
+                return step;
+            }
+        }
+        self.keys.tick(Instant::now());
+        let mut effects = Vec::new();
+        self.table.tick(Instant::now(), &mut effects);
+        self.carry_out(effects)
+    }
+
+    fn handle(&mut self, event: Event) -> Step {
+        let mut effects = Vec::new();
+        self.table.handle(event, Instant::now(), &mut effects);
+        self.carry_out(effects)
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) -> Step {
+        // Before anybody is told: what is known of a process must outlast this manager.
+        self.note();
+        let mut step = Step::Going;
+        let mut outcomes = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Publish => {
+                    let view = self.table.view();
+                    self.close_listeners_of_stopped_edges(&view);
+                    self.views.send_replace(view_line(view));
+                }
+                Effect::Spawn { name, incarnation } => outcomes.push(self.spawn(name, incarnation)),
+                Effect::Tell { name, command } => self.tell(&name, command),
+                Effect::Kill { name, pid, reason } => {
+                    warn!(%name, pid, %reason, "killing");
+                    if let Some(child) = self.children.get(&name)
+                        && let Err(error) = child.kill()
+                    {
+                        error!(%name, pid, %error, "cannot be killed");
+                    }
+                }
+                Effect::Answer { ticket, answer } => self.answer(ticket, answer),
+                Effect::Serving => step = Step::Serving,
+                Effect::Ended => step = Step::Ended,
+            }
+        }
+        for outcome in outcomes {
+            // Of a spawn, successful or not: never serving and never ended.
+            self.handle(outcome);
+        }
+        step
+    }
+
+    /// Writes down what another manager would have to know.
+    fn note(&mut self) {
+        let process = |life: Recorded| RecordedProcess {
+            identity: self.children.get(&life.name).map(RunningChild::identity),
+            due_ms: life.due.map(|due| self.record_clock.millis(due)),
+            life,
+        };
+        let record = Record {
+            manager_restarts: self.restarts,
+            settings: self.link.settings().clone(),
+            numbers_used: self.table.numbers_used(),
+            edges: self.described_listeners(),
+            processes: self.table.record().into_iter().map(process).collect(),
+            ..Record::default()
+        };
+        self.record.write(record);
+    }
+
+    fn answer(&mut self, ticket: Ticket, mut answer: Answer) {
+        if let Answer::Status(status) = &mut answer {
+            status.guardian = self.guardian.map(|pid| GuardianStatus { pid });
+            let (pid, restarts) = (std::process::id(), self.restarts);
+            status.manager = Some(ManagerStatus { pid, restarts });
+            status.clock = self.clock;
+        }
+        if let Answer::Progress { .. } = answer {
+            // Progress that is not read in time is of no use, and leaves room for the outcome.
+            if let Some(reply) = self.replies.get(&ticket).filter(|reply| reply.capacity() > 1) {
+                let _ = reply.try_send(answer);
+            }
+        } else if let Some(reply) = self.replies.remove(&ticket) {
+            // Whoever asked may have gone.
+            let _ = reply.try_send(answer);
+        }
+    }
+
+    fn spawn(&mut self, name: ProcessName, incarnation: Incarnation) -> Event {
+        match self.try_spawn(&name, incarnation) {
+            Ok(pid) => {
+                info!(%name, pid, %incarnation, "started");
+                Event::Spawned { name, pid }
+            }
+            Err(error) => {
+                error!(%name, %error, "cannot be started");
+                let reason = format!("{name} cannot be started, and will be tried again: {error}");
+                Event::NotSpawned { name, incarnation, reason }
+            }
+        }
+    }
+
+    fn try_spawn(&mut self, name: &ProcessName, incarnation: Incarnation) -> Result<u32, UpError> {
+        let view = self.table.view();
+        let process_type = match view.process(name) {
+            Some(process) => process.process_type,
+            None => unreachable!("the table starts its own processes only"),
+        };
+        if let Some(edge) = self.edges.get_mut(name)
+            && edge.reopen()?
+        {
+            self.hand_over_listeners();
+        }
+        let start =
+            ChildStart { name: name.clone(), process_type, socket: self.directory.socket() };
+        let program = (self.child)(&start);
+        let log = self.directory.log(name.as_str());
+        let living = spawn_detached(program, &log)
+            .map_err(|source| UpError::Spawn { name: name.clone(), source })?;
+        let pid = living.identity().pid;
+        let inputs = self.inputs.clone();
+        let child = RunningChild::watch(living, name.clone(), incarnation, inputs);
+        self.children.insert(name.clone(), child);
+        Ok(pid)
+    }
+
+    fn tell(&self, name: &ProcessName, command: Command) {
+        info!(%name, ?command, "told");
+        let told = self.commands.get(name).map(|commands| commands.try_send(command));
+        if !matches!(told, Some(Ok(()))) {
+            warn!(%name, "does not listen to commands; its deadline will end it");
+        }
+    }
+
+    /// A listening socket that nobody reads would let phones connect and wait for nothing. After a
+    /// death it stays open, that is how no datagram is lost; after a stop by hand it is closed.
+    fn close_listeners_of_stopped_edges(&mut self, view: &TopologyView) {
+        let mut closed = false;
+        for process in view.edges() {
+            if process.state == topology::ProcessState::Down
+                && let Some(edge) = self.edges.get_mut(&process.name)
+            {
+                closed |= edge.close();
+            }
+        }
+        if closed {
+            self.hand_over_listeners();
+        }
+    }
+
+    fn take_over_listeners(
+        &mut self,
+        name: &ProcessName,
+        passed: &[PassedSocket],
+        descriptors: Vec<OwnedFd>,
+    ) {
+        if let Some(edge) = self.edges.get_mut(name)
+            && edge.take_over(passed, descriptors)
+        {
+            self.hand_over_listeners();
+        }
+    }
+
+    fn described_listeners(&self) -> Vec<EdgeSockets> {
+        let edges = self.edge_order.iter().filter_map(|name| self.edges.get(name));
+        edges.map(EdgeListeners::describe).collect()
+    }
+
+    /// The guardian keeps duplicates of all of them for the next manager.
+    fn hand_over_listeners(&self) {
+        let edges = self.edge_order.iter().filter_map(|name| self.edges.get(name));
+        let duplicates: io::Result<Vec<Vec<OwnedFd>>> =
+            edges.map(EdgeListeners::duplicates).collect();
+        match duplicates {
+            Ok(duplicates) => {
+                let descriptors = duplicates.into_iter().flatten().collect();
+                self.link.keep(Kept { edges: self.described_listeners(), descriptors });
+            }
+            Err(error) => error!(%error, "the guardian cannot keep the listening sockets"),
+        }
+    }
+}
+
+fn unix_micros() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX / 2)
+}
+
+fn specs(
+    config: &NodeConfig,
+    directory: &NodeDirectory,
+    edges: &[EdgeListeners],
+) -> Vec<ProcessSpec> {
+    let container = |name: String| ProcessSpec {
+        link: Some(directory.link(&name)),
+        name: ProcessName(name),
+        process_type: ProcessType::Container,
+        addresses: Vec::new(),
+    };
+    let edge = |edge: &EdgeListeners| ProcessSpec {
+        name: edge.name.clone(),
+        process_type: ProcessType::Edge,
+        link: None,
+        addresses: edge.addresses(),
+    };
+    config.container_names().map(container).chain(edges.iter().map(edge)).collect()
+}
+
+fn limits(config: &NodeConfig, restart: RestartPolicy) -> Limits {
+    Limits {
+        restart,
+        drain: config.container.drain_timeout,
+        heartbeat: HeartbeatSettings {
+            interval: config.heartbeat.interval,
+            allowed_miss_count: config.heartbeat.allowed_miss_count,
+        },
+    }
+}
+
+fn view_line(view: TopologyView) -> Arc<Vec<u8>> {
+    Arc::new(encode_line(&FromManager::View(view)))
+}
+
+impl EdgeListeners {
+    fn addresses(&self) -> Vec<EdgeAddress> {
+        self.bound()
+            .map(|(transport, own, public)| EdgeAddress {
+                transport,
+                own,
+                public: public.to_owned(),
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,89 @@
+//! `DIR/run/manager.lock`: at most one manager runs a node, and who it is. The kernel ends the lock with the
+//! process, so it tells a living manager from one that a file remembers.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::identity::{Identity, LivingProcess};
+
+/// How long a manager waits for another one's end: it was killed, and may hold the lock until it is gone.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+const AGAIN_AFTER: Duration = Duration::from_millis(10);
+
+/// Held as long as the value lives.
+pub(crate) struct ManagerLock {
+    _file: File,
+}
+
+impl ManagerLock {
+    /// Takes the lock and leaves the own identity in the file.
+    pub(crate) async fn take(path: &Path) -> io::Result<ManagerLock> {
+        let mut file = open(path)?;
+        let begun = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if begun.elapsed() < PATIENCE => {
+                    tokio::time::sleep(AGAIN_AFTER).await;
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let holder = fs::read_to_string(path).unwrap_or_default();
+                    return Err(io::Error::other(format!("another manager runs ({holder})")));
+                }
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+        }
+        file.set_len(0)?;
+        file.write_all(&serde_json::to_vec(&Identity::own()?)?)?;
+        Ok(ManagerLock { _file: file })
+    }
+
+    /// The manager that holds the lock.
+    pub(crate) async fn holder(path: &Path) -> io::Result<Option<LivingProcess>> {
+        let file = open(path)?;
+        let begun = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(None),
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+            // Whoever took it this moment is about to write who it is.
+            if let Ok(identity) = serde_json::from_slice(&fs::read(path)?)
+                && let Some(living) = LivingProcess::found(identity)?
+            {
+                return Ok(Some(living));
+            }
+            if begun.elapsed() >= PATIENCE {
+                return Err(io::Error::other("somebody holds it and does not say who"));
+            }
+            tokio::time::sleep(AGAIN_AFTER).await;
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn the_holder_is_known_as_long_as_it_holds() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("manager.lock");
+        assert!(ManagerLock::holder(&path).await.unwrap().is_none());
+        let lock = ManagerLock::take(&path).await.unwrap();
+        let holder = ManagerLock::holder(&path).await.unwrap().unwrap();
+        assert_eq!(holder.identity(), Identity::own().unwrap());
+        drop(lock);
+        assert!(ManagerLock::holder(&path).await.unwrap().is_none(), "the file alone says nothing");
+    }
+}
