@@ -105,7 +105,9 @@ impl StepGuard {
             let expected = last_wall.saturating_add(elapsed);
             let off = wall.saturating_since(expected).max(expected.saturating_since(wall));
             if off > STEP_MIN + elapsed / 1_000 {
-                let shown = self.frozen.map_or(expected, |(shown, _)| shown);
+                // Whatever is shown by now is the latest that may be: a clock set back and then forward again ends
+                // nothing that began in between.
+                let shown = self.frozen.map_or(expected, |(shown, _)| shown.min(expected));
                 self.frozen = Some((shown, running + STEP_FREEZE));
                 let by_ms = i128::from(wall.0) - i128::from(expected.0);
                 step = Some(ClockStep {
@@ -217,6 +219,18 @@ mod tests {
         assert!(guard.observe(back, seconds(30)).0 <= back);
         let later = start.saturating_add(seconds(100));
         assert_eq!(guard.observe(later, seconds(100)).0, later);
+    }
+
+    #[test]
+    fn a_clock_set_back_by_mistake_and_forward_again_ends_nothing_that_began_in_between() {
+        let start = UnixMillis(1_000_000_000);
+        let mut guard = StepGuard::default();
+        guard.observe(start, seconds(0));
+        let began = start.saturating_sub(HOUR).saturating_add(seconds(10));
+        assert_eq!(guard.observe(began, seconds(10)).0, began);
+        let again = start.saturating_add(seconds(20));
+        let soon_after = began.saturating_add(seconds(10));
+        assert_eq!(guard.observe(again, seconds(20)).0, soon_after);
     }
 
     #[test]
