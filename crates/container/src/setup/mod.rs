@@ -51,8 +51,9 @@ pub const SET_UPS: Space = Space::named("setup");
 /// A response that would make a record longer is kept as its status only.
 const RECORD_BYTES_MAX: usize = 512 * 1024;
 
-/// No record of a call that is not answered lives shorter without being refreshed.
-const LIFETIME_MIN: Duration = Duration::from_secs(3_600);
+/// No record of a call that is not answered lives shorter without being refreshed. Far longer than anything rings: a
+/// clock that is set forward must not end the record under a ringing call, which then nobody could end.
+const LIFETIME_MIN: Duration = Duration::from_secs(24 * 3_600);
 
 /// How much longer than its transactions an answered call's record lives, for clocks that differ.
 const ANSWERED_SLACK: Duration = Duration::from_secs(10);
