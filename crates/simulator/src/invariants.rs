@@ -5,10 +5,11 @@
 //! | no acknowledged binding is lost | at each commit, and at the end |
 //! | the phone of a callee rings once for a call | at each INVITE that a phone gets |
 //! | a record of a set-up or session, taken over from a life, is never written by that life again | at each commit |
+//! | who has an acknowledged binding is not called in vain | when a call is refused for want of bindings |
 //! | who picks up is connected | when a callee gives up waiting for the ACK |
 //! | every request of a phone is answered | while nothing fails |
 //! | every call is over at both ends | at the end |
-//! | nothing is left: transactions, untaken messages, questions to the store | at the end |
+//! | nothing is left: transactions, untaken messages, records of calls, questions to the store | at the end |
 //! | every user can be called | after everything failed |
 //!
 //! What a seed's faults may cost is said in [`Promises`]: as little as the code as it stands promises.
@@ -44,11 +45,18 @@ impl fmt::Display for Violation {
     }
 }
 
+/// DESIGN §4: a clock step freezes expiry for a minute.
+const EXPIRY_STANDS_STILL: Moment = Moment::from_secs(60);
+
 /// What is promised although the faults of a seed come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Promises {
-    /// The callee rings once, and who picks up is connected.
+    /// Who picks up is connected, and every call ends.
     pub calls_stand: bool,
+    /// A callee with an acknowledged binding is found.
+    pub bindings_are_found: bool,
+    /// A record of a call that is over may stay until its lifetime ends.
+    pub records_may_stay: bool,
     /// Nobody is told of a fault: no 5xx, no time-out.
     pub faults_are_hidden: bool,
 }
@@ -58,9 +66,16 @@ impl Promises {
     pub fn of(scenario: &Scenario) -> Promises {
         let kinds = scenario.kinds();
         let has = |kind| kinds.contains(&kind);
-        // Until set-up records come, a call set-up lives and dies with its container.
-        let calls_stand = !has(Kind::Container) && !has(Kind::SlowStore);
-        Promises { calls_stand, faults_are_hidden: kinds.is_empty() }
+        // A store that refuses a commit refuses the call that needs it.
+        let calls_stand = !has(Kind::Store);
+        // An edge that is stopped for good leaves no flow to whoever registered by it.
+        let bindings_are_found = !has(Kind::Edge);
+        Promises {
+            calls_stand,
+            bindings_are_found,
+            records_may_stay: has(Kind::Store) || has(Kind::SlowStore) || has(Kind::Clock),
+            faults_are_hidden: kinds.is_empty(),
+        }
     }
 }
 
@@ -77,6 +92,8 @@ pub struct Invariants {
     promises: Promises,
     bindings: BTreeMap<usize, Binding>,
     callers: BTreeMap<CallName, Option<Outcome>>,
+    /// The phones that had an acknowledged binding when they were called.
+    reachable: BTreeMap<CallName, Vec<usize>>,
     /// The lives that have written a record, in the order of their first write.
     writers: BTreeMap<Key, Vec<LifeId>>,
     violations: Vec<Violation>,
@@ -89,9 +106,15 @@ impl Invariants {
             promises,
             bindings: BTreeMap::new(),
             callers: BTreeMap::new(),
+            reachable: BTreeMap::new(),
             writers: BTreeMap::new(),
             violations: Vec::new(),
         }
+    }
+
+    /// What the faults of this world may cost.
+    pub fn promises(&self) -> Promises {
+        self.promises
     }
 
     /// What went wrong so far.
@@ -110,9 +133,18 @@ impl Invariants {
         self.violations.push(Violation { at, what: what.into(), about });
     }
 
-    /// A call begins.
-    pub fn call_begins(&mut self, call: CallName) {
+    /// A call to these phones begins.
+    pub fn call_begins(&mut self, call: CallName, mut phones: Vec<usize>) {
+        phones.retain(|phone| self.bindings.contains_key(phone));
+        self.reachable.insert(call.clone(), phones);
         self.callers.insert(call, None);
+    }
+
+    /// The clock was set forward: expiry stands still for a minute, and whoever has not registered anew by then is gone.
+    pub fn clock_stepped_forward(&mut self, now: Moment) {
+        for binding in self.bindings.values_mut() {
+            binding.until = binding.until.min(now + EXPIRY_STANDS_STILL);
+        }
     }
 
     /// A call is not over although everything is.
@@ -145,7 +177,7 @@ impl Invariants {
             Observation::RequestEnded { method, began, status } => {
                 self.request_ended(now, contact, method, *began, *status);
             }
-            Observation::RangAgain { call, branch, second } if self.promises.calls_stand => {
+            Observation::RangAgain { call, branch, second } => {
                 let what = format!("{contact} rang twice for {call}: {branch}, then {second}");
                 self.violated_by(now, call, what);
             }
@@ -159,8 +191,7 @@ impl Invariants {
                 self.callers.insert(call.clone(), Some(*outcome));
                 self.calling_over(now, call, *outcome);
             }
-            Observation::RangAgain { .. }
-            | Observation::Rang { .. }
+            Observation::Rang { .. }
             | Observation::PickedUp { .. }
             | Observation::Acknowledged { .. }
             | Observation::CalledOver { .. } => {}
@@ -173,7 +204,7 @@ impl Invariants {
         now: Moment,
         applied: &Applied,
         engine: &FakeStore,
-        wall: UnixMillis,
+        judged_at: UnixMillis,
     ) {
         for (key, _) in &applied.writes {
             if !matches!(key.space.as_str(), "setup" | "session") {
@@ -191,16 +222,16 @@ impl Invariants {
             }
         }
         if applied.writes.iter().any(|(key, _)| key.space == registrar::bindings::SPACE) {
-            self.bindings_stand(now, engine, wall);
+            self.bindings_stand(now, engine, judged_at);
         }
     }
 
     /// Every acknowledged binding is in the store.
-    pub fn bindings_stand(&mut self, now: Moment, engine: &FakeStore, wall: UnixMillis) {
+    pub fn bindings_stand(&mut self, now: Moment, engine: &FakeStore, judged_at: UnixMillis) {
         let promised = self.bindings.values().filter(|binding| binding.until > now);
         let promised: Vec<Binding> = promised.cloned().collect();
         let stored =
-            registrations(engine, wall).now_or_never().expect("the engine answers at once");
+            registrations(engine, judged_at).now_or_never().expect("the engine answers at once");
         let stored = match stored {
             Ok(stored) => stored,
             Err(error) => {
@@ -243,7 +274,18 @@ impl Invariants {
     }
 
     fn calling_over(&mut self, now: Moment, call: &CallName, outcome: Outcome) {
-        if now >= ENCORE && call.starts_with("encore") && outcome != Outcome::Talked {
+        let lasts =
+            |phone: &usize| self.bindings.get(phone).is_some_and(|binding| binding.until > now);
+        let is_reachable = self.reachable.get(call).is_some_and(|phones| phones.iter().any(lasts));
+        if is_reachable
+            && self.promises.bindings_are_found
+            && matches!(outcome, Outcome::Refused(404 | 480))
+        {
+            let what = format!("{call} ended with {outcome:?} although the callee is registered");
+            self.violated_by(now, call, what);
+        }
+        let is_encore = now >= ENCORE && call.starts_with("encore");
+        if is_encore && outcome != Outcome::Talked {
             let what = format!("{call} ended with {outcome:?} although nothing failed");
             self.violated_by(now, call, what);
         }

@@ -15,6 +15,8 @@ use crate::schedule::Moment;
 pub const REGISTERING: Moment = Moment::from_secs(2);
 /// When calls and faults begin.
 pub const TROUBLE: Moment = Moment::from_secs(6);
+/// When the last fault may come.
+const FAULTS_END: Moment = Moment::from_secs(50);
 /// When no more faults come, and those that last end.
 pub const CALM: Moment = Moment::from_secs(60);
 /// When every phone registers once more.
@@ -45,6 +47,8 @@ pub enum Fault {
     LateViews(Duration, Duration),
     /// An operator restarts a process.
     Restart(Victim),
+    /// Somebody sets the node's clock.
+    ClockStep(Direction, Duration),
     /// A container's SIP stands still for so long, while its heart beats.
     Wedge(usize, Duration),
 }
@@ -56,6 +60,15 @@ pub enum Victim {
     Edge(usize),
     /// The container of that place.
     Container(usize),
+}
+
+/// Which way a clock is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// To a later time.
+    Forward,
+    /// To an earlier time.
+    Back,
 }
 
 /// Kinds of faults, by which seeds differ in what they may lose.
@@ -73,6 +86,8 @@ pub enum Kind {
     Store,
     /// Views are late.
     Views,
+    /// The clock is set.
+    Clock,
 }
 
 impl Fault {
@@ -90,6 +105,7 @@ impl Fault {
             Fault::SlowStore(..) => Kind::SlowStore,
             Fault::TroubledStore(..) => Kind::Store,
             Fault::LateViews(..) => Kind::Views,
+            Fault::ClockStep(..) => Kind::Clock,
         }
     }
 }
@@ -137,10 +153,15 @@ impl Scenario {
         let (edges, containers) = (1 + random.place(2), 2 + random.place(2));
         let weather = weather(&mut random);
         let calls = 2 + random.place(5);
-        let calls = (0..calls).map(|_| call(&mut random, phones.len(), users)).collect();
+        let calls: Vec<PlannedCall> =
+            (0..calls).map(|_| call(&mut random, phones.len(), users)).collect();
         let mut random = seed.split("faults");
         let count = random.place(6);
-        let faults = (0..count).map(|_| fault(&mut random, edges, containers)).collect();
+        let faults = (0..count).map(|_| {
+            let at = moment(&mut random, &calls);
+            (at, fault(&mut random, edges, containers))
+        });
+        let faults = faults.collect();
         let rotation = random.chance(300).then(|| random.between(TROUBLE, CALM));
         Scenario { edges, containers, phones, weather, calls, faults, rotation }
     }
@@ -185,14 +206,23 @@ fn call(random: &mut Random, phones: usize, users: usize) -> PlannedCall {
     }
 }
 
-fn fault(random: &mut Random, edges: usize, containers: usize) -> (Moment, Fault) {
+/// When a fault comes: most of them while a call is set up, since that is when there is most to break.
+fn moment(random: &mut Random, calls: &[PlannedCall]) -> Moment {
+    if random.chance(250) {
+        return random.between(TROUBLE, FAULTS_END);
+    }
+    let call = calls[random.place(calls.len())];
+    let within = [20, 100, 1_000, 10_000][random.place(4)];
+    (call.at + random.between(Duration::ZERO, Duration::from_millis(within))).min(FAULTS_END)
+}
+
+fn fault(random: &mut Random, edges: usize, containers: usize) -> Fault {
     let millis = |least, most| (Duration::from_millis(least), Duration::from_millis(most));
-    let at = random.between(TROUBLE, CALM - Duration::from_secs(10));
     let lasting = millis(200, 8_000);
     let lasting = random.between(lasting.0, lasting.1);
     let container = random.place(containers);
     let edge = random.place(edges);
-    let fault = match random.below(13) {
+    match random.below(14) {
         0..=2 => Fault::Kill(Victim::Container(container)),
         3 => Fault::Kill(Victim::Edge(edge)),
         4 | 5 => Fault::Stop(Victim::Container(container), lasting),
@@ -202,16 +232,22 @@ fn fault(random: &mut Random, edges: usize, containers: usize) -> (Moment, Fault
             let delays = millis(5, 900);
             Fault::SlowStore(random.between(delays.0, delays.1), lasting)
         }
+        9 if random.chance(300) => Fault::Stop(Victim::Edge(edge), lasting),
         9 => Fault::TroubledStore(random.below(300) as u32, lasting),
         10 => {
             let delays = millis(5, 1_500);
             Fault::LateViews(random.between(delays.0, delays.1), lasting)
         }
         11 => Fault::Wedge(container, lasting),
-        _ if random.chance(500) => Fault::Stop(Victim::Edge(edge), lasting),
-        _ => Fault::Restart(Victim::Container(container)),
-    };
-    (at, fault)
+        12 if random.chance(500) => Fault::Restart(Victim::Edge(edge)),
+        12 => Fault::Restart(Victim::Container(container)),
+        _ => {
+            let by = millis(2_000, 3_600_000);
+            let by = random.between(by.0, by.1);
+            let direction = if random.chance(500) { Direction::Forward } else { Direction::Back };
+            Fault::ClockStep(direction, by)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -227,6 +263,6 @@ mod tests {
             assert!(scenario.faults.iter().all(|(at, _)| (TROUBLE..CALM).contains(at)));
             assert!(scenario.calls.iter().all(|call| call.callee < scenario.users()));
         }
-        assert_eq!(kinds.len(), 6, "{kinds:?}");
+        assert_eq!(kinds.len(), 7, "{kinds:?}");
     }
 }

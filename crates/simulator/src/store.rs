@@ -20,6 +20,7 @@ use state::{
 };
 
 use crate::clock::NodeClock;
+use crate::random::Random;
 use crate::streams::LifeId;
 
 /// Names a question to the store; never given twice in a world.
@@ -65,12 +66,18 @@ struct Entry {
     is_abandoned: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Desk {
     entries: BTreeMap<QuestionId, Entry>,
     unscheduled: Vec<QuestionId>,
     next: u64,
+    /// Of a thousand reads so many are answered at once.
+    instant_reads: u32,
+    random: Random,
 }
+
+/// More records than this of one space are not listed.
+const KEPT_MAX: usize = 1_000;
 
 /// What a batch writes, in order.
 pub type Writes = Vec<(Key, Change)>;
@@ -93,8 +100,27 @@ pub struct SimulatedStore {
 
 impl SimulatedStore {
     /// An empty store whose lifetimes end by that clock.
-    pub fn new(clock: &NodeClock) -> SimulatedStore {
-        SimulatedStore { engine: FakeStore::new(Arc::new(clock.clone())), desk: Arc::default() }
+    pub fn new(clock: &NodeClock, random: Random) -> SimulatedStore {
+        let engine = FakeStore::new(Arc::new(clock.clone()));
+        let desk = Desk {
+            entries: BTreeMap::new(),
+            unscheduled: Vec::new(),
+            next: 0,
+            instant_reads: 0,
+            random,
+        };
+        SimulatedStore { engine, desk: Arc::new(Mutex::new(desk)) }
+    }
+
+    /// Of a thousand reads so many are answered at once, as those of a memory map are; the others lie on the desk.
+    pub fn set_instant_reads(&self, per_mille: u32) {
+        self.desk().instant_reads = per_mille;
+    }
+
+    fn reads_at_once(&self) -> bool {
+        let mut desk = self.desk();
+        let per_mille = desk.instant_reads;
+        desk.random.chance(per_mille)
     }
 
     /// The engine itself, without delays, for those who watch the world.
@@ -123,6 +149,15 @@ impl SimulatedStore {
             .entries
             .get(&id)
             .is_some_and(|entry| matches!(entry.question, Some(Question::Commit(_))))
+    }
+
+    /// The keys of all records in these spaces.
+    pub fn kept(&self, spaces: &[&str]) -> Vec<String> {
+        let keys = spaces.iter().filter_map(|name| Space::parse(name)).flat_map(|space| {
+            let all = at_once(self.engine.scan(&space, &Prefix::All, None, KEPT_MAX));
+            all.expect("the engine does not fail").into_iter().map(|(key, _)| key.to_string())
+        });
+        keys.collect()
     }
 
     /// How many questions wait.
@@ -272,6 +307,9 @@ impl Drop for Waiting<'_> {
 
 impl Store for StoreOfLife {
     fn read<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Record>, StoreError>> {
+        if self.store.reads_at_once() {
+            return self.store.engine.read(key);
+        }
         Box::pin(async move {
             match self.answer_to(Question::Read(key.clone())).await {
                 Answer::Read(result) => result,
@@ -287,6 +325,9 @@ impl Store for StoreOfLife {
         after: Option<&'a Key>,
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<(Key, Record)>, StoreError>> {
+        if self.store.reads_at_once() {
+            return self.store.engine.scan(space, prefix, after, limit);
+        }
         Box::pin(async move {
             let (space, prefix, after) = (space.clone(), prefix.clone(), after.cloned());
             match self.answer_to(Question::Scan { space, prefix, after, limit }).await {
@@ -325,7 +366,7 @@ mod tests {
 
     #[test]
     fn a_commit_stands_before_its_asker_hears_so_and_without_its_asker() {
-        let store = SimulatedStore::new(&NodeClock::default());
+        let store = SimulatedStore::new(&NodeClock::default(), Random::new(1));
         let handle = store.of(LifeId(3));
         let mut context = Context::from_waker(Waker::noop());
         let mut commit = handle.commit(batch());
@@ -349,7 +390,7 @@ mod tests {
             (CommitFate::Conflict, false),
             (CommitFate::Busy, false),
         ] {
-            let store = SimulatedStore::new(&NodeClock::default());
+            let store = SimulatedStore::new(&NodeClock::default(), Random::new(1));
             let handle = store.of(LifeId(0));
             let mut context = Context::from_waker(Waker::noop());
             let mut commit = handle.commit(batch());

@@ -10,6 +10,7 @@ use manager::RestartPolicy;
 use manager::process_table::{self, Effect, Limits, ProcessSpec, ProcessTable, Ticket};
 use registrar::Registrar;
 use sip::transaction::Timers;
+use state::clock::Clock;
 use topology::protocol::{Command, Request};
 use topology::{
     EdgeAddress, HeartbeatSettings, Incarnation, KeyRing, ListenerTransport, ProcessName,
@@ -23,7 +24,7 @@ use crate::invariants::{Invariants, Promises, Violation};
 use crate::network::{Datagram, Network, Weather};
 use crate::phone::{Mood, Phone, Plan};
 use crate::random::Random;
-use crate::scenario::{self, Fault, Scenario, Victim};
+use crate::scenario::{self, Direction, Fault, Scenario, Victim};
 use crate::schedule::{Moment, Schedule};
 use crate::store::{CommitFate, QuestionId, SimulatedStore};
 use crate::streams::{LifeId, Streams};
@@ -36,6 +37,10 @@ mod node;
 /// The production defaults.
 const HEARTBEAT: HeartbeatSettings =
     HeartbeatSettings { interval: Duration::from_millis(500), allowed_miss_count: 3 };
+/// Where records of calls lie: empty when no call is left.
+const CALL_SPACES: [&str; 3] = ["setup", "session", "owned"];
+/// Of a thousand reads so many are answered at once, when nothing ails the store.
+const INSTANT_READS: u32 = 950;
 /// Datagrams that a socket holds; more are lost, as in a kernel.
 const SOCKET_MAX: usize = 500;
 /// A world that does more than this in one run goes in circles.
@@ -203,7 +208,7 @@ impl World {
             invariants: Invariants::new(Promises::of(&scenario)),
             network: Network::new(random.split("network"), scenario.weather),
             streams: Streams::new(random.split("streams")),
-            store: SimulatedStore::new(&clock),
+            store: SimulatedStore::new(&clock, random.split("reads")),
             clock,
             store_random: random.split("store"),
             trouble: StoreTrouble::default(),
@@ -227,8 +232,14 @@ impl World {
         world
     }
 
+    fn ail_store(&mut self, trouble: StoreTrouble) {
+        self.trouble = trouble;
+        self.store.set_instant_reads(if trouble.delay_max.is_zero() { INSTANT_READS } else { 0 });
+    }
+
     /// Schedules what the scenario has.
     fn plan(&mut self) {
+        self.ail_store(StoreTrouble::default());
         self.trace.note("scenario", format_args!("{:?}", self.scenario));
         self.schedule.at(Moment::ZERO, Happening::Manager(process_table::Event::NodeStarts));
         for (number, call) in self.scenario.calls.clone().into_iter().enumerate() {
@@ -290,7 +301,7 @@ impl World {
             Happening::Unwedge(life) => self.set_wedged(life, false),
             Happening::RotateKeys => self.rotate_keys(),
             Happening::DiesAtLast(life) => self.dies(life),
-            Happening::StoreRecovers => self.trouble = StoreTrouble::default(),
+            Happening::StoreRecovers => self.ail_store(StoreTrouble::default()),
             Happening::ViewsRecover => self.views_late = Duration::ZERO,
             Happening::Call { name, caller, callee, plan } => self.call(name, caller, callee, plan),
             Happening::Calm => self.calm(),
@@ -301,8 +312,8 @@ impl World {
             }
             Happening::Encore => self.encore(),
             Happening::Look => {
-                let wall = self.clock.wall();
-                self.invariants.bindings_stand(self.now, self.store.engine(), wall);
+                let judged_at = Clock::now(&self.clock);
+                self.invariants.bindings_stand(self.now, self.store.engine(), judged_at);
                 self.is_over =
                     self.now > scenario::ENCORE + Duration::from_secs(30) && self.rests();
                 self.schedule.at(self.now + scenario::LOOKS_EVERY, Happening::Look);
@@ -370,14 +381,16 @@ impl World {
         let callee = node::user_name(callee);
         self.trace.note(&self.phones[caller].name, format_args!("calls {callee}: {name}"));
         self.calls.push(name.clone());
-        self.invariants.call_begins(name.clone());
+        let phones: Vec<usize> =
+            (0..self.phones.len()).filter(|phone| self.phones[*phone].user == callee).collect();
+        self.invariants.call_begins(name.clone(), phones);
         self.with_phone(caller, |phone, now| phone.call(name, &callee, plan, now));
     }
 
     fn calm(&mut self) {
         self.trace.note("world", "calm");
         self.network.set_weather(Weather::FAIR);
-        self.trouble = StoreTrouble::default();
+        self.ail_store(StoreTrouble::default());
         self.views_late = Duration::ZERO;
         for phone in &mut self.phones {
             phone.mood = Mood::Eager;
@@ -418,7 +431,11 @@ impl World {
             Process::Dead => None,
         };
         let unrest = self.lives.iter().filter_map(|life| Some((life.name.clone(), left(life)?)));
-        unrest.collect()
+        // A record that could not be deleted is left to its lifetime.
+        let may_be_kept = self.invariants.promises().records_may_stay;
+        let kept = if may_be_kept { Vec::new() } else { self.store.kept(&CALL_SPACES) };
+        let kept = (!kept.is_empty()).then(|| (ProcessName::new("store"), kept.join(", ")));
+        unrest.chain(kept).collect()
     }
 
     /// What must hold when everything is over.
@@ -442,7 +459,7 @@ impl World {
         if waiting > self.scenario.containers {
             self.invariants.violated(now, format!("{waiting} questions to the store wait on"));
         }
-        let wall = self.clock.wall();
-        self.invariants.bindings_stand(now, self.store.engine(), wall);
+        let judged_at = Clock::now(&self.clock);
+        self.invariants.bindings_stand(now, self.store.engine(), judged_at);
     }
 }

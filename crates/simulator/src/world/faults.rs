@@ -32,11 +32,11 @@ impl World {
                 }
             }
             Fault::SlowStore(delay_max, lasting) => {
-                self.trouble.delay_max = delay_max;
+                self.ail_store(StoreTrouble { delay_max, ..self.trouble });
                 self.schedule.at(self.now + lasting, Happening::StoreRecovers);
             }
             Fault::TroubledStore(per_mille, lasting) => {
-                self.trouble.per_mille = per_mille;
+                self.ail_store(StoreTrouble { per_mille, ..self.trouble });
                 self.schedule.at(self.now + lasting, Happening::StoreRecovers);
             }
             Fault::LateViews(delay_max, lasting) => {
@@ -44,6 +44,17 @@ impl World {
                 self.schedule.at(self.now + lasting, Happening::ViewsRecover);
             }
             Fault::Restart(victim) => self.restart(victim),
+            Fault::ClockStep(direction, by) => {
+                // Whoever looks at the clock often, as a store does, has seen the old time.
+                let _ = Clock::now(&self.clock);
+                match direction {
+                    Direction::Forward => {
+                        self.clock.step_forward(by);
+                        self.invariants.clock_stepped_forward(self.now);
+                    }
+                    Direction::Back => self.clock.step_back(by),
+                }
+            }
             Fault::Wedge(place, lasting) => {
                 if let Some(life) = self.victim(Victim::Container(place)) {
                     self.set_wedged(life, true);

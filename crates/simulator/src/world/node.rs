@@ -395,7 +395,8 @@ impl World {
         if is_dead && self.store_random.chance(500) {
             return self.store.forget(question);
         }
-        let per_mille = if self.store.is_commit(question) { self.trouble.per_mille } else { 0 };
+        let is_commit = self.store.is_commit(question);
+        let per_mille = if is_commit { self.trouble.per_mille } else { 0 };
         let fate = match self.store_random.chance(per_mille) {
             false => CommitFate::Done,
             true => match self.store_random.below(4) {
@@ -409,11 +410,16 @@ impl World {
             for (key, _) in &applied.writes {
                 self.trace.note(&self.lives[asker.0].name, format_args!("wrote {key}"));
             }
-            let wall = self.clock.wall();
-            self.invariants.applied(self.now, &applied, self.store.engine(), wall);
+            let judged_at = Clock::now(&self.clock);
+            self.invariants.applied(self.now, &applied, self.store.engine(), judged_at);
         }
         if is_dead {
             return self.store.forget(question);
+        }
+        if !is_commit {
+            // Nothing can come between a read and its answer that could not come before the read.
+            self.store.answer(question);
+            return self.turn(asker);
         }
         let most = STORE.1.max(self.trouble.delay_max);
         let at = self.now + self.store_random.between(STORE.0, most);
