@@ -396,3 +396,44 @@ fn address(stage: &Stage, transport: ListenerTransport) -> Result<SocketAddr, St
     let address = addresses.find(|address| address.transport == transport);
     address.map(|address| address.own).ok_or(StoryError::NoAddress(transport))
 }
+
+#[cfg(test)]
+mod tests {
+    use LineTransport::{Tcp, Udp};
+
+    use super::*;
+
+    #[test]
+    fn every_pair_has_somebody_who_is_reached_when_the_edge_has_died() {
+        for number in 0..CALLS {
+            assert_ne!(transports(number), [Tcp, Tcp], "{number}");
+        }
+        for number in CALLS - RINGING_CALLS..CALLS {
+            assert_eq!(transports(number), [Udp, Udp], "rings while the edge dies: {number}");
+        }
+    }
+
+    #[test]
+    fn every_fault_meets_both_ways_over_all_transports() {
+        let ranges = [0..FIRST_CALLS, FIRST_CALLS..FIRST_CALLS + RINGING_CALLS];
+        for range in ranges {
+            for way in 0..2 {
+                let seen = |wanted| {
+                    range.clone().any(|call| call % 2 == way && transports(call) == wanted)
+                };
+                assert!(seen([Udp, Udp]) && seen([Tcp, Udp]) && seen([Udp, Tcp]), "{range:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn outcomes_are_told_apart_by_their_acts() {
+        let (try_it, look_up) = (Act::Call(CallAct::Try), Act::Phones(PhoneAct::LookUp));
+        let lost = || Err("silent".to_owned());
+        let done = vec![(try_it, Ok(Duration::ZERO)), (look_up, lost()), (try_it, lost())];
+        assert_eq!(of(try_it, &done).len(), 2);
+        assert_eq!(of(look_up, &done), [lost()]);
+        let unbroken = works("a call", done);
+        assert!(matches!(unbroken, Err(StoryError::Unbroken { why, .. }) if why == "silent"));
+    }
+}
