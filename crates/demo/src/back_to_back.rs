@@ -298,6 +298,10 @@ impl Callee {
     /// `None` when the Request-URI is not of the agent's domain, or From says nobody.
     fn of(invite: &Message) -> Option<Callee> {
         let Ok(Uri::Sip(uri)) = Uri::parse(invite.request_uri()?) else { return None };
+        // RFC 5630 §3.1: a call that is to be secure is not made another, insecure one.
+        if uri.secure {
+            return None;
+        }
         let host = uri.host.to_string();
         let (label, domain) = host.split_at_checked(LABEL.len())?;
         let user = text(uri.user?)?;

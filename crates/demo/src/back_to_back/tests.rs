@@ -169,6 +169,7 @@ fn takes_calls_to_its_own_domain_only() {
         "sip:bob@b2bexample.com",
         "sip:b2b.bob@example.com",
         "sip:bob@192.0.2.1",
+        "sips:bob@b2b.example.com",
         "tel:112",
     ] {
         assert!(!agent.accepts(&invite(other, "")), "{other}");
