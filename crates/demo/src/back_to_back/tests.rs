@@ -199,6 +199,15 @@ fn a_call_becomes_another_one_with_the_same_offer() {
         })
     );
     assert_eq!(told(&effects), None);
+    assert_eq!(started(&effects, NO_ANSWER), Some(Limits::default().ring_time_max));
+}
+
+/// After how long a timer is started among the effects.
+fn started(effects: &[SessionEffect], timer: &str) -> Option<Duration> {
+    effects.iter().find_map(|effect| match effect {
+        SessionEffect::StartTimer { name, after, .. } if name == timer => Some(*after),
+        _ => None,
+    })
 }
 
 #[test]
@@ -223,6 +232,7 @@ fn ringing_and_answer_go_back_and_the_ack_goes_on() {
     assert_eq!(body, sdp(ANSWER), "the answer passes as it is");
     assert!(effects.contains(&SessionEffect::StopTimer { name: NO_ANSWER.to_owned() }));
     assert_eq!(driver.view.attributes[ANSWERED], "1000");
+    assert_eq!(started(&effects, LIMIT), Some(Limits::default().call_time_max));
     let message = message("ACK sip:x SIP/2.0", "1 ACK", "", ANSWER);
     let leg = LegName::caller();
     assert_eq!(
