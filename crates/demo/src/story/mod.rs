@@ -209,6 +209,8 @@ fn works(what: &'static str, done: Done) -> Result<(), StoryError> {
 struct Cast {
     stage: Stage,
     pairs: Vec<Pair>,
+    /// The processes that were broken so far.
+    broken: Vec<String>,
 }
 
 impl Cast {
@@ -228,7 +230,7 @@ impl Cast {
             let way = stage.ways[number % stage.ways.len()];
             pairs.push(Pair::new(number, way, caller, callee));
         }
-        let mut cast = Cast { stage: stage.clone(), pairs };
+        let mut cast = Cast { stage: stage.clone(), pairs, broken: Vec::new() };
         works(
             "registering",
             cast.all_do(0..CALLS, |_| vec![Act::Phones(PhoneAct::Register)]).await,
@@ -281,6 +283,7 @@ impl Cast {
 
         let broken = Instant::now();
         breaks(kind, pid)?;
+        self.broken.push(name.clone());
         let seen = {
             let (look, name) = (Arc::clone(&self.stage.look), name.clone());
             spawn_blocking(move || watch(&look, &name, pid, broken))
@@ -311,11 +314,14 @@ impl Cast {
         })
     }
 
-    /// The process of a type that has most to lose.
+    /// The process of a type that has most to lose, of those that were not broken before if there is one.
     fn victim(&self, process_type: ProcessType) -> Result<(String, u32), StoryError> {
         let serving = serving(&self.stage.look, process_type)?;
         let calls = |name: &str| self.pairs.iter().filter(|pair| pair.is_with(name)).count();
-        let most = serving.into_iter().max_by_key(|(name, _)| calls(name));
+        let most = serving.into_iter().max_by_key(|(name, _)| {
+            let is_new = !self.broken.contains(name);
+            (is_new, calls(name))
+        });
         most.ok_or(StoryError::Nobody(process_type))
     }
 

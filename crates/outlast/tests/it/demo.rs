@@ -50,13 +50,13 @@ fn the_demo_loses_nothing_and_leaves_nothing_behind() {
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["survived"], true);
     assert_eq!(report["losses"], serde_json::json!([]));
-    let faults: Vec<&str> = report["faults"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|fault| fault["fault"].as_str().unwrap())
-        .collect();
-    assert_eq!(faults, ["kill -9", "kill -STOP", "kill -9"]);
+    let faults = report["faults"].as_array().unwrap();
+    let of =
+        |key: &str| faults.iter().map(|fault| fault[key].as_str().unwrap()).collect::<Vec<_>>();
+    assert_eq!(of("fault"), ["kill -9", "kill -STOP", "kill -9"]);
+    let [killed, stopped, edge] = of("process")[..] else { panic!("{report}") };
+    assert!(killed.starts_with("container") && stopped.starts_with("container"), "{report}");
+    assert!(killed != stopped && edge == "edge1", "{report}");
     let afterwards: Vec<(u64, u64)> = report["afterwards"]
         .as_array()
         .unwrap()
