@@ -2,6 +2,9 @@
 //!
 //! A final response reaches its client transaction (and so is acknowledged, when it is a failure) only behind the
 //! commit of what it means: whoever takes the session over before that sends the request again and hears it again.
+//!
+//! A provisional response changes nothing that lasts, and so costs no commit. Deliberately absent with that: early
+//! dialogs of our own INVITEs, in which a callee could send requests only by way of RFC 3262.
 
 use bytes::Bytes;
 use sip::dialog::Dialog;
@@ -59,11 +62,6 @@ impl Session {
         }
         let name = request.leg.clone()?;
         let is_told = request.silence == Silence::Told;
-        let invite = Message::parse(request.request.clone()).ok()?;
-        let leg = self.leg(&name)?;
-        if leg.dialog.is_none() {
-            leg.dialog = Dialog::at_client(&invite, &response).ok();
-        }
         is_told.then_some(SessionEvent::Response { leg: name, message: response })
     }
 
@@ -91,8 +89,8 @@ impl Session {
         let invite = Message::parse(request.request.clone()).ok()?;
         let name = request.leg.clone()?;
         let leg = self.leg(&name)?;
-        match leg.dialog.as_mut().filter(|dialog| dialog.has_response(&response)) {
-            Some(dialog) => dialog.confirm(&response),
+        match &mut leg.dialog {
+            Some(dialog) => dialog.refresh_target(&response),
             None => leg.dialog = Dialog::at_client(&invite, &response).ok(),
         }
         if was_cancelled && leg.state == LegState::Confirmed {
