@@ -137,6 +137,17 @@ impl Edges {
         })
     }
 
+    /// Where a phone would send what is for this node: an address that an edge listens on, UDP before streams.
+    pub fn front_door(&self) -> Option<(LinkId, Transport, SocketAddr)> {
+        let doors = || {
+            self.links.iter().flat_map(|(link, addresses)| {
+                addresses.iter().map(|address| (*link, address.transport, address.own))
+            })
+        };
+        let is_datagram = |door: &(LinkId, Transport, SocketAddr)| !door.1.is_stream();
+        doors().find(is_datagram).or_else(|| doors().next())
+    }
+
     fn serving(&self, preferred: LinkId, fits: impl Fn(&EdgeAddress) -> bool) -> Option<LinkId> {
         let preferred_fits =
             self.links.get(&preferred).is_some_and(|addresses| addresses.iter().any(&fits));

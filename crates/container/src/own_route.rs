@@ -16,7 +16,7 @@ pub(crate) fn without_own_route(request: &Message) -> Result<Option<Message>, &'
     let Some(top) = top else { return Ok(None) };
     let top = NameAddr::parse(top).map_err(|_| "Malformed Route")?;
     let mut edits = Edits::new();
-    if request.request_uri().is_some_and(is_own) {
+    if request.request_uri().is_some_and(is_own_route) {
         let routes: Vec<&[u8]> = request.values(HeaderName::Route).collect();
         let (last, before) = routes.split_last().expect("there is a top Route");
         let last = NameAddr::parse(last).map_err(|_| "Malformed Route")?;
@@ -33,6 +33,11 @@ pub(crate) fn without_own_route(request: &Message) -> Result<Option<Message>, &'
     let mut bytes = BytesMut::with_capacity(request.buffer().len());
     edits.render(request, &mut bytes);
     Message::parse(bytes.freeze()).map(Some).map_err(|_| "Malformed Route")
+}
+
+/// Whether the Request-URI is what a container put into Record-Route, and not the Contact of a session.
+fn is_own_route(uri: &[u8]) -> bool {
+    is_own(uri) && matches!(Uri::parse(uri), Ok(Uri::Sip(uri)) if uri.lr())
 }
 
 fn is_own(uri: &[u8]) -> bool {
@@ -81,6 +86,9 @@ mod tests {
         let mine = "sip:tok@c1.n1.outlast.invalid;lr";
         check((mine, &[EDGE, "<sip:b@x>"]), Ok(("sip:b@x", &[EDGE])));
         check((mine, &["<sip:b@x>"]), Ok(("sip:b@x", &[])));
+        // The Contact of a session.
+        let contact = "sip:tok@c1.n1.outlast.invalid";
+        check((contact, &["<sip:b@x;lr>"]), Ok((contact, &["<sip:b@x;lr>"])));
         check(("sip:b@x", &["<sip:b@x"]), Err("Malformed Route"));
     }
 }

@@ -39,7 +39,8 @@ use transport::link::{LinkFrame, Refused, SendError};
 use crate::application::{Application, Duty, IncomingRequest, Tick};
 use crate::edges::LinkId;
 use crate::shard::{
-    CommitId, HandlerEnd, JobId, LookupId, ReadId, ScanId, Shard, ShardEffect, ShardSettings,
+    CommitId, EventEnd, HandlerEnd, JobId, LookupId, ReadId, ScanId, SessionApplications, Shard,
+    ShardEffect, ShardSettings,
 };
 use link::{Link, LinkEnd};
 use resolver::Resolver;
@@ -166,6 +167,7 @@ impl ServerHandle {
 /// The end of something that took time.
 enum Finished {
     Handled(JobId, HandlerEnd),
+    EventHandled(JobId, EventEnd),
     Committed(CommitId, Result<Vec<Version>, CommitError>),
     Read(ReadId, Result<Option<Record>, StoreError>),
     Scanned(ScanId, Result<Vec<(Key, Record)>, StoreError>),
@@ -238,6 +240,18 @@ impl Server {
             settings,
         };
         Ok((server, ServerHandle { commands: sender, vitals }))
+    }
+
+    /// The server with these applications as well: they are offered an initial request before the one that it was
+    /// bound with. Requests of their sessions for `own_domains` go through the node's own front door.
+    #[must_use]
+    pub fn hosting(
+        mut self,
+        applications: SessionApplications,
+        own_domains: Vec<String>,
+    ) -> Server {
+        self.shard.host(applications, own_domains);
+        self
     }
 
     /// Serves until told to stop; told to drain, until nobody waits for an answer, or the deadline has come.
@@ -371,6 +385,9 @@ impl Server {
             };
             match finished {
                 Finished::Handled(job, end) => self.shard.handled(job, end, now, &mut self.effects),
+                Finished::EventHandled(job, end) => {
+                    self.shard.event_handled(job, end, now, &mut self.effects);
+                }
                 Finished::Committed(commit, result) => {
                     self.shard.committed(commit, result, now, &mut self.effects);
                 }
@@ -455,6 +472,19 @@ impl Server {
                             attempt,
                         };
                         self.handle(job, request);
+                    }
+                    ShardEffect::HandleEvent { job, application, session, event } => {
+                        let time_max = self.settings.handler_time_max;
+                        self.work.push(Box::pin(async move {
+                            let run = async { application.on_event(&session, &event).await };
+                            let run = AssertUnwindSafe(run).catch_unwind();
+                            let end = match tokio::time::timeout(time_max, run).await {
+                                Ok(Ok(asked)) => EventEnd::Done(asked),
+                                Ok(Err(_)) => EventEnd::Panicked,
+                                Err(_) => EventEnd::TimedOut,
+                            };
+                            Finished::EventHandled(job, end)
+                        }));
                     }
                     ShardEffect::Commit { commit, batch } => {
                         let store = Arc::clone(&self.store);

@@ -53,6 +53,13 @@ pub trait SessionApplication: Send + Sync {
     ) -> BoxFuture<'a, Vec<SessionEffect>>;
 }
 
+impl fmt::Debug for dyn SessionApplication {
+    /// Its name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// Names a session for good, in records, tokens and indexes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub [u8; 16]);

@@ -251,6 +251,21 @@ impl Session {
             || self.legs.iter().any(|leg| matches!(leg.bye, Bye::Wanted(_)))
     }
 
+    /// Whether the application has not heard yet of requests that could not be sent ([`super::receive::Input::Failure`]).
+    pub fn has_failures(&self) -> bool {
+        !self.failures.is_empty()
+    }
+
+    /// When it ends by itself.
+    pub fn expires(&self) -> UnixMillis {
+        self.expires
+    }
+
+    /// The keys of the requests from outside that it knows.
+    pub fn request_keys(&self) -> impl Iterator<Item = &Bytes> {
+        self.incoming.iter().map(|request| &request.key)
+    }
+
     /// Whether a call stands: a draining container waits for its end.
     pub fn has_calls(&self) -> bool {
         self.legs.iter().any(|leg| leg.state != LegState::Ended)

@@ -33,6 +33,7 @@ pub(super) struct Estates {
 impl Shard {
     /// Looks for what the dead have left. A pass that is under way is followed by another one.
     pub fn look_for_estates(&mut self, effects: &mut Vec<ShardEffect>) {
+        self.watch_due(effects);
         if self.estates.sweep.is_some() {
             self.estates.is_stale = true;
             return;
@@ -46,9 +47,10 @@ impl Shard {
         &mut self,
         scan: ScanId,
         result: Result<Vec<(Key, Record)>, StoreError>,
-        _now: Instant,
+        now: Instant,
         effects: &mut Vec<ShardEffect>,
     ) {
+        let Some(result) = self.due_scanned(scan, result, now, effects) else { return };
         if self.estates.scan != Some(scan) {
             return;
         }
@@ -86,8 +88,11 @@ impl Shard {
                         self.estates.claiming += 1;
                     }
                 }
-                // Nothing here begins sessions yet.
-                RecordKind::Session => {}
+                RecordKind::Session => {
+                    if self.inquire_session_for_estate(owned, effects) {
+                        self.estates.claiming += 1;
+                    }
+                }
             }
         }
         if self.estates.scan.is_some() || self.estates.found.len() >= CLAIMS_MAX {

@@ -21,6 +21,7 @@ use crate::ownership::identity::SetUpId;
 use crate::ownership::index::Owned;
 use crate::ownership::neighbours::Standing;
 use crate::proxy;
+use crate::session::SessionId;
 use crate::setup::SetUp;
 use crate::transactions::Origin;
 
@@ -199,6 +200,13 @@ impl Shard {
         if let Some(estate) = estate {
             self.commit(CommitUse::Tidy, estate.strike(Batch::new()), effects);
         }
+        if self.sessions.are_hosted() {
+            // What begins a session has its record under the same id.
+            for held in self.end_inquiry(id, effects) {
+                self.inquire_session(SessionId(id.0), held, effects);
+            }
+            return;
+        }
         for held in self.end_inquiry(id, effects) {
             match held.message.method() {
                 // Its record was there a moment ago.
@@ -253,7 +261,7 @@ impl Shard {
         self.dispatch(Held { rounds: held.rounds + 1, ..held }, now, effects);
     }
 
-    fn drop_held(&mut self, held: Held, effects: &mut Vec<ShardEffect>) {
+    pub(super) fn drop_held(&mut self, held: Held, effects: &mut Vec<ShardEffect>) {
         if held.message.method() == Some(Method::Invite) {
             let response = self.responder.try_again(&held.message);
             let bytes = self.responder.render(&held.message, &response);
@@ -263,7 +271,7 @@ impl Shard {
     }
 
     /// Sends a message to the container that owns its call.
-    fn hand_on(
+    pub(super) fn hand_on(
         &mut self,
         held: Held,
         owner: Incarnation,

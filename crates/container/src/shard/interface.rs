@@ -1,5 +1,7 @@
 //! What a shard and its server say to each other: settings, what the server has to do, names for what takes time.
 
+use std::sync::Arc;
+
 use sip::Message;
 use state::{Batch, Key, Prefix, Space};
 use topology::{Incarnation, KeyRing, ProcessName};
@@ -7,6 +9,7 @@ use transport::Flow;
 use transport::link::LinkFrame;
 
 use crate::edges::LinkId;
+use crate::session::{SessionApplication, SessionEvent, SessionView};
 use crate::transactions::TransactionSettings;
 
 /// Names one run of a handler and what follows from it.
@@ -74,6 +77,17 @@ pub enum ShardEffect {
         flow: Flow,
         /// 0, or how many commits of it met a conflict or ended unknown.
         attempt: u32,
+    },
+    /// Run the handler of an application with sessions; end with [`Shard::event_handled`].
+    HandleEvent {
+        /// The name of the run.
+        job: JobId,
+        /// Whose handler.
+        application: Arc<dyn SessionApplication>,
+        /// The session as it sees it.
+        session: Box<SessionView>,
+        /// What has happened.
+        event: Box<SessionEvent>,
     },
     /// Commit; end with [`Shard::committed`].
     Commit {

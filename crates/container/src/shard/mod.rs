@@ -24,6 +24,7 @@ mod interface;
 mod jobs;
 mod proxying;
 mod sending;
+mod sessions;
 mod set_ups;
 mod takeover;
 #[cfg(test)]
@@ -48,18 +49,21 @@ use crate::ownership::identity::{Identifier, SetUpId};
 use crate::ownership::neighbours::{Neighbours, News};
 use crate::proxy::BranchDeriver;
 use crate::responder::Responder;
+use crate::session::SessionId;
 use crate::transactions::deadlines::Deadlines;
 use crate::transactions::{ClientId, Origin, ServerId, TransactionEffect, Transactions};
 use estates::Estates;
 use inquiries::{HandedOn, Inquiry};
 use jobs::{HeldCancel, Job};
 use proxying::{Context, Lookup, NO_LINK, Sending};
+use sessions::Sessions;
 use set_ups::{Act, Gate, Ledger, Step};
 
 pub use interface::{
     CommitId, JobId, LinkFault, LookupId, ReadId, ScanId, ShardEffect, ShardSettings,
 };
 pub use jobs::HandlerEnd;
+pub use sessions::{EventEnd, SessionApplications};
 
 /// One shard: all transactions, contexts and jobs of a container.
 pub struct Shard {
@@ -89,6 +93,7 @@ pub struct Shard {
     inquiries: AHashMap<SetUpId, Inquiry>,
     handed_on: VecDeque<HandedOn>,
     estates: Estates,
+    sessions: Sessions,
     /// What the transactions have asked for and was not carried out yet.
     pending: Vec<TransactionEffect>,
     in_hand: InHand,
@@ -130,6 +135,10 @@ enum CommitUse {
     Remove(SetUpId),
     /// A call of a dead container becomes ours.
     Claim(SetUpId),
+    /// A step of a session.
+    Session(SessionId),
+    /// A session of a dead container becomes ours.
+    SessionClaim(SessionId),
     /// Nobody waits for it.
     Tidy,
 }
@@ -141,6 +150,10 @@ enum ReadUse {
     Inquiry(SetUpId),
     /// Has our commit come about?
     Doubt(SetUpId),
+    /// Whose session is this?
+    Session(SessionId),
+    /// Has our commit of a session come about?
+    SessionDoubt(SessionId),
 }
 
 impl Shard {
@@ -150,6 +163,7 @@ impl Shard {
         let responder = Responder::new(&settings.keys);
         Shard {
             deriver: deriver(&settings, own_name.clone()),
+            sessions: Sessions::new(&settings, &own_name),
             own_name,
             edges: Edges::default(),
             transactions: Transactions::new(settings.transactions, responder.clone()),
@@ -183,6 +197,7 @@ impl Shard {
     pub fn use_keys(&mut self, keys: KeyRing) {
         self.settings.keys = keys;
         self.deriver = deriver(&self.settings, self.own_name.clone());
+        self.sessions.use_keys(&self.settings, &self.own_name);
     }
 
     /// A frame has come by a link.
@@ -260,7 +275,9 @@ impl Shard {
     ) {
         let client = ClientId::from_raw(id);
         if self.clients.contains_key(&client) {
-            if !self.retry_as_datagram(client, error, now) {
+            let is_retried = self.retry_session_as_datagram(client, error, now, effects)
+                || self.retry_as_datagram(client, error, now);
+            if !is_retried {
                 self.transactions.request_failed(client, error, now, &mut self.pending);
             }
         } else if error != SendError::Full {
@@ -274,15 +291,18 @@ impl Shard {
     pub fn timeout(&mut self, now: Instant, effects: &mut Vec<ShardEffect>) {
         self.transactions.timeout(now, &mut self.pending);
         self.contexts_timeout(now, effects);
+        self.sessions_timeout(now, effects);
         self.settle(now, effects);
     }
 
     /// When [`timeout`](Self::timeout) wants to be called.
     pub fn next_timeout(&self) -> Option<Instant> {
-        match (self.transactions.next_timeout(), self.context_deadlines.next()) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
-        }
+        let next = [
+            self.transactions.next_timeout(),
+            self.context_deadlines.next(),
+            self.sessions.next_timeout(),
+        ];
+        next.into_iter().flatten().min()
     }
 
     /// Both clocks at one instant; the wall clock may have been set.
@@ -320,6 +340,8 @@ impl Shard {
             Some(CommitUse::Note(id)) => self.noted(id, result, now, effects),
             Some(CommitUse::Remove(id)) => self.removed(id, now, effects),
             Some(CommitUse::Claim(id)) => self.claimed(id, result, now, effects),
+            Some(CommitUse::Session(id)) => self.session_committed(id, result, now, effects),
+            Some(CommitUse::SessionClaim(id)) => self.session_claimed(id, result, now, effects),
             Some(CommitUse::Tidy) | None => {}
         }
     }
@@ -335,6 +357,8 @@ impl Shard {
         match self.reads.remove(&read) {
             Some(ReadUse::Inquiry(id)) => self.inquired(id, result, now, effects),
             Some(ReadUse::Doubt(id)) => self.settled(id, result, now, effects),
+            Some(ReadUse::Session(id)) => self.session_inquired(id, result, now, effects),
+            Some(ReadUse::SessionDoubt(id)) => self.session_settled(id, result, now, effects),
             None => {}
         }
     }
@@ -359,17 +383,19 @@ impl Shard {
         self.neighbours.drain();
     }
 
-    /// Whether nobody waits for an answer of this shard: no handler runs and every server transaction has
-    /// its final response.
+    /// Whether nobody needs this shard: no handler runs, every server transaction has its final response, no session
+    /// has a call.
     pub fn is_quiet(&self) -> bool {
-        self.jobs.is_empty() && !self.contexts.keys().any(|server| self.is_open(*server))
+        self.jobs.is_empty()
+            && !self.contexts.keys().any(|server| self.is_open(*server))
+            && !self.sessions.have_calls()
     }
 
-    /// What a drain waits for: handlers that run, and proxied requests without a final response. Looks at every
-    /// context: for once an interval, not for every message.
+    /// What a drain waits for: handlers that run, proxied requests without a final response, sessions with a call. Looks
+    /// at every one: for once an interval, not for every message.
     pub fn left(&self) -> u64 {
         let open = self.contexts.keys().filter(|server| self.is_open(**server)).count();
-        u64::try_from(self.jobs.len() + open).unwrap_or(u64::MAX)
+        u64::try_from(self.jobs.len() + open + self.sessions.calls()).unwrap_or(u64::MAX)
     }
 
     fn is_open(&self, server: ServerId) -> bool {
@@ -458,10 +484,16 @@ impl Shard {
             Ok(rewritten) => rewritten.unwrap_or(request),
             Err(fault) => return self.refuse(&request, origin, 400, fault, effects),
         };
+        if let Some(id) = self.sessions.named_by(&request) {
+            if !self.sessions.has(id) && !self.transactions.knows(&request) {
+                let held = self.hold(request, origin);
+                return self.inquire_session(id, held, effects);
+            }
         // Of an INVITE that is not here: another container's, or a dead one's.
-        if let Some(Method::Ack | Method::Cancel) = request.method()
+        } else if let Some(Method::Ack | Method::Cancel) = request.method()
             && !self.transactions.knows(&request)
             && let Some(id) = self.identifier.of_request(&request)
+            && !self.sessions.has(SessionId(id.0))
         {
             let held = self.hold(request, origin);
             return self.inquire(id, held, effects);
@@ -478,6 +510,9 @@ impl Shard {
     ) {
         if response.check_response().is_err() {
             return debug!("dropped a malformed response");
+        }
+        if self.session_response(&response, origin, now, effects) {
+            return;
         }
         let Some(client) = self.transactions.client_of(&response) else {
             return self.response_to_nobody(response, origin, now, effects);
@@ -548,14 +583,21 @@ impl Shard {
     ) {
         match effect {
             TransactionEffect::Begun { server, request, origin } => {
-                self.begin_job(Some(server), request, origin, effects)
+                if !self.session_request(server, &request, origin, now, effects) {
+                    self.begin_job(Some(server), request, origin, effects);
+                }
             }
             TransactionEffect::Acknowledged { request, origin } => {
-                self.begin_job(None, request, origin, effects);
+                if !self.session_ack(&request, origin, now, effects) {
+                    self.begin_job(None, request, origin, effects);
+                }
             }
             TransactionEffect::Cancelled { server, cancel, request, origin } => {
                 let held = self.hold(request, origin);
-                self.cancelled(server, HeldCancel { cancel, held }, now, effects);
+                let cancel = HeldCancel { cancel, held };
+                if let Err(cancel) = self.session_cancel(cancel, now, effects) {
+                    self.cancelled(server, cancel, now, effects);
+                }
             }
             TransactionEffect::CancelAnswered { client, status } => {
                 self.cancel_answered(client, status, now, effects);
@@ -565,6 +607,11 @@ impl Shard {
                     self.end_if_over(id, now, effects);
                 }
             }
+            // It comes to the session by itself.
+            TransactionEffect::Delivered { client, .. } if self.sessions.sent(client) => {}
+            TransactionEffect::Failed { client, failure } if self.sessions.sent(client) => {
+                self.session_failed(client, failure, now, effects);
+            }
             TransactionEffect::Delivered { client, response } => {
                 self.delivered(client, response, now, effects);
             }
@@ -573,6 +620,7 @@ impl Shard {
             }
             TransactionEffect::ClientEnded { client } => {
                 self.clients.remove(&client);
+                self.sessions.ended(client);
             }
             TransactionEffect::SendRequest { client, bytes } => {
                 self.send_request(client, bytes, now, effects);

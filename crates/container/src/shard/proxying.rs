@@ -280,6 +280,9 @@ impl Shard {
         now: Instant,
         effects: &mut Vec<ShardEffect>,
     ) {
+        if self.session_resolved(lookup, addresses, now, effects) {
+            return;
+        }
         let Some(Lookup { server, start, hop }) = self.lookups.remove(&lookup) else { return };
         let Some(context) = self.contexts.get_mut(&server) else { return };
         context.branches.retain(|(_, progress)| *progress != Progress::Resolving(lookup));

@@ -265,6 +265,7 @@ fn word(effect: &ShardEffect) -> String {
             other => format!("{other:?}"),
         },
         ShardEffect::Taken { sequence, .. } => format!("taken {sequence}"),
+        ShardEffect::HandleEvent { event, .. } => format!("event {event:?}"),
         ShardEffect::Handle { attempt, .. } => format!("handle {attempt}"),
         ShardEffect::Commit { .. } => "commit".to_owned(),
         ShardEffect::Read { .. } => "read".to_owned(),

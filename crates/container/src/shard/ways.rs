@@ -119,7 +119,7 @@ impl Shard {
     }
 }
 
-fn reliability(transport: Transport) -> Reliability {
+pub(super) fn reliability(transport: Transport) -> Reliability {
     if transport.is_stream() { Reliability::Reliable } else { Reliability::Unreliable }
 }
 

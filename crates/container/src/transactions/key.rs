@@ -22,6 +22,11 @@ pub(crate) struct ClientKey(SmallVec<[u8; 96]>);
 pub(crate) struct MergeKey(Vec<u8>);
 
 impl ServerKey {
+    /// The key whose octets these are.
+    pub(crate) fn from_bytes(octets: &[u8]) -> ServerKey {
+        ServerKey(SmallVec::from_slice(octets))
+    }
+
     /// The transaction that `request` belongs to; for an ACK that of its INVITE, for a CANCEL its own.
     pub(crate) fn of(request: &Message) -> Option<ServerKey> {
         match request.method()? {

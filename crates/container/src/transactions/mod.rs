@@ -538,7 +538,7 @@ impl Transactions {
         now: Instant,
     ) -> ServerId {
         let timers = self.settings.timers;
-        let begun = ServerTransaction::start(kind, key.clone(), request, origin, timers, now);
+        let begun = ServerTransaction::start(kind, key.clone(), Some(request), origin, timers, now);
         self.add_server(key, begun)
     }
 

@@ -64,10 +64,11 @@ pub(super) enum Kind {
 }
 
 impl ServerTransaction {
+    /// Without a request nothing can be answered but by complete responses.
     pub(super) fn start(
         kind: Kind,
         key: ServerKey,
-        request: Message,
+        request: Option<Message>,
         origin: Origin,
         timers: Timers,
         now: Instant,
@@ -86,8 +87,8 @@ impl ServerTransaction {
             key,
             merge_key: None,
             origin,
-            weight: super::weight(request.buffer().len()),
-            request: Some(request),
+            weight: super::weight(request.as_ref().map_or(0, |request| request.buffer().len())),
+            request,
             is_answered: false,
             response: None,
             trying: match kind {

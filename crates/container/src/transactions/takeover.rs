@@ -56,6 +56,41 @@ impl Transactions {
         })
     }
 
+    /// Goes on with a server transaction that another container began, known by its key: with the request, if it has
+    /// no answer yet. One that is here under the same key is forgotten for it.
+    pub fn resume_kept(
+        &mut self,
+        key: &[u8],
+        is_invite: bool,
+        request: Option<Message>,
+        origin: Origin,
+        now: Instant,
+    ) -> ServerId {
+        let key = ServerKey::from_bytes(key);
+        if let Some(&here) = self.server_keys.get(&key) {
+            self.end_server(here);
+        }
+        let kind = if is_invite { Kind::Invite } else { Kind::NonInvite };
+        let timers = self.settings.timers;
+        let resumed = ServerTransaction::start(kind, key.clone(), request, origin, timers, now);
+        self.add_server(key, resumed)
+    }
+
+    /// The server transaction of this key.
+    pub fn server_by_key(&self, key: &[u8]) -> Option<ServerId> {
+        self.server_keys.get(&ServerKey::from_bytes(key)).copied()
+    }
+
+    /// The server transaction that a request is in.
+    pub fn server_of(&self, request: &Message) -> Option<ServerId> {
+        ServerKey::of(request).and_then(|key| self.server_keys.get(&key).copied())
+    }
+
+    /// The client transaction that sent a request of `method` under `branch`.
+    pub fn client_by_branch(&self, branch: &[u8], method: &[u8]) -> Option<ClientId> {
+        self.client_keys.get(&ClientKey::new(branch, method)).copied()
+    }
+
     /// The client transaction that a response is for.
     pub fn client_of(&self, response: &Message) -> Option<ClientId> {
         ClientKey::of(response).and_then(|key| self.client_keys.get(&key).copied())

@@ -1,0 +1,131 @@
+//! What sessions do by the clock: repeat a 2xx until its ACK comes, come to their deadlines.
+
+use std::time::{Duration, Instant};
+
+use state::UnixMillis;
+
+use super::super::proxying::NO_LINK;
+use super::super::{Shard, ShardEffect};
+use super::{Queued, Sessions};
+use crate::session::receive::{Input, next_repetition};
+use crate::session::{RequestId, SessionId};
+use crate::transactions::Origin;
+
+/// A deadline farther away is looked at again after so long: the wall clock may have been set.
+const LOOK_AGAIN: Duration = Duration::from_secs(3_600);
+/// What could not be stored is tried again after so long.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
+
+/// A 2xx whose ACK has not come.
+pub(super) struct Repeat {
+    request: RequestId,
+    next: Instant,
+    interval: Duration,
+}
+
+impl Sessions {
+    pub(in super::super) fn next_timeout(&self) -> Option<Instant> {
+        [self.deadlines.next(), self.due.next_timeout()].into_iter().flatten().min()
+    }
+}
+
+impl Shard {
+    /// Repeats from `first` on what is to be repeated and is not yet.
+    pub(super) fn repeat_successes(&mut self, id: SessionId, first: Instant, now: Instant) {
+        let interval = self.sessions.timers.t1;
+        let Some(live) = self.sessions.entries.get_mut(&id).and_then(|entry| entry.live.as_mut())
+        else {
+            return;
+        };
+        let session = &live.session;
+        let awaited = |request| session.unacknowledged().any(|open| open.request == request);
+        live.repeats.retain(|repeat| awaited(repeat.request));
+        for open in session.unacknowledged() {
+            if !live.repeats.iter().any(|repeat| repeat.request == open.request) {
+                live.repeats.push(Repeat { request: open.request, next: first, interval });
+            }
+        }
+        self.arm_session(id, now);
+    }
+
+    /// Makes sure that the session is looked at when it wants to be.
+    pub(super) fn arm_session(&mut self, id: SessionId, now: Instant) {
+        let wall = self.wall(now);
+        let timers = self.sessions.timers;
+        let Some(entry) = self.sessions.entries.get_mut(&id) else { return };
+        let Some(live) = entry.live.as_deref() else { return };
+        let deadline = live.session.next_deadline(timers).saturating_since(wall).min(LOOK_AGAIN);
+        let repeats = live.repeats.iter().map(|repeat| repeat.next);
+        let next = repeats.fold(now + deadline, Instant::min);
+        let next = entry.not_before.map_or(next, |not_before| next.max(not_before));
+        self.sessions.deadlines.arm(id, &mut entry.armed, Some(next));
+    }
+
+    /// The store refused: nothing is tried for a while.
+    pub(super) fn pause_session(&mut self, id: SessionId, now: Instant) {
+        if let Some(entry) = self.sessions.entries.get_mut(&id) {
+            entry.not_before = Some(now + STORE_PAUSE);
+        }
+    }
+
+    pub(in super::super) fn sessions_timeout(
+        &mut self,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        while let Some((at, id)) = self.sessions.deadlines.pop_due(now) {
+            let entry = self.sessions.entries.get_mut(&id);
+            if entry.is_some_and(|entry| entry.armed.take(at)) {
+                self.session_timeout(id, now, effects);
+            }
+        }
+        let entries = &self.sessions.entries;
+        self.sessions.deadlines.sweep(entries.len(), |id, at| {
+            entries.get(&id).is_some_and(|entry| entry.armed.is_at(at))
+        });
+        self.look_for_due(now, effects);
+    }
+
+    fn session_timeout(&mut self, id: SessionId, now: Instant, effects: &mut Vec<ShardEffect>) {
+        let (wall, timers) = (self.wall(now), self.sessions.timers);
+        if let Some(entry) = self.sessions.entries.get_mut(&id) {
+            entry.not_before = None;
+        }
+        let Some(live) = self.sessions.wake(id) else { return };
+        let mut leaving = Vec::new();
+        for open in live.session.unacknowledged() {
+            let repeat = live.repeats.iter_mut().find(|repeat| repeat.request == open.request);
+            if let Some(repeat) = repeat.filter(|repeat| repeat.next <= now) {
+                repeat.next = now + repeat.interval;
+                repeat.interval = next_repetition(repeat.interval, timers.t2);
+                leaving.push((open.flow, open.response.clone()));
+            }
+        }
+        let is_due = live.session.next_deadline(timers) <= wall;
+        let is_busy = live.is_busy();
+        for (flow, response) in leaving {
+            self.send_response(None, Origin { link: NO_LINK, flow }, response, effects);
+        }
+        if is_busy && is_due {
+            // The step under way may change it, and looks at it when it stands; until then there are the repetitions.
+            self.arm_repeats(id);
+        } else if is_due {
+            self.queue(id, Queued::of(Input::Deadline), now, effects);
+        } else {
+            self.advance(id, now, effects);
+            self.arm_session(id, now);
+        }
+    }
+
+    fn arm_repeats(&mut self, id: SessionId) {
+        let Some(entry) = self.sessions.entries.get_mut(&id) else { return };
+        let repeats = entry.live.iter().flat_map(|live| &live.repeats);
+        let next = repeats.map(|repeat| repeat.next).min();
+        self.sessions.deadlines.arm(id, &mut entry.armed, next);
+    }
+
+    /// An instant of the wall clock by the other one.
+    pub(super) fn instant_of(&self, at: UnixMillis, now: Instant) -> Instant {
+        now + at.saturating_since(self.wall(now)).min(LOOK_AGAIN)
+    }
+}

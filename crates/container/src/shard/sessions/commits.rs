@@ -1,0 +1,238 @@
+//! Brings a step of a session to its end: commits what has changed, and then lets it happen.
+//!
+//! What changes nothing in the record needs no commit. Whoever finds its commit refused reads the record: if it is
+//! another container's by now, the session is dropped without a word; if our commit did come about, it stands.
+
+use std::time::Instant;
+
+use state::{CommitError, Record, StoreError, Version};
+use tracing::{error, info};
+
+use super::super::jobs::HeldCancel;
+use super::super::{CommitUse, ReadUse, Shard, ShardEffect, taken};
+use super::{Entry, Live, Queued, Step, records};
+use crate::application::Response;
+use crate::session::receive::Input;
+use crate::session::{Session, SessionId, codec};
+
+/// A commit that fails so often is given up: its input has not happened.
+const ATTEMPTS_MAX: u32 = 8;
+
+impl Shard {
+    /// Commits a step, if there is anything to commit.
+    pub(super) fn commit_step(
+        &mut self,
+        id: SessionId,
+        step: Step,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        let Some(entry) = self.sessions.entries.get_mut(&id) else { return };
+        let Some(live) = entry.live.as_mut() else { return };
+        let is_changed = step.value != entry.record;
+        live.step = Some(step);
+        if is_changed {
+            self.write_session(id, effects);
+        } else {
+            self.session_stands(id, None, now, effects);
+        }
+    }
+
+    fn write_session(&mut self, id: SessionId, effects: &mut Vec<ShardEffect>) {
+        let Some(entry) = self.sessions.entries.get(&id) else { return };
+        let Some(Live { session, step: Some(step), .. }) = entry.live.as_deref() else { return };
+        let before = entry.version.map(|version| (session, version));
+        let batch = records::update(before, &step.draft, step.value.clone());
+        self.commit(CommitUse::Session(id), batch, effects);
+    }
+
+    /// A commit of a session has ended.
+    pub(in super::super) fn session_committed(
+        &mut self,
+        id: SessionId,
+        result: Result<Vec<Version>, CommitError>,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        match result {
+            Ok(versions) => {
+                self.session_stands(id, versions.first().copied(), now, effects);
+                self.advance(id, now, effects);
+                self.settle(now, effects);
+            }
+            Err(CommitError::Conflict { .. } | CommitError::Unknown { .. }) => {
+                self.ask(ReadUse::SessionDoubt(id), records::key(id), effects);
+            }
+            Err(error) => self.write_session_again(id, &error, now, effects),
+        }
+    }
+
+    /// The record was read, since it was not known whether our commit came about.
+    pub(in super::super) fn session_settled(
+        &mut self,
+        id: SessionId,
+        result: Result<Option<Record>, StoreError>,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        let own = self.sessions.identity.owner();
+        let Some(entry) = self.sessions.entries.get_mut(&id) else { return };
+        let Some(Live { step: Some(step), .. }) = entry.live.as_deref_mut() else { return };
+        let was_to_go = step.draft.is_over() && !step.draft.is_open();
+        match result {
+            Ok(Some(record)) if record.value == step.value => {
+                self.session_stands(id, Some(record.version), now, effects);
+                self.advance(id, now, effects);
+                self.settle(now, effects);
+            }
+            Ok(None) if was_to_go => {
+                self.session_stands(id, None, now, effects);
+                self.settle(now, effects);
+            }
+            Ok(None) if entry.version.is_none() => {
+                let error = CommitError::Unknown { reason: "there is no record" };
+                self.write_session_again(id, &error, now, effects);
+            }
+            Ok(Some(record))
+                if entry.version.is_some() && codec::owner(&record.value) == Ok(own) =>
+            {
+                entry.version = Some(record.version);
+                let error = CommitError::Unknown { reason: "the record is as it was" };
+                self.write_session_again(id, &error, now, effects);
+            }
+            Ok(Some(_) | None) => self.lose_session(id, now, effects),
+            Err(error) => self.write_session_again(id, &error.into(), now, effects),
+        }
+    }
+
+    fn write_session_again(
+        &mut self,
+        id: SessionId,
+        error: &CommitError,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        let Some(entry) = self.sessions.entries.get_mut(&id) else { return };
+        let Some(Live { step, .. }) = entry.live.as_deref_mut() else { return };
+        let Some(waiting) = step else { return };
+        waiting.attempts += 1;
+        if waiting.attempts < ATTEMPTS_MAX {
+            return self.write_session(id, effects);
+        }
+        error!(%error, session = %id, "a session could not be stored; what was to happen has not");
+        let Some(Step { held, cancel, begins, .. }) = step.take() else { return };
+        self.refuse_queued(Queued { input: Input::Deadline, held, cancel }, now, effects);
+        if begins.is_some() {
+            self.sessions.entries.remove(&id);
+        } else {
+            // What it had to do by the clock is tried again, in a while.
+            self.pause_session(id, now);
+            self.advance(id, now, effects);
+        }
+        self.settle(now, effects);
+    }
+
+    /// What was committed happens. Without a version nothing was written, or the record is gone.
+    fn session_stands(
+        &mut self,
+        id: SessionId,
+        version: Option<Version>,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        let Some(entry) = self.sessions.entries.get_mut(&id) else { return };
+        let Some(live) = entry.live.as_deref_mut() else { return };
+        let Some(step) = live.step.take() else { return };
+        let Step { draft, actions, held, cancel, begins, value, .. } = step;
+        entry.version = version.or(entry.version);
+        entry.record = value;
+        entry.has_calls = draft.has_calls();
+        let is_gone = draft.is_over() && !draft.is_open();
+        let has_failures = draft.has_failures();
+        live.session = draft;
+        live.is_acting = true;
+        if has_failures {
+            live.waiting.push_front(Queued::of(Input::Failure));
+        }
+        if let Some(server) = begins {
+            self.transactions.trying(server, now, &mut self.pending);
+        }
+        if let Some(HeldCancel { cancel, held }) = cancel {
+            let response = Response::new(200);
+            self.transactions.respond_own(cancel, &response, now, &mut self.pending);
+            self.settle(now, effects);
+            taken(held.offered, effects);
+        }
+        self.act_for_session(id, actions, now, effects);
+        let first = now + self.sessions.timers.t1;
+        self.repeat_successes(id, first, now);
+        if let Some(held) = held {
+            taken(held.offered, effects);
+        }
+        if let Some(live) = self.sessions.wake(id) {
+            live.is_acting = false;
+        }
+        if is_gone {
+            self.forget_session(id, now, effects);
+        } else {
+            self.arm_session(id, now);
+        }
+    }
+
+    /// Nothing is left of a session.
+    fn forget_session(&mut self, id: SessionId, now: Instant, effects: &mut Vec<ShardEffect>) {
+        let Some(entry) = self.sessions.entries.remove(&id) else { return };
+        for queued in entry.live.into_iter().flat_map(|live| live.waiting) {
+            self.unqueue(queued, now, effects);
+        }
+    }
+
+    /// The session is another container's: nothing of it leaves here any more.
+    fn lose_session(&mut self, id: SessionId, now: Instant, effects: &mut Vec<ShardEffect>) {
+        let Some(Entry { live: Some(live), version, .. }) = self.sessions.entries.remove(&id)
+        else {
+            return;
+        };
+        let Live { session, waiting, step, .. } = *live;
+        match version {
+            Some(_) => info!(session = %id, "another container has taken a session over"),
+            None => info!(session = %id, "another copy of its initial request was sooner"),
+        }
+        self.drop_transactions(&session);
+        match step {
+            // Its own record is in the way: whose it is decides what becomes of the request.
+            Some(Step { held: Some(held), begins: Some(server), .. }) => {
+                self.transactions.drop_server(server);
+                self.inquire_session(id, held, effects);
+            }
+            Some(Step { held, cancel, .. }) => {
+                self.unqueue(Queued { input: Input::Deadline, held, cancel }, now, effects);
+            }
+            None => {}
+        }
+        for queued in waiting {
+            self.unqueue(queued, now, effects);
+        }
+        self.settle(now, effects);
+    }
+
+    /// Ends the transactions of a session without a word.
+    fn drop_transactions(&mut self, session: &Session) {
+        for key in session.request_keys() {
+            if let Some(server) = self.transactions.server_by_key(key) {
+                self.transactions.drop_server(server);
+            }
+        }
+        let of_session: Vec<_> = self
+            .sessions
+            .clients
+            .iter()
+            .filter(|(_, sent)| sent.session == session.id)
+            .map(|(client, _)| *client)
+            .collect();
+        for client in of_session {
+            self.transactions.abandon(client, &mut self.pending);
+            self.sessions.clients.remove(&client);
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Sessions that are not here: whose are they?
+//!
+//! The record says it, as with set-ups: of a container that lives, so the message is handed on there; of a dead one, so
+//! the session is taken over by compare-and-set and goes on under the same branches, tags and numbers; nobody's, so
+//! the dialog does not exist.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use sip::Method;
+use state::{Batch, CommitError, Record, StoreError, Version};
+use tracing::{debug, error, info, warn};
+
+use super::super::proxying::NO_LINK;
+use super::super::{CommitUse, Held, InHand, ReadUse, Shard, ShardEffect, taken};
+use super::{Entry, Live, Queued, records};
+use crate::ownership::index::Owned;
+use crate::ownership::neighbours::Standing;
+use crate::session::receive::Input;
+use crate::session::{Session, SessionId};
+use crate::transactions::Origin;
+use crate::transactions::deadlines::Armed;
+
+/// More inquiries at a time are dropped: whoever wants an answer repeats its message.
+const INQUIRIES_MAX: usize = 10_000;
+/// More messages of one session do not wait for the answer.
+const WAITING_MAX: usize = 16;
+/// A record that changes hands so often while we look is left alone.
+const ATTEMPTS_MAX: u32 = 4;
+
+/// A question that is open.
+#[derive(Debug, Default)]
+pub(super) struct Inquiry {
+    waiting: Vec<Held>,
+    /// The entry of the index that made us ask.
+    estate: Option<Owned>,
+    /// What we want to own, and its record.
+    claim: Option<Box<(Session, Bytes)>>,
+    attempts: u32,
+}
+
+impl Shard {
+    /// Asks whose session a message is for.
+    pub(in super::super) fn inquire_session(
+        &mut self,
+        id: SessionId,
+        held: Held,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        let under_way = self.sessions.inquiries.len();
+        match self.sessions.inquiries.get_mut(&id) {
+            Some(inquiry) if inquiry.waiting.len() < WAITING_MAX => inquiry.waiting.push(held),
+            None if under_way < INQUIRIES_MAX => {
+                let inquiry = Inquiry { waiting: vec![held], ..Inquiry::default() };
+                self.ask_for_session(id, inquiry, effects);
+            }
+            Some(_) | None => {
+                debug!(session = %id, "too many messages wait for a record; dropped one");
+                taken(held.offered, effects);
+            }
+        }
+    }
+
+    /// Asks for the session that a dead container has left; false when that is under way already.
+    pub(in super::super) fn inquire_session_for_estate(
+        &mut self,
+        estate: Owned,
+        effects: &mut Vec<ShardEffect>,
+    ) -> bool {
+        let id = SessionId(estate.id);
+        if self.sessions.has(id) || self.sessions.inquiries.contains_key(&id) {
+            return false;
+        }
+        self.ask_for_session(id, Inquiry { estate: Some(estate), ..Inquiry::default() }, effects);
+        true
+    }
+
+    /// Asks for a session of which something was due and has not happened.
+    pub(super) fn inquire_due_session(&mut self, id: SessionId, effects: &mut Vec<ShardEffect>) {
+        if !self.sessions.has(id) && !self.sessions.inquiries.contains_key(&id) {
+            self.ask_for_session(id, Inquiry::default(), effects);
+        }
+    }
+
+    fn ask_for_session(&mut self, id: SessionId, inquiry: Inquiry, effects: &mut Vec<ShardEffect>) {
+        self.sessions.inquiries.insert(id, inquiry);
+        self.ask(ReadUse::Session(id), records::key(id), effects);
+    }
+
+    /// The record of an inquiry was read.
+    pub(in super::super) fn session_inquired(
+        &mut self,
+        id: SessionId,
+        result: Result<Option<Record>, StoreError>,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        let record = match result {
+            Ok(Some(record)) => record,
+            Ok(None) => return self.no_such_session(id, now, effects),
+            Err(error) => {
+                warn!(%error, session = %id, "the record of a session cannot be read; dropped its messages");
+                return self.give_up_session(id, now, effects);
+            }
+        };
+        let session = match Session::decode(id, &record.value) {
+            Ok(session) => session,
+            Err(error) => {
+                error!(%error, session = %id, "a session cannot be taken over");
+                return self.give_up_session(id, now, effects);
+            }
+        };
+        let owner = session.owner.incarnation;
+        match self.neighbours.standing(owner) {
+            Standing::Mine => {
+                self.resume_session(session, record.value, record.version, now, effects);
+                self.session_answered(id, now, effects);
+            }
+            Standing::Living => {
+                for held in self.end_session_inquiry(id, effects) {
+                    self.hand_on(held, owner, now, effects);
+                }
+            }
+            Standing::Dead => {
+                let mut claimed = session.clone();
+                claimed.owner = self.sessions.identity.owner();
+                let value = claimed.encode();
+                let before = Some((&session, record.version));
+                let batch = records::update(before, &claimed, value.clone());
+                let Some(inquiry) = self.sessions.inquiries.get_mut(&id) else { return };
+                inquiry.claim = Some(Box::new((claimed, value)));
+                self.commit(CommitUse::SessionClaim(id), batch, effects);
+            }
+        }
+    }
+
+    /// A claim has ended.
+    pub(in super::super) fn session_claimed(
+        &mut self,
+        id: SessionId,
+        result: Result<Vec<Version>, CommitError>,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        let Some(inquiry) = self.sessions.inquiries.get_mut(&id) else { return };
+        match (result, inquiry.claim.take()) {
+            (Ok(versions), Some(claimed)) => {
+                let (session, value) = *claimed;
+                let version = *versions.first().expect("the store gives a version for each write");
+                info!(session = %id, "took a session over");
+                self.resume_session(session, value, version, now, effects);
+                self.session_answered(id, now, effects);
+            }
+            // Somebody else was sooner, or it is not known: the record says who has it now.
+            (Err(CommitError::Conflict { .. } | CommitError::Unknown { .. }), _)
+                if inquiry.attempts < ATTEMPTS_MAX =>
+            {
+                inquiry.attempts += 1;
+                self.ask(ReadUse::Session(id), records::key(id), effects);
+            }
+            (Err(error), _) => {
+                warn!(%error, session = %id, "a session cannot be taken over now");
+                self.give_up_session(id, now, effects);
+            }
+            (Ok(_), None) => self.give_up_session(id, now, effects),
+        }
+    }
+
+    /// Goes on with a session from its record.
+    fn resume_session(
+        &mut self,
+        session: Session,
+        record: Bytes,
+        version: Version,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        let id = session.id;
+        if self.sessions.has(id) {
+            return;
+        }
+        for transaction in session.server_transactions() {
+            let origin = Origin { link: NO_LINK, flow: transaction.flow };
+            let (key, is_invite) = (transaction.key, transaction.is_invite);
+            let head = sip::Message::parse(transaction.head.clone()).ok();
+            let resumed = self.transactions.resume_kept(key, is_invite, head, origin, now);
+            match transaction.answer {
+                Some((status, response)) => {
+                    let response = response.clone();
+                    self.transactions.respond(resumed, status, response, now, &mut self.pending);
+                }
+                None => self.transactions.trying(resumed, now, &mut self.pending),
+            }
+        }
+        let actions = session.resume();
+        let entry = Entry {
+            record,
+            version: Some(version),
+            has_calls: session.has_calls(),
+            live: Some(Box::new(Live::new(session))),
+            armed: Armed::default(),
+            not_before: None,
+        };
+        self.sessions.entries.insert(id, entry);
+        self.act_for_session(id, actions, now, effects);
+        self.repeat_successes(id, now, now);
+        if let Some(live) = self.sessions.wake(id)
+            && live.session.has_failures()
+        {
+            live.waiting.push_back(Queued::of(Input::Failure));
+        }
+        self.advance(id, now, effects);
+        self.settle(now, effects);
+    }
+
+    /// There is no record: the messages are treated as those of dialogs that never were.
+    fn no_such_session(&mut self, id: SessionId, now: Instant, effects: &mut Vec<ShardEffect>) {
+        let estate = self.sessions.inquiries.get(&id).and_then(|inquiry| inquiry.estate);
+        if let Some(estate) = estate {
+            self.commit(CommitUse::Tidy, estate.strike(Batch::new()), effects);
+        }
+        for held in self.end_session_inquiry(id, effects) {
+            let is_named = self.sessions.named_by(&held.message) == Some(id);
+            match held.message.method() {
+                // Its record was there a moment ago.
+                Some(Method::Invite) if !is_named => self.dispatch_again(held, now, effects),
+                Some(_) => {
+                    let Held { message, origin, hops, offered, rounds } = held;
+                    self.in_hand = InHand { offered, hops, rounds };
+                    self.transactions.request(message, origin, now, &mut self.pending);
+                    self.hand_empty(now, effects);
+                }
+                None => {
+                    debug!("dropped a response to a session that is over");
+                    taken(held.offered, effects);
+                }
+            }
+        }
+    }
+
+    /// The session is here now.
+    fn session_answered(&mut self, id: SessionId, now: Instant, effects: &mut Vec<ShardEffect>) {
+        for held in self.end_session_inquiry(id, effects) {
+            self.dispatch_again(held, now, effects);
+        }
+    }
+
+    fn give_up_session(&mut self, id: SessionId, now: Instant, effects: &mut Vec<ShardEffect>) {
+        for held in self.end_session_inquiry(id, effects) {
+            self.drop_held(held, effects);
+        }
+        self.settle(now, effects);
+    }
+
+    fn end_session_inquiry(&mut self, id: SessionId, effects: &mut Vec<ShardEffect>) -> Vec<Held> {
+        let Some(inquiry) = self.sessions.inquiries.remove(&id) else { return Vec::new() };
+        if inquiry.estate.is_some() {
+            self.estate_done(effects);
+        }
+        inquiry.waiting
+    }
+}

@@ -1,0 +1,95 @@
+//! Two containers on one store, a caller, a callee, and a back-to-back agent between them, in virtual time. The first
+//! container dies after any one of its effects; the other goes on.
+
+#![allow(clippy::unwrap_used)]
+
+mod phones;
+mod world;
+
+use std::time::Duration;
+
+use phones::Hangup;
+use world::{Fate, World};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A call from beginning to end; says how many effects the first container had.
+fn call(hangup: Hangup, fate: Fate) -> (usize, World) {
+    let mut world = World::new(hangup, fate);
+    world.begins();
+    world.runs_until_hung_up(60 * SECOND);
+    let told = format!("{hangup:?}, {fate:?}:\n{}", world.log.join("\n"));
+    assert!(world.is_hung_up(), "the call did not end: {told}");
+    assert_eq!(world.callee.rings(), 1, "the callee rings once: {told}");
+    for phone in [&world.caller, &world.callee] {
+        assert_eq!(phone.faults, Vec::<String>::new(), "{told}");
+    }
+    assert_eq!(world.infos(), 1, "a timer fires once: {told}");
+    // All that is kept for repetitions is forgotten, and so is the session.
+    world.runs(40 * SECOND);
+    assert_eq!(world.store.records(), 0, "{told}");
+    assert_eq!(world.sessions(), 0, "{told}");
+    (world.steps, world)
+}
+
+#[test]
+fn call_outlives_its_container_wherever_it_is_killed() {
+    // Up to the end of the call the two are the same.
+    for (hangup, every) in [(Hangup::Caller, 1), (Hangup::Callee, 4)] {
+        let (steps, _) = call(hangup, Fate::Lives);
+        assert!(steps > 40, "{steps}");
+        for at in (0..steps).step_by(every) {
+            call(hangup, Fate::DiesAfter(at));
+        }
+    }
+}
+
+#[test]
+fn call_goes_on_when_its_messages_reach_the_other_container() {
+    for hangup in [Hangup::Caller, Hangup::Callee] {
+        let (_, world) = call(hangup, Fate::IsMissed);
+        assert!(world.handed_on > 3, "{}", world.handed_on);
+    }
+}
+
+#[test]
+fn container_that_was_taken_for_dead_drops_its_copy_without_a_word() {
+    for (hangup, first) in [(Hangup::Caller, 0), (Hangup::Callee, 3)] {
+        let (steps, _) = call(hangup, Fate::Lives);
+        for at in (first..steps).step_by(5) {
+            call(hangup, Fate::IsTakenForDeadAfter(at));
+        }
+    }
+}
+
+#[test]
+fn idle_call_is_kept_as_its_record_only() {
+    let mut world = World::new(Hangup::Nobody, Fate::Lives);
+    world.begins();
+    world.runs(100 * SECOND);
+    assert_eq!(world.octets_at_rest(), Some(world.stored_octets()));
+    let in_memory =
+        world.octets_at_rest().unwrap() + size_of::<super::Entry>() + size_of::<[u8; 16]>();
+    assert!(in_memory < 2_000, "{in_memory} octets of an idle session");
+}
+
+#[test]
+fn due_timer_of_an_idle_session_fires_although_its_owner_is_dead() {
+    let mut world = World::new(Hangup::Nobody, Fate::Lives);
+    world.timer_after = 50 * SECOND;
+    world.round = 5 * SECOND;
+    world.begins();
+    world.runs(45 * SECOND);
+    assert_eq!(world.infos(), 0);
+    world.kill();
+    world.runs(4 * SECOND);
+    assert_eq!(world.sessions(), 0, "nobody has asked for it yet");
+    let before = world.wall();
+    while world.infos() == 0 && world.wall().saturating_since(before) < 10 * SECOND {
+        world.runs(Duration::from_millis(50));
+    }
+    let late = world.wall().saturating_since(world.timer_due.unwrap());
+    assert!(late <= Duration::from_millis(500), "{late:?}");
+    world.runs(20 * SECOND);
+    assert_eq!(world.infos(), 1);
+}
