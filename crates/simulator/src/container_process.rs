@@ -301,6 +301,9 @@ impl ContainerProcess {
                         let late = Late::Handler(job);
                         self.begin(Box::pin(run), around.now + HANDLER_TIME_MAX, late);
                     }
+                    ShardEffect::HandleEvent { application, .. } => {
+                        panic!("nobody in this world hosts {application:?}")
+                    }
                     ShardEffect::Commit { commit, batch } => {
                         let store = self.store.clone();
                         let committing =

@@ -595,7 +595,7 @@ impl Shard {
             TransactionEffect::Cancelled { server, cancel, request, origin } => {
                 let held = self.hold(request, origin);
                 let cancel = HeldCancel { cancel, held };
-                if let Err(cancel) = self.session_cancel(cancel, now, effects) {
+                if let Some(cancel) = self.session_cancel(cancel, now, effects) {
                     self.cancelled(server, cancel, now, effects);
                 }
             }

@@ -1,13 +1,15 @@
-//! A container with the registrar as its application: opens the stores, passes the manager's events on.
+//! A container with the registrar and the configured applications: opens the stores, passes the manager's events on.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use config::{DigestAlgorithm, NodeConfig};
+use config::{Application, DigestAlgorithm, NodeConfig};
 use container::server::{Server, ServerHandle, ServerSettings};
-use container::shard::ShardSettings;
+use container::session::SessionApplication;
+use container::shard::{SessionApplications, ShardSettings};
 use container::transactions::TransactionSettings;
+use demo::BackToBack;
 use registrar::Registrar;
 use registrar::bindings::Policy;
 use sip::digest::Algorithm;
@@ -77,6 +79,8 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let registrar = Arc::new(registrar);
     let (server, handle) = Server::bind(settings, state, Arc::<Registrar>::clone(&registrar))?;
+    let domains = joined.config.registrar.domains.clone();
+    let server = server.hosting(session_applications(&joined.config), domains);
     let beat_interval = joined.heartbeat().beat_interval();
     handle.view(joined.welcome.view).await;
     joined.subscription.ready();
@@ -135,6 +139,17 @@ fn guarded_clock(reporter: Reporter) -> Arc<dyn Clock> {
             frozen_until_ms: step.frozen_until.0,
         }));
     }))
+}
+
+/// The applications with sessions, in the configured order; what none of them wants is the registrar's.
+fn session_applications(config: &NodeConfig) -> SessionApplications {
+    let native = |application: &Application| -> Option<Arc<dyn SessionApplication>> {
+        match application {
+            Application::Registrar => None,
+            Application::BackToBack => Some(Arc::new(BackToBack::default())),
+        }
+    };
+    SessionApplications(config.container.applications.iter().filter_map(native).collect())
 }
 
 fn server_settings(joined: &Joined, clock: Arc<dyn Clock>) -> anyhow::Result<ServerSettings> {

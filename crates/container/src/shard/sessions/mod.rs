@@ -361,15 +361,15 @@ impl Shard {
         cancel: HeldCancel,
         now: Instant,
         effects: &mut Vec<ShardEffect>,
-    ) -> Result<(), HeldCancel> {
+    ) -> Option<HeldCancel> {
         let request = &cancel.held.message;
         let initial = || self.identifier.of_request(request).map(|id| SessionId(id.0));
         let id = self.sessions.named_by(request).or_else(initial);
-        let Some(id) = id.filter(|id| self.sessions.has(*id)) else { return Err(cancel) };
-        let Some(key) = ServerKey::cancelled_by(request) else { return Err(cancel) };
+        let Some(id) = id.filter(|id| self.sessions.has(*id)) else { return Some(cancel) };
+        let Some(key) = ServerKey::cancelled_by(request) else { return Some(cancel) };
         let input = Input::Cancelled { key: Bytes::copy_from_slice(key.as_bytes()) };
         self.queue(id, Queued { input, held: None, cancel: Some(cancel) }, now, effects);
-        Ok(())
+        None
     }
 
     /// A response under a branch of a session; true if it is one.

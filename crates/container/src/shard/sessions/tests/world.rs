@@ -203,7 +203,7 @@ impl World {
         self.topology(&[1, 2]);
         self.timer_due = Some(self.wall().saturating_add(self.timer_after));
         let invite = self.caller.calls(self.now);
-        self.to_container(invite.buffer().clone());
+        self.reaches_container(invite.buffer().clone());
         self.settles();
     }
 
@@ -270,7 +270,7 @@ impl World {
         let dead = self.containers[0].take();
         self.topology(&[2]);
         for (_, bytes) in dead.into_iter().flat_map(|dead| dead.untaken) {
-            self.to_container(bytes);
+            self.reaches_container(bytes);
         }
     }
 
@@ -299,7 +299,7 @@ impl World {
     }
 
     /// A message of a phone arrives at an edge, which chooses.
-    fn to_container(&mut self, bytes: Bytes) {
+    fn reaches_container(&mut self, bytes: Bytes) {
         let is_over = match self.fate {
             Fate::IsTakenForDeadAfter(after) => self.steps > after,
             Fate::Lives | Fate::DiesAfter(_) | Fate::IsMissed => false,
@@ -357,7 +357,7 @@ impl World {
     fn carry_out(&mut self, number: usize, effect: ShardEffect) {
         match effect {
             ShardEffect::Send { frame: LinkFrame::Outgoing { bytes, .. }, .. } => {
-                self.to_phone(number, Message::parse(bytes).unwrap());
+                self.reaches_phone(number, Message::parse(bytes).unwrap());
             }
             ShardEffect::Send { frame: LinkFrame::HandOn { to, hops, bytes, .. }, .. } => {
                 self.handed_on += 1;
@@ -418,12 +418,12 @@ impl World {
         }
     }
 
-    fn to_phone(&mut self, number: usize, message: Message) {
+    fn reaches_phone(&mut self, number: usize, message: Message) {
         self.log.push(format!("   c{} -> {}", number + 1, word(&message)));
         let is_callers = message.call_id().unwrap() == b"c1";
         let phone = if is_callers { &mut self.caller } else { &mut self.callee };
         for answer in phone.comes(message, self.now) {
-            self.to_container(answer.buffer().clone());
+            self.reaches_container(answer.buffer().clone());
         }
     }
 
@@ -453,7 +453,7 @@ impl World {
             let now = self.now;
             let sent = [self.caller.timeout(now), self.callee.timeout(now)].concat();
             for message in sent {
-                self.to_container(message.buffer().clone());
+                self.reaches_container(message.buffer().clone());
             }
             self.settles();
         }
