@@ -29,6 +29,7 @@ pub(crate) fn status(directory: &Path, reader: Reader) -> Result<(), Failure> {
         Reader::Program => output::json(&Shown { status, state }),
         Reader::Person => {
             output::line(&format!("node {}", status.view.node));
+            output::line(&managed_by(&status));
             state.iter().flat_map(Report::lines).for_each(|line| output::line(&line));
             status.clock.iter().for_each(|clock| output::line(&clock_line(clock)));
             let rows: Vec<Vec<String>> = status.view.processes.iter().map(row).collect();
@@ -57,6 +58,22 @@ fn clock_line(clock: &ClockStatus) -> String {
         humantime::format_duration(by),
         humantime::format_rfc3339_seconds(until),
     )
+}
+
+/// `manager 4711, replaced once; guardian 4710`, or how to get one.
+fn managed_by(status: &NodeStatus) -> String {
+    let manager = status.manager.map_or_else(String::new, |manager| {
+        let replaced = match manager.restarts {
+            0 => String::new(),
+            1 => ", replaced once".to_owned(),
+            times => format!(", replaced {times} times"),
+        };
+        format!("manager {}{replaced}; ", manager.pid)
+    });
+    match status.guardian {
+        Some(guardian) => format!("{manager}guardian {}", guardian.pid),
+        None => format!("{manager}without guardian: outlast up takes over what runs"),
+    }
 }
 
 fn row(process: &ProcessEntry) -> Vec<String> {

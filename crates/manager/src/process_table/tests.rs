@@ -10,6 +10,7 @@ use topology::view::ProcessType;
 use super::*;
 use crate::restart::RestartPolicy;
 
+mod adoption;
 mod detection;
 mod drain;
 mod order;

@@ -8,6 +8,7 @@ mod configuration;
 mod control;
 mod demo;
 mod down;
+mod guardian;
 mod power_loss;
 mod registrations;
 mod up;

@@ -30,10 +30,10 @@ pub(crate) const CALLERS: usize = 16;
 pub(crate) const USERS: usize = 300;
 
 /// A process that was stopped; it goes on when the value ends, if nobody has killed it.
-struct Stopped(Pid);
+pub(crate) struct Stopped(Pid);
 
 impl Stopped {
-    fn stop(pid: i32) -> Stopped {
+    pub(crate) fn stop(pid: i32) -> Stopped {
         let pid = Pid::from_raw(pid).expect("a process id");
         kill_process(pid, Signal::STOP).expect("the process runs");
         Stopped(pid)
@@ -47,7 +47,7 @@ impl Drop for Stopped {
 }
 
 /// A REGISTER that is sent by hand, once.
-fn register(user: &str, local: SocketAddr) -> String {
+pub(crate) fn register(user: &str, local: SocketAddr) -> String {
     format!(
         "REGISTER sip:{DOMAIN} SIP/2.0\r\n\
          Via: SIP/2.0/UDP {local};branch=z9hG4bK-{user};rport\r\n\

@@ -14,6 +14,7 @@ mod keys;
 mod kills;
 mod peers;
 mod registration;
+mod revival;
 mod sipp_peer;
 mod tidy;
 mod two_edges;

@@ -75,6 +75,8 @@ const DECISIONS: &[&str] = &[
     "topology/src/routing_table.rs",
     "topology/src/routing_table",
     "topology/src/token.rs",
+    "manager/src/guardian.rs",
+    "manager/src/guardian",
     "manager/src/restart.rs",
     "manager/src/process_table.rs",
     "manager/src/process_table",
