@@ -78,7 +78,7 @@ async fn tell(node: &Node, progress: &mut Progress) -> Result<Report, Failure> {
     node.ready().await?;
     let directory = node.directory().to_owned();
     let look = Arc::new(move || look(&directory).map_err(|failure| failure.to_string()));
-    let stage = Stage { look, ways: &[Way::Direct] };
+    let stage = Stage { look, ways: &[Way::Direct, Way::BackToBack] };
     story::run(&stage, progress).await.map_err(|error| anyhow::Error::from(error).into())
 }
 

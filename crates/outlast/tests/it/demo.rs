@@ -47,6 +47,8 @@ fn the_demo_loses_nothing_and_leaves_nothing_behind() {
     let took = began.elapsed();
     assert!(output.status.success(), "{output:?}");
     assert!(took < LIMIT, "{took:?}: {output:?}");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("calls up: direct and back to back by turns"), "{output:?}");
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["survived"], true);
     assert_eq!(report["losses"], serde_json::json!([]));
