@@ -182,7 +182,7 @@ pub fn run(
     on_serving: impl FnOnce(Vitals) + Send + 'static,
 ) -> Result<(), EdgeError> {
     let edge = Edge::start(settings, sockets, view, on_serving)?;
-    let mut drained_at: Option<Instant> = None;
+    let mut drain: Option<Drain> = None;
     loop {
         match events.recv_timeout(WORKER_CHECK_INTERVAL) {
             Ok(Event::View(view)) => edge.notify(view),
@@ -190,16 +190,17 @@ pub fn run(
             Ok(Event::Drain(deadline_in)) => {
                 tracing::info!(?deadline_in, "draining: no new connections");
                 edge.drain();
-                drained_at = Some(Instant::now() + deadline_in);
+                drain = Some(Drain::begun(Instant::now(), deadline_in));
             }
-            Err(RecvTimeoutError::Timeout) => {
-                let left = edge.vitals.streams();
-                if drained_at.is_some_and(|at| left == 0 || at <= Instant::now()) {
-                    tracing::info!(left, "drained");
-                    return edge.stop();
-                }
-            }
+            Err(RecvTimeoutError::Timeout) => {}
             Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return edge.stop(),
+        }
+        // After every event, too: they may come closer together than the checks.
+        let left = edge.vitals.streams();
+        let now = Instant::now();
+        if drain.is_some_and(|drain| drain.is_over(left, now)) {
+            tracing::info!(left, "drained");
+            return edge.stop();
         }
         if let Some(worker) = edge.ended_worker() {
             // The others end too, so that the manager starts a whole edge instead of keeping half
@@ -207,6 +208,24 @@ pub fn run(
             edge.stop()?;
             return Err(EdgeError::WorkerEnded { worker });
         }
+    }
+}
+
+/// A drain under way.
+#[derive(Clone, Copy, Debug)]
+struct Drain {
+    /// When the workers have surely stopped to accept, so that nothing left means that nothing will come.
+    settled_at: Instant,
+    deadline: Instant,
+}
+
+impl Drain {
+    fn begun(now: Instant, deadline_in: Duration) -> Drain {
+        Drain { settled_at: now + WORKER_CHECK_INTERVAL, deadline: now + deadline_in }
+    }
+
+    fn is_over(&self, left: u64, now: Instant) -> bool {
+        self.deadline <= now || left == 0 && self.settled_at <= now
     }
 }
 

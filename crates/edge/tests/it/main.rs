@@ -4,6 +4,7 @@
 #[path = "../../../transport/tests/it/allocations.rs"]
 mod allocations;
 mod container;
+mod drains;
 mod forwarding;
 mod links;
 mod owners;

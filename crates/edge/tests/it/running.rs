@@ -44,33 +44,7 @@ impl RunningEdge {
         containers: &[(&str, PathBuf)],
         peers: Vec<Peer>,
     ) -> RunningEdge {
-        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let first = transport::udp::bind_socket(any).unwrap();
-        let udp = SocketAddr::try_from(rustix::net::getsockname(&first).unwrap()).unwrap();
-        let listening = transport::tcp::bind_listener(any).unwrap();
-        let tcp = SocketAddr::try_from(rustix::net::getsockname(&listening).unwrap()).unwrap();
-        let socket = |worker, transport, local: SocketAddr, socket| EdgeSocket {
-            worker,
-            transport,
-            public: local.to_string(),
-            socket,
-        };
-        let mut sockets =
-            vec![socket(0, Transport::Udp, udp, first), socket(0, Transport::Tcp, tcp, listening)];
-        for worker in 1..workers {
-            sockets.push(socket(
-                worker,
-                Transport::Udp,
-                udp,
-                transport::udp::bind_socket(udp).unwrap(),
-            ));
-            sockets.push(socket(
-                worker,
-                Transport::Tcp,
-                tcp,
-                transport::tcp::bind_listener(tcp).unwrap(),
-            ));
-        }
+        let (sockets, udp, tcp) = sockets(workers);
         let (found, findings) = channel();
         let on_finding = OnFinding::new(move |finding| {
             // The last ones come when nobody listens any more.
@@ -94,12 +68,44 @@ impl RunningEdge {
     }
 }
 
+/// The sockets of an edge on free ports, and its addresses over UDP and TCP.
+pub(crate) fn sockets(workers: u16) -> (Vec<EdgeSocket>, SocketAddr, SocketAddr) {
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let first = transport::udp::bind_socket(any).unwrap();
+    let udp = SocketAddr::try_from(rustix::net::getsockname(&first).unwrap()).unwrap();
+    let listening = transport::tcp::bind_listener(any).unwrap();
+    let tcp = SocketAddr::try_from(rustix::net::getsockname(&listening).unwrap()).unwrap();
+    let socket = |worker, transport, local: SocketAddr, socket| EdgeSocket {
+        worker,
+        transport,
+        public: local.to_string(),
+        socket,
+    };
+    let mut sockets =
+        vec![socket(0, Transport::Udp, udp, first), socket(0, Transport::Tcp, tcp, listening)];
+    for worker in 1..workers {
+        sockets.push(socket(
+            worker,
+            Transport::Udp,
+            udp,
+            transport::udp::bind_socket(udp).unwrap(),
+        ));
+        sockets.push(socket(
+            worker,
+            Transport::Tcp,
+            tcp,
+            transport::tcp::bind_listener(tcp).unwrap(),
+        ));
+    }
+    (sockets, udp, tcp)
+}
+
 /// The secrets that an edge starts with.
 pub(crate) fn first_keys() -> KeyRing {
     KeyRing::new([7; 32])
 }
 
-fn settings(peers: Vec<Peer>) -> Settings {
+pub(crate) fn settings(peers: Vec<Peer>) -> Settings {
     Settings {
         name: ProcessName::new("edge1"),
         incarnation: Incarnation(1),
@@ -137,7 +143,7 @@ impl Drop for RunningEdge {
     }
 }
 
-fn view(version: u64, containers: &[(&str, PathBuf)]) -> TopologyView {
+pub(crate) fn view(version: u64, containers: &[(&str, PathBuf)]) -> TopologyView {
     let entry = |(name, path): &(&str, PathBuf)| ProcessEntry {
         name: ProcessName::new(*name),
         process_type: ProcessType::Container,
