@@ -14,6 +14,7 @@ use crate::settings::{
     HeartbeatSettings, KeysSettings, LogLevel, LogSettings, NodeConfig, NodeSettings, PeerSettings,
     PeerTransport, RegistrarSettings, StateSettings, TcpSettings,
 };
+use crate::time_text::shown;
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -148,7 +149,6 @@ fn registrar_settings(reader: &mut Reader<'_>, mut section: Section<'_>) -> Regi
     let ordered = settings.expires_min <= settings.expires_default
         && settings.expires_default <= settings.expires_max;
     if !ordered {
-        let shown = |time| humantime::format_duration(time).to_string();
         let message = format!(
             "expires_min = \"{}\", expires_default = \"{}\", expires_max = \"{}\" need to be in rising order",
             shown(settings.expires_min),
@@ -217,7 +217,6 @@ fn keys_settings(
     let rotate_every = section.time(reader, "rotate_every", default.rotate_every, range);
     if rotate_every < expires_max {
         // The flow token of a registration is good until the rotation after the next.
-        let shown = |time| humantime::format_duration(time).to_string();
         let message = format!(
             "\"{}\" needs to be at least registrar.expires_max = \"{}\": a phone must register again before the \
              keys that it is reached by are forgotten",

@@ -13,6 +13,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::nearest::nearest;
 use crate::problem::Problem;
+use crate::time_text::shown;
 
 /// Longer values are cut in messages.
 const SHOWN_CHARS_MAX: usize = 60;
@@ -275,9 +276,8 @@ impl<'t> Section<'t> {
         default: Duration,
         range: RangeInclusive<Duration>,
     ) -> Duration {
-        let shown = |time: &Duration| humantime::format_duration(*time).to_string();
-        let needs = format!("a time from {} to {}", shown(range.start()), shown(range.end()));
-        let example = format!("\"{}\"", shown(&default));
+        let needs = format!("a time from {} to {}", shown(*range.start()), shown(*range.end()));
+        let example = format!("\"{}\"", shown(default));
         let expected = Expected { needs: &needs, example: &example };
         self.text(reader, name, expected, |text| {
             let time = humantime::parse_duration(text).ok()?;
