@@ -2,6 +2,8 @@
 
 use std::io;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use topology::ProcessName;
 use topology::protocol::{Answer, Request};
@@ -51,6 +53,11 @@ fn request(directory: &Path, request: Request, done: &str) -> Result<(), Failure
     }
 }
 
+/// How long a manager that died may take to be replaced: the guardian needs a second at most.
+const REVIVED_WITHIN: Duration = Duration::from_secs(2);
+
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(20);
+
 /// One question to the manager of the node in that directory.
 pub(crate) fn ask(directory: &Path, request: Request) -> Result<Answer, Failure> {
     ask_with_progress(directory, request, |_, _| {})
@@ -60,10 +67,18 @@ pub(crate) fn ask(directory: &Path, request: Request) -> Result<Answer, Failure>
 pub(crate) fn ask_with_progress(
     directory: &Path,
     request: Request,
-    on_progress: impl FnMut(u64, u64),
+    mut on_progress: impl FnMut(u64, u64),
 ) -> Result<Answer, Failure> {
     let socket = manager::server::socket_path(directory);
-    let answer = admin_request_with_progress(&socket, request, on_progress);
+    let begun = Instant::now();
+    let answer = loop {
+        match admin_request_with_progress(&socket, request.clone(), &mut on_progress) {
+            Err(error) if may_be_replaced(&error, &request) && begun.elapsed() < REVIVED_WITHIN => {
+                thread::sleep(ASK_AGAIN_AFTER);
+            }
+            answer => break answer,
+        }
+    };
     answer.map_err(|error| match error {
         ManagerError::NotUp { source, .. } if says_that_nobody_listens(&source) => {
             Failure::NotUp { directory: directory.to_owned(), source }
@@ -74,6 +89,17 @@ pub(crate) fn ask_with_progress(
         | ManagerError::Unexpected(_)
         | ManagerError::Refused(_) => Failure::Other(error.into()),
     })
+}
+
+/// Whether the manager seems to have died, so that the next one can be asked the same.
+fn may_be_replaced(error: &ManagerError, request: &Request) -> bool {
+    match error {
+        // One that ends in an orderly way takes its socket along.
+        ManagerError::NotUp { source, .. } => source.kind() == io::ErrorKind::ConnectionRefused,
+        // It may have carried out what it did not answer any more: only what changes nothing is asked twice.
+        ManagerError::Broken(_) => matches!(request, Request::Status | Request::Keys),
+        ManagerError::Unexpected(_) | ManagerError::Refused(_) => false,
+    }
 }
 
 fn says_that_nobody_listens(error: &io::Error) -> bool {

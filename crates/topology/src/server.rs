@@ -279,7 +279,7 @@ pub fn admin_request_with_progress(
             None => {
                 return Err(io::Error::new(
                     io::ErrorKind::UnexpectedEof,
-                    "the manager ended before it answered",
+                    "the manager ended before it answered; what became of it tells: outlast status",
                 )
                 .into());
             }

@@ -55,6 +55,19 @@ fn a_killed_process_is_restarted_and_counted() {
 }
 
 #[test]
+fn a_command_waits_for_the_manager_that_follows_a_killed_one() {
+    let node = node();
+    let path = node.directory();
+    for command in [&["status"][..], &["keys", "show"], &["stop", "container2"]] {
+        let before = node.kill_manager();
+        done(path, command, "");
+        assert_ne!(node.manager_pid(), before);
+    }
+    assert_eq!(node.process("container2").state, "down");
+    node.stop();
+}
+
+#[test]
 fn processes_are_stopped_started_and_restarted_by_name() {
     let node = node();
     let path = node.directory();
