@@ -4,7 +4,7 @@
 //! [`Observation`]s out. It shares no decision with the production code but the parser, so that a mistake of that
 //! code is not made twice.
 //!
-//! [`registration`] and [`calling`] hold the transactions that it begins, [`called`] those that others do.
+//! `registration` and `calling` hold the transactions that it begins, `called` those that others do.
 
 mod called;
 mod calling;

@@ -1,3 +1,4 @@
+//! Dialogs at both ends, by the rules and examples of RFC 3261 §12.
 #![allow(clippy::unwrap_used)]
 use proptest::prelude::*;
 
