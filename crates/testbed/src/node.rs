@@ -394,6 +394,28 @@ impl Node {
         })
     }
 
+    /// Kills every process with SIGKILL, the guardian first, and gives the directory back, for another start.
+    pub fn kill_everything(mut self) -> tempfile::TempDir {
+        self.kill_guardian();
+        kill_all_of(self.directory.path());
+        std::mem::replace(&mut self.directory, tempfile::tempdir().expect("a temporary directory"))
+    }
+
+    /// The configuration file, with the ports that its edges have now in place of `127.0.0.1:0`: another start
+    /// serves the same phones.
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    pub fn config_with_its_ports(&self) -> String {
+        let mut text =
+            std::fs::read_to_string(self.path("outlast.toml")).expect("the node's own file");
+        for word in self.ready_line.split_whitespace().filter(|word| word.starts_with("sip")) {
+            let address = word.split_once("=udp:").and_then(|(_, list)| list.split(',').next());
+            text = text.replacen("127.0.0.1:0", address.expect("every edge has UDP"), 1);
+        }
+        text
+    }
+
     /// Stops the node in an orderly way and gives its directory back, for another start.
     ///
     /// # Panics

@@ -17,6 +17,7 @@ mod peers;
 mod registration;
 mod revival;
 mod sipp_peer;
+mod survival;
 mod tidy;
 mod two_edges;
 mod wedges;
