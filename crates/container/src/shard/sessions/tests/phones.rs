@@ -32,6 +32,9 @@ pub(super) struct Phone {
     /// When to do what next.
     answers_at: Option<Instant>,
     hangs_up_at: Option<Instant>,
+    called_at: Option<Instant>,
+    /// How long its own call took to be answered.
+    pub(super) answered_after: Option<Duration>,
     pub(super) is_over: bool,
     /// The highest CSeq number of the other side, and its tag.
     remote: Option<(u32, Vec<u8>)>,
@@ -49,6 +52,8 @@ impl Phone {
             answer: None,
             answers_at: None,
             hangs_up_at: None,
+            called_at: None,
+            answered_after: None,
             is_over: false,
             remote: None,
             faults: Vec::new(),
@@ -67,6 +72,7 @@ impl Phone {
     pub(super) fn calls(&mut self, now: Instant) -> Message {
         let invite = super::world::invite();
         self.invite = Some(invite.clone());
+        self.called_at = Some(now);
         self.repeats.insert("INVITE", (invite.clone(), now + REPEAT));
         invite
     }
@@ -117,6 +123,8 @@ impl Phone {
             }
             (Method::Invite, 200) => {
                 self.repeats.remove("INVITE");
+                self.answered_after =
+                    self.answered_after.or(self.called_at.map(|called_at| now - called_at));
                 let tag = response.to().unwrap().tag().unwrap().to_vec();
                 if let Some(answer) = &self.answer {
                     let before = answer.to().unwrap().tag().unwrap();

@@ -183,7 +183,7 @@ impl World {
             handed_on: 0,
             next_round: now + ROUND,
             round: ROUND,
-            timer_after: Duration::from_millis(700),
+            timer_after: Duration::from_millis(1_900),
             timer_due: None,
             log: Vec::new(),
             turns: 0,
@@ -335,7 +335,8 @@ impl World {
                 _ => return,
             };
             let effect = self.containers[number].as_mut().unwrap().effects.pop_front().unwrap();
-            if number == 0 {
+            // Those of a pass over the indexes change nothing, and are many.
+            if number == 0 && !matches!(effect, ShardEffect::Scan { .. }) {
                 self.steps += 1;
                 match self.fate {
                     Fate::DiesAfter(at) if self.steps > at => {
