@@ -438,9 +438,7 @@ impl RoutingTable {
     /// who is out already before others. Who takes nothing new anyway does not count.
     fn eject(&mut self, now: Instant) {
         let settings = self.settings;
-        let would_accept = |route: &Route| {
-            route.weight > 0 && route.witnessed(&settings, now) == RouteState::Accepting
-        };
+        let would_accept = |route: &Route| route.would_accept(&settings, now);
         let mut room = self.routes.iter().filter(|route| would_accept(route)).count() / 2;
         for was_ejected in [true, false] {
             for route in self.routes.iter_mut().filter(|route| route.is_ejected == was_ejected) {
@@ -544,6 +542,16 @@ impl Route {
                 RoutingChange::Opened { name, incarnation, state }
             }
         });
+    }
+
+    /// Whether it would take new work if it were not ejected. One that is has lost its link by that and is on its way
+    /// back: it takes a place of the half until somebody else says that it serves no more.
+    fn would_accept(&self, settings: &HeartbeatSettings, now: Instant) -> bool {
+        let is_on_its_way_back = self.is_ejected
+            && self.heard.is_none()
+            && matches!(self.notified, None | Some(ProcessState::Starting | ProcessState::Ready));
+        self.weight > 0
+            && (is_on_its_way_back || self.witnessed(settings, now) == RouteState::Accepting)
     }
 
     /// What all witnesses but the answers say.

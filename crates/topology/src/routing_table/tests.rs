@@ -405,6 +405,45 @@ fn at_most_half_of_those_that_accept_are_ejected_and_all_are_reported() {
 }
 
 #[test]
+fn the_links_that_an_ejection_ends_eject_nobody_else() {
+    for (count, most) in [(2, 1), (3, 1), (4, 2), (6, 3), (7, 3)] {
+        let names: Vec<String> = (1..=count).map(|number| format!("container{number}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut fixture = Fixture::serving(&names);
+        names.iter().for_each(|name| fixture.ask(name, 3));
+        // As an edge does: a route that closes takes its link with it.
+        let mut changes = fixture.pass_beating(INTERVAL * 3, &names);
+        let mut ejected = Vec::new();
+        while let Some(change) = changes.pop() {
+            if let RoutingChange::Closed { name, .. } = change {
+                changes.extend(fixture.link_down(name.as_str(), 1));
+                ejected.push(name);
+            }
+        }
+        assert_eq!(ejected.len(), most, "of {count}: {ejected:?}");
+        assert_eq!(fixture.accepting().len(), count - most, "of {count}");
+        // They come back by new links, and stay out until they answer.
+        for name in &ejected {
+            fixture.link_up(name.as_str(), 1);
+            assert_eq!(fixture.accepting().len(), count - most, "of {count}");
+            fixture.heartbeat(name.as_str(), 1, Accepting::Accepting);
+        }
+        assert_eq!(fixture.accepting().len(), count - most, "of {count}");
+        // When the manager has ended them they count no more.
+        let dead: Vec<(&str, u64, ProcessState)> = names
+            .iter()
+            .map(|name| match ejected.iter().any(|ejected| ejected.as_str() == *name) {
+                true => (*name, 1, ProcessState::Hung),
+                false => (*name, 1, ProcessState::Ready),
+            })
+            .collect();
+        fixture.notify(&dead);
+        let left = count - most;
+        assert_eq!(fixture.accepting().len(), left - left / 2, "of {left} that are left");
+    }
+}
+
+#[test]
 fn an_ejected_container_is_taken_back_when_too_few_are_left_and_goes_again_when_others_come() {
     let mut fixture = Fixture::serving(&BOTH);
     fixture.ask("container1", 3);
