@@ -15,7 +15,8 @@
 //! and pings again is taken back. A draining container keeps what it owns and gets nothing new.
 //!
 //! Pure: `now` is an argument; the edge calls [`RoutingTable::tick`] at
-//! [`RoutingTable::next_deadline`]. Bounded by [`ROUTES_MAX`].
+//! [`RoutingTable::next_deadline`]. One that looks much later was kept from looking (stopped, starved, the machine
+//! asleep), and most likely so was everybody else: all clocks start anew. Bounded by [`ROUTES_MAX`].
 
 use std::time::{Duration, Instant};
 
@@ -424,6 +425,12 @@ impl RoutingTable {
     /// Derives all states from the witnesses and tells what changed.
     fn settle(&mut self, now: Instant, changes: &mut Vec<RoutingChange>) {
         let settings = self.settings;
+        if self.next_deadline().is_some_and(|deadline| deadline + settings.interval < now) {
+            tracing::warn!("was kept from looking; the clocks of all containers start anew");
+            for route in &mut self.routes {
+                route.clock_starts_anew(now);
+            }
+        }
         for route in &mut self.routes {
             route.find_unresponsive(&settings, now, changes);
         }
@@ -473,6 +480,14 @@ impl Route {
             unanswered: Unanswered::default(),
             is_unresponsive: false,
             is_ejected: false,
+        }
+    }
+
+    /// Nobody looked for a while, so its silence until `now` proves nothing.
+    fn clock_starts_anew(&mut self, now: Instant) {
+        if self.state != RouteState::Closed {
+            self.heard = self.heard.map(|(accepting, _)| (accepting, now));
+            self.unanswered.start_anew(now);
         }
     }
 

@@ -164,6 +164,19 @@ fn a_silent_container_is_removed_after_the_allowed_misses_and_no_earlier() {
 }
 
 #[test]
+fn who_was_kept_from_looking_takes_nobody_for_silent() {
+    let mut fixture = Fixture::serving(&["container1", "container2", "container3"]);
+    fixture.ask("container3", 3);
+    fixture.now += Duration::from_secs(60);
+    // The first that is heard of again tells nothing against the others.
+    assert_eq!(fixture.heartbeat("container1", 1, Accepting::Accepting), []);
+    assert_eq!(fixture.pass(Duration::ZERO), []);
+    assert_eq!(fixture.accepting().len(), 3);
+    let at_last = fixture.pass(INTERVAL * 3);
+    assert!(at_last.contains(&closed("container2", 1, ClosedReason::Silent)), "{at_last:?}");
+}
+
+#[test]
 fn a_container_that_pings_again_is_taken_back() {
     let mut fixture = Fixture::serving(&["container1"]);
     fixture.pass(INTERVAL * 3);

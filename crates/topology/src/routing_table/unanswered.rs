@@ -29,6 +29,11 @@ impl Unanswered {
         *self = Unanswered::default();
     }
 
+    /// The questions stay, their time begins.
+    pub(super) fn start_anew(&mut self, now: Instant) {
+        self.since = self.since.map(|_| now);
+    }
+
     /// Whether they are too many, and have been for too long.
     pub(super) fn is_over_limits(&self, settings: &HeartbeatSettings, now: Instant) -> bool {
         self.deadline(settings).is_some_and(|deadline| deadline <= now)
