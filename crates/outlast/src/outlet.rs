@@ -115,8 +115,11 @@ mod tests {
             outlet.line(&"x".repeat(1_000));
         }
         outlet.flush(Duration::from_millis(20));
+        let unwritten = *outlet.waiting.count.lock().unwrap();
+        assert!((1..=LINES_MAX + 1).contains(&unwritten), "{unwritten} lines wait");
         drop(reader);
         outlet.line("to a closed pipe");
         outlet.flush(PATIENCE);
+        assert_eq!(*outlet.waiting.count.lock().unwrap(), 0, "what nobody can read is done with");
     }
 }
