@@ -35,8 +35,9 @@ pub enum Fault {
     Kill(Victim),
     /// SIGSTOP, and SIGCONT after so long, if it still lives.
     Stop(Victim, Duration),
-    /// Everybody is told that a container is dead, and it lives on for so long.
-    DeclareDead(usize, Duration),
+    /// Everybody is told within so long that a container is dead, and it lives on for so long: who hears it late
+    /// still gives it work, while who heard it early takes that over.
+    DeclareDead(usize, Duration, Duration),
     /// A link breaks.
     CutLink,
     /// The store takes up to so long for everything, for a while.
@@ -226,7 +227,10 @@ fn fault(random: &mut Random, edges: usize, containers: usize) -> Fault {
         0..=2 => Fault::Kill(Victim::Container(container)),
         3 => Fault::Kill(Victim::Edge(edge)),
         4 | 5 => Fault::Stop(Victim::Container(container), lasting),
-        6 => Fault::DeclareDead(container, lasting),
+        6 => {
+            let hears = millis(0, 3_000);
+            Fault::DeclareDead(container, random.between(hears.0, hears.1), lasting)
+        }
         7 => Fault::CutLink,
         8 => {
             let delays = millis(5, 900);

@@ -17,9 +17,11 @@ impl World {
                     self.schedule.at(self.now + lasting, Happening::Continue(life));
                 }
             }
-            Fault::DeclareDead(place, lasting) => {
+            Fault::DeclareDead(place, heard_within, lasting) => {
                 if let Some(life) = self.victim(Victim::Container(place)) {
+                    let views_late = std::mem::replace(&mut self.views_late, heard_within);
                     self.disown(life);
+                    self.views_late = views_late;
                     self.schedule.at(self.now + lasting, Happening::DiesAtLast(life));
                 }
             }
