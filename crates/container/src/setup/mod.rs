@@ -172,8 +172,8 @@ impl SetUp {
         let expires_at = Some(now.saturating_add(self.lifetime()));
         let batch = Batch::new();
         let batch = batch.put(SetUp::key(id), Expect::Version(version), value, expires_at);
-        // The entry would outlive an answered call's record anyway, and is refreshed with those that ring on.
-        if self.is_answered() { batch } else { self.entry(id).enter(batch, expires_at) }
+        // The entry ends with the record: when that is gone by itself, nobody strikes it any more.
+        self.entry(id).enter(batch, expires_at)
     }
 
     /// The batch by which `heir` takes the record over from its dead owner.

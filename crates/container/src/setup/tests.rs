@@ -131,3 +131,22 @@ fn an_answered_call_is_remembered_as_long_as_its_2xx_may_be_repeated() {
     set_up.events = vec![Event::Cancelled, Event::Answered { branch: 0 }];
     assert_eq!(set_up.lifetime(), Duration::from_secs(42));
 }
+
+#[test]
+fn the_entry_in_the_index_ends_with_the_record_answered_or_not() {
+    let mut set_up = plain();
+    for events in [Vec::new(), vec![Event::Answered { branch: 0 }]] {
+        set_up.events = events;
+        let (id, now) = (SetUpId([0; 16]), UnixMillis(7));
+        let batch = set_up.update(id, set_up.encode(), Version(1), now);
+        let ends: Vec<_> = batch
+            .writes
+            .iter()
+            .map(|write| match &write.change {
+                state::Change::Put { expires_at, .. } => *expires_at,
+                state::Change::Delete => panic!("an update removes nothing"),
+            })
+            .collect();
+        assert_eq!(ends, [Some(now.saturating_add(set_up.lifetime())); 2]);
+    }
+}
