@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use container::application::{Application, Duty, IncomingRequest, Tick};
 use container::edges::LinkId;
 use container::shard::{
-    CommitId, HandlerEnd, JobId, ReadId, ScanId, Shard, ShardEffect, ShardSettings,
+    CommitId, EventEnd, HandlerEnd, JobId, ReadId, ScanId, SessionApplications, Shard, ShardEffect,
+    ShardSettings,
 };
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -23,6 +24,7 @@ use state::clock::Clock;
 use state::{CommitError, Key, Record, Store, StoreError, Version};
 use transport::link::{LinkFrame, LinkReceiver, LinkSender, Refused, SendError};
 
+use crate::agent::Timekeeper;
 use crate::clock::NodeClock;
 use crate::schedule::Moment;
 use crate::store::StoreOfLife;
@@ -49,6 +51,7 @@ pub struct Surroundings<'a> {
 /// The end of something that took time.
 enum Finished {
     Handled(JobId, HandlerEnd),
+    EventHandled(JobId, EventEnd),
     Committed(CommitId, Result<Vec<Version>, CommitError>),
     Read(ReadId, Result<Option<Record>, StoreError>),
     Scanned(ScanId, Result<Vec<(Key, Record)>, StoreError>),
@@ -59,6 +62,7 @@ enum Finished {
 #[derive(Debug, Clone, Copy)]
 enum Late {
     Handler(JobId),
+    Event(JobId),
     Commit(CommitId),
     Read(ReadId),
     Scan(ScanId),
@@ -108,14 +112,16 @@ impl ContainerProcess {
         around: &mut Surroundings<'_>,
     ) -> ContainerProcess {
         around.streams.listen(&settings.name, life);
-        let wall = clock.wall();
+        let mut shard = Shard::new(settings.clone(), around.instant, clock.wall());
+        let applications = SessionApplications(vec![Arc::new(Timekeeper::default())]);
+        shard.host(applications, vec!["example.com".to_owned()]);
         ContainerProcess {
             life,
             heartbeat_interval,
             clock,
             store,
             registrar: Arc::new(registrar),
-            shard: Shard::new(settings.clone(), around.instant, wall),
+            shard,
             links: BTreeMap::new(),
             next_link: 0,
             work: Vec::new(),
@@ -301,8 +307,13 @@ impl ContainerProcess {
                         let late = Late::Handler(job);
                         self.begin(Box::pin(run), around.now + HANDLER_TIME_MAX, late);
                     }
-                    ShardEffect::HandleEvent { application, .. } => {
-                        panic!("nobody in this world hosts {application:?}")
+                    ShardEffect::HandleEvent { job, application, session, event } => {
+                        let run = async move {
+                            let asked = application.on_event(&session, &event).await;
+                            Finished::EventHandled(job, EventEnd::Done(asked))
+                        };
+                        let late = Late::Event(job);
+                        self.begin(Box::pin(run), around.now + HANDLER_TIME_MAX, late);
                     }
                     ShardEffect::Commit { commit, batch } => {
                         let store = self.store.clone();
@@ -387,6 +398,9 @@ impl ContainerProcess {
         let (now, effects) = (around.instant, &mut self.effects);
         match finished {
             Ok(Finished::Handled(job, end)) => self.shard.handled(job, end, now, effects),
+            Ok(Finished::EventHandled(job, end)) => {
+                self.shard.event_handled(job, end, now, effects);
+            }
             Ok(Finished::Committed(commit, result)) => {
                 if let Err(error) = &result {
                     around.trace.note(&self.settings.name, format_args!("commit failed: {error}"));
@@ -405,6 +419,9 @@ impl ContainerProcess {
             }
             Err(Late::Handler(job)) => {
                 self.shard.handled(job, HandlerEnd::TimedOut, now, effects);
+            }
+            Err(Late::Event(job)) => {
+                self.shard.event_handled(job, EventEnd::TimedOut, now, effects);
             }
             Err(Late::Commit(commit)) => {
                 let late = CommitError::Unknown { reason: "the store took too long" };

@@ -5,6 +5,8 @@
 //! | no acknowledged binding is lost | at each commit, and at the end |
 //! | the phone of a callee rings once for a call | at each INVITE that a phone gets |
 //! | a record of a set-up or session, taken over from a life, is never written by that life again | at each commit |
+//! | no committed session is lost: its record goes only when all of its legs have ended | at each commit |
+//! | a timer of a session commits at most once, a periodic one once in a period | at each commit |
 //! | who has an acknowledged binding is not called in vain | when a call is refused for want of bindings |
 //! | who picks up is connected | when a callee gives up waiting for the ACK |
 //! | every request of a phone is answered | while nothing fails |
@@ -14,16 +16,18 @@
 //!
 //! What a seed's faults may cost is said in [`Promises`]: as little as the code as it stands promises.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use container::session::{LegState, Session, SessionId};
 use futures_util::FutureExt;
 use registrar::registrations;
 use state::engine::fake::FakeStore;
-use state::{Key, UnixMillis};
+use state::{Change, Key, UnixMillis};
 
+use crate::agent;
 use crate::phone::{CallName, Observation, Outcome};
-use crate::scenario::{CALM, ENCORE, Kind, REGISTERING_AGAIN, Scenario};
+use crate::scenario::{CALM, CallWay, ENCORE, Kind, REGISTERING_AGAIN, Scenario};
 use crate::schedule::Moment;
 use crate::store::Applied;
 use crate::streams::LifeId;
@@ -55,8 +59,12 @@ pub struct Promises {
     pub calls_stand: bool,
     /// A callee with an acknowledged binding is found.
     pub bindings_are_found: bool,
+    /// Periods of timers mean nothing: the clock is set.
+    pub clock_may_jump: bool,
     /// A record of a call that is over may stay until its lifetime ends.
     pub records_may_stay: bool,
+    /// The callee of a call through the agent rings once.
+    pub agent_rings_once: bool,
     /// Nobody is told of a fault: no 5xx, no time-out.
     pub faults_are_hidden: bool,
 }
@@ -73,6 +81,9 @@ impl Promises {
         Promises {
             calls_stand,
             bindings_are_found,
+            // An heir sends a session's INVITE again by any edge: another one makes another call of it.
+            agent_rings_once: !has(Kind::Container) && !has(Kind::Edge) && !has(Kind::Link),
+            clock_may_jump: has(Kind::Clock),
             records_may_stay: has(Kind::Store) || has(Kind::SlowStore) || has(Kind::Clock),
             faults_are_hidden: kinds.is_empty(),
         }
@@ -96,6 +107,11 @@ pub struct Invariants {
     reachable: BTreeMap<CallName, Vec<usize>>,
     /// The lives that have written a record, in the order of their first write.
     writers: BTreeMap<Key, Vec<LifeId>>,
+    rang: BTreeSet<CallName>,
+    by_agent: BTreeSet<CallName>,
+    /// The sessions that have a record, and whether a leg of it stands.
+    standing: BTreeMap<Key, bool>,
+    began: BTreeMap<Key, Moment>,
     violations: Vec<Violation>,
 }
 
@@ -108,6 +124,10 @@ impl Invariants {
             callers: BTreeMap::new(),
             reachable: BTreeMap::new(),
             writers: BTreeMap::new(),
+            rang: BTreeSet::new(),
+            by_agent: BTreeSet::new(),
+            standing: BTreeMap::new(),
+            began: BTreeMap::new(),
             violations: Vec::new(),
         }
     }
@@ -134,7 +154,10 @@ impl Invariants {
     }
 
     /// A call to these phones begins.
-    pub fn call_begins(&mut self, call: CallName, mut phones: Vec<usize>) {
+    pub fn call_begins(&mut self, call: CallName, mut phones: Vec<usize>, way: CallWay) {
+        if way == CallWay::Agent {
+            self.by_agent.insert(call.clone());
+        }
         phones.retain(|phone| self.bindings.contains_key(phone));
         self.reachable.insert(call.clone(), phones);
         self.callers.insert(call, None);
@@ -177,12 +200,16 @@ impl Invariants {
             Observation::RequestEnded { method, began, status } => {
                 self.request_ended(now, contact, method, *began, *status);
             }
-            Observation::RangAgain { call, branch, second } => {
+            Observation::RangAgain { call, branch, second }
+                if self.promises.agent_rings_once || !self.is_by_agent(call) =>
+            {
                 let what = format!("{contact} rang twice for {call}: {branch}, then {second}");
                 self.violated_by(now, call, what);
             }
             Observation::CalledOver { call, is_unacknowledged: true }
-                if self.promises.calls_stand && self.outcome(call) != Some(Outcome::TimedOut) =>
+                if self.promises.calls_stand
+                    && (self.promises.agent_rings_once || !self.is_by_agent(call))
+                    && self.outcome(call) != Some(Outcome::TimedOut) =>
             {
                 let what = format!("{contact} picked up {call} and nobody was there");
                 self.violated_by(now, call, what);
@@ -191,7 +218,10 @@ impl Invariants {
                 self.callers.insert(call.clone(), Some(*outcome));
                 self.calling_over(now, call, *outcome);
             }
-            Observation::Rang { .. }
+            Observation::Rang { call } => {
+                self.rang.insert(call.clone());
+            }
+            Observation::RangAgain { .. }
             | Observation::PickedUp { .. }
             | Observation::Acknowledged { .. }
             | Observation::CalledOver { .. } => {}
@@ -221,8 +251,47 @@ impl Invariants {
                 self.violated(now, what);
             }
         }
+        for (key, change) in &applied.writes {
+            if key.space.as_str() == "session" {
+                self.session_written(now, key, change, judged_at);
+            }
+        }
         if applied.writes.iter().any(|(key, _)| key.space == registrar::bindings::SPACE) {
             self.bindings_stand(now, engine, judged_at);
+        }
+    }
+
+    fn is_by_agent(&self, call: &CallName) -> bool {
+        self.by_agent.contains(call)
+    }
+
+    fn session_written(&mut self, now: Moment, key: &Key, change: &Change, wall: UnixMillis) {
+        let Change::Put { value, .. } = change else {
+            if self.standing.remove(key) == Some(true) {
+                self.violated(now, format!("{key} is lost although a leg of it stands"));
+            }
+            return;
+        };
+        let Ok(id) = <[u8; 16]>::try_from(&key.id[..]) else {
+            return self.violated(now, format!("{key} names no session"));
+        };
+        let session = match Session::decode(SessionId(id), value) {
+            Ok(session) => session.view(wall),
+            Err(error) => return self.violated(now, format!("{key} cannot be read: {error}")),
+        };
+        let stands = session.legs.iter().any(|leg| leg.state == LegState::Confirmed);
+        self.standing.insert(key.clone(), stands);
+        let began = *self.began.entry(key.clone()).or_insert(now);
+        let periods = (now - began).as_millis() / agent::PERIOD.as_millis();
+        let ticks = u128::from(agent::count(&session, agent::TICKS));
+        if !self.promises.clock_may_jump && ticks > periods + 1 {
+            self.violated(now, format!("{key}: {ticks} ticks in {periods} periods"));
+        }
+        for name in session.attributes.keys().filter(|name| name.starts_with(agent::SHOT)) {
+            let fired = agent::count(&session, name);
+            if fired > 1 {
+                self.violated(now, format!("{key}: {name} fired {fired} times"));
+            }
         }
     }
 
@@ -277,7 +346,10 @@ impl Invariants {
         let lasts =
             |phone: &usize| self.bindings.get(phone).is_some_and(|binding| binding.until > now);
         let is_reachable = self.reachable.get(call).is_some_and(|phones| phones.iter().any(lasts));
+        // The agent gives up with 480 who rang for too long.
+        let is_given_up = self.is_by_agent(call) && self.rang.contains(call);
         if is_reachable
+            && !is_given_up
             && self.promises.bindings_are_found
             && matches!(outcome, Outcome::Refused(404 | 480))
         {

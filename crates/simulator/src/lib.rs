@@ -10,6 +10,7 @@
 //! | [`random`], [`schedule`], [`clock`] | chance, time |
 //! | [`network`], [`streams`], [`store`] | what lies between the processes, and how it fails |
 //! | [`edge_process`], [`container_process`], [`word`] | the thin loops around the production decisions |
+//! | [`agent`] | the application with sessions that every container hosts |
 //! | [`phone`] | user agents of the simulator's own |
 //! | [`scenario`] | what a seed comes to: how many of what, who calls whom, which faults when |
 //! | [`world`] | the loop |
@@ -22,6 +23,7 @@
 //!
 //! Deliberately absent: TCP, several nodes, digest authentication (its nonces are random octets of the system).
 
+pub mod agent;
 pub mod clock;
 pub mod container_process;
 pub mod edge_process;

@@ -111,6 +111,34 @@ impl Fault {
     }
 }
 
+/// How a call goes to its callee.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallWay {
+    /// Proxied.
+    Direct,
+    /// Through the back-to-back agent.
+    Agent,
+}
+
+impl CallWay {
+    /// Through the agent, if the user has one phone only: a session whose INVITE two phones answer does not end its
+    /// call yet.
+    pub fn through_agent(phones: &[usize], user: usize) -> CallWay {
+        match phones.iter().filter(|of| **of == user).count() {
+            1 => CallWay::Agent,
+            _ => CallWay::Direct,
+        }
+    }
+
+    /// The domain by which users are called so.
+    pub fn domain(self) -> &'static str {
+        match self {
+            CallWay::Direct => "example.com",
+            CallWay::Agent => "b2b.example.com",
+        }
+    }
+}
+
 /// One call of the trouble.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlannedCall {
@@ -120,6 +148,8 @@ pub struct PlannedCall {
     pub caller: usize,
     /// Place of the user that is called.
     pub callee: usize,
+    /// How.
+    pub way: CallWay,
     /// What the caller is about to do.
     pub plan: Plan,
 }
@@ -155,7 +185,7 @@ impl Scenario {
         let weather = weather(&mut random);
         let calls = 2 + random.place(5);
         let calls: Vec<PlannedCall> =
-            (0..calls).map(|_| call(&mut random, phones.len(), users)).collect();
+            (0..calls).map(|_| call(&mut random, &phones, users)).collect();
         let mut random = seed.split("faults");
         let count = random.place(6);
         let faults = (0..count).map(|_| {
@@ -191,15 +221,17 @@ fn weather(random: &mut Random) -> Weather {
     }
 }
 
-fn call(random: &mut Random, phones: usize, users: usize) -> PlannedCall {
+fn call(random: &mut Random, phones: &[usize], users: usize) -> PlannedCall {
     let seconds = |least, most| (Duration::from_secs(least), Duration::from_secs(most));
-    let caller = random.place(phones);
+    let (caller, callee) = (random.place(phones.len()), random.place(users));
+    let wants_agent = random.chance(400);
     let cancels = seconds(0, 10);
     let talks = seconds(0, 15);
     PlannedCall {
         at: random.between(TROUBLE, CALM),
         caller,
-        callee: random.place(users),
+        callee,
+        way: if wants_agent { CallWay::through_agent(phones, callee) } else { CallWay::Direct },
         plan: Plan {
             cancels_after: random.chance(300).then(|| random.between(cancels.0, cancels.1)),
             hangs_up_after: random.chance(500).then(|| random.between(talks.0, talks.1)),

@@ -24,7 +24,7 @@ use crate::invariants::{Invariants, Promises, Violation};
 use crate::network::{Datagram, Network, Weather};
 use crate::phone::{Mood, Phone, Plan};
 use crate::random::Random;
-use crate::scenario::{self, Direction, Fault, Scenario, Victim};
+use crate::scenario::{self, CallWay, Direction, Fault, PlannedCall, Scenario, Victim};
 use crate::schedule::{Moment, Schedule};
 use crate::store::{CommitFate, QuestionId, SimulatedStore};
 use crate::streams::{LifeId, Streams};
@@ -67,7 +67,7 @@ enum Happening {
     DiesAtLast(LifeId),
     StoreRecovers,
     ViewsRecover,
-    Call { name: String, caller: usize, callee: usize, plan: Plan },
+    Call(String, PlannedCall),
     Calm,
     RegisterAgain,
     Encore,
@@ -243,9 +243,7 @@ impl World {
         self.trace.note("scenario", format_args!("{:?}", self.scenario));
         self.schedule.at(Moment::ZERO, Happening::Manager(process_table::Event::NodeStarts));
         for (number, call) in self.scenario.calls.clone().into_iter().enumerate() {
-            let scenario::PlannedCall { at, caller, callee, plan } = call;
-            let name = format!("call-{number}");
-            self.schedule.at(at, Happening::Call { name, caller, callee, plan });
+            self.schedule.at(call.at, Happening::Call(format!("call-{number}"), call));
         }
         for (at, fault) in self.scenario.faults.clone() {
             self.schedule.at(at, Happening::Fault(fault));
@@ -303,7 +301,7 @@ impl World {
             Happening::DiesAtLast(life) => self.dies(life),
             Happening::StoreRecovers => self.ail_store(StoreTrouble::default()),
             Happening::ViewsRecover => self.views_late = Duration::ZERO,
-            Happening::Call { name, caller, callee, plan } => self.call(name, caller, callee, plan),
+            Happening::Call(name, call) => self.call(name, call),
             Happening::Calm => self.calm(),
             Happening::RegisterAgain => {
                 for place in 0..self.phones.len() {
@@ -377,14 +375,16 @@ impl World {
         }
     }
 
-    fn call(&mut self, name: String, caller: usize, callee: usize, plan: Plan) {
+    fn call(&mut self, name: String, call: PlannedCall) {
+        let PlannedCall { caller, callee, plan, way, .. } = call;
         let callee = node::user_name(callee);
         self.trace.note(&self.phones[caller].name, format_args!("calls {callee}: {name}"));
         self.calls.push(name.clone());
         let phones: Vec<usize> =
             (0..self.phones.len()).filter(|phone| self.phones[*phone].user == callee).collect();
-        self.invariants.call_begins(name.clone(), phones);
-        self.with_phone(caller, |phone, now| phone.call(name, &callee, plan, now));
+        self.invariants.call_begins(name.clone(), phones, way);
+        let uri = format!("{callee}@{}", way.domain());
+        self.with_phone(caller, |phone, now| phone.call(name, &uri, plan, now));
     }
 
     fn calm(&mut self) {
@@ -404,15 +404,20 @@ impl World {
         }
     }
 
-    /// Every user is called by some phone, and hung up on.
+    /// Every user is called by some phone, either way, and hung up on.
     fn encore(&mut self) {
+        let mut at = self.now;
         for callee in 0..self.scenario.users() {
-            let caller = self.faults.place(self.phones.len());
-            let hangs_up_after = Some(Duration::from_secs(5));
-            let plan = Plan { cancels_after: None, hangs_up_after };
-            let name = format!("encore-{callee}");
-            let at = self.now + Duration::from_millis(200 * callee as u64);
-            self.schedule.at(at, Happening::Call { name, caller, callee, plan });
+            let agent = CallWay::through_agent(&self.scenario.phones, callee);
+            for (turn, way) in [CallWay::Direct, agent].into_iter().enumerate() {
+                let caller = self.faults.place(self.phones.len());
+                let hangs_up_after = Some(Duration::from_secs(5));
+                let plan = Plan { cancels_after: None, hangs_up_after };
+                let name = format!("encore-{callee}-{turn}-{way:?}");
+                let call = PlannedCall { at, caller, callee, way, plan };
+                self.schedule.at(at, Happening::Call(name, call));
+                at += Duration::from_millis(200);
+            }
         }
     }
 

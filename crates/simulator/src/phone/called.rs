@@ -7,7 +7,7 @@ use bytes::Bytes;
 use sip::{HeaderName, Message, ResponseBuilder};
 
 use super::dialog::Dialog;
-use super::requests::Purpose;
+use super::requests::{Purpose, value};
 use super::{CallName, Mood, Observation, PATIENCE, Phone, T1, T2, branch_of, call_of};
 use crate::random::Random;
 use crate::schedule::Moment;
@@ -48,7 +48,10 @@ enum State {
 
 #[derive(Debug)]
 struct Call {
+    /// The Call-ID, which an agent in between has changed.
     name: CallName,
+    /// The call as its caller names it.
+    subject: CallName,
     branch: String,
     invite: Message,
     from: SocketAddr,
@@ -73,7 +76,7 @@ impl Called {
 
     pub(super) fn open(&self) -> impl Iterator<Item = &CallName> {
         let open = self.calls.iter().filter(|call| !matches!(call.state, State::Over));
-        open.map(|call| &call.name)
+        open.map(|call| &call.subject)
     }
 
     fn call(&mut self, name: &CallName) -> Option<&mut Call> {
@@ -122,6 +125,7 @@ fn decide(mood: Mood, random: &mut Random) -> (Duration, Decision) {
 impl Phone {
     pub(super) fn invited(&mut self, invite: &Message, from: SocketAddr, now: Moment) {
         let (name, branch) = (call_of(invite), branch_of(invite));
+        let subject = value(invite, HeaderName::Subject);
         if let Some(call) = self.called.call(&name) {
             call.from = from;
             let (known, response) = (call.branch.clone(), call.response.clone());
@@ -130,9 +134,18 @@ impl Phone {
             }
             // RFC 3261 §8.2.2.2
             self.observations.push(Observation::RangAgain {
-                call: name,
+                call: subject,
                 branch: known,
                 second: branch,
+            });
+            return self.answer(invite, from, 482, now);
+        }
+        if let Some(known) = self.called.calls.iter().find(|call| call.subject == subject) {
+            let branch_known = format!("{} {}", known.name, known.branch);
+            self.observations.push(Observation::RangAgain {
+                call: subject,
+                branch: branch_known,
+                second: format!("{name} {branch}"),
             });
             return self.answer(invite, from, 482, now);
         }
@@ -140,7 +153,8 @@ impl Phone {
         let (after, decision) = decide(self.mood, &mut self.random);
         let mut call = Call {
             dialog: Dialog::of_callee(invite, &tag),
-            name: name.clone(),
+            name,
+            subject: subject.clone(),
             branch,
             invite: invite.clone(),
             from,
@@ -152,7 +166,7 @@ impl Phone {
         call.response = call.response(180, &self.contact());
         self.send(from, call.response.clone());
         self.called.calls.push(call);
-        self.observations.push(Observation::Rang { call: name });
+        self.observations.push(Observation::Rang { call: subject });
     }
 
     /// An ACK: to our 2xx, or to our refusal.
@@ -163,7 +177,8 @@ impl Phone {
             State::PickedUp(response) => {
                 let until = response.until - PATIENCE + call.talks;
                 call.state = State::Talking { until };
-                self.observations.push(Observation::Acknowledged { call: name });
+                let call = call.subject.clone();
+                self.observations.push(Observation::Acknowledged { call });
             }
             State::Refused(_) => self.called_over(&name),
             State::Ringing { .. } | State::Talking { .. } | State::HangingUp | State::Over => {}
@@ -244,7 +259,8 @@ impl Phone {
         let response = self.final_response(name, 200, now);
         if let (Some(response), Some(call)) = (response, self.called.call(name)) {
             call.state = State::PickedUp(response);
-            self.observations.push(Observation::PickedUp { call: name.clone() });
+            let call = call.subject.clone();
+            self.observations.push(Observation::PickedUp { call });
         }
     }
 
@@ -270,7 +286,7 @@ impl Phone {
         let address = self.address;
         let Some(call) = self.called.call(name) else { return };
         if matches!(call.state, State::PickedUp(_)) {
-            let call = name.clone();
+            let call = call.subject.clone();
             let over = Observation::CalledOver { call, is_unacknowledged: true };
             self.observations.push(over);
         }
@@ -284,7 +300,7 @@ impl Phone {
     fn called_over(&mut self, name: &CallName) {
         let Some(call) = self.called.call(name) else { return };
         if !matches!(std::mem::replace(&mut call.state, State::Over), State::Over) {
-            let call = name.clone();
+            let call = call.subject.clone();
             let over = Observation::CalledOver { call, is_unacknowledged: false };
             self.observations.push(over);
         }

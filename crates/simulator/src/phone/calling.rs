@@ -86,20 +86,21 @@ impl Call {
 }
 
 impl Phone {
-    /// Calls somebody.
+    /// Calls `USER@DOMAIN`. Subject has the name of the call, which an agent in between passes on.
     pub fn call(&mut self, name: CallName, callee: &str, plan: Plan, now: Moment) {
         let branch = self.branch();
         let edge = self.some_edge();
         let (user, address, contact) = (&self.user, self.address, self.contact());
         let request = format!(
-            "INVITE sip:{callee}@example.com SIP/2.0\r\n\
+            "INVITE sip:{callee} SIP/2.0\r\n\
              Via: SIP/2.0/UDP {address};branch={branch};rport\r\n\
              Max-Forwards: 70\r\n\
              From: <sip:{user}@example.com>;tag=c-{name}\r\n\
-             To: <sip:{callee}@example.com>\r\n\
+             To: <sip:{callee}>\r\n\
              Call-ID: {name}\r\n\
              CSeq: 1 INVITE\r\n\
              Contact: <{contact}>\r\n\
+             Subject: {name}\r\n\
              Content-Length: 0\r\n\r\n"
         );
         self.calling.calls.push(Call {

@@ -32,7 +32,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("demo", &["sip", "container", "phone", "topology"]),
     (
         "simulator",
-        &["sip", "transport", "topology", "state", "edge", "container", "registrar", "manager"],
+        &[
+            "sip",
+            "transport",
+            "topology",
+            "state",
+            "edge",
+            "container",
+            "registrar",
+            "manager",
+            "demo",
+        ],
     ),
     ("testbed", &["sip"]),
     (
