@@ -53,7 +53,7 @@ pub struct ShardSettings {
 /// What the server has to do, in this order.
 #[derive(Debug)]
 pub enum ShardEffect {
-    /// Put this frame on this link. One that does not fit is reported by [`Shard::send_failed`].
+    /// Put this frame on this link. One that does not fit is reported by [`Shard::send_failed`](super::Shard::send_failed).
     Send {
         /// Which link.
         link: LinkId,
@@ -67,7 +67,7 @@ pub enum ShardEffect {
         /// The sequence on that link.
         sequence: u64,
     },
-    /// Run the application's handler; end with [`Shard::handled`].
+    /// Run the application's handler; end with [`Shard::handled`](super::Shard::handled).
     Handle {
         /// The name of the run.
         job: JobId,
@@ -78,7 +78,7 @@ pub enum ShardEffect {
         /// 0, or how many commits of it met a conflict or ended unknown.
         attempt: u32,
     },
-    /// Run the handler of an application with sessions; end with [`Shard::event_handled`].
+    /// Run the handler of an application with sessions; end with [`Shard::event_handled`](super::Shard::event_handled).
     HandleEvent {
         /// The name of the run.
         job: JobId,
@@ -89,21 +89,21 @@ pub enum ShardEffect {
         /// What has happened.
         event: Box<SessionEvent>,
     },
-    /// Commit; end with [`Shard::committed`].
+    /// Commit; end with [`Shard::committed`](super::Shard::committed).
     Commit {
         /// The name of the commit.
         commit: CommitId,
         /// Not empty.
         batch: Batch,
     },
-    /// Read; end with [`Shard::read`].
+    /// Read; end with [`Shard::read`](super::Shard::read).
     Read {
         /// The name of the read.
         read: ReadId,
         /// Which record.
         key: Key,
     },
-    /// Scan; end with [`Shard::scanned`].
+    /// Scan; end with [`Shard::scanned`](super::Shard::scanned).
     Scan {
         /// The name of the scan.
         scan: ScanId,
@@ -116,7 +116,7 @@ pub enum ShardEffect {
         /// At most so many.
         limit: usize,
     },
-    /// Look up the addresses of a name; end with [`Shard::resolved`].
+    /// Look up the addresses of a name; end with [`Shard::resolved`](super::Shard::resolved).
     Resolve {
         /// The name of the look-up.
         lookup: LookupId,
