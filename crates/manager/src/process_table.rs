@@ -13,7 +13,7 @@
 //! has ended, or was killed after its deadline, the edges stop.
 //!
 //! `now` is an argument; the server calls [`ProcessTable::tick`] at [`ProcessTable::next_deadline`]. Which processes
-//! hang is decided in [`detection`], what is asked by hand in `requests`.
+//! hang is decided in `detection`, what is asked by hand in `requests`.
 
 use std::time::{Duration, Instant};
 
