@@ -16,6 +16,7 @@ mod kills;
 mod peers;
 mod registration;
 mod revival;
+mod set_ups;
 mod sipp_peer;
 mod survival;
 mod tidy;
