@@ -22,7 +22,7 @@ use state::{CommitError, Version};
 use topology::ChoiceKey;
 use tracing::{debug, error, warn};
 
-use super::set_ups::{Act, Ledger, Step};
+use super::set_ups::{Act, BEGUN_WITHIN, Ledger, Step};
 use super::{CommitUse, Held, JobId, Shard, ShardEffect, taken};
 use crate::application::{Action, Effects, Response};
 use crate::edges::LinkId;
@@ -51,6 +51,7 @@ pub(super) struct Job {
     /// None for an ACK.
     pub(super) server: Option<ServerId>,
     held: Held,
+    begun_at: Instant,
     attempt: u32,
     /// Commits whose outcome is unknown.
     unknown: u32,
@@ -78,6 +79,7 @@ impl Shard {
         server: Option<ServerId>,
         request: Message,
         origin: Origin,
+        now: Instant,
         effects: &mut Vec<ShardEffect>,
     ) {
         let job = JobId(self.take_id());
@@ -93,6 +95,7 @@ impl Shard {
         let job_state = Job {
             server,
             held: self.hold(request, origin),
+            begun_at: now,
             attempt: 0,
             unknown: 0,
             cancels: Vec::new(),
@@ -243,7 +246,8 @@ impl Shard {
                 return self.conclude(job, now, effects);
             }
         };
-        let id = self.identifier.of_request(request).filter(|_| state.cancels.is_empty());
+        let is_wanted = state.cancels.is_empty() && !state.is_offered_elsewhere;
+        let id = self.identifier.of_request(request).filter(|_| is_wanted);
         let Some(id) = id else { return self.conclude(job, now, effects) };
         let record = SetUp {
             owner: self.settings.incarnation,
@@ -273,6 +277,17 @@ impl Shard {
             return self.conclude(job, now, effects);
         };
         match result {
+            // We stood still: another container may have had the whole call, its record gone since. Should nobody have
+            // had it, its caller repeats it.
+            Ok(versions) if now > state.begun_at + BEGUN_WITHIN => {
+                warn!(set_up = %id, "it took too long to begin a call; dropped it");
+                let version = *versions.first().expect("the store gives a version for each write");
+                self.commit(CommitUse::Tidy, record.remove(id, version), effects);
+                if let Some(state) = self.jobs.get_mut(&job) {
+                    state.action = Some(Action::Drop);
+                }
+                self.conclude(job, now, effects);
+            }
             Ok(versions) => {
                 state.set_up = Some((id, record.clone()));
                 let version = *versions.first().expect("the store gives a version for each write");

@@ -32,9 +32,9 @@ mod tests;
 mod ways;
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 use bytes::Bytes;
 use sip::{Framing, HeaderName, Message, Method, NameAddr, Uri};
 use state::{Batch, CommitError, Key, Record, StoreError, UnixMillis, Version};
@@ -65,6 +65,9 @@ pub use interface::{
 pub use jobs::HandlerEnd;
 pub use sessions::{EventEnd, SessionApplications};
 
+/// A container that did nothing for so long may have been taken for dead (heartbeats come several times a second).
+const STANDSTILL: Duration = Duration::from_secs(1);
+
 /// One shard: all transactions, contexts and jobs of a container.
 pub struct Shard {
     settings: ShardSettings,
@@ -90,6 +93,11 @@ pub struct Shard {
     /// The records that we own.
     set_ups: AHashMap<SetUpId, Ledger>,
     set_ups_by_server: AHashMap<ServerId, SetUpId>,
+    removals: Deadlines<SetUpId>,
+    /// Calls that may have been taken over without our knowing; until that is known nothing is repeated.
+    doubtful: AHashSet<SetUpId>,
+    /// We may have been taken for dead: all calls are to be looked up.
+    is_doubtful: bool,
     inquiries: AHashMap<SetUpId, Inquiry>,
     handed_on: VecDeque<HandedOn>,
     estates: Estates,
@@ -154,6 +162,8 @@ enum ReadUse {
     Session(SessionId),
     /// Has our commit of a session come about?
     SessionDoubt(SessionId),
+    /// Is this call still ours?
+    Verify(SetUpId),
 }
 
 impl Shard {
@@ -182,6 +192,9 @@ impl Shard {
             reads: AHashMap::new(),
             set_ups: AHashMap::new(),
             set_ups_by_server: AHashMap::new(),
+            removals: Deadlines::new(),
+            doubtful: AHashSet::new(),
+            is_doubtful: false,
             inquiries: AHashMap::new(),
             handed_on: VecDeque::new(),
             estates: Estates::default(),
@@ -250,6 +263,8 @@ impl Shard {
         }
         self.edges.down(link);
         self.offers_withdrawn(link);
+        // Perhaps the edge is dead, perhaps it takes us for dead.
+        self.is_doubtful = true;
         // A datagram is repeated by its transaction, by another edge; a stream dies with its edge.
         let mut lost: Vec<ClientId> = self
             .clients
@@ -289,6 +304,13 @@ impl Shard {
 
     /// Time has passed; does nothing before [`next_timeout`](Self::next_timeout).
     pub fn timeout(&mut self, now: Instant, effects: &mut Vec<ShardEffect>) {
+        if std::mem::take(&mut self.is_doubtful) {
+            self.doubt_everything(effects);
+        }
+        if !self.doubtful.is_empty() {
+            return;
+        }
+        self.removals_due(now, effects);
         self.transactions.timeout(now, &mut self.pending);
         self.contexts_timeout(now, effects);
         self.sessions_timeout(now, effects);
@@ -303,10 +325,15 @@ impl Shard {
             self.sessions.next_timeout(),
         ];
         next.into_iter().flatten().min()
+        let deadlines =
+            [self.transactions.next_timeout(), self.context_deadlines.next(), self.removals.next()];
+        deadlines.into_iter().flatten().min()
     }
 
-    /// Both clocks at one instant; the wall clock may have been set.
+    /// Both clocks at one instant; the wall clock may have been set. To be called at every turn, and at every heartbeat
+    /// interval at the least: a gap says that we stood still.
     pub fn tell_time(&mut self, now: Instant, wall: UnixMillis) {
+        self.is_doubtful |= now.saturating_duration_since(self.clocks.0) > STANDSTILL;
         self.clocks = (now, wall);
     }
 
@@ -338,7 +365,7 @@ impl Shard {
             Some(CommitUse::Job(job)) => self.job_committed(job, result, now, effects),
             Some(CommitUse::Begin(job)) => self.begun(job, result, now, effects),
             Some(CommitUse::Note(id)) => self.noted(id, result, now, effects),
-            Some(CommitUse::Remove(id)) => self.removed(id, now, effects),
+            Some(CommitUse::Remove(id)) => self.removed(id, result, now, effects),
             Some(CommitUse::Claim(id)) => self.claimed(id, result, now, effects),
             Some(CommitUse::Session(id)) => self.session_committed(id, result, now, effects),
             Some(CommitUse::SessionClaim(id)) => self.session_claimed(id, result, now, effects),
@@ -359,6 +386,7 @@ impl Shard {
             Some(ReadUse::Doubt(id)) => self.settled(id, result, now, effects),
             Some(ReadUse::Session(id)) => self.session_inquired(id, result, now, effects),
             Some(ReadUse::SessionDoubt(id)) => self.session_settled(id, result, now, effects),
+            Some(ReadUse::Verify(id)) => self.verified(id, result, now, effects),
             None => {}
         }
     }
@@ -591,6 +619,10 @@ impl Shard {
                 if !self.session_ack(&request, origin, now, effects) {
                     self.begin_job(None, request, origin, effects);
                 }
+                self.begin_job(Some(server), request, origin, now, effects)
+            }
+            TransactionEffect::Acknowledged { request, origin } => {
+                self.begin_job(None, request, origin, now, effects);
             }
             TransactionEffect::Cancelled { server, cancel, request, origin } => {
                 let held = self.hold(request, origin);

@@ -15,13 +15,13 @@
 //! attempts, and the next commit catches up.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sip::Message;
 use sip::transaction::ResponseClass;
 use state::{CommitError, Record, StoreError, Version};
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use super::jobs::HeldCancel;
 use super::{CommitUse, Held, ReadUse, Shard, ShardEffect, taken};
@@ -29,10 +29,18 @@ use crate::application::Response;
 use crate::ownership::identity::SetUpId;
 use crate::proxy::{BranchDeriver, BranchIndex, TransportFailure};
 use crate::setup::{Event, SetUp};
+use crate::transactions::deadlines::Armed;
 use crate::transactions::{ClientId, ServerId};
 
 /// A commit that fails or meets another one so often is given up.
 pub(super) const ATTEMPTS_MAX: u32 = 8;
+
+/// A record stays for so long after it was begun, however soon its call is over: a container that stood still meanwhile
+/// and has another copy of the INVITE in hand must meet it.
+const KEPT_MIN: Duration = Duration::from_secs(10);
+
+/// Whoever begins a record so long after the INVITE came may have missed a whole call.
+pub(super) const BEGUN_WITHIN: Duration = Duration::from_secs(5);
 
 /// More messages of one call do not wait at a time; they are dropped, and come again.
 const WAITING_MAX: usize = 256;
@@ -49,6 +57,8 @@ pub(super) struct Ledger {
     written_at: Instant,
     /// Nobody needs the record any more.
     is_over: bool,
+    begun_at: Instant,
+    armed: Armed,
 }
 
 /// The commit that is under way.
@@ -109,6 +119,8 @@ impl Ledger {
             in_flight: None,
             written_at: now,
             is_over: false,
+            begun_at: now,
+            armed: Armed::default(),
         }
     }
 
@@ -226,6 +238,10 @@ impl Shard {
                         self.act(server, step, now, effects);
                     }
                 }
+                None if ledger.is_over && now < ledger.begun_at + KEPT_MIN => {
+                    let removal = Some(ledger.begun_at + KEPT_MIN);
+                    return self.removals.arm(id, &mut ledger.armed, removal);
+                }
                 None if ledger.is_over => {
                     ledger.in_flight = Some(InFlight { value: None, steps: 0, attempts: 0 });
                     return self.write(id, now, effects);
@@ -283,8 +299,10 @@ impl Shard {
         let own = self.settings.incarnation;
         let Some(ledger) = self.set_ups.get_mut(&id) else { return };
         let Some(in_flight) = &ledger.in_flight else { return };
+        let is_removal = in_flight.value.is_none();
         let record = match result {
             Ok(Some(record)) => record,
+            Ok(None) if is_removal => return self.forget(id, now, effects),
             Ok(None) => return self.lose(id, now, effects),
             Err(error) => return self.write_again(id, &error.into(), now, effects),
         };
@@ -295,6 +313,8 @@ impl Shard {
             ledger.version = record.version;
             let error = CommitError::Unknown { reason: "the record is as it was" };
             self.write_again(id, &error, now, effects);
+        } else if is_removal {
+            self.forget(id, now, effects);
         } else {
             self.lose(id, now, effects);
         }
@@ -312,6 +332,10 @@ impl Shard {
         in_flight.attempts += 1;
         if in_flight.attempts < ATTEMPTS_MAX {
             return self.write(id, now, effects);
+        }
+        if in_flight.value.is_none() {
+            warn!(%error, set_up = %id, "the record of a call that is over stays until it expires");
+            return self.forget(id, now, effects);
         }
         error!(%error, set_up = %id, "a call goes on without its record: nobody can take it over");
         self.stands(id, now, effects);
@@ -384,12 +408,70 @@ impl Shard {
         }
     }
 
-    /// The record is gone, or soon expires.
-    pub(super) fn removed(&mut self, id: SetUpId, now: Instant, effects: &mut Vec<ShardEffect>) {
+    /// The commit that removes a record has ended.
+    pub(super) fn removed(
+        &mut self,
+        id: SetUpId,
+        result: Result<Vec<Version>, CommitError>,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        match result {
+            Ok(_) => self.forget(id, now, effects),
+            Err(CommitError::Conflict { .. } | CommitError::Unknown { .. }) => {
+                self.ask(ReadUse::Doubt(id), SetUp::key(id), effects);
+            }
+            Err(error) => self.write_again(id, &error, now, effects),
+        }
+    }
+
+    /// The record is gone, or not ours.
+    fn forget(&mut self, id: SetUpId, now: Instant, effects: &mut Vec<ShardEffect>) {
         let Some(ledger) = self.set_ups.remove(&id) else { return };
         self.set_ups_by_server.remove(&ledger.server);
         for step in ledger.waiting {
             self.act(ledger.server, step, now, effects);
+        }
+    }
+
+    /// Removes the records that were kept for long enough.
+    pub(super) fn removals_due(&mut self, now: Instant, effects: &mut Vec<ShardEffect>) {
+        while let Some((at, id)) = self.removals.pop_due(now) {
+            if self.set_ups.get_mut(&id).is_some_and(|ledger| ledger.armed.take(at)) {
+                self.pump(id, now, effects);
+            }
+        }
+    }
+
+    /// We may have been taken for dead: before anything is repeated, every call that is not answered is looked up.
+    pub(super) fn doubt_everything(&mut self, effects: &mut Vec<ShardEffect>) {
+        let doubtful = |(id, ledger): (&SetUpId, &Ledger)| {
+            (!ledger.is_over && !ledger.record.is_answered()).then_some(*id)
+        };
+        self.doubtful = self.set_ups.iter().filter_map(doubtful).collect();
+        for id in self.doubtful.clone() {
+            self.ask(ReadUse::Verify(id), SetUp::key(id), effects);
+        }
+    }
+
+    /// A call that was doubted was looked up.
+    pub(super) fn verified(
+        &mut self,
+        id: SetUpId,
+        result: Result<Option<Record>, StoreError>,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        self.doubtful.remove(&id);
+        let own = self.settings.incarnation;
+        let is_ours = match result {
+            Ok(Some(record)) => SetUp::decode(&record.value).is_ok_and(|found| found.owner == own),
+            Ok(None) => false,
+            // The next commit will tell.
+            Err(_) => true,
+        };
+        if !is_ours {
+            self.lose(id, now, effects);
         }
     }
 

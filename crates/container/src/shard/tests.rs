@@ -17,6 +17,7 @@ use super::*;
 use crate::application::{Action, Effects, ProxyPlan, Target};
 use crate::transactions::TransactionSettings;
 
+mod deaths;
 mod ways;
 
 const EDGE_1: &str = "192.0.2.1:5060";

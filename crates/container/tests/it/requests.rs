@@ -198,12 +198,12 @@ async fn commit_that_hangs_costs_its_own_request_only() {
 }
 
 #[tokio::test]
-async fn request_left_in_a_link_that_was_closed_is_left_to_another_container() {
+async fn call_left_in_a_link_that_was_closed_rings_nobody() {
     let container = Container::start();
     let mut gone = container.edge(EDGE).await;
     let mut other = container.edge("192.0.2.2:5060").await;
     // Both are there when the container looks, as after it was stopped for a while.
-    gone.offer(request("MESSAGE", "proxy@x", "a")).await;
+    gone.offer(request("INVITE", "proxy@x", "a")).await;
     drop(gone);
     other.heartbeats(5).await;
     assert_eq!(container.application.runs(), 1);

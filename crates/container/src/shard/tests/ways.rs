@@ -248,14 +248,10 @@ fn targets_that_need_what_is_not_spoken_are_refused() {
 #[test]
 fn request_whose_link_went_down_before_it_was_taken_is_left_to_another_container() {
     let mut bench = Bench::new();
-    // A call is its who noted it first, whoever it was offered to.
     bench.incoming(request("INVITE", "aaa", ""));
     bench.link_down(1);
     bench.done(target("sip:bob@198.51.100.8"));
-    assert_eq!(
-        bench.words(),
-        ["handle 0", "2: 100", "2: INVITE to Udp 198.51.100.8:5060", "taken 1"]
-    );
+    assert_eq!(bench.words(), ["handle 0", "taken 1"]);
     let mut bench = Bench::new();
     bench.incoming(request("MESSAGE", "aaa", ""));
     bench.link_down(1);
