@@ -35,6 +35,10 @@ pub trait Application: Send + Sync {
     /// Decides what becomes of one request that begins a server transaction (never a retransmission, a
     /// CANCEL, or an ACK to a non-2xx).
     ///
+    /// [`Action::Proxy`] of an INVITE is noted in the store before anybody is called, so that another container can go
+    /// on with the call. That is a commit of its own, behind the one of the batch: a container that dies between the
+    /// two leaves a batch that stands and an INVITE that is handled again, here or elsewhere.
+    ///
     /// An ACK has no transaction that could answer it: [`Action::Respond`] to one is dropped and
     /// [`Action::Proxy`] forwards it once to the first target, statelessly.
     ///

@@ -319,15 +319,16 @@ impl Shard {
 
     /// When [`timeout`](Self::timeout) wants to be called.
     pub fn next_timeout(&self) -> Option<Instant> {
+        if !self.doubtful.is_empty() {
+            return None; // not before the reads have ended
+        }
         let next = [
             self.transactions.next_timeout(),
             self.context_deadlines.next(),
+            self.removals.next(),
             self.sessions.next_timeout(),
         ];
         next.into_iter().flatten().min()
-        let deadlines =
-            [self.transactions.next_timeout(), self.context_deadlines.next(), self.removals.next()];
-        deadlines.into_iter().flatten().min()
     }
 
     /// Both clocks at one instant; the wall clock may have been set. To be called at every turn, and at every heartbeat
@@ -612,17 +613,13 @@ impl Shard {
         match effect {
             TransactionEffect::Begun { server, request, origin } => {
                 if !self.session_request(server, &request, origin, now, effects) {
-                    self.begin_job(Some(server), request, origin, effects);
+                    self.begin_job(Some(server), request, origin, now, effects);
                 }
             }
             TransactionEffect::Acknowledged { request, origin } => {
                 if !self.session_ack(&request, origin, now, effects) {
-                    self.begin_job(None, request, origin, effects);
+                    self.begin_job(None, request, origin, now, effects);
                 }
-                self.begin_job(Some(server), request, origin, now, effects)
-            }
-            TransactionEffect::Acknowledged { request, origin } => {
-                self.begin_job(None, request, origin, now, effects);
             }
             TransactionEffect::Cancelled { server, cancel, request, origin } => {
                 let held = self.hold(request, origin);

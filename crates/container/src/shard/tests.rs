@@ -18,6 +18,7 @@ use crate::application::{Action, Effects, ProxyPlan, Target};
 use crate::transactions::TransactionSettings;
 
 mod deaths;
+mod hand_on;
 mod ways;
 
 const EDGE_1: &str = "192.0.2.1:5060";
@@ -88,9 +89,18 @@ fn ok_with_commit() -> Effects {
 
 impl Bench {
     fn new() -> Bench {
+        Bench::with("c1", 7, FakeStore::default())
+    }
+
+    /// Another container over the same store.
+    fn of(name: &str, incarnation: u64, other: &Bench) -> Bench {
+        Bench::with(name, incarnation, other.store.clone())
+    }
+
+    fn with(name: &str, incarnation: u64, store: FakeStore) -> Bench {
         let settings = ShardSettings {
-            name: ProcessName::new("c1"),
-            incarnation: Incarnation(7),
+            name: ProcessName::new(name),
+            incarnation: Incarnation(incarnation),
             node: "n1".to_owned(),
             keys: KeyRing::new([1; 32]),
             transactions: TransactionSettings { timers: Timers::default(), transactions_max: 100 },
@@ -102,7 +112,7 @@ impl Bench {
             now,
             sequence: 0,
             effects: Vec::new(),
-            store: FakeStore::default(),
+            store,
             commit: None,
         };
         bench.frame(1, hello(EDGE_1)).unwrap();
@@ -258,6 +268,7 @@ fn word(effect: &ShardEffect) -> String {
                     }
                 }
             }
+            LinkFrame::HandOn { to, .. } => format!("{}: hand on to {to}", link.0),
             LinkFrame::HelloAnswer { .. } => format!("{}: hello", link.0),
             LinkFrame::Heartbeat { accepting, .. } => format!("{}: {accepting:?}", link.0),
             LinkFrame::KeepAlive { flow_token } => {
