@@ -204,6 +204,7 @@ impl Session {
         let name = RequestName {
             application: &self.application,
             call_id: call_id.as_bytes(),
+            remote_tag: b"",
             cseq: CSEQ_FIRST,
             method: Method::Invite,
         };

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! z9hG4bK TOKEN MAC
-//!         |     +-- 20 characters, keyed hash of token, application, Call-ID, CSeq: the client transaction
+//!         |     +-- 20 characters, keyed hash of token, application, Call-ID, To tag, CSeq: the client transaction
 //!         +-------- 52 characters, session token: who held the session, and which it is
 //! ```
 //!
@@ -99,6 +99,8 @@ impl Identity {
         applications: impl Iterator<Item = &'a str> + Clone,
     ) -> Option<usize> {
         let (call_id, cseq) = (request.call_id().ok()?, request.cseq().ok()?);
+        let to = request.to().ok()?;
+        let remote_tag = to.tag().unwrap_or_default();
         request
             .values(HeaderName::Via)
             .filter_map(|value| Via::parse(value).ok()?.branch().and_then(split))
@@ -106,7 +108,8 @@ impl Identity {
                 self.read_token(token)?;
                 applications.clone().position(|application| {
                     let (cseq, method) = (cseq.number, cseq.method);
-                    self.mac(token, &RequestName { application, call_id, cseq, method }) == mac
+                    let name = RequestName { application, call_id, remote_tag, cseq, method };
+                    self.mac(token, &name) == mac
                 })
             })
     }
@@ -124,6 +127,7 @@ impl Identity {
             token,
             application,
             request.call_id,
+            request.remote_tag,
             &cseq,
             request.method.as_bytes(),
         ];
@@ -144,6 +148,8 @@ impl Identity {
 pub(super) struct RequestName<'a> {
     pub(super) application: &'a str,
     pub(super) call_id: &'a [u8],
+    /// Forks of one INVITE differ in nothing else; empty before there is one.
+    pub(super) remote_tag: &'a [u8],
     pub(super) cseq: u32,
     pub(super) method: Method<'a>,
 }

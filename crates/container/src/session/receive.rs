@@ -394,8 +394,13 @@ impl Session {
         cseq: u32,
         context: Context<'_>,
     ) -> (Bytes, RequestBuilder) {
-        let name =
-            RequestName { application: &self.application, call_id: &dialog.call_id, cseq, method };
+        let name = RequestName {
+            application: &self.application,
+            call_id: &dialog.call_id,
+            remote_tag: dialog.remote_tag(),
+            cseq,
+            method,
+        };
         let (branch, via) = context.identity.via(self.id, &name);
         (branch, dialog.request(method, cseq, &via))
     }

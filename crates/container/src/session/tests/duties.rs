@@ -133,15 +133,26 @@ fn other_forks_that_answer_are_acknowledged_and_ended() {
     bench.words();
     assert_eq!(bench.responds("INVITE", 200, "fork"), "nothing");
     assert_eq!(bench.words(), ["ACK 1", "BYE 2"]);
-    assert_eq!(bench.last("BYE").request_uri(), Some(&b"sip:bob@203.0.113.9;fork=fork"[..]));
+    let fork_bye = bench.last("BYE");
+    assert_eq!(fork_bye.request_uri(), Some(&b"sip:bob@203.0.113.9;fork=fork"[..]));
     for (fork, acks) in [("fork", 1), ("bob", 1)] {
         assert_eq!(bench.responds("INVITE", 200, fork), "nothing");
         assert_eq!(bench.words(), vec!["ACK 1"; acks], "{fork} repeats its answer");
     }
     let last = bench.acks.last().unwrap();
     assert_eq!(tag(last, HeaderName::To).unwrap(), b"bob");
-    bench.send("callee", "INFO").unwrap();
-    assert_eq!(bench.words(), ["INFO 2"], "the dialog's own numbers");
+    bench.send("callee", "BYE").unwrap();
+    assert_eq!(bench.words(), ["BYE 2"], "the dialog's own numbers");
+    let bye = bench.last("BYE");
+    let branch = |message: &Message| message.top_via().unwrap().branch().unwrap().to_vec();
+    assert_ne!(branch(&bye), branch(&fork_bye), "each has its own transaction");
+    assert_eq!(
+        bench.comes(Input::Response { response: response_to(&bye, 200, "bob") }),
+        "callee 200"
+    );
+    let response = response_to(&fork_bye, 200, "fork");
+    assert_eq!(bench.comes(Input::Response { response }), "nothing");
+    assert!(bench.session.view(bench.now).leg("callee").is_none());
 }
 
 #[test]
