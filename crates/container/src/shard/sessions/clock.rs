@@ -61,11 +61,12 @@ impl Shard {
         self.sessions.deadlines.arm(id, &mut entry.armed, Some(next));
     }
 
-    /// The store refused: nothing is tried for a while.
+    /// The store refused a step: it is tried again in a while.
     pub(super) fn pause_session(&mut self, id: SessionId, now: Instant) {
         if let Some(entry) = self.sessions.entries.get_mut(&id) {
             entry.not_before = Some(now + STORE_PAUSE);
         }
+        self.arm_session(id, now);
     }
 
     pub(in super::super) fn sessions_timeout(
@@ -88,8 +89,9 @@ impl Shard {
 
     fn session_timeout(&mut self, id: SessionId, now: Instant, effects: &mut Vec<ShardEffect>) {
         let (wall, timers) = (self.wall(now), self.sessions.timers);
-        if let Some(entry) = self.sessions.entries.get_mut(&id) {
-            entry.not_before = None;
+        let Some(entry) = self.sessions.entries.get_mut(&id) else { return };
+        if entry.not_before.take_if(|at| *at <= now).is_some() {
+            self.resume_step(id, effects);
         }
         let Some(live) = self.sessions.wake(id) else { return };
         let mut leaving = Vec::new();
@@ -120,7 +122,7 @@ impl Shard {
     fn arm_repeats(&mut self, id: SessionId) {
         let Some(entry) = self.sessions.entries.get_mut(&id) else { return };
         let repeats = entry.live.iter().flat_map(|live| &live.repeats);
-        let next = repeats.map(|repeat| repeat.next).min();
+        let next = repeats.map(|repeat| repeat.next).chain(entry.not_before).min();
         self.sessions.deadlines.arm(id, &mut entry.armed, next);
     }
 

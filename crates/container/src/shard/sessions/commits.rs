@@ -5,8 +5,9 @@
 
 use std::time::Instant;
 
+use sip::{Message, Method};
 use state::{CommitError, Record, StoreError, Version};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::super::jobs::HeldCancel;
 use super::super::{CommitUse, ReadUse, Shard, ShardEffect, taken};
@@ -15,7 +16,8 @@ use crate::application::Response;
 use crate::session::receive::Input;
 use crate::session::{Session, SessionId, codec};
 
-/// A commit that fails so often is given up: its input has not happened.
+/// A commit that fails so often is given up when its input is a request, which is refused: nothing has happened.
+/// Anything else comes once only (a response by a stream, the end of a transaction) and is tried again, with a pause.
 const ATTEMPTS_MAX: u32 = 8;
 
 impl Shard {
@@ -119,17 +121,34 @@ impl Shard {
         if waiting.attempts < ATTEMPTS_MAX {
             return self.write_session(id, effects);
         }
-        error!(%error, session = %id, "a session could not be stored; what was to happen has not");
-        let Some(Step { held, cancel, begins, .. }) = step.take() else { return };
-        self.refuse_queued(Queued { input: Input::Deadline, held, cancel }, now, effects);
+        let is_refusable = waiting.held.as_ref().is_some_and(|held| is_answered(&held.message));
+        if !is_refusable {
+            warn!(%error, session = %id, "a session cannot be stored; trying again in a while");
+            waiting.is_paused = true;
+            // Else what came behind it by its link would wait for it.
+            let cancelled = waiting.cancel.as_mut().map(|cancel| &mut cancel.held);
+            for held in waiting.held.iter_mut().chain(cancelled) {
+                taken(held.offered.take(), effects);
+            }
+            return self.pause_session(id, now);
+        }
+        error!(%error, session = %id, "a session could not be stored; refused a request");
+        let Some(Step { held, begins, .. }) = step.take() else { return };
+        self.refuse_queued(Queued { input: Input::Deadline, held, cancel: None }, now, effects);
         if begins.is_some() {
             self.sessions.entries.remove(&id);
         } else {
-            // What it had to do by the clock is tried again, in a while.
-            self.pause_session(id, now);
             self.advance(id, now, effects);
         }
         self.settle(now, effects);
+    }
+
+    /// The pause of a step is over.
+    pub(super) fn resume_step(&mut self, id: SessionId, effects: &mut Vec<ShardEffect>) {
+        let Some(live) = self.sessions.wake(id) else { return };
+        let Some(step) = live.step.as_mut().filter(|step| step.is_paused) else { return };
+        (step.is_paused, step.attempts) = (false, 0);
+        self.write_session(id, effects);
     }
 
     /// What was committed happens. Without a version nothing was written, or the record is gone.
@@ -235,4 +254,9 @@ impl Shard {
             self.sessions.clients.remove(&client);
         }
     }
+}
+
+/// Whether it is a request with an answer.
+fn is_answered(message: &Message) -> bool {
+    message.method().is_some_and(|method| method != Method::Ack)
 }

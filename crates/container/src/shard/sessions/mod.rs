@@ -92,7 +92,7 @@ struct Entry {
     live: Option<Box<Live>>,
     has_calls: bool,
     armed: Armed,
-    /// The store has refused it: nothing is tried before.
+    /// The store has refused a step, which is tried again then.
     not_before: Option<Instant>,
 }
 
@@ -146,6 +146,8 @@ struct Step {
     /// What the record will be, once that is known.
     value: Bytes,
     attempts: u32,
+    /// The store has refused it too often; it is tried again when the pause is over.
+    is_paused: bool,
 }
 
 impl Sessions {
@@ -334,6 +336,7 @@ impl Shard {
             begins: Some(server),
             value: Bytes::new(),
             attempts: 0,
+            is_paused: false,
         };
         self.tell(id, step, now, effects);
     }
@@ -465,6 +468,7 @@ impl Shard {
                 begins: None,
                 value: Bytes::new(),
                 attempts: 0,
+                is_paused: false,
             };
             if step.event.is_some() {
                 return self.tell(id, step, now, effects);

@@ -9,16 +9,21 @@ mod world;
 use std::time::Duration;
 
 use phones::Hangup;
-use world::{Fate, World};
+use world::{Fate, Trouble, World};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A call from beginning to end; says how many effects the first container had.
 fn call(hangup: Hangup, fate: Fate) -> (usize, World) {
+    call_with(hangup, fate, None)
+}
+
+fn call_with(hangup: Hangup, fate: Fate, trouble: Option<(usize, Trouble)>) -> (usize, World) {
     let mut world = World::new(hangup, fate);
+    world.trouble = trouble;
     world.begins();
     world.runs_until_hung_up(60 * SECOND);
-    let told = format!("{hangup:?}, {fate:?}:\n{}", world.log.join("\n"));
+    let told = format!("{hangup:?}, {fate:?}, {trouble:?}:\n{}", world.log.join("\n"));
     assert!(world.is_hung_up(), "the call did not end: {told}");
     let answered = world.caller.answered_after.unwrap();
     assert!(
@@ -64,6 +69,49 @@ fn container_that_was_taken_for_dead_drops_its_copy_without_a_word() {
             call(hangup, Fate::IsTakenForDeadAfter(at));
         }
     }
+}
+
+#[test]
+fn commit_that_goes_wrong_changes_nothing_of_a_call() {
+    let troubles = [
+        Trouble::AppliedButUnknown,
+        Trouble::LostAndUnknown,
+        Trouble::AppliedAndUnreadable,
+        Trouble::Conflict,
+    ];
+    for hangup in [Hangup::Caller, Hangup::Callee] {
+        let (_, world) = call(hangup, Fate::Lives);
+        assert!(world.commits > 6, "{}", world.commits);
+        for trouble in troubles {
+            for at in 0..world.commits {
+                call_with(hangup, Fate::Lives, Some((at, trouble)));
+            }
+        }
+    }
+}
+
+/// Nobody repeats anything here: what a container lets go is gone.
+#[test]
+fn answer_by_a_stream_outlasts_a_store_that_takes_nothing() {
+    let mut quiet = World::new(Hangup::Caller, Fate::Lives);
+    quiet.callee.is_by_stream = true;
+    quiet.begins();
+    quiet.runs_until_hung_up(60 * SECOND);
+    let mut refused = 0;
+    for at in 0..quiet.commits {
+        let mut world = World::new(Hangup::Caller, Fate::Lives);
+        world.trouble = Some((at, Trouble::Busy));
+        world.callee.is_by_stream = true;
+        world.begins();
+        world.runs_until_hung_up(60 * SECOND);
+        let told = world.log.join("\n");
+        // A request is refused, and that is an end too.
+        let is_refused = world.caller.faults.iter().any(|fault| fault.ends_with("503"));
+        refused += usize::from(is_refused);
+        assert!(is_refused || world.is_hung_up(), "commit {at}:\n{told}");
+        assert_eq!(world.callee.faults, Vec::<String>::new(), "commit {at}:\n{told}");
+    }
+    assert!(refused <= 2, "the INVITE and the BYE, but {refused} were refused");
 }
 
 #[test]

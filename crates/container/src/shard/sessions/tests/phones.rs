@@ -21,6 +21,8 @@ pub(super) enum Hangup {
 pub(super) struct Phone {
     name: &'static str,
     hangs_up: bool,
+    /// As callee: what it answers arrives, so it says it once.
+    pub(super) is_by_stream: bool,
     /// What is sent again and again, until something comes.
     repeats: BTreeMap<&'static str, (Message, Instant)>,
     /// What was answered, by branch and method.
@@ -46,6 +48,7 @@ impl Phone {
         Phone {
             name,
             hangs_up,
+            is_by_stream: false,
             repeats: BTreeMap::new(),
             answered: BTreeMap::new(),
             invite: None,
@@ -95,7 +98,9 @@ impl Phone {
             let invite = self.invite.clone().unwrap();
             let answer = self.respond(&invite, 200);
             self.answer = Some(answer.clone());
-            self.repeats.insert("200", (answer.clone(), now + REPEAT));
+            if !self.is_by_stream {
+                self.repeats.insert("200", (answer.clone(), now + REPEAT));
+            }
             sent.push(answer);
         }
         if self.hangs_up_at.take_if(|at| *at <= now).is_some() {

@@ -9,8 +9,8 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use sip::transaction::Timers;
 use sip::{HeaderName, Message, Method};
-use state::engine::fake::FakeStore;
-use state::{Prefix, Store, UnixMillis};
+use state::engine::fake::{CommitFault, FakeStore};
+use state::{Prefix, Store, StoreError, UnixMillis};
 use topology::view::WEIGHT_DEFAULT;
 use topology::{
     Incarnation, KeyRing, ProcessEntry, ProcessName, ProcessState, ProcessType, TopologyView,
@@ -32,6 +32,8 @@ const EDGE: &str = "192.0.2.1:5060";
 const LINK: LinkId = LinkId(1);
 /// Seldom: a round reads the whole index.
 const ROUND: Duration = Duration::from_secs(30);
+/// Longer than the pause that a container makes.
+const BUSY_TIME: Duration = Duration::from_millis(1_500);
 const TURNS_MAX: usize = 100_000;
 
 /// What becomes of the first container.
@@ -44,6 +46,21 @@ pub(super) enum Fate {
     IsMissed,
     /// It lives on, while the other takes it for dead, and gets the messages.
     IsTakenForDeadAfter(usize),
+}
+
+/// What goes wrong with one commit of the first container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// It stands, and nobody knows.
+    AppliedButUnknown,
+    /// It does not, and nobody knows.
+    LostAndUnknown,
+    /// It stands, nobody knows, and the record cannot be read.
+    AppliedAndUnreadable,
+    /// It meets another one that is not there.
+    Conflict,
+    /// The store takes nothing, however often it is asked at once.
+    Busy,
 }
 
 pub(super) fn invite() -> Message {
@@ -155,6 +172,14 @@ pub(super) struct World {
     pub(super) timer_after: Duration,
     pub(super) timer_due: Option<UnixMillis>,
     pub(super) log: Vec<String>,
+    /// Which commit of the first container goes wrong, and how.
+    pub(super) trouble: Option<(usize, Trouble)>,
+    /// Commits of the first container.
+    pub(super) commits: usize,
+    /// Until then the store is busy.
+    busy_until: Instant,
+    /// The next read fails.
+    is_unreadable: bool,
     turns: usize,
     /// Those in which there is, or was, something.
     buckets: BTreeSet<Bytes>,
@@ -186,6 +211,10 @@ impl World {
             timer_after: Duration::from_millis(1_900),
             timer_due: None,
             log: Vec::new(),
+            trouble: None,
+            commits: 0,
+            busy_until: now,
+            is_unreadable: false,
             turns: 0,
             buckets: BTreeSet::new(),
         }
@@ -378,6 +407,9 @@ impl World {
             }
             ShardEffect::Commit { commit, batch } => {
                 self.buckets.extend(batch.writes.first().map(|write| write.key.tag.clone()));
+                if number == 0 {
+                    self.goes_wrong();
+                }
                 let result = self.store.commit(batch).now_or_never().unwrap();
                 self.log.push(format!("   c{} commit {:?}", number + 1, result.is_ok()));
                 self.with(number, |shard, now, effects| {
@@ -387,6 +419,9 @@ impl World {
                 self.dies_behind(number);
             }
             ShardEffect::Read { read, key } => {
+                if std::mem::take(&mut self.is_unreadable) {
+                    self.store.inject_read_fault(StoreError::Busy { waiting: 1 });
+                }
                 let result = self.store.read(&key).now_or_never().unwrap();
                 self.with(number, |shard, now, effects| shard.read(read, result, now, effects));
             }
@@ -407,6 +442,27 @@ impl World {
                 panic!("nothing asks for that")
             }
         }
+    }
+
+    /// The first container is about to commit.
+    fn goes_wrong(&mut self) {
+        let trouble = self.trouble.filter(|(at, _)| *at == self.commits).map(|(_, what)| what);
+        self.commits += 1;
+        if trouble == Some(Trouble::Busy) {
+            self.busy_until = self.now + BUSY_TIME;
+        }
+        let fault = match trouble {
+            _ if self.now < self.busy_until => CommitFault::Fails(StoreError::Busy { waiting: 1 }),
+            Some(Trouble::AppliedButUnknown) => CommitFault::AppliedButUnknown,
+            Some(Trouble::AppliedAndUnreadable) => {
+                self.is_unreadable = true;
+                CommitFault::AppliedButUnknown
+            }
+            Some(Trouble::LostAndUnknown) => CommitFault::LostAndUnknown,
+            Some(Trouble::Conflict) => CommitFault::Conflicts,
+            Some(Trouble::Busy) | None => return,
+        };
+        self.store.inject_commit_fault(fault);
     }
 
     fn dies_behind(&mut self, number: usize) {
