@@ -31,6 +31,9 @@ pub const SILENCE_MAX: Duration = Duration::from_millis(600);
 /// How long a manager that another guardian left may take to say hello.
 pub const RETURN_LIMIT: Duration = Duration::from_secs(2);
 
+/// How long a manager that was just started may take to say hello: it loads and connects, nothing else.
+pub const HELLO_LIMIT: Duration = Duration::from_secs(10);
+
 /// A guardian that was itself late by this much (a suspended machine, a starved one) blames nobody for silence.
 const LATE: Duration = Duration::from_millis(300);
 
@@ -123,8 +126,8 @@ enum Manager {
     Gone { next_at: Instant },
     /// Another guardian's: it says hello until then.
     Found { until: Instant },
-    /// Started; has not said hello.
-    Spawned,
+    /// Started: it says hello until then.
+    Spawned { until: Instant },
     /// Welcomed; its loop does not run yet.
     Starting,
     /// Beats.
@@ -176,7 +179,7 @@ impl Guardian {
             Event::Begins { found: Found::Manager } => {
                 self.manager = Manager::Found { until: now + RETURN_LIMIT };
             }
-            Event::Begins { found: Found::Nobody } => self.spawn(effects),
+            Event::Begins { found: Found::Nobody } => self.spawn(now, effects),
             Event::Hello => self.welcomed(now, effects),
             Event::Beat => self.beat(now),
             Event::Serving => {
@@ -204,12 +207,18 @@ impl Guardian {
         let late = now.saturating_duration_since(self.ticked) > BEAT_INTERVAL + LATE;
         self.ticked = now;
         match self.manager {
-            Manager::Gone { next_at } if now >= next_at => self.spawn(effects),
+            Manager::Gone { next_at } if now >= next_at => self.spawn(now, effects),
             Manager::Found { until } if late => {
                 self.manager = Manager::Found { until: until.max(now + SILENCE_MAX) };
             }
+            Manager::Spawned { until } if late => {
+                self.manager = Manager::Spawned { until: until.max(now + HELLO_LIMIT) };
+            }
             Manager::Found { until } if now >= until => {
                 self.kill("it was left by another guardian and says nothing", effects);
+            }
+            Manager::Spawned { until } if now >= until => {
+                self.kill("it was started and says nothing", effects);
             }
             Manager::Watched { .. } if late => self.manager = Manager::Watched { heard: now },
             Manager::Watched { heard } if now.saturating_duration_since(heard) > SILENCE_MAX => {
@@ -217,7 +226,7 @@ impl Guardian {
             }
             Manager::Gone { .. }
             | Manager::Found { .. }
-            | Manager::Spawned
+            | Manager::Spawned { .. }
             | Manager::Starting
             | Manager::Watched { .. }
             | Manager::Ending
@@ -235,7 +244,7 @@ impl Guardian {
         match self.manager {
             Manager::Gone { next_at } => Some(next_at),
             Manager::Found { .. }
-            | Manager::Spawned
+            | Manager::Spawned { .. }
             | Manager::Starting
             | Manager::Watched { .. }
             | Manager::Ending
@@ -243,8 +252,8 @@ impl Guardian {
         }
     }
 
-    fn spawn(&mut self, effects: &mut Vec<Effect>) {
-        self.manager = Manager::Spawned;
+    fn spawn(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        self.manager = Manager::Spawned { until: now + HELLO_LIMIT };
         effects.push(Effect::Spawn);
     }
 
@@ -255,7 +264,7 @@ impl Guardian {
 
     fn welcomed(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         match self.manager {
-            Manager::Spawned | Manager::Starting => self.manager = Manager::Starting,
+            Manager::Spawned { .. } | Manager::Starting => self.manager = Manager::Starting,
             // Its loop runs: it has found its way back to a guardian.
             Manager::Found { .. } | Manager::Watched { .. } => {
                 self.manager = Manager::Watched { heard: now };
@@ -276,7 +285,7 @@ impl Guardian {
             Manager::Watched { .. } => self.manager = Manager::Watched { heard: now },
             Manager::Gone { .. }
             | Manager::Found { .. }
-            | Manager::Spawned
+            | Manager::Spawned { .. }
             | Manager::Ending
             | Manager::Killed => {}
         }
@@ -312,17 +321,15 @@ impl Guardian {
         };
         match (self.manager, self.wish) {
             // Its welcome will say so.
-            (
-                Manager::Gone { .. } | Manager::Found { .. } | Manager::Spawned | Manager::Killed,
-                _,
-            )
+            (Manager::Gone { .. } | Manager::Found { .. } | Manager::Killed, _)
+            | (Manager::Spawned { .. }, Wish::Stop)
             | (_, Wish::Run) => {}
             (Manager::Starting | Manager::Watched { .. } | Manager::Ending, Wish::Stop) => {
                 effects.push(Effect::TellStop);
             }
             (Manager::Watched { .. }, Wish::StopNow) => effects.push(Effect::TellStopNow),
             // Nobody watches its loop, and it may not read. The next one has less to do.
-            (Manager::Starting | Manager::Ending, Wish::StopNow) => {
+            (Manager::Spawned { .. } | Manager::Starting | Manager::Ending, Wish::StopNow) => {
                 self.kill("told to stop at once", effects);
             }
         }

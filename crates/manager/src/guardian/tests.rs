@@ -127,6 +127,19 @@ fn the_second_signal_does_not_wait_for_a_manager_that_is_not_watched() {
 }
 
 #[test]
+fn a_manager_that_was_started_and_says_nothing_is_followed_by_another() {
+    let (mut world, _) = World::begins(Found::Nobody);
+    assert_eq!(world.pass(HELLO_LIMIT - BEAT_INTERVAL), []);
+    let effects = world.pass(BEAT_INTERVAL);
+    assert!(matches!(effects[..], [Effect::Kill { .. }]), "{effects:?}");
+    world.gone();
+    assert_eq!(world.pass(BEAT_INTERVAL), [Effect::Spawn]);
+    // Nor does a second signal wait for it.
+    assert_eq!(world.handle(Event::Signal), []);
+    assert_eq!(world.handle(Event::Signal), [Effect::Kill { reason: "told to stop at once" }]);
+}
+
+#[test]
 fn what_failed_is_told_when_the_manager_has_gone() {
     let (mut world, _) = World::begins(Found::Nobody);
     world.handle(Event::Hello);
