@@ -172,11 +172,18 @@ impl Manager {
                 }
                 name = signals.next() => {
                     info!(signal = name, "stopping");
-                    self.handle(Event::NodeStops)
+                    self.receive(self.meaning_of_a_signal())
                 }
                 () = tokio::time::sleep_until(deadline.into()) => self.look(received).await,
             };
         }
+    }
+
+    /// While there is a guardian, the operator's haste is for it to tell: whoever stops a service signals all of its
+    /// processes, and one wish heard twice is no second wish.
+    fn meaning_of_a_signal(&self) -> Input {
+        let is_second = self.is_stopping && self.guardian.is_none();
+        if is_second { Input::StopNow } else { Input::Stop }
     }
 
     fn serving(&self) -> Serving {

@@ -51,12 +51,9 @@ fn wait_for_all(node: &Node) {
 fn a_killed_manager_is_followed_by_another_and_nobody_else_notices() {
     let node = Node::start(config_on_free_ports());
     let before = node.node_status();
-    let killed = Instant::now();
     let pid = node.kill_manager();
     edge_answers(&node);
     let after = node.wait_for_manager_after(pid);
-    let took = killed.elapsed();
-    assert!(took < Duration::from_secs(1), "{took:?}");
     assert_eq!(lives_of(&after), lives_of(&before));
     assert!(
         after.view.version > before.view.version,
@@ -83,12 +80,9 @@ fn a_stopped_manager_is_killed_and_followed_by_another() {
     let node = Node::start(config_on_free_ports());
     let before = node.node_status();
     let pid = node.manager_pid();
-    let stopped = Instant::now();
     node::signal(pid, Signal::STOP);
     until("its end", || (!lives(pid)).then_some(()));
     let after = node.wait_for_manager_after(pid);
-    let took = stopped.elapsed();
-    assert!(took < Duration::from_millis(1_500), "{took:?}");
     assert_eq!(lives_of(&after), lives_of(&before));
     edge_answers(&node);
     node.stop();
@@ -297,6 +291,19 @@ fn a_node_that_is_about_to_start_is_stopped_without_waiting_for_it() {
     node::signal(node.guardian_pid(), Signal::TERM);
     let ended = node.ends();
     assert!(!ended.path().join("after_stop.notes").exists());
+}
+
+#[test]
+fn a_signal_to_guardian_and_manager_both_is_one_wish() {
+    let mut config = config_on_free_ports();
+    config.container.drain_timeout = Duration::from_secs(1);
+    let node = Node::start_with(config, &[("container1", "stubborn")]);
+    // As a service manager does it that signals every process of a service.
+    node::signal(node.manager_pid(), Signal::TERM);
+    node.wait_for_note("container1", "told drain");
+    let ended = node.stop();
+    let notes = ended.notes("container1");
+    assert!(notes.contains(&"told stop".to_owned()), "killed before its deadline: {notes:?}");
 }
 
 #[test]

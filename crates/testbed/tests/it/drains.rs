@@ -213,8 +213,8 @@ async fn an_orderly_stop_waits_for_a_ringing_call_and_a_second_signal_does_not()
         let ringing = callee.incoming().await.unwrap();
         ringing.ring().await.unwrap();
         invitation.ringing().await.unwrap();
-        let manager = Pid::from_raw(node.manager_pid()).unwrap();
-        kill_process(manager, Signal::TERM).unwrap();
+        let guardian = Pid::from_raw(node.guardian_pid()).unwrap();
+        kill_process(guardian, Signal::TERM).unwrap();
         wait::until("the container to drain", LIMIT, || {
             let state = container_state(&node);
             if state == "draining" { Ok(()) } else { Err(state) }
