@@ -37,8 +37,10 @@ impl ManagerLock {
                 Err(TryLockError::Error(error)) => return Err(error),
             }
         }
-        file.set_len(0)?;
-        file.write_all(&serde_json::to_vec(&Identity::own()?)?)?;
+        let identity = serde_json::to_vec(&Identity::own()?)?;
+        // Over the last one's, then cut: on a full disk an emptied file may not get its block again.
+        file.write_all(&identity)?;
+        file.set_len(identity.len() as u64)?;
         Ok(ManagerLock { _file: file })
     }
 
@@ -80,6 +82,16 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("manager.lock");
         assert!(ManagerLock::holder(&path).await.unwrap().is_none());
+        // What another one left, longer than what is written now.
+        fs::write(
+            &path,
+            format!(
+                "{}{}",
+                serde_json::to_string(&Identity::own().unwrap()).unwrap(),
+                "}".repeat(9)
+            ),
+        )
+        .unwrap();
         let lock = ManagerLock::take(&path).await.unwrap();
         let holder = ManagerLock::holder(&path).await.unwrap().unwrap();
         assert_eq!(holder.identity(), Identity::own().unwrap());

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use topology::view::ProcessName;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::identity::{Identity, LivingProcess, boot_id};
 use crate::guardian::protocol::EdgeSockets;
@@ -122,11 +122,13 @@ pub(crate) struct RecordFile {
     path: PathBuf,
     boot_id: String,
     written: Vec<u8>,
+    /// The last attempt to write failed, and has been told.
+    is_failing: bool,
 }
 
 impl RecordFile {
     pub(crate) fn new(path: PathBuf) -> io::Result<RecordFile> {
-        Ok(RecordFile { path, boot_id: boot_id()?, written: Vec::new() })
+        Ok(RecordFile { path, boot_id: boot_id()?, written: Vec::new(), is_failing: false })
     }
 
     /// Writes what changed. Not synced: after the loss of power no process lives that it could name.
@@ -138,11 +140,21 @@ impl RecordFile {
             return;
         }
         match self.replace(&bytes) {
-            Ok(()) => self.written = bytes,
-            // Going on serves calls; a manager that died now would not find its processes again.
-            Err(error) => {
-                error!(file = %self.path.display(), %error, "processes would be lost with the manager");
+            Ok(()) => {
+                self.written = bytes;
+                if std::mem::take(&mut self.is_failing) {
+                    info!(file = %self.path.display(), "written again");
+                }
             }
+            // Going on serves calls; a manager that died now would not find its processes again. Told once: it is
+            // tried again with whatever happens next, many times a second.
+            Err(error) if !std::mem::replace(&mut self.is_failing, true) => {
+                error!(
+                    file = %self.path.display(), %error,
+                    "cannot be written: the next manager would restart what runs; make room, it is tried again"
+                );
+            }
+            Err(_) => {}
         }
     }
 
@@ -150,5 +162,25 @@ impl RecordFile {
         let beside = self.path.with_extension("json.new");
         fs::write(&beside, bytes)?;
         fs::rename(beside, &self.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_written_is_written_as_soon_as_it_can_be() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run").join("processes.json");
+        let mut file = RecordFile::new(path.clone()).unwrap();
+        let record = || Record { numbers_used: 7, ..Record::default() };
+        file.write(record());
+        file.write(record());
+        assert!(Record::read(&path).is_none());
+        fs::create_dir(directory.path().join("run")).unwrap();
+        file.write(record());
+        assert_eq!(Record::read(&path).unwrap().numbers_used, 7);
     }
 }
