@@ -3,10 +3,8 @@
 //! One task a connection. A child that does not read blocks its own task only; views that it missed are
 //! replaced by the latest one.
 
-use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +17,7 @@ use topology::protocol::{
 use topology::view::{Incarnation, ProcessName};
 use tracing::{debug, warn};
 
-use super::lines::{LineError, Lines};
+use super::lines::{LineError, Lines, open_socket};
 use super::{Input, UpError};
 use crate::process_table::Event;
 
@@ -56,16 +54,9 @@ enum ConnectionError {
     ManagerGone,
 }
 
-/// Opens the socket (the lock is ours: what lies there is a dead node's) and accepts from now on.
+/// Opens the socket and accepts from now on.
 pub(crate) fn listen(path: &Path, inputs: mpsc::Sender<Input>) -> Result<(), UpError> {
-    let failed = |source| UpError::Directory { path: path.to_owned(), source };
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        Ok(()) | Err(_) => {}
-    }
-    let listener = UnixListener::bind(path).map_err(failed)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
-    tokio::spawn(accept(listener, inputs));
+    tokio::spawn(accept(open_socket(path)?, inputs));
     Ok(())
 }
 
@@ -147,7 +138,10 @@ async fn serve_child(
     let pid = lines.peer_pid()?;
     let name = hello.name.clone();
     let count = hello.life.as_ref().map_or(0, |life| life.sockets.len());
-    let descriptors = lines.take_descriptors(count).await?;
+    let descriptors = tokio::time::timeout(FIRST_LINE_TIMEOUT, lines.take_descriptors(count));
+    let descriptors = descriptors
+        .await
+        .map_err(|_| ConnectionError::Order("fewer descriptors came than were announced"))??;
     let (reply, admitted) = oneshot::channel();
     send(&inputs, Input::Hello { hello: Box::new(hello), pid, descriptors, reply }).await?;
     let mut admitted = match admitted.await.map_err(|_| ConnectionError::ManagerGone)? {

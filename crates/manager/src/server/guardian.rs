@@ -4,10 +4,8 @@
 //! left, or a new one. It reaps whatever the node's processes leave (as subreaper: a manager that dies leaves its
 //! children to it), and knows none of them.
 
-use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command as Program;
 use std::sync::Arc;
@@ -25,11 +23,11 @@ use tracing::{debug, error, info, warn};
 use super::child::spawn_detached;
 use super::directory::NodeDirectory;
 use super::identity::LivingProcess;
-use super::lines::{LineError, Lines};
+use super::lines::{LineError, Lines, open_socket};
 use super::manager_lock::ManagerLock;
 use super::{Signals, UpError, process_names, raise_descriptor_limit};
 use crate::guardian::protocol::{
-    EdgeSockets, FromGuardian, GuardianWelcome, Running, Serving, ToGuardian,
+    EdgeSockets, FromGuardian, GuardianWelcome, ManagerHello, Running, Serving, ToGuardian,
 };
 use crate::guardian::{BEAT_INTERVAL, Effect, Event, Found, Guardian, Outcome};
 
@@ -75,7 +73,7 @@ pub async fn guard(options: GuardOptions) -> Result<(), UpError> {
     }
     let signals = Signals::new()?;
     let (inputs, received) = mpsc::channel(INPUTS_MAX);
-    listen(&directory.guardian_socket(), inputs.clone())?;
+    tokio::spawn(accept(open_socket(&directory.guardian_socket())?, inputs.clone()));
     let settings = serde_json::to_value(&options.config).map_err(UpError::Settings)?;
     let node = Node {
         guardian: Guardian::new(Instant::now()),
@@ -407,19 +405,6 @@ async fn ended(children: &mut Signal) {
     let _ = children.recv().await;
 }
 
-/// Opens the socket (the lock is ours: what lies there is a dead guardian's) and accepts from now on.
-fn listen(path: &Path, inputs: mpsc::Sender<Input>) -> Result<(), UpError> {
-    let failed = |source| UpError::Directory { path: path.to_owned(), source };
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        Ok(()) | Err(_) => {}
-    }
-    let listener = UnixListener::bind(path).map_err(failed)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
-    tokio::spawn(accept(listener, inputs));
-    Ok(())
-}
-
 async fn accept(listener: UnixListener, inputs: mpsc::Sender<Input>) {
     let connections = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
     for number in 0.. {
@@ -445,16 +430,24 @@ async fn accept(listener: UnixListener, inputs: mpsc::Sender<Input>) {
     }
 }
 
+/// A hello and the descriptors that it announces.
+async fn first_words(lines: &mut Lines) -> Result<Option<(ManagerHello, Vec<OwnedFd>)>, LineError> {
+    let Some(first) = lines.next::<ToGuardian>().await? else { return Ok(None) };
+    let descriptors = lines.take_descriptors(first.descriptor_count()).await?;
+    let ToGuardian::Hello(hello) = first else { return Ok(None) };
+    Ok(Some((hello, descriptors)))
+}
+
 async fn converse(
     mut lines: Lines,
     connection: u64,
     inputs: &mpsc::Sender<Input>,
 ) -> Result<(), LineError> {
     let pid = lines.peer_pid()?;
-    let first = tokio::time::timeout(HELLO_TIMEOUT, lines.next::<ToGuardian>()).await;
-    let Some(first) = first.unwrap_or(Ok(None))? else { return Ok(()) };
-    let descriptors = lines.take_descriptors(first.descriptor_count()).await?;
-    let ToGuardian::Hello(hello) = first else { return Ok(()) };
+    let Ok(first) = tokio::time::timeout(HELLO_TIMEOUT, first_words(&mut lines)).await else {
+        return Ok(());
+    };
+    let Some((hello, descriptors)) = first? else { return Ok(()) };
     let (out, mut to_write) = mpsc::channel::<Out>(OUT_MAX);
     let hello = Box::new(Hello { running: hello.running, descriptors, out });
     // The loop is gone: then so is the guardian.

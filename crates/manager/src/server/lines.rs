@@ -4,9 +4,12 @@
 //! empty lines after it carry the rest. A reader takes as many as the line says, in their order.
 
 use std::collections::VecDeque;
+use std::fs;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -14,8 +17,10 @@ use rustix::net::{
 };
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncWriteExt as _, Interest};
-use tokio::net::UnixStream;
+use tokio::net::{UnixListener, UnixStream};
 use topology::protocol::{DESCRIPTORS_PER_MESSAGE_MAX, SOCKETS_MAX, next_line};
+
+use super::UpError;
 
 /// Descriptors that one line may announce: those of all edges.
 const DESCRIPTORS_MAX: usize = SOCKETS_MAX * 4;
@@ -34,6 +39,18 @@ pub(crate) enum LineError {
     Message(#[from] serde_json::Error),
     #[error("{0} descriptors, more than can be passed")]
     TooManyDescriptors(usize),
+}
+
+/// Opens the socket for its owner alone. The lock is the caller's: what lies there is a dead one's.
+pub(crate) fn open_socket(path: &Path) -> Result<UnixListener, UpError> {
+    let failed = |source| UpError::Directory { path: path.to_owned(), source };
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(listener)
 }
 
 /// One end of a connection.
