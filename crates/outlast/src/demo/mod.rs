@@ -90,14 +90,16 @@ fn look(directory: &Path) -> Result<TopologyView, Failure> {
     }
 }
 
-/// Ctrl-C, or an orderly end asked for.
+/// Ctrl-C, an orderly end asked for, or a terminal that was closed: the node has nobody else to end it.
 async fn interrupted() -> Result<(), Failure> {
     let cannot = |error: std::io::Error| Failure::Other(error.into());
     let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
+    let mut hang_up = signal(SignalKind::hangup()).map_err(cannot)?;
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
+        _ = hang_up.recv() => {}
     }
     Ok(())
 }
