@@ -111,6 +111,11 @@ fn show(report: &Report, reader: Reader, began: Instant) -> Result<(), Failure> 
     output::line("");
     output::table(&Report::HEAD, &report.rows());
     output::line("");
+    output::line(
+        "SLOWEST: the longest that anybody waited. NOTICED, BACK: how long after the fault the node",
+    );
+    output::line("knew of it, and another life of the process served.");
+    output::line("");
     if report.survived {
         output::line(&format!("Nothing was lost. ({:.1} s)", began.elapsed().as_secs_f32()));
     }

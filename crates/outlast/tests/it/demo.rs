@@ -71,21 +71,23 @@ fn the_demo_loses_nothing_and_leaves_nothing_behind() {
 
 #[test]
 fn an_interrupted_demo_leaves_nothing_behind() {
-    let temporary = tempfile::tempdir().unwrap();
-    let demo = start(temporary.path(), &[]);
-    wait::until("the node of the demo", Duration::from_secs(20), || {
-        match processes_in(temporary.path()).len() {
-            count if count >= 3 => Ok(()),
-            count => Err(count),
-        }
-    });
-    let pid = Pid::from_child(&demo);
-    kill_process(pid, Signal::INT).unwrap();
-    let output = demo.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(told.contains("interrupted"), "{output:?}");
-    assert_nothing_is_left(temporary.path(), &output);
+    // Ctrl-C, and a terminal that is closed.
+    for signal in [Signal::INT, Signal::HUP] {
+        let temporary = tempfile::tempdir().unwrap();
+        let demo = start(temporary.path(), &[]);
+        wait::until("the node of the demo", Duration::from_secs(20), || {
+            match processes_in(temporary.path()).len() {
+                count if count >= 3 => Ok(()),
+                count => Err(count),
+            }
+        });
+        kill_process(Pid::from_child(&demo), signal).unwrap();
+        let output = demo.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{signal:?}: {output:?}");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(told.contains("interrupted"), "{signal:?}: {output:?}");
+        assert_nothing_is_left(temporary.path(), &output);
+    }
 }
 
 #[test]
