@@ -299,7 +299,13 @@ impl Guardian {
 
     fn gone(&mut self, how: String, now: Instant, effects: &mut Vec<Effect>) {
         if let Some(outcome) = self.outcome.take() {
-            effects.push(Effect::End(outcome));
+            // A stop that another guardian began: whoever started this one wants the node to run.
+            let is_anothers = self.wish == Wish::Run && !self.has_served;
+            if outcome == Outcome::Stopped && is_anothers {
+                self.spawn(now, effects);
+            } else {
+                effects.push(Effect::End(outcome));
+            }
             return;
         }
         if !self.has_served {

@@ -182,6 +182,15 @@ fn another_guardians_manager_is_waited_for_and_watched_at_once() {
 }
 
 #[test]
+fn a_stop_that_another_guardian_began_is_followed_by_a_start() {
+    let (mut world, _) = World::begins(Found::Manager);
+    world.handle(Event::Hello);
+    world.handle(Event::Ending);
+    world.handle(Event::Ended);
+    assert_eq!(world.gone(), [Effect::Spawn]);
+}
+
+#[test]
 fn another_guardians_manager_that_says_nothing_is_killed() {
     let (mut world, _) = World::begins(Found::Manager);
     let effects = world.pass(RETURN_LIMIT);

@@ -81,6 +81,7 @@ pub async fn guard(options: GuardOptions) -> Result<(), UpError> {
         connection: None,
         gone: None,
         reaped: None,
+        configured: settings.clone(),
         settings,
         edges: Vec::new(),
         descriptors: Vec::new(),
@@ -126,6 +127,9 @@ struct Node {
     gone: Option<Instant>,
     /// How it ended.
     reaped: Option<String>,
+    /// The configuration that this guardian was started with.
+    configured: serde_json::Value,
+    /// The one that the node runs with.
     settings: serde_json::Value,
     /// What the manager handed over last.
     edges: Vec<EdgeSockets>,
@@ -267,7 +271,13 @@ impl Node {
                 self.handle(Event::Serving)
             }
             ToGuardian::Ending => self.handle(Event::Ending),
-            ToGuardian::Ended => self.handle(Event::Ended),
+            ToGuardian::Ended => {
+                // Should another manager follow, it begins anew.
+                self.settings = self.configured.clone();
+                self.edges.clear();
+                self.descriptors.clear();
+                self.handle(Event::Ended)
+            }
             ToGuardian::Failed { reason } => self.handle(Event::Failed { reason }),
             ToGuardian::Hello(_) => {
                 warn!("the manager repeated itself; ignored");

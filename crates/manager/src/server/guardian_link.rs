@@ -171,9 +171,9 @@ impl GuardianLink {
         self.kept.send_replace(Arc::new(kept));
     }
 
-    /// Every process is ready.
-    pub(crate) fn serving(&self, serving: Serving) {
-        self.serving.send_replace(Some(serving));
+    /// Every process is ready; or, with `None`, the node is to end: the next guardian is told of no readiness.
+    pub(crate) fn serving(&self, serving: Option<Serving>) {
+        self.serving.send_replace(serving);
     }
 
     /// Says something whose arrival is waited for, for a moment.

@@ -157,7 +157,7 @@ impl Manager {
         loop {
             match step {
                 Step::Going => {}
-                Step::Serving => self.link.serving(self.serving()),
+                Step::Serving => self.link.serving(Some(self.serving())),
                 Step::Ended => return,
             }
             let deadline = self.next_deadline();
@@ -177,6 +177,12 @@ impl Manager {
                 () = tokio::time::sleep_until(deadline.into()) => self.look(received).await,
             };
         }
+    }
+
+    fn stop(&mut self) -> Step {
+        self.is_stopping = true;
+        self.link.serving(None);
+        self.handle(Event::NodeStops)
     }
 
     /// While there is a guardian, the operator's haste is for it to tell: whoever stops a service signals all of its
@@ -232,14 +238,10 @@ impl Manager {
                 Step::Going
             }
             Input::Stop if self.is_stopping => Step::Going,
-            Input::Stop => {
-                self.is_stopping = true;
-                self.handle(Event::NodeStops)
-            }
+            Input::Stop => self.stop(),
             Input::StopNow => {
                 if !self.is_stopping {
-                    self.is_stopping = true;
-                    self.handle(Event::NodeStops);
+                    self.stop();
                 }
                 self.handle(Event::NodeStops)
             }

@@ -307,6 +307,24 @@ fn a_signal_to_guardian_and_manager_both_is_one_wish() {
 }
 
 #[test]
+fn a_guardian_that_finds_a_node_being_stopped_starts_it_again() {
+    let mut config = config_on_free_ports();
+    config.container.drain_timeout = Duration::from_millis(500);
+    let mut node = Node::start_with(config, &[("container1", "stubborn")]);
+    let before = node.node_status();
+    node::signal(node.guardian_pid(), Signal::TERM);
+    node.wait_for_note("container1", "told drain");
+    node.kill_guardian();
+    node.guard_again();
+    node.awaits_serving();
+    let after = node.node_status();
+    assert_ne!(after.manager.unwrap().pid, before.manager.unwrap().pid, "the other one stopped");
+    assert!(after.view.processes.iter().all(|process| process.state == ProcessState::Ready));
+    edge_answers(&node);
+    node.stop();
+}
+
+#[test]
 fn a_stranger_that_claims_a_life_is_refused() {
     let node = Node::start(config_on_free_ports());
     let edge = node.process("edge1");
