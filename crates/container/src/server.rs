@@ -268,7 +268,7 @@ impl Server {
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let now = Instant::now();
         self.vitals.pulse.count();
-        self.shard.tell_time(now, self.settings.clock.wall());
+        self.shard.tell_time(now, self.settings.clock.wall(), self.settings.clock.now());
         let mut has_progressed = self.poll_commands(cx, now);
         has_progressed |= self.poll_accept(cx, now);
         has_progressed |= self.poll_links(cx, now);

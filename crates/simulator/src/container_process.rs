@@ -137,7 +137,7 @@ impl ContainerProcess {
 
     /// Does everything that is ready.
     pub fn turn(&mut self, words: Vec<Word>, around: &mut Surroundings<'_>) -> Turned {
-        self.shard.tell_time(around.instant, self.clock.wall());
+        self.shard.tell_time(around.instant, self.clock.wall(), self.clock.now());
         for word in words {
             match word {
                 Word::View(view) => {

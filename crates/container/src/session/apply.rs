@@ -119,7 +119,7 @@ impl Session {
                 let every =
                     every.map(|every| checked_time(every, limits::TIMER_MAX)).transpose()?;
                 let due = context.now.saturating_add(after);
-                self.timers.insert(name, Timer { due, every });
+                self.timers.insert(name, Timer { since: context.now, due, every });
             }
             SessionEffect::StopTimer { name } => {
                 self.timers.remove(&name);

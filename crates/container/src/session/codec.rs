@@ -51,6 +51,7 @@ impl Session {
         });
         list(&mut writer, self.timers.iter(), |writer, (name, timer)| {
             writer.octets(name.as_bytes());
+            writer.number(timer.since.0);
             writer.number(timer.due.0);
             writer.number(timer.every.map_or(0, millis));
         });
@@ -83,9 +84,10 @@ impl Session {
             last_ordinal: reader.number()?,
             attributes: read_list(reader, |reader| Ok((reader.text()?, reader.octets()?)))?,
             timers: read_list(reader, |reader| {
-                let (name, due) = (reader.text()?, UnixMillis(reader.number()?));
+                let name = reader.text()?;
+                let (since, due) = (UnixMillis(reader.number()?), UnixMillis(reader.number()?));
                 let every = Some(reader.number()?).filter(|every| *every > 0);
-                Ok((name, Timer { due, every: every.map(Duration::from_millis) }))
+                Ok((name, Timer { since, due, every: every.map(Duration::from_millis) }))
             })?,
             legs: read_list(reader, Leg::decode)?,
             incoming: read_list(reader, IncomingRequest::decode)?,

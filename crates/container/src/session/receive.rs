@@ -135,6 +135,7 @@ impl Session {
         context: Context<'_>,
         actions: &mut Vec<Action>,
     ) -> Option<SessionEvent> {
+        self.take_dates_back(context.now);
         let event = match input {
             Input::Request(request) => self.request(&request, context, actions),
             Input::Cancelled { key } => self.cancelled(&key, context, actions),
@@ -293,7 +294,7 @@ impl Session {
         context: Context<'_>,
         actions: &mut Vec<Action>,
     ) -> Option<SessionEvent> {
-        let is_past = |at: UnixMillis| at.saturating_add(context.kept()) <= context.now;
+        let is_past = |at: UnixMillis| at.saturating_add(context.kept()) <= context.guarded;
         let missing = self.incoming.iter_mut().find_map(|request| {
             let answer = request.answer.as_mut().filter(|answer| answer.awaits_ack)?;
             is_past(answer.at).then(|| {
@@ -320,13 +321,13 @@ impl Session {
             actions.push(Action::Abandon { branch: branch.clone() });
             return self.failed(&branch, 487);
         }
-        let due = self.timers.iter().filter(|(_, timer)| timer.due <= context.now);
+        let due = self.timers.iter().filter(|(_, timer)| timer.due <= context.guarded);
         let first = due.min_by_key(|(_, timer)| timer.due).map(|(name, _)| name.clone());
         if let Some(name) = first.filter(|_| !self.is_ending) {
-            self.fired(&name, context.now);
+            self.fired(&name, context.guarded);
             return Some(SessionEvent::Timer { name });
         }
-        (self.expires <= context.now).then_some(SessionEvent::Ending)
+        (self.expires <= context.guarded).then_some(SessionEvent::Ending)
     }
 
     fn fired(&mut self, name: &str, now: UnixMillis) {
@@ -339,7 +340,8 @@ impl Session {
             Some(every) => {
                 let late = now.saturating_since(timer.due).as_millis() / every.as_millis().max(1);
                 let periods = u32::try_from(late).unwrap_or(u32::MAX).saturating_add(1);
-                timer.due = timer.due.saturating_add(every.saturating_mul(periods));
+                timer.since = timer.due.saturating_add(every.saturating_mul(periods - 1));
+                timer.due = timer.since.saturating_add(every);
             }
         }
     }

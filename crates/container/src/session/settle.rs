@@ -16,7 +16,7 @@ impl Session {
         context: Context<'_>,
         actions: &mut Vec<Action>,
     ) {
-        if matches!(event, Some(SessionEvent::Ending)) && self.expires <= context.now {
+        if matches!(event, Some(SessionEvent::Ending)) && self.expires <= context.guarded {
             self.end(context, actions);
         }
         self.answer_byes(context, actions);
@@ -98,7 +98,7 @@ impl Session {
 
     /// Forgets answers and INVITEs that nobody repeats any more.
     fn forget(&mut self, context: Context<'_>) {
-        let is_kept = |at: state::UnixMillis| at.saturating_add(context.kept()) > context.now;
+        let is_kept = |at: state::UnixMillis| at.saturating_add(context.kept()) > context.guarded;
         self.incoming.retain(|request| match &request.answer {
             Some(answer) => answer.awaits_ack || is_kept(answer.at),
             None => true,

@@ -49,6 +49,8 @@ pub struct Session {
 /// A timer that runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Timer {
+    /// When its present period began.
+    pub(super) since: UnixMillis,
     pub(super) due: UnixMillis,
     pub(super) every: Option<Duration>,
 }
@@ -207,8 +209,10 @@ pub enum Action {
 /// The circumstances of a change.
 #[derive(Clone, Copy)]
 pub struct Context<'a> {
-    /// Wall clock.
+    /// Wall clock: dates what begins.
     pub now: UnixMillis,
+    /// Its guarded reading ([`state::Clock::now`]): ends what has its time.
+    pub guarded: UnixMillis,
     /// Names that the container gives.
     pub identity: &'a Identity,
     /// The base timers.
@@ -220,6 +224,13 @@ impl Context<'_> {
     pub(super) fn kept(&self) -> Duration {
         kept_for(self.timers)
     }
+}
+
+/// Two looks at the clock differ by less, if nobody sets it.
+const CLOCK_SLACK: Duration = Duration::from_secs(1);
+
+fn is_ahead(at: UnixMillis, now: UnixMillis) -> bool {
+    at > now.saturating_add(CLOCK_SLACK)
 }
 
 /// 64·T1.
@@ -289,6 +300,40 @@ impl Session {
         let kept = answers.map(|answer| answer.at).chain(outgoing);
         let kept = kept.map(|at| at.saturating_add(kept_for(timers)));
         kept.fold(if self.is_ending { UnixMillis(u64::MAX) } else { self.due() }, UnixMillis::min)
+    }
+
+    /// Whether something of it is dated ahead of the wall clock, which was set back then.
+    pub fn is_dated_ahead(&self, now: UnixMillis) -> bool {
+        let timers = self.timers.values().map(|timer| timer.since);
+        self.answer_dates().chain(timers).any(|at| is_ahead(at, now))
+    }
+
+    /// Takes back what is dated ahead of the wall clock: it counts as begun now, so that an answer is not kept, and no
+    /// timer waits, for longer than its whole time. What began before the time that the clock was set to is late by the step, as
+    /// all lifetimes are.
+    pub(super) fn take_dates_back(&mut self, now: UnixMillis) {
+        for timer in self.timers.values_mut().filter(|timer| is_ahead(timer.since, now)) {
+            timer.due = now.saturating_add(timer.due.saturating_since(timer.since));
+            timer.since = now;
+        }
+        let answers = self.incoming.iter_mut().filter_map(|request| request.answer.as_mut());
+        let outgoing = self.outgoing.iter_mut().filter_map(|request| match &mut request.stage {
+            Stage::Cancelled { at } | Stage::Answered { at, .. } => Some(at),
+            Stage::Waiting => None,
+        });
+        let dates = answers.map(|answer| &mut answer.at).chain(outgoing);
+        for at in dates.filter(|at| is_ahead(**at, now)) {
+            *at = now;
+        }
+    }
+
+    fn answer_dates(&self) -> impl Iterator<Item = UnixMillis> {
+        let answers = self.incoming.iter().filter_map(|request| request.answer.as_ref());
+        let outgoing = self.outgoing.iter().filter_map(|request| match request.stage {
+            Stage::Cancelled { at } | Stage::Answered { at, .. } => Some(at),
+            Stage::Waiting => None,
+        });
+        answers.map(|answer| answer.at).chain(outgoing)
     }
 
     /// The session as its application sees it.

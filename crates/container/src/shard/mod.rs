@@ -18,6 +18,7 @@
 //!
 //! Deliberately absent: sockets, tasks, clocks.
 
+mod clocks;
 mod estates;
 mod inquiries;
 mod interface;
@@ -52,6 +53,7 @@ use crate::responder::Responder;
 use crate::session::SessionId;
 use crate::transactions::deadlines::Deadlines;
 use crate::transactions::{ClientId, Origin, ServerId, TransactionEffect, Transactions};
+use clocks::Clocks;
 use estates::Estates;
 use inquiries::{HandedOn, Inquiry};
 use jobs::{HeldCancel, Job};
@@ -86,8 +88,7 @@ pub struct Shard {
     lookups: AHashMap<LookupId, Lookup>,
     neighbours: Neighbours,
     identifier: Identifier,
-    /// One instant by both clocks.
-    clocks: (Instant, UnixMillis),
+    clocks: Clocks,
     commits: AHashMap<CommitId, CommitUse>,
     reads: AHashMap<ReadId, ReadUse>,
     /// The records that we own.
@@ -187,7 +188,7 @@ impl Shard {
             lookups: AHashMap::new(),
             neighbours: Neighbours::new(settings.name.clone(), settings.incarnation),
             identifier: Identifier::new(&settings.keys),
-            clocks: (now, wall),
+            clocks: Clocks { now, wall, guarded: wall },
             commits: AHashMap::new(),
             reads: AHashMap::new(),
             set_ups: AHashMap::new(),
@@ -331,11 +332,11 @@ impl Shard {
         next.into_iter().flatten().min()
     }
 
-    /// Both clocks at one instant; the wall clock may have been set. To be called at every turn, and at every heartbeat
+    /// What the clocks show at one instant: the wall clock, which may have been set, and its guarded reading. To be called at every turn, and at every heartbeat
     /// interval at the least: a gap says that we stood still.
-    pub fn tell_time(&mut self, now: Instant, wall: UnixMillis) {
-        self.is_doubtful |= now.saturating_duration_since(self.clocks.0) > STANDSTILL;
-        self.clocks = (now, wall);
+    pub fn tell_time(&mut self, now: Instant, wall: UnixMillis, guarded: UnixMillis) {
+        self.is_doubtful |= now.saturating_duration_since(self.clocks.now) > STANDSTILL;
+        self.clocks = Clocks { now, wall, guarded };
     }
 
     /// Learns which addresses belong to edges, alive or not, and which of them are expected back; which containers
@@ -676,8 +677,7 @@ impl Shard {
 
     /// The wall clock at `now`.
     fn wall(&self, now: Instant) -> UnixMillis {
-        let (then, wall) = self.clocks;
-        wall.saturating_add(now.saturating_duration_since(then))
+        self.clocks.wall(now)
     }
 
     fn take_id(&mut self) -> u64 {

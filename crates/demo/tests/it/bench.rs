@@ -61,7 +61,7 @@ impl Bench {
     /// The caller's INVITE has come.
     pub(crate) fn new() -> Bench {
         let (now, identity) = (UnixMillis(1_000_000), identity(1));
-        let context = Context { now, identity: &identity, timers: Timers::default() };
+        let context = Context { now, guarded: now, identity: &identity, timers: Timers::default() };
         let agent = BackToBack::default();
         assert!(agent.accepts(&invite()));
         let begun =
@@ -76,7 +76,12 @@ impl Bench {
 
     fn comes(&mut self, input: Input) {
         let identity = identity(self.lives);
-        let context = Context { now: self.now, identity: &identity, timers: Timers::default() };
+        let context = Context {
+            now: self.now,
+            guarded: self.now,
+            identity: &identity,
+            timers: Timers::default(),
+        };
         let (mut draft, mut actions) = (self.session.clone(), Vec::new());
         let event = draft.receive(input, context, &mut actions);
         self.decides(draft, event, actions);
@@ -90,7 +95,12 @@ impl Bench {
         mut actions: Vec<Action>,
     ) {
         let owner = identity(self.lives);
-        let context = Context { now: self.now, identity: &owner, timers: Timers::default() };
+        let context = Context {
+            now: self.now,
+            guarded: self.now,
+            identity: &owner,
+            timers: Timers::default(),
+        };
         if let Some(event) = &event {
             let view = draft.view(self.now);
             let effects = self.agent.on_event(&view, event).now_or_never().unwrap();

@@ -22,6 +22,8 @@ pub(super) const SDP: &[u8] = b"v=0";
 pub(super) struct Bench {
     pub(super) session: Session,
     pub(super) now: UnixMillis,
+    /// The guarded reading, while it is held back.
+    pub(super) held_at: Option<UnixMillis>,
     identity: Identity,
     /// What has left, in words, since somebody asked.
     sent: Vec<String>,
@@ -100,16 +102,27 @@ impl Bench {
 
     pub(super) fn begun_by(request: Message) -> Result<Bench, NoSession> {
         let (now, identity) = (UnixMillis(1_000_000), identity(1));
-        let context = Context { now, identity: &identity, timers: Timers::default() };
+        let context = Context { now, guarded: now, identity: &identity, timers: Timers::default() };
         let new = new_request(request);
         let (session, event) = Session::begin(SessionId([9; 16]), "app", &new, context)?;
         let sent = Vec::new();
         let (started, answers, acks) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Bench { session, now, identity, sent, started, answers, acks, event: Some(event) })
+        Ok(Bench {
+            session,
+            now,
+            held_at: None,
+            identity,
+            sent,
+            started,
+            answers,
+            acks,
+            event: Some(event),
+        })
     }
 
     fn context(&self) -> Context<'_> {
-        Context { now: self.now, identity: &self.identity, timers: Timers::default() }
+        let (now, guarded) = (self.now, self.held_at.unwrap_or(self.now));
+        Context { now, guarded, identity: &self.identity, timers: Timers::default() }
     }
 
     /// Something comes in; the event it makes, in words, and no effects.

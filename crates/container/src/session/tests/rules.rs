@@ -133,6 +133,47 @@ fn timers_fire_in_order_and_periods_are_not_made_up_for() {
 }
 
 #[test]
+fn clock_set_forward_fires_nothing_for_a_while_and_then_a_period_once() {
+    let mut bench = Bench::talking();
+    let (hour, periodic) = (3_600 * SECOND, start_timer("periodic", SECOND, Some(2 * SECOND)));
+    bench.apply(vec![start_timer("once", 60 * SECOND, None), periodic]).unwrap();
+    bench.held_at = Some(bench.now);
+    bench.passes(hour);
+    assert_eq!(bench.comes(Input::Deadline), "nothing", "held back");
+    bench.held_at = None;
+    bench.passes(60 * SECOND);
+    assert_eq!(bench.comes(Input::Deadline), "timer periodic", "missed periods count once");
+    assert_eq!(bench.comes(Input::Deadline), "timer once");
+    assert_eq!(bench.comes(Input::Deadline), "nothing");
+    let before = bench.now;
+    assert_eq!(bench.waits(), "timer periodic");
+    assert!(bench.now.saturating_since(before) <= 2 * SECOND);
+}
+
+#[test]
+fn clock_set_back_makes_nothing_wait_for_longer_than_its_whole_time() {
+    let mut bench = Bench::new();
+    bench.respond(ok());
+    let timers = [("periodic", Some(2 * SECOND)), ("once", None)];
+    let timers = timers.map(|(name, every)| start_timer(name, 10 * SECOND, every));
+    bench.apply(timers.into()).unwrap();
+    bench.now = bench.now.saturating_sub(100 * SECOND);
+    assert!(bench.session.is_dated_ahead(bench.now));
+    assert_eq!(bench.comes(Input::Deadline), "nothing");
+    assert!(!bench.session.is_dated_ahead(bench.now));
+    let start = bench.now;
+    let mut told = |until: std::time::Duration, what: &str| {
+        assert_eq!(bench.waits(), what);
+        assert_eq!(bench.now.saturating_since(start), until, "{what}");
+    };
+    told(10 * SECOND, "timer once");
+    for period in 0..11 {
+        told((10 + 2 * period) * SECOND, "timer periodic");
+    }
+    told(32 * SECOND, "caller failed ACK 408");
+}
+
+#[test]
 fn session_ends_at_its_time_unless_it_is_given_more() {
     let mut bench = Bench::talking();
     bench.passes(33 * SECOND);

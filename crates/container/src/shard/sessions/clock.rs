@@ -50,11 +50,10 @@ impl Shard {
 
     /// Makes sure that the session is looked at when it wants to be.
     pub(super) fn arm_session(&mut self, id: SessionId, now: Instant) {
-        let wall = self.wall(now);
-        let timers = self.sessions.timers;
+        let (clocks, timers) = (self.clocks, self.sessions.timers);
         let Some(entry) = self.sessions.entries.get_mut(&id) else { return };
         let Some(live) = entry.live.as_deref() else { return };
-        let deadline = live.session.next_deadline(timers).saturating_since(wall).min(LOOK_AGAIN);
+        let deadline = clocks.until(live.session.next_deadline(timers), now).min(LOOK_AGAIN);
         let repeats = live.repeats.iter().map(|repeat| repeat.next);
         let next = repeats.fold(now + deadline, Instant::min);
         let next = entry.not_before.map_or(next, |not_before| next.max(not_before));
@@ -88,7 +87,7 @@ impl Shard {
     }
 
     fn session_timeout(&mut self, id: SessionId, now: Instant, effects: &mut Vec<ShardEffect>) {
-        let (wall, timers) = (self.wall(now), self.sessions.timers);
+        let (clocks, timers) = (self.clocks, self.sessions.timers);
         let Some(entry) = self.sessions.entries.get_mut(&id) else { return };
         if entry.not_before.take_if(|at| *at <= now).is_some() {
             self.resume_step(id, effects);
@@ -103,7 +102,8 @@ impl Shard {
                 leaving.push((open.flow, open.response.clone()));
             }
         }
-        let is_due = live.session.next_deadline(timers) <= wall;
+        let is_due = live.session.next_deadline(timers) <= clocks.guarded(now)
+            || live.session.is_dated_ahead(clocks.wall(now));
         let is_busy = live.is_busy();
         for (flow, response) in leaving {
             self.send_response(None, Origin { link: NO_LINK, flow }, response, effects);
@@ -126,8 +126,8 @@ impl Shard {
         self.sessions.deadlines.arm(id, &mut entry.armed, next);
     }
 
-    /// An instant of the wall clock by the other one.
+    /// When `at` may have come.
     pub(super) fn instant_of(&self, at: UnixMillis, now: Instant) -> Instant {
-        now + at.saturating_since(self.wall(now)).min(LOOK_AGAIN)
+        now + self.clocks.until(at, now).min(LOOK_AGAIN)
     }
 }

@@ -81,7 +81,7 @@ impl Shard {
                 return None;
             }
         };
-        let horizon = self.wall(now).saturating_add(HORIZON);
+        let horizon = self.clocks.guarded(now).saturating_add(HORIZON);
         let entries = page.iter().filter_map(|(key, _)| records::read_due(key));
         let soon: Vec<_> = entries.take_while(|(due, _)| *due <= horizon).collect();
         for &(due, id) in &soon {
@@ -117,7 +117,7 @@ impl Shard {
         if self.sessions.due.next.is_none_or(|next| next > now) {
             return;
         }
-        let past = self.wall(now).saturating_sub(GRACE);
+        let past = self.clocks.guarded(now).saturating_sub(GRACE);
         while let Some((due, id)) = self.sessions.due.noted.first().copied()
             && due <= past
         {

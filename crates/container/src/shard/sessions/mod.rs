@@ -33,6 +33,7 @@ use state::Version;
 use topology::OwnerToken;
 use tracing::{debug, error, warn};
 
+use super::clocks::Clocks;
 use super::jobs::HeldCancel;
 use super::{Held, JobId, LookupId, Shard, ShardEffect, ShardSettings, taken};
 use crate::application::Response;
@@ -219,6 +220,11 @@ impl Sessions {
         applications[behind..].iter().find(|application| application.accepts(request)).cloned()
     }
 
+    fn context(&self, clocks: Clocks, now: Instant) -> Context<'_> {
+        let (now, guarded) = (clocks.wall(now), clocks.guarded(now));
+        Context { now, guarded, identity: &self.identity, timers: self.timers }
+    }
+
     /// The live form of a session that is ours.
     fn wake(&mut self, id: SessionId) -> Option<&mut Live> {
         let entry = self.entries.get_mut(&id)?;
@@ -305,10 +311,8 @@ impl Shard {
         now: Instant,
         effects: &mut Vec<ShardEffect>,
     ) {
-        let wall = self.wall(now);
         let Some(new) = new_request(request, origin) else { return };
-        let sessions = &self.sessions;
-        let context = Context { now: wall, identity: &sessions.identity, timers: sessions.timers };
+        let context = self.sessions.context(self.clocks, now);
         let (session, event) = match Session::begin(id, application, &new, context) {
             Ok(begun) => begun,
             Err(refused) => {
@@ -444,7 +448,7 @@ impl Shard {
 
     /// Takes the next input in hand, unless one is.
     fn advance(&mut self, id: SessionId, now: Instant, effects: &mut Vec<ShardEffect>) {
-        let wall = self.wall(now);
+        let clocks = self.clocks;
         loop {
             let sessions = &mut self.sessions;
             let Some(live) = sessions.entries.get_mut(&id).and_then(|entry| entry.live.as_mut())
@@ -456,7 +460,8 @@ impl Shard {
             }
             let Some(queued) = live.waiting.pop_front() else { return self.rest(id, now) };
             let Sessions { identity, timers, .. } = sessions;
-            let context = Context { now: wall, identity, timers: *timers };
+            let (wall, guarded) = (clocks.wall(now), clocks.guarded(now));
+            let context = Context { now: wall, guarded, identity, timers: *timers };
             let (mut draft, mut actions) = (live.session.clone(), Vec::new());
             let event = draft.receive(queued.input, context, &mut actions);
             let step = Step {
@@ -535,9 +540,7 @@ impl Shard {
         now: Instant,
         effects: &mut Vec<ShardEffect>,
     ) {
-        let sessions = &self.sessions;
-        let wall = self.wall(now);
-        let context = Context { now: wall, identity: &sessions.identity, timers: sessions.timers };
+        let context = self.sessions.context(self.clocks, now);
         let (untouched, done) = (step.draft.clone(), step.actions.len());
         let mut applied = step.draft.apply(asked, context, &mut step.actions);
         if applied.is_ok() {

@@ -321,7 +321,7 @@ impl World {
     ) {
         let (now, wall) = (self.now, self.wall());
         let Some(container) = &mut self.containers[number] else { return };
-        container.shard.tell_time(now, wall);
+        container.shard.tell_time(now, wall, wall);
         let mut effects = Vec::new();
         act(&mut container.shard, now, &mut effects);
         container.effects.extend(effects);

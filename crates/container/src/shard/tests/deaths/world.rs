@@ -459,7 +459,7 @@ impl World {
         self.members[index].link = LinkId(2);
         self.members[index].sequence = 0;
         let wall = self.wall();
-        self.with(index, |shard, now, _| shard.tell_time(now, wall));
+        self.with(index, |shard, now, _| shard.tell_time(now, wall, wall));
         self.run();
         self.with(index, |shard, now, effects| {
             shard.link_down(LinkId(1), now, effects);
@@ -477,7 +477,7 @@ impl World {
                 let wall = self.wall();
                 for index in 0..self.members.len() {
                     if self.is_reachable(index) {
-                        self.with(index, |shard, now, _| shard.tell_time(now, wall));
+                        self.with(index, |shard, now, _| shard.tell_time(now, wall, wall));
                     }
                 }
             }
