@@ -121,15 +121,6 @@ pub enum CallWay {
 }
 
 impl CallWay {
-    /// Through the agent, if the user has one phone only: a session whose INVITE two phones answer does not end its
-    /// call yet.
-    pub fn through_agent(phones: &[usize], user: usize) -> CallWay {
-        match phones.iter().filter(|of| **of == user).count() {
-            1 => CallWay::Agent,
-            _ => CallWay::Direct,
-        }
-    }
-
     /// The domain by which users are called so.
     pub fn domain(self) -> &'static str {
         match self {
@@ -231,7 +222,7 @@ fn call(random: &mut Random, phones: &[usize], users: usize) -> PlannedCall {
         at: random.between(TROUBLE, CALM),
         caller,
         callee,
-        way: if wants_agent { CallWay::through_agent(phones, callee) } else { CallWay::Direct },
+        way: if wants_agent { CallWay::Agent } else { CallWay::Direct },
         plan: Plan {
             cancels_after: random.chance(300).then(|| random.between(cancels.0, cancels.1)),
             hangs_up_after: random.chance(500).then(|| random.between(talks.0, talks.1)),
