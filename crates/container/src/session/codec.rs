@@ -247,9 +247,10 @@ impl OutgoingRequest {
                 writer.fixed(&[silence, 1]);
                 writer.number(at.0);
             }
-            Stage::Answered { at, acks } => {
+            Stage::Answered { at, tag, acks } => {
                 writer.fixed(&[silence, 2]);
                 writer.number(at.0);
+                writer.octets(tag);
                 list(writer, acks.iter(), |writer, (tag, ack)| {
                     writer.octets(tag);
                     writer.octets(ack);
@@ -274,6 +275,7 @@ impl OutgoingRequest {
                 1 => Stage::Cancelled { at: UnixMillis(reader.number()?) },
                 2 => Stage::Answered {
                     at: UnixMillis(reader.number()?),
+                    tag: reader.octets()?,
                     acks: read_list(reader, |reader| Ok((reader.octets()?, reader.octets()?)))?,
                 },
                 _ => return Err(RecordError::Malformed),

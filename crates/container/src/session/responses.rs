@@ -85,7 +85,8 @@ impl Session {
             return None;
         }
         actions.push(Action::Accept { response: Box::new(response.clone()) });
-        self.outgoing[at].stage = Stage::Answered { at: context.now, acks: Vec::new() };
+        self.outgoing[at].stage =
+            Stage::Answered { at: context.now, tag: Bytes::from(tag), acks: Vec::new() };
         let invite = Message::parse(request.request.clone()).ok()?;
         let name = request.leg.clone()?;
         let leg = self.leg(&name)?;
@@ -118,13 +119,13 @@ impl Session {
         actions: &mut Vec<Action>,
     ) {
         let request = &self.outgoing[at];
-        let Stage::Answered { acks, .. } = &request.stage else { return };
+        let Stage::Answered { acks, tag: first, .. } = &request.stage else { return };
         if let Some((_, ack)) = acks.iter().find(|(acknowledged, _)| acknowledged == tag) {
             return actions.push(Action::Acknowledge { ack: ack.clone() });
         }
+        let is_the_call = first == tag;
         let leg = self.legs.iter().find(|leg| request.is_of(&leg.name));
-        let is_ours = leg.and_then(|leg| leg.dialog.as_ref());
-        if is_ours.is_some_and(|dialog| dialog.remote_tag() == tag)
+        if (is_the_call && leg.is_some_and(|leg| leg.dialog.is_some()))
             || acks.len() >= limits::FORKS_MAX
         {
             return; // the application acknowledges it in its own time
@@ -138,7 +139,10 @@ impl Session {
             acks.push((Bytes::copy_from_slice(tag), ack.clone()));
         }
         actions.push(Action::Acknowledge { ack });
-        self.send(None, Method::Bye, branch, bye.build(), Silence::Silent, actions);
+        // The call itself is over by the other side's BYE, or by one of ours that has this number.
+        if !is_the_call {
+            self.send(None, Method::Bye, branch, bye.build(), Silence::Silent, actions);
+        }
     }
 
     fn invite_refused(

@@ -158,6 +158,8 @@ pub(super) enum Stage {
     Answered {
         /// When it came.
         at: UnixMillis,
+        /// Its To tag: that of the call, which may be over when the 2xx comes again.
+        tag: Bytes,
         /// To tag and ACK of each fork.
         acks: Vec<(Bytes, Bytes)>,
     },

@@ -185,3 +185,17 @@ fn idle_session_is_small() {
     let idle = bench.session.encode().len();
     assert!(idle < 1_000, "{idle} octets idle, {busy} just after it was set up");
 }
+
+#[test]
+fn answer_that_comes_again_when_the_call_is_over_takes_no_number_of_it() {
+    // Found by the property above: 2xx, UPDATE, the callee's BYE, and the 2xx again.
+    let mut bench = Bench::new();
+    let choices =
+        [(63, 0, 0), (159, 71, 0), (245, 83, 31), (123, 1, 43), (156, 161, 2), (159, 239, 32)];
+    for choice in choices {
+        random_step(&mut bench, choice);
+    }
+    let methods: Vec<_> = bench.started.iter().filter_map(|request| request.cseq().ok()).collect();
+    let numbers: Vec<_> = methods.iter().map(|cseq| cseq.number).collect();
+    assert_eq!(numbers, [1, 2], "INVITE and UPDATE; no BYE");
+}
