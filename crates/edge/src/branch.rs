@@ -6,6 +6,10 @@
 //! through. So the branch is a keyed hash of what these have in common: the received branch and the
 //! sent-by beside it. Keyed, because containers match transactions by it (RFC 3261 §17.2.3) and
 //! nobody outside shall choose another's.
+//!
+//! The sent-by of an edge of this node does not count. A request of a container's session comes back
+//! in by the node's own front door, and its repetition may leave by another edge than its first copy
+//! did: then the sent-by differs, and the branch beside it, a keyed hash itself, tells all.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -24,11 +28,11 @@ pub(crate) struct Branch([u8; BRANCH_CHARS]);
 
 impl Branch {
     /// The branch under which `request` leaves; `key` is the node's for the purpose `"branch"`.
-    pub(crate) fn of(request: &Message, key: &Key) -> Branch {
+    pub(crate) fn of(request: &Message, sender: Sender, key: &Key) -> Branch {
         let mut branch = [0; BRANCH_CHARS];
         let (cookie, mac) = branch.split_at_mut(BRANCH_COOKIE.len());
         cookie.copy_from_slice(BRANCH_COOKIE);
-        mac.copy_from_slice(&identify(request, key, Purpose::Branch));
+        mac.copy_from_slice(&identify(request, sender, key, Purpose::Branch));
         Branch(branch)
     }
 
@@ -42,8 +46,17 @@ impl Branch {
 /// each edge.
 ///
 /// Source: RFC 3261 §8.2.7.
-pub(crate) fn to_tag(request: &Message, key: &Key) -> [u8; MAC_CHARS] {
-    identify(request, key, Purpose::ToTag)
+pub(crate) fn to_tag(request: &Message, sender: Sender, key: &Key) -> [u8; MAC_CHARS] {
+    identify(request, sender, key, Purpose::ToTag)
+}
+
+/// Who wrote the top Via of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sender {
+    /// An edge of this node: whichever it is, its branches are of the same key.
+    OwnEdge,
+    /// Anybody else: unique is a branch only with its sent-by.
+    Other,
 }
 
 #[derive(Clone, Copy)]
@@ -53,7 +66,7 @@ enum Purpose {
 }
 
 /// The keyed hash of what all messages of a transaction share.
-fn identify(request: &Message, key: &Key, purpose: Purpose) -> [u8; MAC_CHARS] {
+fn identify(request: &Message, sender: Sender, key: &Key, purpose: Purpose) -> [u8; MAC_CHARS] {
     let mut hash = blake3::Hasher::new_keyed(key.current());
     hash.update(&[purpose as u8]);
     let via = request.top_via().ok();
@@ -64,8 +77,12 @@ fn identify(request: &Message, key: &Key, purpose: Purpose) -> [u8; MAC_CHARS] {
         }
         None => add_rfc2543_identity(&mut hash, request),
     }
-    // Branches are unique per sender only if two senders are told apart.
-    add(&mut hash, via.map_or(&b""[..], |via| via.sent_by()));
+    // Branches are unique per sender only if two senders are told apart. No sent-by is empty, so
+    // none is taken for an own edge's.
+    match sender {
+        Sender::OwnEdge => add(&mut hash, b""),
+        Sender::Other => add(&mut hash, via.map_or(&b"none"[..], |via| via.sent_by())),
+    }
     let mut mac = [0; MAC_BYTES];
     hash.finalize_xof().fill(&mut mac);
     let mut text = [0; MAC_CHARS];

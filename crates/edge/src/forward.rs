@@ -18,12 +18,13 @@
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::{Bytes, BytesMut};
-use sip::{HeaderName, Message, Method, NameAddr, SipUri, Uri};
+use sip::{HeaderName, Message, Method, NameAddr, SipUri, Uri, Via};
 use topology::{ChoiceKey, Key, KeyRing, RouteState, RoutingTable};
 use transport::link::{Destination, SendError};
 use transport::{Flow, Transport};
 
-use crate::listener::Listeners;
+use crate::branch::Sender;
+use crate::listener::{Listeners, PORT_DEFAULT};
 use crate::owner::Owner;
 use crate::peer::Peer;
 use crate::reply::{self, Refusal};
@@ -332,7 +333,8 @@ pub fn from_link(
 /// The answer to a request that could not be sent after all: its flow is gone, its next hop
 /// unreachable.
 pub fn refuse(arrival: &Arrival<'_>, refusal: Refusal, view: &View<'_>) -> Decision {
-    match reply::refuse(arrival.message, arrival.flow, refusal, &view.keys.branch) {
+    let (request, key) = (arrival.message, &view.keys.branch);
+    match reply::refuse(request, view.sender(request), arrival.flow, refusal, key) {
         Some((address, bytes)) => {
             Decision::Reply { hop: address.into(), bytes, status: refusal.status() }
         }
@@ -348,6 +350,23 @@ impl<'a> View<'a> {
             other_edges: self.other_edges,
             owner_key: &self.keys.owner,
         }
+    }
+
+    /// Who wrote the top Via of `request`.
+    fn sender(&self, request: &Message) -> Sender {
+        let is_by_edge =
+            |via: &Via<'_>| self.listeners.wrote(via) || self.of_other_edge(via).is_some();
+        match request.top_via() {
+            Ok(top) if is_by_edge(&top) => Sender::OwnEdge,
+            Ok(_) | Err(_) => Sender::Other,
+        }
+    }
+
+    /// The address of the other edge of the node that wrote `via`.
+    fn of_other_edge(&self, via: &Via<'_>) -> Option<SocketAddr> {
+        let port = via.port.unwrap_or(PORT_DEFAULT);
+        let address = SocketAddr::new(via.host.ip()?.to_canonical(), port);
+        self.other_edges.contains(&address).then_some(address)
     }
 
     /// Whom the next Route names, or without one the Request-URI.

@@ -9,7 +9,7 @@ use sip::{Edits, HeaderName, Message, Method, ResponseBuilder};
 use topology::Key;
 use transport::Flow;
 
-use crate::branch::to_tag;
+use crate::branch::{Sender, to_tag};
 use crate::header_value::HeaderValue;
 use crate::via::{ReplyAddress, filled_in, reply_address};
 
@@ -84,6 +84,7 @@ pub(crate) fn unavailable(seed: u64) -> Refusal {
 /// response.
 pub(crate) fn refuse(
     request: &Message,
+    sender: Sender,
     flow: Flow,
     refusal: Refusal,
     branch_key: &Key,
@@ -93,7 +94,7 @@ pub(crate) fn refuse(
     }
     let via = request.top_via().ok();
     let address = reply_address(via.as_ref(), flow);
-    let response = build(request, refusal, branch_key);
+    let response = build(request, sender, refusal, branch_key);
     let bytes = match via.and_then(|via| filled_in(&via, flow.remote)) {
         Some(filled) => with_top_via(&response, &filled),
         None => response,
@@ -103,10 +104,15 @@ pub(crate) fn refuse(
 
 /// The response to a request that already has this edge's own Via on top, to be sent as if a
 /// container had made it.
-pub(crate) fn build(request: &Message, refusal: Refusal, branch_key: &Key) -> Bytes {
+pub(crate) fn build(
+    request: &Message,
+    sender: Sender,
+    refusal: Refusal,
+    branch_key: &Key,
+) -> Bytes {
     let mut response = ResponseBuilder::new(request, refusal.status())
         .reason(refusal.reason().as_bytes())
-        .to_tag(&to_tag(request, branch_key));
+        .to_tag(&to_tag(request, sender, branch_key));
     if let Refusal::Unavailable { retry_after } = refusal {
         let mut value = HeaderValue::new();
         value.push_display(retry_after);

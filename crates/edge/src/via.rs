@@ -11,7 +11,7 @@ use sip::{Message, Via};
 use topology::Key;
 use transport::{Flow, Transport};
 
-use crate::branch::Branch;
+use crate::branch::{Branch, Sender};
 use crate::flow_token::{FlowToken, TokenKind};
 use crate::header_value::HeaderValue;
 use crate::listener::{Listener, PORT_DEFAULT};
@@ -59,13 +59,14 @@ pub(crate) fn filled_in(via: &Via<'_>, source: SocketAddr) -> Option<HeaderValue
 /// requests of containers have none, their responses find the container by its own Via below.
 pub(crate) fn added(
     request: &Message,
+    sender: Sender,
     listener: &Listener,
     back: Option<Flow>,
     branch_key: &Key,
     flow_key: &Key,
 ) -> HeaderValue {
     let mut value = HeaderValue::new().with(listener.via_start().as_bytes());
-    value.push(Branch::of(request, branch_key).as_bytes());
+    value.push(Branch::of(request, sender, branch_key).as_bytes());
     if let Some(flow) = back {
         value.push(b";");
         value.push(FLOW_PARAM);

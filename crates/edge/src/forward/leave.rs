@@ -214,7 +214,8 @@ impl Leaving<'_> {
                 Some(flow)
             }
         };
-        let added = via::added(self.request, listener, back, &view.keys.branch, &view.keys.flow);
+        let (sender, keys) = (view.sender(self.request), view.keys);
+        let added = via::added(self.request, sender, listener, back, &keys.branch, &keys.flow);
         edits.push_front(HeaderName::Via, &added);
     }
 }

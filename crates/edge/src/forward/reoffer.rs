@@ -62,7 +62,8 @@ fn refuse(message: &Message, seed: u64, view: &View<'_>, out: &mut BytesMut) -> 
     if message.method() == Some(sip::Method::Ack) {
         return Decision::Drop(DropReason::UnansweredAck);
     }
-    let bytes = reply::build(message, reply::unavailable(seed), &view.keys.branch);
+    let (refusal, sender) = (reply::unavailable(seed), view.sender(message));
+    let bytes = reply::build(message, sender, refusal, &view.keys.branch);
     let Ok(answer) = Message::parse(bytes) else { return Decision::Drop(DropReason::TooLarge) };
     match response::from_link(&answer, view, out) {
         Ok(Decision::Send { hop, bytes }) => Decision::Reply { hop, bytes, status: 503 },

@@ -12,7 +12,6 @@ use transport::link::SendError;
 
 use super::leave::{TooLarge, render};
 use super::{Arrival, Attempt, Decision, DropReason, Hop, View};
-use crate::listener::PORT_DEFAULT;
 use crate::owner::Owner;
 use crate::via::{WayBack, reply_address, way_back};
 
@@ -45,10 +44,7 @@ pub(super) fn from_link(
 /// The request came through another edge of the node; that one knows its flow. The response goes
 /// there as it is.
 fn to_other_edge(response: &Message, top: &Via<'_>, view: &View<'_>) -> Option<Decision> {
-    let address = std::net::SocketAddr::new(top.host.ip()?, top.port.unwrap_or(PORT_DEFAULT));
-    if !view.other_edges.contains(&address) {
-        return None;
-    }
+    let address = view.of_other_edge(top)?;
     let transport = Transport::parse(top.transport)?;
     let hop = Hop::to_address(transport, view.listeners.toward(transport, address).own, address);
     Some(Decision::Send { hop, bytes: response.buffer().clone() })

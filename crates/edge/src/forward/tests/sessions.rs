@@ -110,3 +110,119 @@ fn a_forged_session_token_names_nobody() {
         }
     }
 }
+
+/// Two edges of one node that know of each other.
+fn edges() -> [Rig; 2] {
+    ["192.0.2.1:5060", "192.0.2.2:5060"].map(|own| {
+        let own: SocketAddr = own.parse().unwrap();
+        let mut rig = Rig::with_listeners(vec![Listener::direct(Transport::Udp, own)]);
+        let addresses = ["192.0.2.1:5060", "192.0.2.2:5060"].map(|text| text.parse().unwrap());
+        rig.other_edges = addresses.into_iter().filter(|address| *address != own).collect();
+        rig
+    })
+}
+
+/// What `text` of a session is when it has left by one edge for the address of another.
+fn through(rig: &Rig, door: &Rig, text: &str) -> (Flow, Source, String) {
+    let own = |rig: &Rig| rig.listeners.iter().next().unwrap().own;
+    let to_door = Destination::Address { transport: Transport::Udp, address: own(door) };
+    let (hop, message) = sent(rig.send(text, to_door).unwrap());
+    assert_eq!(hop, Hop::Datagram { local: own(rig), remote: own(door) });
+    let source = if own(rig) == own(door) { Source::Outside } else { Source::OtherEdge };
+    let text = String::from_utf8(message.buffer().to_vec()).unwrap();
+    (Flow::new(Transport::Udp, own(door), own(rig)), source, text.trim_end().to_owned())
+}
+
+/// A session's request to the node itself, from container1.
+fn to_ourselves(rig: &Rig, method: &str, to_tag: &str) -> String {
+    let token = rig.session_token(11, 7);
+    request(method, "sip:bob@example.com", "")
+        .replace(
+            "SIP/2.0/UDP 10.0.0.1:5060;rport;branch=z9hG4bK776",
+            &format!("SIP/2.0/TCP container1.node1.outlast.invalid;branch=z9hG4bK{token}mac"),
+        )
+        .replace("To: <sip:bob@example.com>", &format!("To: <sip:bob@example.com>{to_tag}"))
+}
+
+// RFC 3261 §16.11, §17.2.3: what matches a transaction does not depend on the edge it came by
+#[test]
+fn a_sessions_request_to_the_node_itself_is_one_transaction_by_whichever_edges_it_goes() {
+    let edges = edges();
+    let mut found = Vec::new();
+    for (from, door) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        for (method, to_tag) in [("INVITE", ""), ("CANCEL", ""), ("ACK", ";tag=404")] {
+            let text = to_ourselves(&edges[from], method, to_tag);
+            let (flow, source, text) = through(&edges[from], &edges[door], &text);
+            let decision = edges[door].receive_from(flow, source, Attempt::First, &text);
+            let (container, message) = edges[door].offered(decision);
+            let branch = message.top_via().unwrap().branch().unwrap().to_vec();
+            found.push((container, branch));
+        }
+    }
+    found.dedup();
+    assert_eq!(found.len(), 1, "{found:?}");
+}
+
+#[test]
+fn a_refusal_of_it_is_one_response_by_whichever_edges_it_goes() {
+    let edges = edges();
+    let mut tags: Vec<_> = [(0, 0), (0, 1), (1, 0), (1, 1)]
+        .into_iter()
+        .map(|(from, door)| {
+            let text = to_ourselves(&edges[from], "INVITE", "");
+            let (flow, source, text) = through(&edges[from], &edges[door], &text);
+            let text = text.replace("Max-Forwards: 70", "Max-Forwards: 0");
+            let (_, response) =
+                refused(edges[door].receive_from(flow, source, Attempt::First, &text));
+            response.to().unwrap().tag().unwrap().to_vec()
+        })
+        .collect();
+    tags.dedup();
+    assert_eq!(tags.len(), 1);
+}
+
+#[test]
+fn an_own_edges_branch_is_not_a_strangers_and_two_strangers_are_told_apart() {
+    let [edge, _] = edges();
+    let mut branches: Vec<_> = ["192.0.2.2:5060", "192.0.2.3:5060", "192.0.2.2:5061", "192.0.2.2"]
+        .into_iter()
+        .map(|sent_by| {
+            let text = request("INVITE", "sip:bob@example.com", "");
+            let (_, message) =
+                edge.offered(edge.receive(&text.replace("10.0.0.1:5060;rport", sent_by), PHONE));
+            message.top_via().unwrap().branch().unwrap().to_vec()
+        })
+        .collect();
+    branches.sort();
+    branches.dedup();
+    // 5060 is the port of a sent-by that names none: both are edge 2.
+    assert_eq!(branches.len(), 3);
+}
+
+// RFC 3261 §16.7: the response to a request that came in again finds the session by either edge
+#[test]
+fn the_answer_to_it_comes_back_by_the_edges_it_went_and_to_its_session() {
+    let edges = edges();
+    for (from, door, container_links) in [(0, 0, 0), (0, 1, 1), (0, 1, 0), (1, 0, 0), (1, 0, 1)] {
+        let text = to_ourselves(&edges[from], "INVITE", "");
+        let (flow, source, text) = through(&edges[from], &edges[door], &text);
+        let decision = edges[door].receive_from(flow, source, Attempt::First, &text);
+        let (_, invite) = edges[door].offered(decision);
+        let answer = sip::ResponseBuilder::new(&invite, 180).build();
+        let mut answer = String::from_utf8(answer.to_vec()).unwrap().trim_end().to_owned();
+        // The container has lost the link to the edge that it came by, and takes the other's.
+        if container_links != door {
+            let (hop, passed) =
+                sent(edges[container_links].send(&answer, Destination::Via).unwrap());
+            assert!(matches!(hop, Hop::Datagram { remote, .. } if remote == flow.local), "{hop:?}");
+            answer = String::from_utf8(passed.buffer().to_vec()).unwrap().trim_end().to_owned();
+        }
+        let (hop, popped) = sent(edges[door].send(&answer, Destination::Via).unwrap());
+        assert_eq!(hop, Hop::Datagram { local: flow.local, remote: flow.remote });
+        let text = String::from_utf8(popped.buffer().to_vec()).unwrap();
+        let back = Flow::new(Transport::Udp, flow.remote, flow.local);
+        let decision =
+            edges[from].receive_from(back, Source::OtherEdge, Attempt::First, text.trim_end());
+        assert_eq!(edges[from].offered(decision).0, "container1");
+    }
+}
