@@ -137,15 +137,25 @@ impl Edges {
         })
     }
 
-    /// Where a phone would send what is for this node: an address that an edge listens on, UDP before streams.
-    pub fn front_door(&self) -> Option<(LinkId, Transport, SocketAddr)> {
-        let doors = || {
-            self.links.iter().flat_map(|(link, addresses)| {
-                addresses.iter().map(|address| (*link, address.transport, address.own))
-            })
+    /// Where a phone would send what is for this node: an address that an edge listens on, UDP before streams. The one
+    /// behind `last` in turn, so that what is repeated does not depend on one edge: it may hang, and nobody knows yet.
+    pub fn front_door(&self, last: Option<SocketAddr>) -> Option<(LinkId, Transport, SocketAddr)> {
+        let doors = |is_stream: bool| {
+            let doors = self.links.iter().flat_map(|(link, addresses)| {
+                addresses.iter().map(|address| (address.own, *link, address.transport))
+            });
+            doors.filter(move |(_, _, transport)| transport.is_stream() == is_stream)
         };
-        let is_datagram = |door: &(LinkId, Transport, SocketAddr)| !door.1.is_stream();
-        doors().find(is_datagram).or_else(|| doors().next())
+        let next = |is_stream| {
+            let behind = doors(is_stream).filter(|(own, ..)| Some(*own) > last);
+            behind.min_by_key(by_address).or_else(|| doors(is_stream).min_by_key(by_address))
+        };
+        next(false).or_else(|| next(true)).map(|(own, link, transport)| (link, transport, own))
+    }
+
+    /// Whether an edge without a link is expected back.
+    pub fn awaits_any(&self) -> bool {
+        !self.expected.is_empty()
     }
 
     fn serving(&self, preferred: LinkId, fits: impl Fn(&EdgeAddress) -> bool) -> Option<LinkId> {
@@ -157,6 +167,10 @@ impl Edges {
     fn first(&self, fits: impl Fn(&EdgeAddress) -> bool) -> Option<LinkId> {
         self.links.iter().find(|(_, addresses)| addresses.iter().any(&fits)).map(|(link, _)| *link)
     }
+}
+
+fn by_address(door: &(SocketAddr, LinkId, Transport)) -> (SocketAddr, LinkId) {
+    (door.0, door.1)
 }
 
 /// The address that a host is, without looking anything up.
@@ -258,6 +272,31 @@ mod tests {
             edges.down(LinkId(link));
         }
         assert_eq!(edges.for_response(LinkId(7), local), None);
+    }
+
+    #[test]
+    fn front_door_goes_round_the_addresses_for_datagrams_and_to_streams_without_one() {
+        let mut edges = edges();
+        let mut last = None;
+        let rounds = (0..3).map(|_| {
+            let (link, transport, own) = edges.front_door(last).unwrap();
+            last = Some(own);
+            (link.0, transport, own.to_string())
+        });
+        let (first, second) = ("192.0.2.1:5060".to_owned(), "192.0.2.9:5060".to_owned());
+        let udp = Transport::Udp;
+        assert_eq!(
+            rounds.collect::<Vec<_>>(),
+            [(1, udp, first.clone()), (1, udp, second), (1, udp, first)]
+        );
+        edges.down(LinkId(1));
+        edges.down(LinkId(2));
+        edges.down(LinkId(3));
+        assert_eq!(edges.front_door(last), None);
+        let own = "[2001:db8::2]:5070";
+        edges.up(LinkId(4), vec![address(Transport::Tcp, own, own)]);
+        let door = Some((LinkId(4), Transport::Tcp, own.parse().unwrap()));
+        assert_eq!(edges.front_door(last), door);
     }
 
     #[test]

@@ -291,7 +291,8 @@ impl Shard {
     ) {
         let client = ClientId::from_raw(id);
         if self.clients.contains_key(&client) {
-            let is_retried = self.retry_session_as_datagram(client, error, now, effects)
+            let is_retried = self.is_repeated_by_another_edge(client)
+                || self.retry_session_as_datagram(client, error, now, effects)
                 || self.retry_as_datagram(client, error, now);
             if !is_retried {
                 self.transactions.request_failed(client, error, now, &mut self.pending);

@@ -25,7 +25,9 @@ impl Shard {
     ) {
         let Some(sending) = self.clients.get(&client) else { return };
         let mut way = sending.way;
-        if !self.edges.is_up(way.link) {
+        if let Some(door) = self.next_front_door(sending) {
+            way = door;
+        } else if !self.edges.is_up(way.link) {
             way = match self.other_way(sending, &bytes) {
                 Ok(way) => way,
                 // The sockets of a killed edge wait for the revived one, and so do repeated datagrams;
@@ -37,9 +39,9 @@ impl Shard {
                     return self.transactions.request_failed(client, error, now, &mut self.pending);
                 }
             };
-            if let Some(sending) = self.clients.get_mut(&client) {
-                sending.way = way;
-            }
+        }
+        if let Some(sending) = self.clients.get_mut(&client) {
+            sending.way = way;
         }
         effects.push(ShardEffect::Send {
             link: way.link,
@@ -153,6 +155,7 @@ impl Shard {
             cancels: None,
             decides: start.decides,
             way,
+            by_front_door: false,
             datagram: datagram.map(|way| (way, start)),
         };
         self.clients.insert(client, sending);
@@ -173,7 +176,9 @@ impl Shard {
         let Some(client) = client else { return false };
         context.is_at(branch, Progress::Started(client));
         let user = Some((server, branch));
-        self.clients.insert(client, Sending { user, cancels: None, decides, way, datagram: None });
+        let (cancels, by_front_door, datagram) = (None, false, None);
+        let sending = Sending { user, cancels, decides, way, by_front_door, datagram };
+        self.clients.insert(client, sending);
         match resumption {
             Some(Resumption::Cancel) => {
                 let cancel = self.cancel_branch(server, branch, now);

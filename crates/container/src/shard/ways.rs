@@ -12,6 +12,7 @@ use super::proxying::{NO_LINK, Sending};
 use crate::edges::{LinkId, RouteOwner};
 use crate::next_hop::{self, Hop, HopHost};
 use crate::proxy::{NextHop, TransportFailure};
+use crate::transactions::ClientId;
 
 /// By which link and to where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +103,44 @@ impl Shard {
         }
     }
 
+    /// The way of a request for this node itself: through its front door, like any phone's.
+    pub(super) fn front_door(&self) -> Result<Found, TransportFailure> {
+        let by = |link, destination, reliability| Way { link, destination, reliability };
+        match self.edges.front_door(None) {
+            Some((link, transport, address)) => {
+                let destination = Destination::Address { transport, address };
+                Ok(Found::Way(by(link, destination, reliability(transport))))
+            }
+            None if self.edges.awaits_any() => {
+                Ok(Found::Awaited(by(NO_LINK, Destination::Route, Reliability::Unreliable)))
+            }
+            None => Err(TransportFailure::Unreachable),
+        }
+    }
+
+    /// By which edge a datagram through our front door leaves next: each time by another one, under the same branch. An
+    /// edge that hangs takes what it is sent, and nobody knows for a while.
+    pub(super) fn next_front_door(&self, sending: &Sending) -> Option<Way> {
+        let is_datagram = sending.way.reliability == Reliability::Unreliable;
+        if !sending.by_front_door || !is_datagram {
+            return None;
+        }
+        let last = match sending.way.destination {
+            Destination::Address { address, .. } => Some(address),
+            Destination::Route | Destination::Via => None,
+        };
+        let (link, transport, address) = self.edges.front_door(last)?;
+        let destination = Destination::Address { transport, address };
+        Some(Way { link, destination, ..sending.way })
+    }
+
+    /// Whether a request that could not be sent leaves again soon, and by another edge.
+    pub(super) fn is_repeated_by_another_edge(&self, client: ClientId) -> bool {
+        let Some(sending) = self.clients.get(&client) else { return false };
+        let next = self.next_front_door(sending);
+        next.is_some_and(|next| next.destination != sending.way.destination)
+    }
+
     /// The way of a request whose link is gone.
     pub(super) fn other_way(&self, sending: &Sending, request: &Bytes) -> Result<Way, SendError> {
         if let Destination::Address { transport, address } = sending.way.destination {
@@ -119,7 +158,7 @@ impl Shard {
     }
 }
 
-pub(super) fn reliability(transport: Transport) -> Reliability {
+fn reliability(transport: Transport) -> Reliability {
     if transport.is_stream() { Reliability::Reliable } else { Reliability::Unreliable }
 }
 

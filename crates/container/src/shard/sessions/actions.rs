@@ -9,10 +9,10 @@ use std::time::Instant;
 use bytes::Bytes;
 use sip::{HeaderName, Host, Message, Method, Uri};
 use tracing::debug;
-use transport::link::{Destination, LinkFrame, SendError};
+use transport::link::{LinkFrame, SendError};
 
 use super::super::proxying::{NO_LINK, Sending};
-use super::super::ways::{Found, Way, reliability};
+use super::super::ways::{Found, Way};
 use super::super::{LookupId, Shard, ShardEffect};
 use super::Queued;
 use crate::next_hop::{Hop, HopHost};
@@ -125,7 +125,10 @@ impl Shard {
             return;
         };
         let decides = decides(&start.request);
-        let sending = Sending { user: None, cancels: None, decides, way, datagram: None };
+        let by_front_door = self.is_by_front_door(&start.request, decides);
+        let (user, cancels, datagram_start) = (None, None, None);
+        let sending =
+            Sending { user, cancels, decides, way, by_front_door, datagram: datagram_start };
         self.clients.insert(client, sending);
         let Start { session, branch, method, request } = start;
         self.sessions.clients.insert(client, Sent { session, branch, method, request, datagram });
@@ -224,13 +227,14 @@ impl Shard {
         request: &Bytes,
         decides: NextHop,
     ) -> Result<Found, TransportFailure> {
-        if decides == NextHop::RequestUri && self.is_for_own_domain(request) {
-            let door = self.edges.front_door().ok_or(TransportFailure::Unreachable)?;
-            let (link, transport, address) = door;
-            let destination = Destination::Address { transport, address };
-            return Ok(Found::Way(Way { link, destination, reliability: reliability(transport) }));
+        if self.is_by_front_door(request, decides) {
+            return self.front_door();
         }
         self.find_way(request, decides, NO_LINK)
+    }
+
+    fn is_by_front_door(&self, request: &Bytes, decides: NextHop) -> bool {
+        decides == NextHop::RequestUri && self.is_for_own_domain(request)
     }
 
     fn is_for_own_domain(&self, request: &Bytes) -> bool {

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod front_door;
 mod phones;
 mod world;
 
