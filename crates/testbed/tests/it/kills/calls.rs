@@ -1,0 +1,134 @@
+//! Calls all the time, and what became of each.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use phone::{LineTransport, Phone, PhoneError};
+use tokio::task::JoinSet;
+
+use crate::world::{DOMAIN, PASSWORD};
+
+/// Pairs of phones that call each other again and again.
+const PAIRS: usize = 100;
+/// Each pair begins a call so often: 50 calls a second of all of them.
+const EVERY: Duration = Duration::from_secs(2);
+/// How long a call is up.
+const HELD: Duration = Duration::from_millis(800);
+/// A call that is not over by then is lost.
+const LIMIT: Duration = Duration::from_secs(75);
+
+/// What became of the calls.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tally {
+    /// Rang once, were answered and hung up, with everything in order.
+    pub(super) whole: usize,
+    /// What happened to the others.
+    pub(super) losses: Vec<String>,
+}
+
+impl Tally {
+    fn add(&mut self, other: Tally) {
+        self.whole += other.whole;
+        self.losses.extend(other.losses);
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} calls", self.whole, self.whole + self.losses.len())
+    }
+}
+
+/// Calls that go on until they are told to stop.
+pub(super) struct Calls {
+    is_over: Arc<AtomicBool>,
+    pairs: JoinSet<Tally>,
+}
+
+impl Calls {
+    /// Registers the phones, over UDP by these edges in turn, and begins to call; every second pair calls through
+    /// the back-to-back agent.
+    ///
+    /// # Panics
+    /// When a phone cannot register.
+    pub(super) async fn begin(edges: &[SocketAddr]) -> Calls {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let mut pairs = JoinSet::new();
+        for number in 0..PAIRS {
+            // Both kinds of call by every edge.
+            let edge = &edges[number / 2 % edges.len()];
+            let caller = registered(&format!("pair{number}-caller"), *edge).await;
+            let callee = registered(&format!("pair{number}-callee"), *edge).await;
+            let domain = if number % 2 == 0 { DOMAIN.to_owned() } else { format!("b2b.{DOMAIN}") };
+            let pair = Pair { uri: format!("sip:pair{number}-callee@{domain}"), caller, callee };
+            let is_over = Arc::clone(&is_over);
+            let late = EVERY.mul_f64(number as f64 / PAIRS as f64);
+            pairs.spawn(async move {
+                tokio::time::sleep(late).await;
+                pair.call_until(&is_over).await
+            });
+        }
+        Calls { is_over, pairs }
+    }
+
+    /// Begins no further call, and waits for the end of those that are up.
+    pub(super) async fn end(mut self) -> Tally {
+        self.is_over.store(true, Ordering::Relaxed);
+        let mut tally = Tally::default();
+        while let Some(pair) = self.pairs.join_next().await {
+            tally.add(pair.expect("no phone panics"));
+        }
+        tally
+    }
+}
+
+async fn registered(user: &str, edge: SocketAddr) -> Phone {
+    let phone = Phone::new(user, DOMAIN, PASSWORD, LineTransport::Udp, edge).await;
+    let phone = phone.expect("a loopback socket");
+    phone.register(36_000).await.expect("anybody may register");
+    phone
+}
+
+struct Pair {
+    caller: Phone,
+    callee: Phone,
+    uri: String,
+}
+
+impl Pair {
+    async fn call_until(self, is_over: &AtomicBool) -> Tally {
+        let mut tally = Tally::default();
+        let mut next = tokio::time::interval(EVERY);
+        // A call that a fault held up is followed by the next one in its turn, not by a burst.
+        next.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while !is_over.load(Ordering::Relaxed) {
+            next.tick().await;
+            match tokio::time::timeout(LIMIT, self.call()).await {
+                Ok(Ok(())) => tally.whole += 1,
+                Ok(Err(error)) => tally.losses.push(format!("{}: {error}", self.uri)),
+                Err(_) => tally.losses.push(format!("{}: not over after {LIMIT:?}", self.uri)),
+            }
+        }
+        for phone in [&self.caller, &self.callee] {
+            tally.losses.extend(phone.rang_again());
+            tally.losses.extend(phone.violations());
+        }
+        tally
+    }
+
+    async fn call(&self) -> Result<(), PhoneError> {
+        let calling = async { self.caller.call(0, &self.uri).await?.answered().await };
+        let answering = async {
+            let ringing = self.callee.incoming().await?;
+            ringing.ring().await?;
+            ringing.answer().await
+        };
+        let (caller, callee) = tokio::try_join!(calling, answering)?;
+        tokio::time::sleep(HELD).await;
+        tokio::try_join!(caller.hang_up(), callee.hung_up())?;
+        Ok(())
+    }
+}
