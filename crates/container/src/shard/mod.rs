@@ -281,29 +281,6 @@ impl Shard {
         self.settle(now, effects);
     }
 
-    /// The message sent under this id did not leave.
-    pub fn send_failed(
-        &mut self,
-        id: u64,
-        error: SendError,
-        now: Instant,
-        effects: &mut Vec<ShardEffect>,
-    ) {
-        let client = ClientId::from_raw(id);
-        if self.clients.contains_key(&client) {
-            let is_retried = self.is_repeated_by_another_edge(client)
-                || self.retry_session_as_datagram(client, error, now, effects)
-                || self.retry_as_datagram(client, error, now);
-            if !is_retried {
-                self.transactions.request_failed(client, error, now, &mut self.pending);
-            }
-        } else if error != SendError::Full {
-            // A response that found no room is sent again when the request is; the transaction stays for that.
-            self.transactions.response_failed(ServerId::from_raw(id), now, &mut self.pending);
-        }
-        self.settle(now, effects);
-    }
-
     /// Time has passed; does nothing before [`next_timeout`](Self::next_timeout).
     pub fn timeout(&mut self, now: Instant, effects: &mut Vec<ShardEffect>) {
         if std::mem::take(&mut self.is_doubtful) {

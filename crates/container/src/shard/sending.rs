@@ -1,4 +1,4 @@
-//! The client transactions of proxy contexts: begins, resumes, repeats and cancels them.
+//! The client transactions of proxy contexts: begins, resumes, repeats and cancels them, and hears what could not be sent.
 
 use std::time::Instant;
 
@@ -15,6 +15,29 @@ use crate::proxy::{BranchIndex, Resumption, TransportFailure};
 use crate::transactions::{ClientId, ServerId};
 
 impl Shard {
+    /// The message sent under this id did not leave.
+    pub fn send_failed(
+        &mut self,
+        id: u64,
+        error: SendError,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        let client = ClientId::from_raw(id);
+        if self.clients.contains_key(&client) {
+            let is_retried = self.is_repeated_by_another_edge(client)
+                || self.retry_session_as_datagram(client, error, now, effects)
+                || self.retry_as_datagram(client, error, now);
+            if !is_retried {
+                self.transactions.request_failed(client, error, now, &mut self.pending);
+            }
+        } else if error != SendError::Full {
+            // A response that found no room is sent again when the request is; the transaction stays for that.
+            self.transactions.response_failed(ServerId::from_raw(id), now, &mut self.pending);
+        }
+        self.settle(now, effects);
+    }
+
     /// Sends a request by the link of its transaction, or by another when that one is gone.
     pub(super) fn send_request(
         &mut self,
