@@ -11,8 +11,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 use sip::Host;
-use topology::{ProcessState, TopologyView};
+use topology::{ListenerTransport, ProcessState, TopologyView};
 use transport::Transport;
+use transport::flow::canonical;
 use transport::link::EdgeAddress;
 
 /// Names a link of this container's life; never given twice.
@@ -32,6 +33,8 @@ pub struct Edges {
     departed: VecDeque<SocketAddr>,
     /// Addresses of edges that serve or are about to, as the topology has it.
     expected: Vec<SocketAddr>,
+    /// Addresses of edges that serve, as the topology has it: each has a link to us, or is about to.
+    serving: Vec<(Transport, SocketAddr)>,
 }
 
 /// What is known of the edge that a Route names.
@@ -39,6 +42,8 @@ pub struct Edges {
 pub enum RouteOwner {
     /// An edge that can be reached by this link.
     Edge(LinkId),
+    /// An edge that serves and has not linked to us yet, or not again: its flows live.
+    Unlinked,
     /// An edge without a link that the topology expects back, as after its crash: its UDP sockets wait for it.
     Awaited,
     /// An edge that is gone, and nobody holds its address: its flows are gone.
@@ -70,6 +75,7 @@ impl Edges {
     /// The edges of the topology, which may have no link: their addresses are ours all the same.
     pub fn learn(&mut self, view: &TopologyView) {
         self.expected.clear();
+        self.serving.clear();
         for edge in view.edges() {
             for address in &edge.addresses {
                 let is_held = self.links.values().flatten().any(|held| held.own == address.own);
@@ -80,11 +86,17 @@ impl Edges {
                     self.departed.push_back(address.own);
                 }
                 match edge.state {
-                    ProcessState::Starting
-                    | ProcessState::Ready
-                    | ProcessState::Hung
-                    | ProcessState::Backoff => self.expected.push(address.own),
-                    ProcessState::Draining | ProcessState::Stopping | ProcessState::Down => {}
+                    ProcessState::Ready | ProcessState::Draining => {
+                        let transport = match address.transport {
+                            ListenerTransport::Udp => Transport::Udp,
+                            ListenerTransport::Tcp => Transport::Tcp,
+                        };
+                        self.serving.push((transport, canonical(address.own)));
+                    }
+                    ProcessState::Starting | ProcessState::Hung | ProcessState::Backoff => {
+                        self.expected.push(address.own);
+                    }
+                    ProcessState::Stopping | ProcessState::Down => {}
                 }
             }
         }
@@ -119,6 +131,9 @@ impl Edges {
         };
         match self.serving(preferred, is_named) {
             Some(link) => RouteOwner::Edge(link),
+            None if own.is_some_and(|own| self.serving.iter().any(|(_, held)| *held == own)) => {
+                RouteOwner::Unlinked
+            }
             None if own.is_some_and(|own| self.expected.contains(&own)) => RouteOwner::Awaited,
             None if own.is_some_and(|own| self.departed.contains(&own)) => RouteOwner::Departed,
             None => RouteOwner::Foreign,
@@ -156,6 +171,24 @@ impl Edges {
     /// Whether an edge without a link is expected back.
     pub fn awaits_any(&self) -> bool {
         !self.expected.is_empty()
+    }
+
+    /// Whether every address of every edge that serves has a link.
+    pub fn reach_all(&self) -> bool {
+        self.serving.iter().all(|serving| self.is_linked(*serving))
+    }
+
+    /// Whether an edge without a link could send to `address` over `transport`.
+    pub fn awaits_one_for(&self, transport: Transport, address: SocketAddr) -> bool {
+        self.serving.iter().any(|serving| {
+            let fits = serving.0 == transport && serving.1.is_ipv4() == address.is_ipv4();
+            fits && !self.is_linked(*serving)
+        })
+    }
+
+    fn is_linked(&self, (transport, own): (Transport, SocketAddr)) -> bool {
+        let mut linked = self.links.values().flatten();
+        linked.any(|address| address.transport == transport && address.own == own)
     }
 
     fn serving(&self, preferred: LinkId, fits: impl Fn(&EdgeAddress) -> bool) -> Option<LinkId> {
@@ -272,6 +305,48 @@ mod tests {
             edges.down(LinkId(link));
         }
         assert_eq!(edges.for_response(LinkId(7), local), None);
+    }
+
+    #[test]
+    fn all_are_reached_when_each_address_of_each_edge_that_serves_is_linked() {
+        let entry = |name: &str, state, transports: &[ListenerTransport]| {
+            let own: SocketAddr = format!("192.0.2.{name}:5060").parse().unwrap();
+            let address = |transport: &ListenerTransport| topology::EdgeAddress {
+                transport: *transport,
+                own,
+                public: own.to_string(),
+            };
+            topology::ProcessEntry {
+                name: topology::ProcessName::new(name),
+                process_type: topology::ProcessType::Edge,
+                incarnation: topology::Incarnation(1),
+                pid: None,
+                state,
+                restarts: 0,
+                link: None,
+                addresses: transports.iter().map(address).collect(),
+                weight: 0,
+            }
+        };
+        let (udp, tcp) = (ListenerTransport::Udp, ListenerTransport::Tcp);
+        use ProcessState::{Backoff, Down, Draining, Hung, Ready, Starting, Stopping};
+        let mut edges = edges();
+        assert!(edges.reach_all());
+        for (name, state, transports, expected) in [
+            ("1", Ready, &[udp][..], true),
+            ("1", Ready, &[udp, tcp], false),
+            ("8", Ready, &[udp], false),
+            ("8", Draining, &[udp], false),
+            ("8", Starting, &[udp], true),
+            ("8", Hung, &[udp], true),
+            ("8", Backoff, &[udp], true),
+            ("8", Stopping, &[udp], true),
+            ("8", Down, &[udp], true),
+        ] {
+            let processes = vec![entry(name, state, transports)];
+            edges.learn(&TopologyView { processes, ..TopologyView::default() });
+            assert_eq!(edges.reach_all(), expected, "{name} {state} {transports:?}");
+        }
     }
 
     #[test]

@@ -428,7 +428,7 @@ impl Server {
         }
         if self.next_tick <= now {
             self.next_tick = now + self.settings.tick_interval;
-            self.shard.look_for_estates(&mut self.effects);
+            self.shard.look_for_estates(now, &mut self.effects);
             // A round that takes longer than its interval is not joined by a second one.
             if !self.is_ticking && self.duties.is_empty() {
                 self.is_ticking = true;

@@ -9,7 +9,7 @@
 //!                         └─ response.rs  ─▶ Send by the flow in our Via │ Offer to the container of the next Via
 //! container ──▶ from_link ─▶ from_link.rs ─▶ Send │ why not
 //! dead link ──▶ offer_again ─▶ reoffer.rs ─▶ Offer to its owner or the next one │ 503
-//! container ──▶ hand_on ─▶ hand_on.rs ─▶ the container that owns the message
+//! container ──▶ hand_on ─▶ hand_on.rs ─▶ the container that owns the message │ wait for its link
 //! ```
 //!
 //! Never an open relay: without a token that this node made, a request from outside goes to
@@ -38,7 +38,7 @@ mod reoffer;
 mod request;
 mod response;
 
-pub use hand_on::hand_on;
+pub use hand_on::{HandOn, hand_on};
 pub use reoffer::offer_again;
 
 /// Whether phones may sit behind NATs: then REGISTER gets a Path and dialogs stay on the flows they
@@ -257,8 +257,8 @@ pub enum DropReason {
     UnansweredAck,
     /// A response for which no container has room, or none serves.
     NoContainer,
-    /// A message that a container handed on to one that has no link, or one without room.
-    OwnerNotLinked,
+    /// A message that a container handed on to one that did not link in time, or has no room.
+    OwnerCannotTake,
     /// A message that has been handed on as often as one may be: views differ for longer than they should.
     TooManyHandOns,
     /// A response that is too long to be sent.
@@ -275,7 +275,7 @@ impl DropReason {
         DropReason::ForgedVia,
         DropReason::UnansweredAck,
         DropReason::NoContainer,
-        DropReason::OwnerNotLinked,
+        DropReason::OwnerCannotTake,
         DropReason::TooManyHandOns,
         DropReason::TooLarge,
     ];
@@ -290,7 +290,7 @@ impl DropReason {
             DropReason::ForgedVia => "response with a forged way back",
             DropReason::UnansweredAck => "ACK that cannot be forwarded",
             DropReason::NoContainer => "response for which no container serves",
-            DropReason::OwnerNotLinked => "handed on to a container that cannot take it",
+            DropReason::OwnerCannotTake => "handed on to a container that cannot take it",
             DropReason::TooManyHandOns => "handed on too often",
             DropReason::TooLarge => "message too long to forward",
         }

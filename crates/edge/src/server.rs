@@ -9,6 +9,7 @@
 //! run ── View, Stop ──▶ mailbox ─▶ Worker ─┬─ intake.rs    socket ─▶ frame ─▶ decision
 //!                                          ├─ outbound.rs  decision ─▶ socket, link, other worker
 //!                                          ├─ links.rs     containers: connect, frames, death
+//!                                          ├─ handed_on.rs what waits for a link to its owner
 //!                                          ├─ probing.rs   containers: do they work off messages?
 //!                                          ├─ peers.rs     plain SIP peers: probes
 //!                                          ├─ opening.rs   when the sockets begin to be read
@@ -33,6 +34,7 @@ use crate::peer::Peer;
 
 mod counters;
 mod findings;
+pub mod handed_on;
 mod intake;
 mod link;
 mod links;

@@ -270,7 +270,7 @@ impl ContainerProcess {
         }
         if self.next_tick <= around.now {
             self.next_tick = around.now + TICK_INTERVAL;
-            self.shard.look_for_estates(&mut self.effects);
+            self.shard.look_for_estates(around.instant, &mut self.effects);
             if !self.is_ticking {
                 self.is_ticking = true;
                 let application = Arc::clone(&self.registrar);

@@ -10,8 +10,11 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use edge::flow_token::{FlowToken, TokenKind};
-use edge::forward::{self, Arrival, Attempt, Decision, Hop, Keys, NatTraversal, Source, View};
+use edge::forward::{
+    self, Arrival, Attempt, Decision, HandOn, Hop, Keys, NatTraversal, Source, View,
+};
 use edge::keep_alive::NAT_KEEP_ALIVE;
+use edge::server::handed_on::{HandedOn, WaitingRoom};
 use edge::server::opening::{Opening, Serves};
 use edge::{Listener, Listeners};
 use sip::{Frame, Message};
@@ -94,6 +97,7 @@ pub struct EdgeProcess {
     routing: RoutingTable,
     links: Vec<Link>,
     opening: Opening,
+    waiting_room: WaitingRoom,
     next_probe: Moment,
     probes: u64,
     scratch: BytesMut,
@@ -112,6 +116,7 @@ impl EdgeProcess {
             routing: RoutingTable::new(start.heartbeat),
             links: Vec::new(),
             opening: Opening::new(around.instant),
+            waiting_room: WaitingRoom::default(),
             next_probe: around.now,
             probes: 0,
             scratch: BytesMut::new(),
@@ -148,6 +153,7 @@ impl EdgeProcess {
         self.routing.tick(around.instant, &mut changes);
         self.follow(&changes, around);
         self.tick_links(around);
+        self.waiting_room.expire(around.instant);
         self.tick_probes(around);
         self.flush(around);
         turned
@@ -162,7 +168,8 @@ impl EdgeProcess {
             .filter(|link| link.stream.is_none() || link.answered.is_none())
             .filter(|link| link.stream.is_some() || self.named.contains(&link.name))
             .map(|link| link.due);
-        [self.routing.next_deadline(), self.opening.deadline()]
+        let waiting = self.waiting_room.next_deadline();
+        [self.routing.next_deadline(), self.opening.deadline(), waiting]
             .into_iter()
             .flatten()
             .map(until)
@@ -361,6 +368,18 @@ impl EdgeProcess {
         }
     }
 
+    fn hand_on(&mut self, message: HandedOn, around: &mut Surroundings<'_>) {
+        match forward::hand_on(message.to, message.hops, &self.view()) {
+            Ok(HandOn::To(owner)) => {
+                let HandedOn { hops, flow, bytes, .. } = message;
+                self.offer(owner, flow, hops + 1, &bytes, around);
+            }
+            // What finds no room, or went too far, is dropped.
+            Ok(HandOn::Wait) => drop(self.waiting_room.keep(message, around.instant)),
+            Err(_) => {}
+        }
+    }
+
     fn frame(&mut self, place: usize, frame: LinkFrame, around: &mut Surroundings<'_>) {
         let mut changes = Vec::new();
         let name = self.links[place].name.clone();
@@ -370,6 +389,9 @@ impl EdgeProcess {
                 self.links[place].answered = Some(incarnation);
                 self.links[place].backoff = BACKOFF_MIN;
                 self.routing.link_up(&name, incarnation, around.instant, &mut changes);
+                for message in self.waiting_room.linked(incarnation) {
+                    self.hand_on(message, around);
+                }
             }
             LinkFrame::Taken { up_to } => {
                 self.links[place].sender.taken(up_to);
@@ -377,10 +399,7 @@ impl EdgeProcess {
             }
             LinkFrame::ProbeAnswer { .. } => self.answered(place, around.instant, &mut changes),
             LinkFrame::HandOn { to, hops, flow, bytes } => {
-                // Whoever sent it repeats it.
-                if let Ok(owner) = forward::hand_on(Incarnation(to), hops, &self.view()) {
-                    self.offer(owner, flow, hops + 1, &bytes, around);
-                }
+                self.hand_on(HandedOn { to: Incarnation(to), hops, flow, bytes }, around);
             }
             LinkFrame::Outgoing { id, destination, bytes } => {
                 self.send_for_container(place, id, destination, bytes, around);

@@ -1,7 +1,7 @@
 //! The calls that dead containers have left behind: finds them by the index of owners, and claims our share.
 //!
-//! On every death that the topology tells of, when we begin to accept work, and at every round of duties. In portions:
-//! at most [`CLAIMS_MAX`] are under way, and the index is not read on before most of those found are, so that a
+//! On every death that the topology tells of, when we begin to accept work, and at every round of duties, but not before
+//! `reach` lets us. In portions: at most [`CLAIMS_MAX`] are under way, and the index is not read on before most of those found are, so that a
 //! container that inherits a hundred thousand calls answers others in between.
 
 use std::collections::VecDeque;
@@ -32,7 +32,7 @@ pub(super) struct Estates {
 
 impl Shard {
     /// Looks for what the dead have left. A pass that is under way is followed by another one.
-    pub fn look_for_estates(&mut self, effects: &mut Vec<ShardEffect>) {
+    pub(super) fn sweep_estates(&mut self, effects: &mut Vec<ShardEffect>) {
         self.watch_due(effects);
         if self.estates.sweep.is_some() {
             self.estates.is_stale = true;

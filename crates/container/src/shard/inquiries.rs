@@ -138,7 +138,16 @@ impl Shard {
                 return self.give_up_inquiry(id, now, effects);
             }
         };
-        match self.neighbours.standing(set_up.owner) {
+        let standing = self.neighbours.standing(set_up.owner);
+        let is_to_be_taken_over = match standing {
+            Standing::Mine => !self.set_ups.contains_key(&id),
+            Standing::Living => false,
+            Standing::Dead => true,
+        };
+        if is_to_be_taken_over && !self.may_take_over(ReadUse::Inquiry(id), SetUp::key(id), now) {
+            return;
+        }
+        match standing {
             Standing::Mine => {
                 let is_new = !self.set_ups.contains_key(&id);
                 if is_new && !self.take_over(id, set_up, record.version, now, effects) {

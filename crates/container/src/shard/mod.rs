@@ -14,7 +14,8 @@
 //! `jobs` holds the middle, `proxying` the right end. An INVITE that is proxied has a record in the store, so that
 //! another container can go on with it: `set_ups` commits what happens to it before anything follows from that,
 //! `inquiries` reads the record of a message that belongs to no call here and hands the message on or takes the call
-//! over (`takeover`), `estates` finds the calls of containers that have died.
+//! over (`takeover`), `estates` finds the calls of containers that have died; `reach` holds back what needs links that
+//! are not there yet.
 //!
 //! Deliberately absent: sockets, tasks, clocks.
 
@@ -24,6 +25,7 @@ mod inquiries;
 mod interface;
 mod jobs;
 mod proxying;
+mod reach;
 mod sending;
 mod sessions;
 mod set_ups;
@@ -58,7 +60,8 @@ use estates::Estates;
 use inquiries::{HandedOn, Inquiry};
 use jobs::{HeldCancel, Job};
 use proxying::{Context, Lookup, NO_LINK, Sending};
-use sessions::Sessions;
+use reach::Reach;
+use sessions::{SessionStart, Sessions};
 use set_ups::{Act, Gate, Ledger, Step};
 
 pub use interface::{
@@ -103,6 +106,7 @@ pub struct Shard {
     handed_on: VecDeque<HandedOn>,
     estates: Estates,
     sessions: Sessions,
+    reach: Reach,
     /// What the transactions have asked for and was not carried out yet.
     pending: Vec<TransactionEffect>,
     in_hand: InHand,
@@ -199,6 +203,7 @@ impl Shard {
             inquiries: AHashMap::new(),
             handed_on: VecDeque::new(),
             estates: Estates::default(),
+            reach: Reach::default(),
             pending: Vec::new(),
             in_hand: InHand::default(),
             next_id: 0,
@@ -238,6 +243,8 @@ impl Shard {
                 effects.push(ShardEffect::Send { link, frame: answer });
                 // The edge need not wait for the next interval to know that we serve.
                 effects.push(ShardEffect::Send { link, frame: self.heartbeat() });
+                self.reach_changed(now, effects);
+                self.settle(now, effects);
             }
             _ if !self.edges.is_up(link) => return Err(LinkFault::Hello),
             LinkFrame::Incoming(incoming) => self.incoming(link, incoming, now, effects),
@@ -278,6 +285,7 @@ impl Shard {
         for client in lost {
             self.transactions.request_failed(client, SendError::FlowGone, now, &mut self.pending);
         }
+        self.reach_changed(now, effects);
         self.settle(now, effects);
     }
 
@@ -293,6 +301,7 @@ impl Shard {
         self.transactions.timeout(now, &mut self.pending);
         self.contexts_timeout(now, effects);
         self.sessions_timeout(now, effects);
+        self.reach_timeout(now, effects);
         self.settle(now, effects);
     }
 
@@ -301,13 +310,14 @@ impl Shard {
         if !self.doubtful.is_empty() {
             return None; // not before the reads have ended
         }
-        let next = [
+        let deadlines = [
             self.transactions.next_timeout(),
             self.context_deadlines.next(),
             self.removals.next(),
             self.sessions.next_timeout(),
+            self.reach.next_timeout(),
         ];
-        next.into_iter().flatten().min()
+        deadlines.into_iter().flatten().min()
     }
 
     /// What the clocks show at one instant: the wall clock, which may have been set, and its guarded reading. To be called at every turn, and at every heartbeat
@@ -321,10 +331,13 @@ impl Shard {
     /// live, and so whose calls are to be taken over.
     pub fn topology(&mut self, view: &TopologyView, now: Instant, effects: &mut Vec<ShardEffect>) {
         self.edges.learn(view);
-        if self.neighbours.learn(view) == News::Estates {
-            self.look_for_estates(effects);
-            self.look_again_at_handed_on(now, effects);
+        let news = self.neighbours.learn(view);
+        self.reach_changed(now, effects);
+        if news == News::Estates {
+            self.look_for_estates(now, effects);
         }
+        self.look_again_at_handed_on(now, effects);
+        self.settle(now, effects);
     }
 
     /// Which keys are this container's to look after.
@@ -421,7 +434,10 @@ impl Shard {
                 link,
                 frame: LinkFrame::KeepAlive { flow_token: Bytes::copy_from_slice(token) },
             }),
-            RouteOwner::Awaited | RouteOwner::Departed | RouteOwner::Foreign => {}
+            RouteOwner::Unlinked
+            | RouteOwner::Awaited
+            | RouteOwner::Departed
+            | RouteOwner::Foreign => {}
         }
     }
 

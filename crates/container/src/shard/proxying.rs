@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 use tracing::debug;
 use transport::link::LinkFrame;
 
+use super::reach::AwaitId;
 use super::set_ups::{Act, Step};
 use super::ways::{Found, Way};
 use super::{Held, LookupId, Shard, ShardEffect};
@@ -47,6 +48,8 @@ pub(super) struct Context {
 pub(super) enum Progress {
     /// Its next hop's name is being resolved.
     Resolving(LookupId),
+    /// Its edge lives and has no link yet.
+    Awaiting(AwaitId),
     /// Its client transaction runs, or has run.
     Started(ClientId),
 }
@@ -153,6 +156,7 @@ impl Shard {
                 Progress::Resolving(lookup) => {
                     self.lookups.remove(&lookup);
                 }
+                Progress::Awaiting(awaited) => self.reach.forget(awaited),
             }
         }
     }
@@ -243,7 +247,7 @@ impl Shard {
         }
     }
 
-    fn branch_failed(
+    pub(super) fn branch_failed(
         &mut self,
         server: ServerId,
         branch: BranchIndex,
@@ -295,7 +299,7 @@ impl Shard {
         let found = addresses.iter().find_map(|address| {
             let host = HopHost::Address(address.ip());
             let hop = Hop { host, port: address.port(), ..hop };
-            self.way_to(&hop, start.request.len(), link).ok()
+            self.way_at_once(&hop, start.request.len(), link)
         });
         let branch = start.branch;
         let is_started = found.is_some_and(|found| self.start(server, start, found, now, effects));
@@ -342,7 +346,9 @@ impl Shard {
             }
             // The callee repeats its 2xx, and gets another ACK once the name is in the cache.
             Ok(Found::Name(..)) => debug!("an ACK to a host name was dropped"),
-            Ok(Found::Awaited(_)) => debug!("an ACK was dropped: its edge is down"),
+            Ok(Found::Awaited(_) | Found::Unlinked) => {
+                debug!("an ACK was dropped: its edge has no link");
+            }
             Err(failure) => debug!(?failure, "an ACK could not be forwarded"),
         }
     }
@@ -404,6 +410,7 @@ impl Shard {
                     Some(Progress::Resolving(lookup)) => {
                         self.lookups.remove(&lookup);
                     }
+                    Some(Progress::Awaiting(awaited)) => self.reach.forget(awaited),
                     None => {}
                 },
                 ProxyEffect::Reply { response } => {

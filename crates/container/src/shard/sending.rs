@@ -110,7 +110,7 @@ impl Shard {
         let found = self.find_way(&start.request, start.decides, link)?;
         // RFC 5626 §5.3: another flow of the phone, if it has one, is sooner than an edge is back.
         let context = self.contexts.get(&server);
-        if matches!(found, Found::Awaited(_))
+        if matches!(found, Found::Awaited(_) | Found::Unlinked)
             && start.resumption.is_none()
             && context.is_some_and(|context| context.proxy.has_further_flow(start.branch))
         {
@@ -136,6 +136,10 @@ impl Shard {
             Found::Way(way) | Found::Awaited(way) => self.start_by(server, start, way, None, now),
             Found::StreamElseDatagram(stream, datagram) => {
                 self.start_by(server, start, stream, Some(datagram), now)
+            }
+            Found::Unlinked => {
+                self.await_link(server, start, now);
+                true
             }
             Found::Name(hop, host) => {
                 let lookup = LookupId(self.take_id());

@@ -19,6 +19,7 @@ use crate::transactions::TransactionSettings;
 
 mod deaths;
 mod hand_on;
+mod reach;
 mod ways;
 
 const EDGE_1: &str = "192.0.2.1:5060";
@@ -98,6 +99,15 @@ impl Bench {
     }
 
     fn with(name: &str, incarnation: u64, store: FakeStore) -> Bench {
+        let mut bench = Bench::unlinked(name, incarnation, store);
+        bench.frame(1, hello(EDGE_1)).unwrap();
+        bench.frame(2, hello(EDGE_2)).unwrap();
+        bench.effects.clear();
+        bench
+    }
+
+    /// A shard without links.
+    fn unlinked(name: &str, incarnation: u64, store: FakeStore) -> Bench {
         let settings = ShardSettings {
             name: ProcessName::new(name),
             incarnation: Incarnation(incarnation),
@@ -107,18 +117,14 @@ impl Bench {
             commit_conflicts_max: 3,
         };
         let now = Instant::now();
-        let mut bench = Bench {
+        Bench {
             shard: Shard::new(settings, now, std::time::SystemTime::now().into()),
             now,
             sequence: 0,
             effects: Vec::new(),
             store,
             commit: None,
-        };
-        bench.frame(1, hello(EDGE_1)).unwrap();
-        bench.frame(2, hello(EDGE_2)).unwrap();
-        bench.effects.clear();
-        bench
+        }
     }
 
     fn frame(&mut self, link: u64, frame: LinkFrame) -> Result<(), LinkFault> {

@@ -29,6 +29,8 @@ pub(super) enum Found {
     StreamElseDatagram(Way, Way),
     /// A datagram that cannot leave before its edge is back; until then its repetitions wait.
     Awaited(Way),
+    /// By an edge that lives and has no link yet.
+    Unlinked,
     /// A name first.
     Name(Hop, String),
 }
@@ -59,13 +61,16 @@ impl Shard {
                 // The edge puts the flow's transport into its Path; repetition does no harm on others.
                 reliability: reliability(transport.unwrap_or(Transport::Udp)),
             })),
-            RouteOwner::Awaited if transport.unwrap_or(Transport::Udp) == Transport::Udp => {
+            RouteOwner::Unlinked | RouteOwner::Awaited
+                if transport.unwrap_or(Transport::Udp) == Transport::Udp =>
+            {
                 Ok(Found::Awaited(Way {
                     link: NO_LINK,
                     destination: Destination::Route,
                     reliability: Reliability::Unreliable,
                 }))
             }
+            RouteOwner::Unlinked => Ok(Found::Unlinked),
             // A stream dies with its edge.
             RouteOwner::Awaited | RouteOwner::Departed => Err(TransportFailure::FlowGone),
             RouteOwner::Foreign => self.way_to(&hop.map_err(unroutable)?, size, preferred),
@@ -96,11 +101,25 @@ impl Shard {
         match (stream, asked) {
             (Some(stream), Some(datagram)) => Ok(Found::StreamElseDatagram(stream, datagram)),
             (Some(way), None) | (None, Some(way)) => Ok(Found::Way(way)),
+            (None, None) if self.edges.awaits_one_for(hop.transport, address) => {
+                Ok(Found::Unlinked)
+            }
             (None, None) => {
                 debug!(%address, transport = ?hop.transport, "no edge sends there");
                 Err(TransportFailure::Unreachable)
             }
         }
+    }
+
+    /// The way to one of a name's addresses, which may be tried behind another: no link is waited for.
+    pub(super) fn way_at_once(
+        &self,
+        hop: &Hop,
+        request_bytes: usize,
+        preferred: LinkId,
+    ) -> Option<Found> {
+        let way = self.way_to(hop, request_bytes, preferred).ok();
+        way.filter(|found| !matches!(found, Found::Unlinked))
     }
 
     /// The way of a request for this node itself: through its front door, like any phone's.
@@ -149,7 +168,7 @@ impl Shard {
         }
         match self.find_way(request, sending.decides, sending.way.link) {
             Ok(Found::Way(way) | Found::StreamElseDatagram(way, _)) => Ok(way),
-            Ok(Found::Name(..) | Found::Awaited(_))
+            Ok(Found::Name(..) | Found::Awaited(_) | Found::Unlinked)
             | Err(TransportFailure::Unreachable | TransportFailure::TimedOut) => {
                 Err(SendError::Unreachable)
             }

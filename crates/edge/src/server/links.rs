@@ -8,12 +8,13 @@ use topology::{Accepting, Incarnation, ProcessState, RoutingChange, TopologyView
 use transport::link::{self, LinkFrame};
 use transport::{Flow, Transport};
 
+use super::handed_on::HandedOn;
 use super::link::{Link, ReadOutcome};
 use super::opening::Opening;
 use super::outstanding::{Origin, Ticket};
 use super::worker::{LINK_TOKENS, Worker};
 use crate::flow_token::{FlowToken, TokenKind};
-use crate::forward::{self, Attempt, Decision, DropReason, Hop};
+use crate::forward::{self, Attempt, Decision, DropReason, HandOn, Hop};
 use crate::keep_alive::NAT_KEEP_ALIVE;
 
 impl Worker {
@@ -128,6 +129,9 @@ impl Worker {
                 link.hello_answered(Incarnation(incarnation));
                 let name = link.name.clone();
                 self.routing.link_up(&name, Incarnation(incarnation), now, &mut changes);
+                for message in self.waiting_room.linked(Incarnation(incarnation)) {
+                    self.hand_on(message, now);
+                }
             }
             LinkFrame::Taken { up_to } => {
                 self.links[place].taken(up_to);
@@ -135,7 +139,7 @@ impl Worker {
             }
             LinkFrame::ProbeAnswer { .. } => self.answered(place, now, &mut changes),
             LinkFrame::HandOn { to, hops, flow, bytes } => {
-                self.hand_on(Incarnation(to), hops, flow, bytes, now);
+                self.hand_on(HandedOn { to: Incarnation(to), hops, flow, bytes }, now);
             }
             LinkFrame::Outgoing { id, destination, bytes } => {
                 self.send_for_container(place, id, destination, bytes, now);
@@ -174,20 +178,27 @@ impl Worker {
     }
 
     /// Passes a message on to its owner, for a container that found that it is not.
-    fn hand_on(
-        &mut self,
-        to: Incarnation,
-        hops: u8,
-        flow: Flow,
-        bytes: bytes::Bytes,
-        now: Instant,
-    ) {
-        let dropped = match forward::hand_on(to, hops, &self.view()) {
-            Ok(owner) if self.offer(owner, flow, hops + 1, bytes, now) => return,
-            Ok(_) => DropReason::OwnerNotLinked,
+    fn hand_on(&mut self, message: HandedOn, now: Instant) {
+        let dropped = match forward::hand_on(message.to, message.hops, &self.view()) {
+            Ok(HandOn::To(owner)) => {
+                let HandedOn { hops, flow, bytes, .. } = message;
+                if self.offer(owner, flow, hops + 1, bytes, now) {
+                    return;
+                }
+                DropReason::OwnerCannotTake
+            }
+            Ok(HandOn::Wait) if self.waiting_room.keep(message, now).is_ok() => return,
+            Ok(HandOn::Wait) => DropReason::OwnerCannotTake,
             Err(reason) => reason,
         };
         self.counters.dropped(dropped);
+    }
+
+    /// Forgets what was handed on to those that have not linked in time.
+    pub(super) fn tick_waiting_room(&mut self, now: Instant) {
+        for _ in 0..self.waiting_room.expire(now) {
+            self.counters.dropped(DropReason::OwnerCannotTake);
+        }
     }
 
     fn send_for_container(

@@ -17,6 +17,7 @@ use transport::udp::{DatagramBatch, Flushed, Received, UdpEndpoint};
 use transport::{Flow, Transport};
 
 use super::counters::{Counters, SocketLosses};
+use super::handed_on::WaitingRoom;
 use super::link::Link;
 use super::mailbox::{Mailbox, Start, ToWorker, WAKER};
 use super::opening::{Opening, Serves};
@@ -107,6 +108,7 @@ pub(super) struct Worker {
     probes: Probes,
     pub(super) probing: Probing,
     pub(super) outstanding: Outstanding,
+    pub(super) waiting_room: WaitingRoom,
     pub(super) counters: Counters,
     batch: DatagramBatch,
     arrived: Vec<(SocketAddr, SocketAddr, Bytes)>,
@@ -172,6 +174,7 @@ impl Worker {
             probes,
             probing: Probing::new(now),
             outstanding: Outstanding::new(),
+            waiting_room: WaitingRoom::default(),
             counters: Counters::new(now),
             batch: DatagramBatch::new(),
             arrived: Vec::new(),
@@ -367,6 +370,7 @@ impl Worker {
         self.routing.tick(now, &mut changes);
         self.follow_changes(&changes, now);
         self.tick_links(now);
+        self.tick_waiting_room(now);
         self.tick_probes(now);
         self.tick_peers(now);
         self.connections.tick(now, &mut self.tcp_events);
@@ -511,6 +515,7 @@ impl Worker {
             self.connections.next_deadline(),
             self.probes.next_deadline(self.shared.settings.heartbeat),
             self.opening.deadline(),
+            self.waiting_room.next_deadline(),
             Some(self.probing.next_deadline()),
         ];
         deadlines

@@ -31,9 +31,14 @@ pub(crate) struct FakeLink {
 
 impl FakeContainer {
     pub(crate) fn listen(directory: &Path, name: &'static str, incarnation: u64) -> FakeContainer {
-        let path = directory.join(format!("{name}.link"));
+        let path = FakeContainer::path(directory, name);
         let listener = UnixListener::bind(&path).unwrap();
         FakeContainer { name, incarnation, listener, path }
+    }
+
+    /// Where a container of that name listens.
+    pub(crate) fn path(directory: &Path, name: &str) -> PathBuf {
+        directory.join(format!("{name}.link"))
     }
 
     /// Accepts a link, answers its hello, says that it serves.

@@ -62,6 +62,34 @@ fn a_message_is_handed_on_twice_with_its_flow_and_then_dropped() {
 }
 
 #[test]
+fn what_is_handed_on_to_a_life_that_has_no_link_yet_is_offered_when_it_has() {
+    let directory = tempfile::tempdir().unwrap();
+    let container1 = FakeContainer::listen(directory.path(), "container1", 11);
+    let path = FakeContainer::path(directory.path(), "container2");
+    let named = [("container1", container1.path.clone()), ("container2", path)];
+    let edge = RunningEdge::start(1, &named, Vec::new());
+    let mut first = container1.accept();
+    edge.wait_until_it_serves();
+    let mut phone = Phone::udp(&edge);
+    let mut offered = Vec::new();
+    for n in 0..3 {
+        let request = phone.request("OPTIONS", &format!("call{n}"), "");
+        phone.send(&request);
+        let message = incoming(&mut first);
+        // One of them is another life's, which never comes.
+        hand_on(&mut first, [12, 13, 12][n], message.clone());
+        offered.push(message);
+    }
+    let container2 = FakeContainer::listen(directory.path(), "container2", 12);
+    let mut second = container2.accept();
+    for message in [&offered[0], &offered[2]] {
+        let Incoming { hops, flow, bytes, .. } = incoming(&mut second);
+        assert_eq!((hops, flow, bytes), (1, message.flow, message.bytes.clone()));
+    }
+    assert!(!second.has_incoming());
+}
+
+#[test]
 fn a_container_that_answers_nothing_is_left_out_until_it_answers_a_probe() {
     let heartbeat =
         HeartbeatSettings { interval: Duration::from_millis(100), allowed_miss_count: 9 };

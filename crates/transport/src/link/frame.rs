@@ -111,7 +111,7 @@ pub enum LinkFrame {
         load: u16,
     },
     /// Container to edge: this message belongs to that life of another container. It is the edge's
-    /// again, which offers it there once; the sender of the message repeats what gets lost.
+    /// again, which offers it there once, when that life has a link.
     HandOn {
         /// The life that owns it.
         to: u64,

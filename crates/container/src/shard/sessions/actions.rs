@@ -12,6 +12,7 @@ use tracing::debug;
 use transport::link::{LinkFrame, SendError};
 
 use super::super::proxying::{NO_LINK, Sending};
+use super::super::reach::LINK_PATIENCE;
 use super::super::ways::{Found, Way};
 use super::super::{LookupId, Shard, ShardEffect};
 use super::Queued;
@@ -39,8 +40,8 @@ pub(super) struct Lookup {
 }
 
 /// A request about to leave.
-#[derive(Clone)]
-struct Start {
+#[derive(Debug, Clone)]
+pub(in super::super) struct Start {
     session: SessionId,
     branch: Bytes,
     method: Bytes,
@@ -96,7 +97,30 @@ impl Shard {
                 effects.push(ShardEffect::Resolve { lookup, host, port: hop.port });
                 self.sessions.lookups.insert(lookup, Lookup { start, hop });
             }
+            Ok(Found::Unlinked) => {
+                self.reach.await_link_for_session(now + LINK_PATIENCE, start);
+            }
             Err(_) => self.cannot_start(start, now, effects),
+        }
+    }
+
+    /// Links have come or gone, or patience is over, for a request that waits for one until `until`.
+    pub(in super::super) fn start_awaiting_for_session(
+        &mut self,
+        until: Instant,
+        start: Start,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        if !self.sessions.has(start.session) {
+            return;
+        }
+        match self.way_for_session(&start.request, decides(&start.request)) {
+            Ok(Found::Unlinked) if now < until => {
+                self.reach.await_link_for_session(until, start);
+            }
+            Ok(Found::Unlinked) => self.cannot_start(start, now, effects),
+            Ok(_) | Err(_) => self.start_for_session(start, now, effects),
         }
     }
 
@@ -157,7 +181,7 @@ impl Shard {
         let found = addresses.iter().find_map(|address| {
             let host = HopHost::Address(address.ip());
             let hop = Hop { host, port: address.port(), ..hop };
-            self.way_to(&hop, start.request.len(), NO_LINK).ok()
+            self.way_at_once(&hop, start.request.len(), NO_LINK)
         });
         match found {
             Some(Found::Way(way) | Found::Awaited(way)) => {
@@ -166,7 +190,9 @@ impl Shard {
             Some(Found::StreamElseDatagram(stream, datagram)) => {
                 self.start_session_by(start, stream, Some(datagram), now, effects);
             }
-            Some(Found::Name(..)) | None => self.cannot_start(start, now, effects),
+            Some(Found::Name(..) | Found::Unlinked) | None => {
+                self.cannot_start(start, now, effects)
+            }
         }
         self.settle(now, effects);
         true
@@ -205,7 +231,7 @@ impl Shard {
                 effects.push(ShardEffect::Send { link: way.link, frame });
             }
             // The callee repeats its 2xx, and gets its ACK then.
-            Ok(Found::Name(..) | Found::Awaited(_)) | Err(_) => {
+            Ok(Found::Name(..) | Found::Awaited(_) | Found::Unlinked) | Err(_) => {
                 debug!("an ACK of a session cannot leave now");
             }
         }

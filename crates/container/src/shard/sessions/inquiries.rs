@@ -111,7 +111,16 @@ impl Shard {
             }
         };
         let owner = session.owner.incarnation;
-        match self.neighbours.standing(owner) {
+        let standing = self.neighbours.standing(owner);
+        let is_to_be_taken_over = match standing {
+            Standing::Mine => !self.sessions.has(id),
+            Standing::Living => false,
+            Standing::Dead => true,
+        };
+        if is_to_be_taken_over && !self.may_take_over(ReadUse::Session(id), records::key(id), now) {
+            return;
+        }
+        match standing {
             Standing::Mine => {
                 self.resume_session(session, record.value, record.version, now, effects);
                 self.session_answered(id, now, effects);

@@ -45,6 +45,7 @@ use crate::session::{Session, SessionApplication, SessionEffect, SessionEvent, S
 use crate::transactions::deadlines::{Armed, Deadlines};
 use crate::transactions::key::ServerKey;
 use crate::transactions::{ClientId, Origin, ServerId};
+pub(super) use actions::Start as SessionStart;
 use actions::{Lookup, Sent};
 use clock::Repeat;
 use due::DueWatch;

@@ -116,6 +116,20 @@ fn answer_by_a_stream_outlasts_a_store_that_takes_nothing() {
 }
 
 #[test]
+fn session_is_taken_over_once_all_edges_are_within_reach_or_were_waited_for() {
+    let mut world = World::new(Hangup::Nobody, Fate::Lives);
+    world.begins();
+    world.runs(SECOND / 20);
+    assert_eq!(world.sessions(), 1);
+    world.kill();
+    world.gets_another_edge();
+    world.runs(SECOND * 3 / 2);
+    assert_eq!(world.sessions(), 0, "a call might be out of reach");
+    world.runs(SECOND);
+    assert_eq!(world.sessions(), 1);
+}
+
+#[test]
 fn idle_call_is_kept_as_its_record_only() {
     let mut world = World::new(Hangup::Nobody, Fate::Lives);
     world.begins();

@@ -294,6 +294,25 @@ impl World {
     }
 
     /// The first container dies.
+    /// An edge serves that has no link to anybody yet.
+    pub(super) fn gets_another_edge(&mut self) {
+        let mut view = World::view(&[2]);
+        let edge = ProcessEntry {
+            name: ProcessName::new("edge2"),
+            process_type: ProcessType::Edge,
+            incarnation: Incarnation(9),
+            state: ProcessState::Ready,
+            addresses: vec![topology::EdgeAddress {
+                transport: topology::ListenerTransport::Udp,
+                own: "192.0.2.2:5060".parse().unwrap(),
+                public: "192.0.2.2:5060".to_owned(),
+            }],
+            ..view.processes[0].clone()
+        };
+        view.processes.push(edge);
+        self.with(1, |shard, now, effects| shard.topology(&view, now, effects));
+    }
+
     pub(super) fn kill(&mut self) {
         self.log.push("killed".to_owned());
         let dead = self.containers[0].take();
@@ -504,7 +523,7 @@ impl World {
             if self.next_round <= self.now {
                 self.next_round = self.now + self.round;
                 for number in [0, 1] {
-                    self.with(number, |shard, _, effects| shard.look_for_estates(effects));
+                    self.with(number, |shard, now, effects| shard.look_for_estates(now, effects));
                 }
             }
             let now = self.now;

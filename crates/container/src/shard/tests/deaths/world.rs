@@ -488,7 +488,9 @@ impl World {
                 self.looks_at = self.now + Duration::from_secs(5);
                 for index in 0..self.members.len() {
                     if self.is_reachable(index) {
-                        self.with(index, |shard, _, effects| shard.look_for_estates(effects));
+                        self.with(index, |shard, now, effects| {
+                            shard.look_for_estates(now, effects)
+                        });
                     }
                 }
             }
