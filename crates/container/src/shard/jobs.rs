@@ -246,7 +246,7 @@ impl Shard {
                 return self.conclude(job, now, effects);
             }
         };
-        let is_wanted = state.cancels.is_empty() && !state.is_offered_elsewhere;
+        let is_wanted = !state.is_offered_elsewhere || !state.cancels.is_empty();
         let id = self.identifier.of_request(request).filter(|_| is_wanted);
         let Some(id) = id else { return self.conclude(job, now, effects) };
         let record = SetUp {
@@ -257,7 +257,8 @@ impl Shard {
             choice: ChoiceKey::CallId(request.call_id().unwrap_or_default()).hash(),
             request: request.buffer().clone(),
             plan: plan.clone(),
-            events: Vec::new(),
+            // Also of a call that rings nowhere here: another copy of its INVITE may have been sooner elsewhere.
+            events: state.cancels.first().map(|_| Event::Cancelled).into_iter().collect(),
         };
         let batch = record.begin(id, wall);
         state.set_up = Some((id, Box::new(record)));
@@ -323,14 +324,14 @@ impl Shard {
                     (Action::Respond(response), _) => {
                         self.transactions.respond_own(server, &response, now, &mut self.pending);
                     }
-                    (Action::Proxy(plan), Some((id, _))) => {
-                        self.begin_context(server, job.held, plan, Some(id), now, effects);
-                    }
                     // RFC 3261 §9.2: nobody was asked yet, so the INVITE is ended here.
-                    (Action::Proxy(_), None) if !cancels.is_empty() => {
+                    (Action::Proxy(_), noted) if is_cancelled(&noted, &cancels) => {
                         self.answer_cancels(&mut cancels, now, effects);
                         let response = Response::new(487);
                         self.transactions.respond_own(server, &response, now, &mut self.pending);
+                    }
+                    (Action::Proxy(plan), Some((id, _))) => {
+                        self.begin_context(server, job.held, plan, Some(id), now, effects);
                     }
                     // An answer may come twice; a phone must not get two copies of a request. If the edge is dead,
                     // a repetition brings the request again.
@@ -373,5 +374,13 @@ impl Shard {
             self.settle(now, effects);
             taken(held.offered, effects);
         }
+    }
+}
+
+/// Whether a call was cancelled before it had a record, or would be begun without one.
+fn is_cancelled(noted: &Option<(SetUpId, Box<SetUp>)>, cancels: &[HeldCancel]) -> bool {
+    match noted {
+        Some((_, record)) => record.events.contains(&Event::Cancelled),
+        None => !cancels.is_empty(),
     }
 }

@@ -479,6 +479,36 @@ fn cancel_while_the_handler_runs_ends_the_invite_before_anybody_rings() {
 }
 
 #[test]
+fn cancel_of_a_call_that_rings_elsewhere_ends_nothing_here() {
+    let mut owner = Bench::new();
+    owner.proxied("sip:bob@198.51.100.8");
+    let mut bench = Bench::of("c2", 8, &owner);
+    // A repetition of the INVITE that came here, and the CANCEL right behind it.
+    bench.incoming(request("INVITE", "aaa", ""));
+    bench.incoming(request("CANCEL", "aaa", ""));
+    bench.done(target("sip:bob@198.51.100.8"));
+    let handed_on = "1: hand on to 7";
+    assert_eq!(bench.words(), ["handle 0", handed_on, "taken 1", handed_on, "taken 2"]);
+}
+
+#[test]
+fn call_that_was_cancelled_before_it_rang_leaves_no_record() {
+    let mut bench = Bench::new();
+    bench.incoming(request("INVITE", "aaa", ""));
+    bench.incoming(request("CANCEL", "aaa", ""));
+    bench.done(target("sip:bob@198.51.100.8"));
+    assert_eq!(bench.shard.set_ups.len(), 1);
+    bench.incoming(request("ACK", "aaa", ""));
+    bench.pass(Duration::from_secs(40));
+    assert!(bench.shard.set_ups.is_empty() && bench.shard.transactions.is_empty());
+    // Nobody's, so it may be begun once more.
+    bench.words();
+    bench.incoming(request("INVITE", "aaa", ""));
+    bench.done(target("sip:bob@198.51.100.8"));
+    assert_eq!(bench.words()[1..3], ["1: 100", "1: INVITE to Udp 198.51.100.8:5060"]);
+}
+
+#[test]
 fn ack_to_a_2xx_is_forwarded_once_without_a_transaction() {
     let mut bench = Bench::new();
     bench.incoming(request("ACK", "aaa", "").replace("bob@example.com>", "bob@example.com>;tag=t"));
