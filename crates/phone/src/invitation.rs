@@ -27,14 +27,18 @@ impl Invitation {
         phone: &Phone,
         line: usize,
         uri: &str,
+        call_id: Option<&str>,
     ) -> Result<Invitation, PhoneError> {
         let local = phone.lines()[line].local();
         let session = format!("{} {}{}", phone.user(), local.port(), phone.next_number());
         let contact = format!("<{}>", phone.lines()[line].contact_uri(phone.user()));
-        let draft = phone
+        let mut draft = phone
             .request(line, Method::Invite, uri)
             .header("Contact", &contact)
             .session_description(describe(&session, 1));
+        if let Some(call_id) = call_id {
+            draft = draft.call_id(call_id);
+        }
         let inbox = phone.shared().join(Bytes::from(draft.call_id.clone()), "");
         let exchange = draft.clone().send().await?;
         Ok(Invitation {

@@ -157,7 +157,20 @@ impl Phone {
     /// # Errors
     /// When the line is closed.
     pub async fn call(&self, line: usize, uri: &str) -> Result<Invitation, PhoneError> {
-        Invitation::send(self, line, uri).await
+        Invitation::send(self, line, uri, None).await
+    }
+
+    /// Calls a URI under a Call-ID of the caller's choice, which decides on the container that gets the call.
+    ///
+    /// # Errors
+    /// As [`Phone::call`].
+    pub async fn call_as(
+        &self,
+        line: usize,
+        uri: &str,
+        call_id: &str,
+    ) -> Result<Invitation, PhoneError> {
+        Invitation::send(self, line, uri, Some(call_id)).await
     }
 
     /// The next call that comes in.

@@ -13,6 +13,7 @@ mod hangs;
 mod hostile_input;
 mod keys;
 mod kills;
+mod matrix;
 mod peers;
 mod registration;
 mod revival;
