@@ -63,8 +63,6 @@ pub struct Promises {
     pub clock_may_jump: bool,
     /// A record of a call that is over may stay until its lifetime ends.
     pub records_may_stay: bool,
-    /// The callee of a call through the agent rings once.
-    pub agent_rings_once: bool,
     /// Nobody is told of a fault: no 5xx, no time-out.
     pub faults_are_hidden: bool,
 }
@@ -81,8 +79,6 @@ impl Promises {
         Promises {
             calls_stand,
             bindings_are_found,
-            // An heir sends a session's INVITE again by any edge: another one makes another call of it.
-            agent_rings_once: !has(Kind::Container) && !has(Kind::Edge) && !has(Kind::Link),
             clock_may_jump: has(Kind::Clock),
             records_may_stay: has(Kind::Store) || has(Kind::SlowStore) || has(Kind::Clock),
             faults_are_hidden: kinds.is_empty(),
@@ -200,16 +196,12 @@ impl Invariants {
             Observation::RequestEnded { method, began, status } => {
                 self.request_ended(now, contact, method, *began, *status);
             }
-            Observation::RangAgain { call, branch, second }
-                if self.promises.agent_rings_once || !self.is_by_agent(call) =>
-            {
+            Observation::RangAgain { call, branch, second } => {
                 let what = format!("{contact} rang twice for {call}: {branch}, then {second}");
                 self.violated_by(now, call, what);
             }
             Observation::CalledOver { call, is_unacknowledged: true }
-                if self.promises.calls_stand
-                    && (self.promises.agent_rings_once || !self.is_by_agent(call))
-                    && self.outcome(call) != Some(Outcome::TimedOut) =>
+                if self.promises.calls_stand && self.outcome(call) != Some(Outcome::TimedOut) =>
             {
                 let what = format!("{contact} picked up {call} and nobody was there");
                 self.violated_by(now, call, what);
@@ -221,8 +213,7 @@ impl Invariants {
             Observation::Rang { call } => {
                 self.rang.insert(call.clone());
             }
-            Observation::RangAgain { .. }
-            | Observation::PickedUp { .. }
+            Observation::PickedUp { .. }
             | Observation::Acknowledged { .. }
             | Observation::CalledOver { .. } => {}
         }
