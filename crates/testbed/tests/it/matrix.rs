@@ -49,19 +49,24 @@ const STANDING_LIMIT: Duration = Duration::from_secs(60);
 enum Route {
     /// Caller, registrar, callee.
     Direct,
+    /// Caller, back-to-back agent, registrar, callee.
+    BackToBack,
 }
 
 impl Route {
     fn callee_domain(self) -> String {
         match self {
             Route::Direct => world::DOMAIN.to_owned(),
+            Route::BackToBack => format!("b2b.{}", world::DOMAIN),
         }
     }
 
     fn config(self) -> String {
-        match self {
-            Route::Direct => world::open_config(1, ""),
-        }
+        let applications = match self {
+            Route::Direct => "",
+            Route::BackToBack => "[container]\napplications = [\"back-to-back\", \"registrar\"]\n",
+        };
+        world::open_config(1, applications)
     }
 }
 
@@ -73,6 +78,16 @@ fn the_owner_is_killed_after_every_message_of_a_direct_call() {
 #[test]
 fn the_owner_is_stopped_after_every_message_of_a_direct_call() {
     run(Route::Direct, Fault::Stop, "direct-stop");
+}
+
+#[test]
+fn the_owner_is_killed_after_every_message_of_a_back_to_back_call() {
+    run(Route::BackToBack, Fault::Kill, "back-to-back-kill");
+}
+
+#[test]
+fn the_owner_is_stopped_after_every_message_of_a_back_to_back_call() {
+    run(Route::BackToBack, Fault::Stop, "back-to-back-stop");
 }
 
 fn run(route: Route, fault: Fault, name: &str) {
