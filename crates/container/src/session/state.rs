@@ -213,7 +213,7 @@ pub enum Action {
 pub struct Context<'a> {
     /// Wall clock: dates what begins.
     pub now: UnixMillis,
-    /// Its guarded reading ([`state::Clock::now`]): ends what has its time.
+    /// Its guarded reading (`Clock::now` of the crate `state`): ends what has its time.
     pub guarded: UnixMillis,
     /// Names that the container gives.
     pub identity: &'a Identity,
