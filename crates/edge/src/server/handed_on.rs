@@ -3,7 +3,7 @@
 //! A restarted container owns calls before every worker of every edge has linked to it; until then what is handed on to
 //! it waits here. A stream does not repeat what is lost. Pure: time is an argument.
 //!
-//! Bounds: [`KEPT_MAX`] messages, [`KEPT_BYTES_MAX`] and [`KEPT_TIME`]; what is over one of them is dropped and counted.
+//! Bounds: `KEPT_MAX` messages, `KEPT_BYTES_MAX` and `KEPT_TIME`; what is over one of them is dropped and counted.
 //! Should the life have ended meanwhile, nothing is missing: whoever handed a message on remembers it for longer than
 //! this, and takes the call over.
 
@@ -47,7 +47,7 @@ pub struct WaitingRoom {
 pub struct Full;
 
 impl WaitingRoom {
-    /// Keeps a message until [`KEPT_TIME`] from `now`.
+    /// Keeps a message until `KEPT_TIME` from `now`.
     ///
     /// # Errors
     /// [`Full`].
