@@ -168,9 +168,9 @@ impl Edges {
         next(false).or_else(|| next(true)).map(|(own, link, transport)| (link, transport, own))
     }
 
-    /// Whether an edge without a link is expected back.
+    /// Whether an edge serves or is expected back, with a link or without.
     pub fn awaits_any(&self) -> bool {
-        !self.expected.is_empty()
+        !self.serving.is_empty() || !self.expected.is_empty()
     }
 
     /// Whether every address of every edge that serves has a link.
@@ -308,7 +308,8 @@ mod tests {
     }
 
     #[test]
-    fn all_are_reached_when_each_address_of_each_edge_that_serves_is_linked() {
+    fn edges_that_serve_are_reached_when_all_their_addresses_are_linked_and_awaited_until_they_end()
+    {
         let entry = |name: &str, state, transports: &[ListenerTransport]| {
             let own: SocketAddr = format!("192.0.2.{name}:5060").parse().unwrap();
             let address = |transport: &ListenerTransport| topology::EdgeAddress {
@@ -332,20 +333,22 @@ mod tests {
         use ProcessState::{Backoff, Down, Draining, Hung, Ready, Starting, Stopping};
         let mut edges = edges();
         assert!(edges.reach_all());
-        for (name, state, transports, expected) in [
-            ("1", Ready, &[udp][..], true),
-            ("1", Ready, &[udp, tcp], false),
-            ("8", Ready, &[udp], false),
-            ("8", Draining, &[udp], false),
-            ("8", Starting, &[udp], true),
-            ("8", Hung, &[udp], true),
-            ("8", Backoff, &[udp], true),
-            ("8", Stopping, &[udp], true),
-            ("8", Down, &[udp], true),
+        for (name, state, transports, reaches_all, awaits_any) in [
+            ("1", Ready, &[udp][..], true, true),
+            ("1", Ready, &[udp, tcp], false, true),
+            ("8", Ready, &[udp], false, true),
+            ("8", Draining, &[udp], false, true),
+            ("8", Starting, &[udp], true, true),
+            ("8", Hung, &[udp], true, true),
+            ("8", Backoff, &[udp], true, true),
+            ("8", Stopping, &[udp], true, false),
+            ("8", Down, &[udp], true, false),
         ] {
             let processes = vec![entry(name, state, transports)];
             edges.learn(&TopologyView { processes, ..TopologyView::default() });
-            assert_eq!(edges.reach_all(), expected, "{name} {state} {transports:?}");
+            let told = format!("{name} {state} {transports:?}");
+            assert_eq!(edges.reach_all(), reaches_all, "{told}");
+            assert_eq!(edges.awaits_any(), awaits_any, "{told}");
         }
     }
 
