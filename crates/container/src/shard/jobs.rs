@@ -292,7 +292,7 @@ impl Shard {
             Ok(versions) => {
                 state.set_up = Some((id, record.clone()));
                 let version = *versions.first().expect("the store gives a version for each write");
-                self.set_ups.insert(id, Ledger::new(server, *record, version, now));
+                self.set_ups.insert(id, Box::new(Ledger::new(server, *record, version, now)));
                 self.set_ups_by_server.insert(server, id);
                 self.conclude(job, now, effects);
             }

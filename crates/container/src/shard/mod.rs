@@ -24,6 +24,7 @@ mod estates;
 mod inquiries;
 mod interface;
 mod jobs;
+mod pending;
 mod proxying;
 mod reach;
 mod sending;
@@ -59,6 +60,7 @@ use clocks::Clocks;
 use estates::Estates;
 use inquiries::{HandedOn, Inquiry};
 use jobs::{HeldCancel, Job};
+use pending::{CommitUse, Held, InHand, ReadUse};
 use proxying::{Context, Lookup, NO_LINK, Sending};
 use reach::Reach;
 use sessions::{SessionStart, Sessions};
@@ -85,17 +87,19 @@ pub struct Shard {
     jobs: AHashMap<JobId, Job>,
     /// The jobs of server transactions, for their CANCEL.
     jobs_by_server: AHashMap<ServerId, JobId>,
-    contexts: AHashMap<ServerId, Context>,
+    /// Boxed, like the records: a table that grows moves its entries.
+    contexts: AHashMap<ServerId, Box<Context>>,
     context_deadlines: Deadlines<ServerId>,
     clients: AHashMap<ClientId, Sending>,
     lookups: AHashMap<LookupId, Lookup>,
     neighbours: Neighbours,
     identifier: Identifier,
+    started_at: Instant,
     clocks: Clocks,
     commits: AHashMap<CommitId, CommitUse>,
     reads: AHashMap<ReadId, ReadUse>,
     /// The records that we own.
-    set_ups: AHashMap<SetUpId, Ledger>,
+    set_ups: AHashMap<SetUpId, Box<Ledger>>,
     set_ups_by_server: AHashMap<ServerId, SetUpId>,
     removals: Deadlines<SetUpId>,
     /// Calls that may have been taken over without our knowing; until that is known nothing is repeated.
@@ -111,64 +115,6 @@ pub struct Shard {
     pending: Vec<TransactionEffect>,
     in_hand: InHand,
     next_id: u64,
-}
-
-/// What is known of the message in hand beside the message.
-#[derive(Debug, Default)]
-struct InHand {
-    /// The link and sequence to acknowledge, until somebody takes the message over.
-    offered: Option<(LinkId, u64)>,
-    hops: u8,
-    rounds: u8,
-}
-
-/// A message that waits for something, and how it came.
-#[derive(Debug, Clone)]
-struct Held {
-    message: Message,
-    origin: Origin,
-    /// How often it was handed on already.
-    hops: u8,
-    /// The link and sequence to acknowledge when it is ours, or somebody else's.
-    offered: Option<(LinkId, u64)>,
-    /// How often it was looked at again.
-    rounds: u8,
-}
-
-/// What a commit is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum CommitUse {
-    /// What an application wants to be stored.
-    Job(JobId),
-    /// The record of a call that a job is about to set up.
-    Begin(JobId),
-    /// What has happened to a call.
-    Note(SetUpId),
-    /// A call is over.
-    Remove(SetUpId),
-    /// A call of a dead container becomes ours.
-    Claim(SetUpId),
-    /// A step of a session.
-    Session(SessionId),
-    /// A session of a dead container becomes ours.
-    SessionClaim(SessionId),
-    /// Nobody waits for it.
-    Tidy,
-}
-
-/// What a read is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ReadUse {
-    /// Whose call is this?
-    Inquiry(SetUpId),
-    /// Has our commit come about?
-    Doubt(SetUpId),
-    /// Whose session is this?
-    Session(SessionId),
-    /// Has our commit of a session come about?
-    SessionDoubt(SessionId),
-    /// Is this call still ours?
-    Verify(SetUpId),
 }
 
 impl Shard {
@@ -192,6 +138,7 @@ impl Shard {
             lookups: AHashMap::new(),
             neighbours: Neighbours::new(settings.name.clone(), settings.incarnation),
             identifier: Identifier::new(&settings.keys),
+            started_at: now,
             clocks: Clocks { now, wall, guarded: wall },
             commits: AHashMap::new(),
             reads: AHashMap::new(),

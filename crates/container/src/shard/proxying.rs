@@ -144,7 +144,7 @@ impl Shard {
             branches: SmallVec::new(),
             armed: Armed::default(),
         };
-        self.contexts.insert(server, context);
+        self.contexts.insert(server, Box::new(context));
     }
 
     /// Forgets a context and its client transactions; nothing is sent.

@@ -39,6 +39,9 @@ pub(super) const ATTEMPTS_MAX: u32 = 8;
 /// and has another copy of the INVITE in hand must meet it.
 const KEPT_MIN: Duration = Duration::from_secs(10);
 
+/// Records are removed together, so that the store commits them together.
+const REMOVAL_ROUND: Duration = Duration::from_millis(500);
+
 /// Whoever begins a record so long after the INVITE came may have missed a whole call.
 pub(super) const BEGUN_WITHIN: Duration = Duration::from_secs(5);
 
@@ -58,6 +61,8 @@ pub(super) struct Ledger {
     /// Nobody needs the record any more.
     is_over: bool,
     begun_at: Instant,
+    /// When the record goes, once it is over.
+    removed_at: Option<Instant>,
     armed: Armed,
 }
 
@@ -120,6 +125,7 @@ impl Ledger {
             written_at: now,
             is_over: false,
             begun_at: now,
+            removed_at: None,
             armed: Armed::default(),
         }
     }
@@ -238,11 +244,14 @@ impl Shard {
                         self.act(server, step, now, effects);
                     }
                 }
-                None if ledger.is_over && now < ledger.begun_at + KEPT_MIN => {
-                    let removal = Some(ledger.begun_at + KEPT_MIN);
-                    return self.removals.arm(id, &mut ledger.armed, removal);
-                }
                 None if ledger.is_over => {
+                    let at = *ledger.removed_at.get_or_insert_with(|| {
+                        let at = now.max(ledger.begun_at + KEPT_MIN);
+                        next_round(at, self.started_at)
+                    });
+                    if now < at {
+                        return self.removals.arm(id, &mut ledger.armed, Some(at));
+                    }
                     ledger.in_flight = Some(InFlight { value: None, steps: 0, attempts: 0 });
                     return self.write(id, now, effects);
                 }
@@ -445,10 +454,10 @@ impl Shard {
 
     /// We may have been taken for dead: before anything is repeated, every call that is not answered is looked up.
     pub(super) fn doubt_everything(&mut self, effects: &mut Vec<ShardEffect>) {
-        let doubtful = |(id, ledger): (&SetUpId, &Ledger)| {
-            (!ledger.is_over && !ledger.record.is_answered()).then_some(*id)
-        };
-        self.doubtful = self.set_ups.iter().filter_map(doubtful).collect();
+        let doubtful = self.set_ups.iter();
+        let doubtful =
+            doubtful.filter(|(_, ledger)| !ledger.is_over && !ledger.record.is_answered());
+        self.doubtful = doubtful.map(|(id, _)| *id).collect();
         for id in self.doubtful.clone() {
             self.ask(ReadUse::Verify(id), SetUp::key(id), effects);
         }
@@ -494,6 +503,12 @@ impl Shard {
             }
         }
     }
+}
+
+/// The end of the round that `at` lies in.
+fn next_round(at: Instant, started_at: Instant) -> Instant {
+    let rounds = at.saturating_duration_since(started_at).as_millis() / REMOVAL_ROUND.as_millis();
+    started_at + REMOVAL_ROUND * u32::try_from(rounds + 1).unwrap_or(u32::MAX)
 }
 
 /// A step that comes to nothing: its message is repeated by whoever sent it.

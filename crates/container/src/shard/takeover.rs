@@ -61,7 +61,7 @@ impl Shard {
         let standing = if record.is_answered() { Resumed::Answered } else { Resumed::Unanswered };
         let server = self.transactions.resume_server(request.clone(), origin, standing, now);
         let Some(server) = server else { return false };
-        self.set_ups.insert(id, Ledger::new(server, record, version, now));
+        self.set_ups.insert(id, Box::new(Ledger::new(server, record, version, now)));
         self.set_ups_by_server.insert(server, id);
         if standing == Resumed::Unanswered {
             self.transactions.trying(server, now, &mut self.pending);

@@ -173,6 +173,10 @@ pub struct TransactionSettings {
     pub transactions_max: usize,
 }
 
+/// So many deadlines are met in one call: after a takeover thousands of requests are repeated at one instant, and links
+/// are to be read in between.
+const DEADLINES_PER_TURN_MAX: usize = 512;
+
 /// As how many transactions one counts that keeps a message of so many bytes.
 fn weight(message_bytes: usize) -> usize {
     const USUAL_MESSAGE_BYTES: usize = 2_048;
@@ -452,9 +456,11 @@ impl Transactions {
         }
     }
 
-    /// Time has passed; does nothing before [`next_timeout`](Self::next_timeout).
+    /// Time has passed; does nothing before [`next_timeout`](Self::next_timeout). Of very much that is due, the rest
+    /// waits for the next call.
     pub fn timeout(&mut self, now: Instant, effects: &mut Vec<TransactionEffect>) {
-        while let Some((at, id)) = self.deadlines.pop_due(now) {
+        for _ in 0..DEADLINES_PER_TURN_MAX {
+            let Some((at, id)) = self.deadlines.pop_due(now) else { break };
             match id {
                 TransactionId::Server(server) => {
                     let Some(transaction) = self.servers.get_mut(&server) else { continue };
