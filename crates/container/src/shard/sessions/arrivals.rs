@@ -1,0 +1,205 @@
+//! What comes to the sessions of a shard: which one a message is for, and the beginning of a new one.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use sip::{Message, Method};
+
+use super::super::jobs::HeldCancel;
+use super::super::{Shard, ShardEffect};
+use super::{Entry, Live, Queued, Step, status_of};
+use crate::application::Response;
+use crate::proxy::TransportFailure;
+use crate::session::receive::{Input, NewRequest};
+use crate::session::{Session, SessionId};
+use crate::transactions::deadlines::Armed;
+use crate::transactions::key::ServerKey;
+use crate::transactions::{ClientId, Origin, ServerId};
+
+impl Shard {
+    /// A request has begun a server transaction; true if a session has it.
+    pub(in super::super) fn session_request(
+        &mut self,
+        server: ServerId,
+        request: &Message,
+        origin: Origin,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) -> bool {
+        if let Some(id) = self.sessions.named_by(request) {
+            if !self.sessions.has(id) {
+                // RFC 3261 §12.2.2
+                let response = Response::new(481);
+                self.transactions.respond_own(server, &response, now, &mut self.pending);
+                return true;
+            }
+            self.queue_request(id, request.clone(), origin, now, effects);
+            return true;
+        }
+        if !self.sessions.are_hosted() {
+            return false;
+        }
+        let Some(application) = self.sessions.accepting(request) else { return false };
+        let Some(id) = self.identifier.of_request(request).map(|id| SessionId(id.0)) else {
+            return false;
+        };
+        if self.sessions.has(id) {
+            self.queue_request(id, request.clone(), origin, now, effects);
+        } else if self.transactions.is_merged(server) {
+            // RFC 3261 §8.2.2.2: the same request by another way.
+            let response = Response::new(482);
+            self.transactions.respond_own(server, &response, now, &mut self.pending);
+        } else {
+            self.begin_session(id, application.name(), server, request, origin, now, effects);
+        }
+        true
+    }
+
+    fn queue_request(
+        &mut self,
+        id: SessionId,
+        request: Message,
+        origin: Origin,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        let Some(new) = new_request(&request, origin) else { return };
+        let held = Some(self.hold(request, origin));
+        self.queue(id, Queued { input: Input::Request(new), held, cancel: None }, now, effects);
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "all that makes a session, once")]
+    fn begin_session(
+        &mut self,
+        id: SessionId,
+        application: &str,
+        server: ServerId,
+        request: &Message,
+        origin: Origin,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        let Some(new) = new_request(request, origin) else { return };
+        let context = self.sessions.context(self.clocks, now);
+        let (session, event) = match Session::begin(id, application, &new, context) {
+            Ok(begun) => begun,
+            Err(refused) => {
+                let response = Response::new(refused.status).reason(refused.reason);
+                self.transactions.respond_own(server, &response, now, &mut self.pending);
+                return;
+            }
+        };
+        let held = Some(self.hold(request.clone(), origin));
+        let entry = Entry {
+            record: Bytes::new(),
+            version: None,
+            live: Some(Box::new(Live::new(session.clone()))),
+            has_calls: true,
+            armed: Armed::default(),
+            not_before: None,
+        };
+        self.sessions.entries.insert(id, entry);
+        let step = Step {
+            draft: session,
+            event: Some(event),
+            actions: Vec::new(),
+            held,
+            cancel: None,
+            begins: Some(server),
+            value: Bytes::new(),
+            attempts: 0,
+            is_paused: false,
+        };
+        self.tell(id, step, now, effects);
+    }
+
+    /// An ACK that belongs to no transaction; true if it names a session.
+    pub(in super::super) fn session_ack(
+        &mut self,
+        ack: &Message,
+        origin: Origin,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) -> bool {
+        let Some(id) = self.sessions.named_by(ack) else { return false };
+        if self.sessions.has(id) {
+            let held = Some(self.hold(ack.clone(), origin));
+            let input = Input::Acknowledged { ack: ack.clone() };
+            self.queue(id, Queued { input, held, cancel: None }, now, effects);
+        }
+        true
+    }
+
+    /// A CANCEL of an INVITE that has no answer; handed back if the INVITE is no session's.
+    pub(in super::super) fn session_cancel(
+        &mut self,
+        cancel: HeldCancel,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) -> Option<HeldCancel> {
+        let request = &cancel.held.message;
+        let initial = || self.identifier.of_request(request).map(|id| SessionId(id.0));
+        let id = self.sessions.named_by(request).or_else(initial);
+        let Some(id) = id.filter(|id| self.sessions.has(*id)) else { return Some(cancel) };
+        let Some(key) = ServerKey::cancelled_by(request) else { return Some(cancel) };
+        let input = Input::Cancelled { key: Bytes::copy_from_slice(key.as_bytes()) };
+        self.queue(id, Queued { input, held: None, cancel: Some(cancel) }, now, effects);
+        None
+    }
+
+    /// A response under a branch of a session; true if it is one.
+    pub(in super::super) fn session_response(
+        &mut self,
+        response: &Message,
+        origin: Origin,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) -> bool {
+        let Some(token) = self.sessions.identity.session_of_response(response) else {
+            return false;
+        };
+        let id = SessionId(token.session);
+        if !self.sessions.has(id) {
+            let held = self.hold(response.detached(), origin);
+            self.inquire_session(id, held, effects);
+            return true;
+        }
+        let is_cancel = response.cseq().is_ok_and(|cseq| cseq.method == Method::Cancel);
+        let status = response.status().unwrap_or_default();
+        // Provisional responses change nothing that lasts; a final one is acknowledged when it is committed.
+        if is_cancel || status < 200 {
+            self.transactions.response(response.clone(), now, &mut self.pending);
+        }
+        if !is_cancel && status > 100 {
+            let response = response.detached();
+            let held = Some(self.hold(response.clone(), origin));
+            self.queue(
+                id,
+                Queued { input: Input::Response { response }, held, cancel: None },
+                now,
+                effects,
+            );
+        }
+        true
+    }
+
+    /// A client transaction of a session ended without a final response.
+    pub(in super::super) fn session_failed(
+        &mut self,
+        client: ClientId,
+        failure: TransportFailure,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        let Some(sent) = self.sessions.clients.get(&client) else { return };
+        let (id, branch) = (sent.session, sent.branch.clone());
+        let input = Input::Failed { branch, status: status_of(failure) };
+        self.queue(id, Queued::of(input), now, effects);
+    }
+}
+
+fn new_request(request: &Message, origin: Origin) -> Option<NewRequest> {
+    let key = ServerKey::of(request)?;
+    let key = Bytes::copy_from_slice(key.as_bytes());
+    Some(NewRequest { request: request.clone(), key, flow: origin.flow })
+}

@@ -1,0 +1,219 @@
+//! The steps of a session: its queue, the run of a handler, and what follows from it up to the commit.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use tracing::{debug, error, warn};
+
+use super::super::jobs::HeldCancel;
+use super::super::{JobId, Shard, ShardEffect, taken};
+use super::{EventEnd, Queued, Sessions, Step};
+use crate::application::Response;
+use crate::session::state::Context;
+use crate::session::{SessionEffect, SessionEvent, SessionId, limits};
+
+/// More inputs of one session do not wait: a request is answered 503, other messages come again.
+const WAITING_MAX: usize = 64;
+
+impl Shard {
+    /// Puts something into the queue of a session that is ours.
+    pub(super) fn queue(
+        &mut self,
+        id: SessionId,
+        queued: Queued,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        let Some(live) = self.sessions.wake(id) else { return self.unqueue(queued, now, effects) };
+        if live.waiting.len() >= WAITING_MAX {
+            warn!(session = %id, "too much waits for a session; refused or dropped");
+            return self.refuse_queued(queued, now, effects);
+        }
+        live.waiting.push_back(queued);
+        self.advance(id, now, effects);
+    }
+
+    /// Takes the next input in hand, unless one is.
+    pub(super) fn advance(&mut self, id: SessionId, now: Instant, effects: &mut Vec<ShardEffect>) {
+        let clocks = self.clocks;
+        loop {
+            let sessions = &mut self.sessions;
+            let Some(live) = sessions.entries.get_mut(&id).and_then(|entry| entry.live.as_mut())
+            else {
+                return;
+            };
+            if live.is_busy() {
+                return;
+            }
+            let Some(queued) = live.waiting.pop_front() else { return self.rest(id, now) };
+            let Sessions { identity, timers, .. } = sessions;
+            let (wall, guarded) = (clocks.wall(now), clocks.guarded(now));
+            let context = Context { now: wall, guarded, identity, timers: *timers };
+            let (mut draft, mut actions) = (live.session.clone(), Vec::new());
+            let event = draft.receive(queued.input, context, &mut actions);
+            let step = Step {
+                draft,
+                event,
+                actions,
+                held: queued.held,
+                cancel: queued.cancel,
+                begins: None,
+                value: Bytes::new(),
+                attempts: 0,
+                is_paused: false,
+            };
+            if step.event.is_some() {
+                return self.tell(id, step, now, effects);
+            }
+            self.conclude_step(id, step, Vec::new(), now, effects);
+        }
+    }
+
+    /// Asks the application.
+    pub(super) fn tell(
+        &mut self,
+        id: SessionId,
+        step: Step,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        let sessions = &self.sessions;
+        let name = step.draft.application();
+        let application = sessions.applications.0.iter().find(|known| known.name() == name);
+        let (Some(application), Some(event)) = (application, &step.event) else {
+            error!(session = %id, application = name, "its application is not configured here; ended it");
+            return self.conclude_step(id, step, vec![SessionEffect::End], now, effects);
+        };
+        let application = Arc::clone(application);
+        let (event, session) = (Box::new(event.clone()), Box::new(step.draft.view(self.wall(now))));
+        let job = JobId(self.take_id());
+        self.sessions.runs.insert(job, id);
+        effects.push(ShardEffect::HandleEvent { job, application, session, event });
+        if let Some(live) = self.sessions.wake(id) {
+            live.step = Some(step);
+        }
+    }
+
+    /// A handler of a session has ended.
+    pub fn event_handled(
+        &mut self,
+        job: JobId,
+        end: EventEnd,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        let Some(id) = self.sessions.runs.remove(&job) else { return };
+        let Some(live) = self.sessions.entries.get_mut(&id).and_then(|entry| entry.live.as_mut())
+        else {
+            return;
+        };
+        let Some(step) = live.step.take() else { return };
+        let asked = match end {
+            EventEnd::Done(asked) => asked,
+            EventEnd::Panicked => {
+                error!(session = %id, application = step.draft.application(), "an application panicked");
+                refusal(step.event.as_ref())
+            }
+            EventEnd::TimedOut => {
+                warn!(session = %id, application = step.draft.application(), "an application took too long");
+                refusal(step.event.as_ref())
+            }
+        };
+        self.conclude_step(id, step, asked, now, effects);
+        self.advance(id, now, effects);
+        self.settle(now, effects);
+    }
+
+    /// Applies what the application wants, and commits what has changed.
+    fn conclude_step(
+        &mut self,
+        id: SessionId,
+        mut step: Step,
+        asked: Vec<SessionEffect>,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        let context = self.sessions.context(self.clocks, now);
+        let (untouched, done) = (step.draft.clone(), step.actions.len());
+        let mut applied = step.draft.apply(asked, context, &mut step.actions);
+        if applied.is_ok() {
+            step.draft.settle(step.event.as_ref(), context, &mut step.actions);
+            step.value = step.draft.encode();
+            if step.value.len() > limits::RECORD_BYTES_MAX {
+                applied = Err(crate::session::apply::BrokenRule::Record(step.value.len()));
+            }
+        }
+        if let Err(broken) = applied {
+            error!(session = %id, application = untouched.application(), %broken, "an application broke a rule");
+            step.draft = untouched;
+            step.actions.truncate(done);
+            let refused =
+                step.draft.apply(refusal(step.event.as_ref()), context, &mut step.actions);
+            debug_assert!(refused.is_ok(), "a plain refusal breaks no rule");
+            step.draft.settle(step.event.as_ref(), context, &mut step.actions);
+            step.value = step.draft.encode();
+        }
+        self.commit_step(id, step, now, effects);
+    }
+
+    /// What cannot wait for its session.
+    pub(super) fn refuse_queued(
+        &mut self,
+        queued: Queued,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        if let Some(held) = queued.held {
+            if held.message.is_request()
+                && let Some(server) = self.transactions.server_of(&held.message)
+            {
+                let response = self.responder.try_again(&held.message);
+                self.transactions.respond_own(server, &response, now, &mut self.pending);
+            }
+            taken(held.offered, effects);
+        }
+        if let Some(HeldCancel { cancel, held }) = queued.cancel {
+            let response = self.responder.try_again(&held.message);
+            self.transactions.respond_own(cancel, &response, now, &mut self.pending);
+            taken(held.offered, effects);
+        }
+    }
+
+    /// The session is not ours any more: its messages are looked at again, and go to whom it belongs.
+    pub(super) fn unqueue(&mut self, queued: Queued, now: Instant, effects: &mut Vec<ShardEffect>) {
+        if let Some(held) = queued.held {
+            if let Some(server) = self.transactions.server_of(&held.message) {
+                self.transactions.drop_server(server);
+            }
+            self.dispatch_again(held, now, effects);
+        }
+        if let Some(HeldCancel { cancel, held }) = queued.cancel {
+            self.transactions.drop_server(cancel);
+            self.dispatch_again(held, now, effects);
+        }
+    }
+
+    /// Nothing is under way: if nothing is to be repeated either, the record is enough.
+    fn rest(&mut self, id: SessionId, now: Instant) {
+        self.arm_session(id, now);
+        let Some(entry) = self.sessions.entries.get_mut(&id) else { return };
+        let is_at_rest = entry.live.as_ref().is_some_and(|live| {
+            live.repeats.is_empty() && !live.session.is_open() && !entry.record.is_empty()
+        });
+        if is_at_rest {
+            debug!(session = %id, octets = entry.record.len(), "at rest");
+            entry.live = None;
+        }
+    }
+}
+
+/// What is done in place of what an application failed to say.
+fn refusal(event: Option<&SessionEvent>) -> Vec<SessionEffect> {
+    match event {
+        Some(SessionEvent::Request { request, .. }) => {
+            vec![SessionEffect::Respond { request: *request, response: Response::new(500) }]
+        }
+        Some(_) | None => Vec::new(),
+    }
+}
