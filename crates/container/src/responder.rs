@@ -4,6 +4,8 @@
 //! (RFC 3261 §8.2.6.2) and for its CANCEL (§9.2), the same after a restart or in another container, and
 //! recognised again in the ACK to a failure, for which no state need be kept (§8.2.7).
 
+use std::ops::RangeInclusive;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
@@ -16,9 +18,9 @@ use crate::application::{FieldName, Response};
 /// 72 bits, 12 characters: RFC 3261 §19.3 asks for 32 at least.
 const TAG_BYTES: usize = 9;
 
-/// Retry-After of a 503, in seconds: at least, and how many more by chance, so that phones that were turned away
-/// together do not come back together.
-const RETRY_AFTER_S: (u8, u8) = (2, 8);
+/// Retry-After of a 503, in seconds; which one, is chance, so that phones that were turned away together do not come
+/// back together.
+const RETRY_AFTER_S: RangeInclusive<u8> = 2..=9;
 
 /// Renders responses under To tags of its own.
 #[derive(Clone)]
@@ -75,9 +77,15 @@ impl Responder {
     /// 503 to a request that may well be served in a moment. How long a moment is depends on nothing but its
     /// branch, so that a repetition gets the same answer, and differs from phone to phone.
     pub fn try_again(&self, request: &Message) -> Response {
-        let (least, spread) = RETRY_AFTER_S;
+        Response::new(503)
+            .header(HeaderName::RetryAfter, self.seconds_by_chance(request, RETRY_AFTER_S))
+    }
+
+    /// Some time within these bounds, as text: a function of the request's branch.
+    pub fn seconds_by_chance(&self, request: &Message, bounds: RangeInclusive<u8>) -> String {
         let [chance] = self.key.tag(branch(request));
-        Response::new(503).header(HeaderName::RetryAfter, (least + chance % spread).to_string())
+        let spread = bounds.end() - bounds.start() + 1;
+        (bounds.start() + chance % spread).to_string()
     }
 
     fn tag(&self, request: &Message) -> String {

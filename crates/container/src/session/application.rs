@@ -216,6 +216,8 @@ pub enum SessionEvent {
     },
     /// A response to a request of ours came: provisional (never 100) or final. The first 2xx to an INVITE wants
     /// [`SessionEffect::Acknowledge`]; repeated ones and those of other forks the container deals with.
+    ///
+    /// A 481 or 408 to a request in a dialog has ended its leg (RFC 3261 §12.2.1.2); the container sends the BYE.
     Response {
         /// By which leg.
         leg: LegName,
@@ -229,8 +231,10 @@ pub enum SessionEvent {
         /// The method of that request; `ACK` when the other side never acknowledged our 2xx (then we end the leg
         /// with a BYE).
         method: Bytes,
-        /// 408 nobody answered in time, 503 it could not be sent, 487 it was cancelled by us (whatever the other side
-        /// said to that), 491 it crossed with an INVITE of the other side: try again later (RFC 3261 §14.1).
+        /// 408 nobody answered in time (in a dialog that has ended the leg, as a 408 that came would), 503 it could not be
+        /// sent, 487 it was cancelled by us (whatever the other side said to that) or by the container, because it rang
+        /// for too long ([`TIMER_C`](super::limits::TIMER_C)), 491 it crossed with an INVITE of the other side: try again
+        /// later (RFC 3261 §14.1).
         status: u16,
     },
     /// A timer has fired; unless it is periodic it is gone already.
@@ -325,7 +329,7 @@ pub enum SessionEffect {
         body: Option<Body>,
     },
     /// Cancels the INVITE of ours that has no final answer: [`SessionEvent::Failed`] with 487 follows. A callee that
-    /// answers all the same gets ACK and BYE. Nothing if there is no such INVITE.
+    /// answers all the same gets ACK and BYE, minutes later still. Nothing if there is no such INVITE.
     Cancel {
         /// On which leg.
         leg: LegName,

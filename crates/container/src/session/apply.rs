@@ -10,7 +10,7 @@ use sip::{HeaderName, Method, NameAddr, RequestBuilder, Uri};
 
 use super::identity::RequestName;
 use super::limits;
-use super::state::{Action, Bye, Context, Leg, Session, Silence, Stage, Timer};
+use super::state::{Action, Bye, Context, Leg, OutgoingRequest, Session, Silence, Stage, Timer};
 use super::{LegDirection, LegName, LegState, RequestId, SessionEffect};
 use crate::application::{Body, FieldName, Header, Response};
 
@@ -58,7 +58,7 @@ pub enum BrokenRule {
     #[error("a session cannot send {0:?} by itself")]
     Method(Bytes),
     /// More than [`limits::OUTGOING_MAX`].
-    #[error("{0} requests without a final response; at most {max} are sent", max = limits::OUTGOING_MAX)]
+    #[error("{0} requests without a final response, or INVITEs with a late one; at most {max} are sent", max = limits::OUTGOING_MAX)]
     TooManyRequests(usize),
     /// More than [`limits::RECORD_BYTES_MAX`].
     #[error("{0} octets in the record; at most {max} are stored", max = limits::RECORD_BYTES_MAX)]
@@ -92,9 +92,8 @@ impl Session {
         if self.timers.len() > limits::TIMERS_MAX {
             return Err(BrokenRule::TooManyTimers(self.timers.len()));
         }
-        let open = self.outgoing.iter().filter(|request| request.is_open()).count();
-        if open > limits::OUTGOING_MAX {
-            return Err(BrokenRule::TooManyRequests(open));
+        if self.outgoing.len() > limits::OUTGOING_MAX {
+            return Err(BrokenRule::TooManyRequests(self.outgoing.len()));
         }
         Ok(())
     }
@@ -228,7 +227,7 @@ impl Session {
             dialog: None,
             bye: Bye::None,
         });
-        self.send(Some(leg), Method::Invite, branch, request, Silence::Told, actions);
+        self.send(Some(leg), (Method::Invite, branch, request), Silence::Told, context, actions);
         Ok(())
     }
 
@@ -272,7 +271,7 @@ impl Session {
             request = request.header(HeaderName::Contact, &context.identity.contact(self.id));
         }
         let request = completed(request, headers, body);
-        self.send(Some(name), parsed, branch, request, Silence::Told, actions);
+        self.send(Some(name), (parsed, branch, request), Silence::Told, context, actions);
         Ok(())
     }
 
@@ -298,7 +297,7 @@ impl Session {
         let (_, ack) = self.in_dialog(dialog, Method::Ack, cseq, context);
         let ack = completed(ack, headers, body);
         let tag = Bytes::copy_from_slice(dialog.remote_tag());
-        if let Stage::Answered { acks, .. } = &mut self.outgoing[at].stage {
+        if let Stage::Over { acks, .. } = &mut self.outgoing[at].stage {
             acks.push((tag, ack.clone()));
         }
         actions.push(Action::Acknowledge { ack });
@@ -312,11 +311,18 @@ impl Session {
         actions: &mut Vec<Action>,
     ) {
         for request in self.outgoing.iter_mut().filter(|request| request.is_of(leg)) {
-            if request.is_invite() && request.stage == Stage::Waiting {
-                request.stage = Stage::Cancelled { at: context.now };
-                if request.is_proceeding {
-                    actions.push(Action::Cancel { branch: request.branch.clone() });
-                }
+            request.cancel(context, actions);
+        }
+    }
+}
+
+impl OutgoingRequest {
+    /// Cancels an INVITE that has no final response and is not cancelled yet.
+    pub(super) fn cancel(&mut self, context: Context<'_>, actions: &mut Vec<Action>) {
+        if self.is_invite() && matches!(self.stage, Stage::Waiting { .. }) {
+            self.stage = Stage::Cancelled { at: context.now };
+            if self.is_proceeding {
+                actions.push(Action::Cancel { branch: self.branch.clone() });
             }
         }
     }

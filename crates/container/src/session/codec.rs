@@ -242,15 +242,19 @@ impl OutgoingRequest {
             Silence::Silent => 1,
         };
         match &self.stage {
-            Stage::Waiting => writer.fixed(&[silence, 0]),
+            Stage::Waiting { since } => {
+                writer.fixed(&[silence, 0]);
+                writer.number(since.0);
+            }
             Stage::Cancelled { at } => {
                 writer.fixed(&[silence, 1]);
                 writer.number(at.0);
             }
-            Stage::Answered { at, tag, acks } => {
-                writer.fixed(&[silence, 2]);
+            Stage::Over { at, kept, tag, acks } => {
+                writer.fixed(&[silence, if tag.is_some() { 2 } else { 3 }]);
                 writer.number(at.0);
-                writer.octets(tag);
+                writer.number(millis(*kept));
+                writer.octets(tag.as_deref().unwrap_or_default());
                 list(writer, acks.iter(), |writer, (tag, ack)| {
                     writer.octets(tag);
                     writer.octets(ack);
@@ -271,17 +275,19 @@ impl OutgoingRequest {
             branch,
             request,
             stage: match stage {
-                0 => Stage::Waiting,
+                0 => Stage::Waiting { since: UnixMillis(reader.number()?) },
                 1 => Stage::Cancelled { at: UnixMillis(reader.number()?) },
-                2 => Stage::Answered {
+                2 | 3 => Stage::Over {
                     at: UnixMillis(reader.number()?),
-                    tag: reader.octets()?,
+                    kept: Duration::from_millis(reader.number()?),
+                    tag: Some(reader.octets()?).filter(|_| stage == 2),
                     acks: read_list(reader, |reader| Ok((reader.octets()?, reader.octets()?)))?,
                 },
                 _ => return Err(RecordError::Malformed),
             },
             silence: if flag(silence)? { Silence::Silent } else { Silence::Told },
             is_proceeding: false,
+            renewed: UnixMillis(0),
         })
     }
 }

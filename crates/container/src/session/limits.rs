@@ -19,10 +19,20 @@ pub const TIMER_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 pub const EFFECTS_MAX: usize = 64;
 /// How long a session lives without being told to live longer, and how much longer it can be told.
 pub const SESSION_TIME_MAX: Duration = Duration::from_secs(24 * 3600);
-/// The most requests of ours that have no final response.
+/// The most requests of ours that have no final response, and INVITEs that had theirs lately.
 pub const OUTGOING_MAX: usize = 64;
+/// Timer C: an INVITE of ours that has had no provisional response but 100 for so long is cancelled (RFC 3261 §16.6(11)
+/// asks a proxy for more than three minutes; a user agent may choose).
+pub const TIMER_C: Duration = crate::application::TIMER_C_DEFAULT;
+/// An INVITE of ours that has no final response by then is cancelled, whatever rings or waits in queues.
+pub const INVITE_TIME_MAX: Duration = Duration::from_secs(3_600);
+/// A callee that never heard of our CANCEL, or that we never heard of, rings on for so long, perhaps: until then its
+/// 2xx is acknowledged and ended by a BYE.
+pub const LATE_ANSWER_KEPT: Duration = TIMER_C;
 /// At so many requests without answer a further one is answered 503.
 pub const UNANSWERED_MAX: usize = 32;
+/// At so many INVITEs of the other side that are not answered, or were within 64·T1, a further one is answered 503.
+pub const INVITES_MAX: usize = 32;
 /// Past so many answers kept for repetitions, those to other requests than INVITE are forgotten, the oldest first: a
 /// repetition then reaches the application again, should the container have died meanwhile.
 pub const ANSWERS_MAX: usize = 32;

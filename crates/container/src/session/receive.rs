@@ -33,7 +33,7 @@ pub enum Input {
         /// The ACK.
         ack: Message,
     },
-    /// A response to a request of the session, but for 100.
+    /// A response to a request of the session.
     Response {
         /// Our Via on top.
         response: Message,
@@ -141,7 +141,7 @@ impl Session {
             Input::Cancelled { key } => self.cancelled(&key, context, actions),
             Input::Acknowledged { ack } => self.acknowledged(ack),
             Input::Response { response } => self.response(response, context, actions),
-            Input::Failed { branch, status } => self.failed(&branch, status),
+            Input::Failed { branch, status } => self.failed(&branch, status, context, actions),
             Input::Deadline => self.deadline(context, actions),
             Input::Failure => self.failures.pop().map(failed_event),
         };
@@ -179,8 +179,10 @@ impl Session {
         if is_over && method != Method::Bye {
             return refuse(Response::new(481));
         }
-        if self.incoming.iter().filter(|known| known.answer.is_none()).count()
-            >= limits::UNANSWERED_MAX
+        let unanswered = self.incoming.iter().filter(|known| known.answer.is_none()).count();
+        let invites = self.incoming.iter().filter(|known| known.method == "INVITE").count();
+        if unanswered >= limits::UNANSWERED_MAX
+            || (method == Method::Invite && invites >= limits::INVITES_MAX)
         {
             return refuse(context.identity.responder.try_again(request));
         }
@@ -190,7 +192,7 @@ impl Session {
             return refuse(Response::new(500));
         }
         if method == Method::Invite
-            && let Some(crossing) = self.crossing_invite(&leg)
+            && let Some(crossing) = self.crossing_invite(&leg, request, context)
         {
             // The refused INVITE must not move the target.
             let remote_cseq = self.legs[at].dialog.as_ref().and_then(|dialog| dialog.remote_cseq);
@@ -200,17 +202,22 @@ impl Session {
         let head = head_of(request);
         let event = self.wants_answer(leg.clone(), new, &head);
         if method == Method::Bye {
-            self.hung_up(&leg, context, actions);
+            self.end_leg(&leg, Bye::Done, context, actions);
         }
         Some(event)
     }
 
     /// How a re-INVITE is refused that meets another INVITE of its dialog (RFC 3261 §14.2).
-    fn crossing_invite(&self, leg: &LegName) -> Option<Response> {
+    fn crossing_invite(
+        &self,
+        leg: &LegName,
+        request: &Message,
+        context: Context<'_>,
+    ) -> Option<Response> {
         let is_invite = |request: &IncomingRequest| request.method == "INVITE";
         if self.unanswered(leg).any(is_invite) {
-            // 0 to 10 s; it depends on nothing, since only one side is refused so.
-            return Some(Response::new(500).header(HeaderName::RetryAfter, "5"));
+            let seconds = context.identity.responder.seconds_by_chance(request, 0..=10);
+            return Some(Response::new(500).header(HeaderName::RetryAfter, seconds));
         }
         self.has_open_invite(leg).then(|| Response::new(491))
     }
@@ -237,11 +244,18 @@ impl Session {
         SessionEvent::Request { leg, request: id, message: new.request.clone() }
     }
 
-    /// A BYE came: the leg is over, and whatever of it waits for an answer or an ACK does not any more.
-    fn hung_up(&mut self, name: &LegName, context: Context<'_>, actions: &mut Vec<Action>) {
+    /// A BYE came, or the other side knows the dialog no more: the leg is over, and whatever of it waits for an answer or
+    /// an ACK does not any more.
+    pub(super) fn end_leg(
+        &mut self,
+        name: &LegName,
+        bye: Bye,
+        context: Context<'_>,
+        actions: &mut Vec<Action>,
+    ) {
         if let Some(leg) = self.leg(name) {
             leg.state = LegState::Ended;
-            leg.bye = Bye::Done;
+            leg.bye = bye;
         }
         for request in self.incoming.iter_mut().filter(|request| request.leg == *name) {
             if let Some(answer) = &mut request.answer {
@@ -315,11 +329,18 @@ impl Session {
         // RFC 3261 §9.1: no answer to the cancelled INVITE; it counts as cancelled.
         let unanswered = self.outgoing.iter().find(|request| match request.stage {
             Stage::Cancelled { at } => is_past(at),
-            Stage::Waiting | Stage::Answered { .. } => false,
+            Stage::Waiting { .. } | Stage::Over { .. } => false,
         });
         if let Some(branch) = unanswered.map(|request| request.branch.clone()) {
             actions.push(Action::Abandon { branch: branch.clone() });
-            return self.failed(&branch, 487);
+            return self.failed(&branch, 487, context, actions);
+        }
+        // Only provisional responses, for too long; 487 follows, or silence.
+        let is_due = |at: UnixMillis| at <= context.guarded;
+        let mut outgoing = self.outgoing.iter_mut();
+        if let Some(ringing) = outgoing.find(|request| request.timer_c().is_some_and(is_due)) {
+            ringing.cancel(context, actions);
+            return None;
         }
         let due = self.timers.iter().filter(|(_, timer)| timer.due <= context.guarded);
         let first = due.min_by_key(|(_, timer)| timer.due).map(|(name, _)| name.clone());
@@ -407,14 +428,13 @@ impl Session {
         (branch, dialog.request(method, cseq, &via))
     }
 
-    /// Puts a request into the outbox.
+    /// Puts a request into the outbox: method, branch, complete message.
     pub(super) fn send(
         &mut self,
         leg: Option<LegName>,
-        method: Method<'_>,
-        branch: Bytes,
-        request: Bytes,
+        (method, branch, request): (Method<'_>, Bytes, Bytes),
         silence: Silence,
+        context: Context<'_>,
         actions: &mut Vec<Action>,
     ) {
         let method = Bytes::copy_from_slice(method.as_bytes());
@@ -428,9 +448,10 @@ impl Session {
             method,
             branch,
             request,
-            stage: Stage::Waiting,
+            stage: Stage::Waiting { since: context.now },
             silence,
             is_proceeding: false,
+            renewed: context.now,
         });
     }
 }

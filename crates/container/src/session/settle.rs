@@ -92,7 +92,7 @@ impl Session {
             let cseq = dialog.take_cseq();
             let dialog = dialog.clone();
             let (branch, bye) = self.in_dialog(&dialog, Method::Bye, cseq, context);
-            self.send(Some(name), Method::Bye, branch, bye.build(), silence, actions);
+            self.send(Some(name), (Method::Bye, branch, bye.build()), silence, context, actions);
         }
     }
 
@@ -111,13 +111,15 @@ impl Session {
             !goes
         });
         self.outgoing.retain(|request| match request.stage {
-            Stage::Answered { at, .. } => is_kept(at) || request.is_wanted_by(&self.legs),
-            Stage::Waiting | Stage::Cancelled { .. } => true,
+            Stage::Over { at, kept, .. } => {
+                at.saturating_add(kept) > context.guarded || request.is_wanted_by(&self.legs)
+            }
+            Stage::Waiting { .. } | Stage::Cancelled { .. } => true,
         });
     }
 
     fn drop_ended_legs(&mut self) {
-        let (incoming, outgoing) = (&self.incoming, &self.outgoing);
+        let (incoming, outgoing) = (&self.incoming, &mut self.outgoing);
         self.legs.retain(|leg| {
             let is_waited_for =
                 outgoing.iter().any(|request| request.is_of(&leg.name) && request.is_open())
@@ -125,7 +127,15 @@ impl Session {
                         request.leg == leg.name
                             && request.answer.as_ref().is_none_or(|answer| answer.awaits_ack)
                     });
-            leg.state != LegState::Ended || matches!(leg.bye, Bye::Wanted(_)) || is_waited_for
+            let stays =
+                leg.state != LegState::Ended || matches!(leg.bye, Bye::Wanted(_)) || is_waited_for;
+            if !stays {
+                // The name may be given again, and what is kept of this leg is not the new one's.
+                for request in outgoing.iter_mut().filter(|request| request.is_of(&leg.name)) {
+                    request.leg = None;
+                }
+            }
+            stays
         });
     }
 }

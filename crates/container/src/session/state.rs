@@ -16,7 +16,7 @@ use transport::Flow;
 
 use super::identity::Identity;
 use super::{
-    LegDirection, LegName, LegState, LegView, RequestId, SessionId, SessionView, TimerView,
+    LegDirection, LegName, LegState, LegView, RequestId, SessionId, SessionView, TimerView, limits,
 };
 
 /// An application session.
@@ -34,7 +34,7 @@ pub struct Session {
     pub(super) legs: Vec<Leg>,
     /// Requests from outside: unanswered, or answered lately.
     pub(super) incoming: Vec<IncomingRequest>,
-    /// Requests of ours: without final response, or INVITEs whose 2xx may be repeated. The outbox.
+    /// Requests of ours: without final response, or INVITEs for which a 2xx may still come. The outbox.
     pub(super) outgoing: Vec<OutgoingRequest>,
     /// Requests that failed before they were sent, and of which the application is still to hear.
     pub(super) failures: Vec<(LegName, Bytes, u16)>,
@@ -116,7 +116,7 @@ pub(super) struct Answer {
 /// A request of ours.
 #[derive(Clone, Debug)]
 pub(super) struct OutgoingRequest {
-    /// None: a BYE to a fork that answered too late.
+    /// None: a BYE to a fork that answered too late, or the leg is gone.
     pub(super) leg: Option<LegName>,
     pub(super) method: Bytes,
     /// Names its client transaction.
@@ -127,6 +127,9 @@ pub(super) struct OutgoingRequest {
     pub(super) silence: Silence,
     /// A provisional response has come. Not in the record: a successor that sends the request again learns it anew.
     pub(super) is_proceeding: bool,
+    /// When it was sent here, or the last provisional response but 100 came: since then Timer C runs. Not in the record,
+    /// since provisional responses cost no commit.
+    pub(super) renewed: UnixMillis,
 }
 
 impl PartialEq for OutgoingRequest {
@@ -148,18 +151,24 @@ impl PartialEq for OutgoingRequest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     /// No final response yet.
-    Waiting,
+    Waiting {
+        /// When it was sent first.
+        since: UnixMillis,
+    },
     /// An INVITE that is cancelled: CANCEL leaves after the first provisional response.
     Cancelled {
         /// When we wanted that.
         at: UnixMillis,
     },
-    /// An INVITE that has its 2xx: kept for repetitions of it and for other forks.
-    Answered {
-        /// When it came.
+    /// An INVITE that is answered or given up: kept for repetitions of its 2xx, for other forks, and for a callee
+    /// that answers although we have given up.
+    Over {
+        /// Since when.
         at: UnixMillis,
-        /// Its To tag: that of the call, which may be over when the 2xx comes again.
-        tag: Bytes,
+        /// For how long it is kept.
+        kept: Duration,
+        /// The To tag of its 2xx: that of the call, which may be over when the 2xx comes again. None: it had none.
+        tag: Option<Bytes>,
         /// To tag and ACK of each fork.
         acks: Vec<(Bytes, Bytes)>,
     },
@@ -294,14 +303,10 @@ impl Session {
     /// something that need not be kept any longer.
     pub fn next_deadline(&self, timers: Timers) -> UnixMillis {
         let answers = self.incoming.iter().filter_map(|request| request.answer.as_ref());
-        let outgoing = self.outgoing.iter().filter_map(|request| match request.stage {
-            Stage::Cancelled { at } => Some(at),
-            Stage::Answered { at, .. } if !request.is_wanted_by(&self.legs) => Some(at),
-            Stage::Waiting | Stage::Answered { .. } => None,
-        });
-        let kept = answers.map(|answer| answer.at).chain(outgoing);
-        let kept = kept.map(|at| at.saturating_add(kept_for(timers)));
-        kept.fold(if self.is_ending { UnixMillis(u64::MAX) } else { self.due() }, UnixMillis::min)
+        let answers = answers.map(|answer| answer.at.saturating_add(kept_for(timers)));
+        let outgoing = self.outgoing.iter().filter_map(|request| request.deadline(self, timers));
+        let due = if self.is_ending { UnixMillis(u64::MAX) } else { self.due() };
+        answers.chain(outgoing).fold(due, UnixMillis::min)
     }
 
     /// Whether something of it is dated ahead of the wall clock, which was set back then.
@@ -319,9 +324,10 @@ impl Session {
             timer.since = now;
         }
         let answers = self.incoming.iter_mut().filter_map(|request| request.answer.as_mut());
-        let outgoing = self.outgoing.iter_mut().filter_map(|request| match &mut request.stage {
-            Stage::Cancelled { at } | Stage::Answered { at, .. } => Some(at),
-            Stage::Waiting => None,
+        let outgoing = self.outgoing.iter_mut().flat_map(|request| {
+            let (Stage::Waiting { since: at } | Stage::Cancelled { at } | Stage::Over { at, .. }) =
+                &mut request.stage;
+            [at, &mut request.renewed]
         });
         let dates = answers.map(|answer| &mut answer.at).chain(outgoing);
         for at in dates.filter(|at| is_ahead(**at, now)) {
@@ -331,9 +337,8 @@ impl Session {
 
     fn answer_dates(&self) -> impl Iterator<Item = UnixMillis> {
         let answers = self.incoming.iter().filter_map(|request| request.answer.as_ref());
-        let outgoing = self.outgoing.iter().filter_map(|request| match request.stage {
-            Stage::Cancelled { at } | Stage::Answered { at, .. } => Some(at),
-            Stage::Waiting => None,
+        let outgoing = self.outgoing.iter().map(|request| match request.stage {
+            Stage::Waiting { since: at } | Stage::Cancelled { at } | Stage::Over { at, .. } => at,
         });
         answers.map(|answer| answer.at).chain(outgoing)
     }
@@ -390,7 +395,10 @@ impl Session {
     }
 
     /// What a new owner has to do before anything else: everything that is open is sent again, under the same names.
-    pub fn resume(&self) -> Vec<Action> {
+    pub fn resume(&mut self, now: UnixMillis) -> Vec<Action> {
+        for request in &mut self.outgoing {
+            request.renewed = now;
+        }
         let start = |request: &OutgoingRequest| Action::Start {
             branch: request.branch.clone(),
             method: request.method.clone(),
@@ -471,9 +479,27 @@ impl OutgoingRequest {
     /// Whether its final response has not come.
     pub(super) fn is_open(&self) -> bool {
         match self.stage {
-            Stage::Waiting | Stage::Cancelled { .. } => true,
-            Stage::Answered { .. } => false,
+            Stage::Waiting { .. } | Stage::Cancelled { .. } => true,
+            Stage::Over { .. } => false,
         }
+    }
+
+    /// When something is to be done about it, if nothing comes: it is cancelled, given up, or forgotten.
+    fn deadline(&self, session: &Session, timers: Timers) -> Option<UnixMillis> {
+        match &self.stage {
+            Stage::Waiting { .. } => self.timer_c(),
+            Stage::Cancelled { at } => Some(at.saturating_add(kept_for(timers))),
+            Stage::Over { .. } if self.is_wanted_by(&session.legs) => None,
+            Stage::Over { at, kept, .. } => Some(at.saturating_add(*kept)),
+        }
+    }
+
+    /// When an INVITE without a final response has waited for too long.
+    pub(super) fn timer_c(&self) -> Option<UnixMillis> {
+        let Stage::Waiting { since } = self.stage else { return None };
+        let renewable = self.renewed.saturating_add(limits::TIMER_C);
+        let in_all = since.saturating_add(limits::INVITE_TIME_MAX);
+        self.is_invite().then_some(renewable.min(in_all))
     }
 
     pub(super) fn is_of(&self, leg: &LegName) -> bool {
@@ -493,10 +519,12 @@ impl OutgoingRequest {
     pub(super) fn wants_ack(&self, leg: &Leg) -> bool {
         let tag = leg.dialog.as_ref().map_or(&b""[..], Dialog::remote_tag);
         match &self.stage {
-            Stage::Answered { acks, .. } => {
+            Stage::Over { acks, tag: Some(_), .. } => {
                 self.is_of(&leg.name) && !acks.iter().any(|(acknowledged, _)| acknowledged == tag)
             }
-            Stage::Waiting | Stage::Cancelled { .. } => false,
+            Stage::Waiting { .. } | Stage::Cancelled { .. } | Stage::Over { tag: None, .. } => {
+                false
+            }
         }
     }
 }

@@ -170,7 +170,7 @@ impl Bench {
         self.identity = identity(incarnation);
         self.session = Session::decode(self.session.id, &self.session.encode()).unwrap();
         self.session.owner = self.identity.owner();
-        for action in self.session.resume() {
+        for action in self.session.resume(self.now) {
             self.leaves(action);
         }
     }

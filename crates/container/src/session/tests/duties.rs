@@ -269,7 +269,7 @@ fn failures_of_transactions_are_told() {
     assert_eq!(failed(&mut bench, "INVITE", 503), "nothing", "it is over");
     let mut bench = Bench::talking();
     bench.send("callee", "INFO").unwrap();
-    assert_eq!(failed(&mut bench, "INFO", 408), "callee failed INFO 408");
+    assert_eq!(failed(&mut bench, "INFO", 503), "callee failed INFO 503");
     bench.send("callee", "INFO").unwrap();
     assert_eq!(bench.words(), ["INFO 2", "INFO 3"]);
 }

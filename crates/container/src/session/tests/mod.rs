@@ -4,6 +4,7 @@
 
 mod bench;
 mod duties;
+mod endings;
 mod rules;
 mod takeover;
 

@@ -170,7 +170,7 @@ impl Shard {
         if is_cancel || status < 200 {
             self.transactions.response(response.clone(), now, &mut self.pending);
         }
-        if !is_cancel && status > 100 {
+        if !is_cancel {
             let response = response.detached();
             let held = Some(self.hold(response.clone(), origin));
             self.queue(

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use sip::transaction::Timers;
 use state::UnixMillis;
 
 use super::super::proxying::NO_LINK;
@@ -32,7 +33,9 @@ impl Sessions {
 impl Shard {
     /// Repeats from `first` on what is to be repeated and is not yet.
     pub(super) fn repeat_successes(&mut self, id: SessionId, first: Instant, now: Instant) {
-        let interval = self.sessions.timers.t1;
+        let Timers { t1, t2, .. } = self.sessions.timers;
+        // RFC 3261 §13.3.1.4: the first pause is T1, each further one twice as long.
+        let interval = if first > now { next_repetition(t1, t2) } else { t1 };
         let Some(live) = self.sessions.entries.get_mut(&id).and_then(|entry| entry.live.as_mut())
         else {
             return;

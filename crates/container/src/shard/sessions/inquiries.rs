@@ -178,7 +178,7 @@ impl Shard {
     /// Goes on with a session from its record.
     fn resume_session(
         &mut self,
-        session: Session,
+        mut session: Session,
         record: Bytes,
         version: Version,
         now: Instant,
@@ -201,7 +201,7 @@ impl Shard {
                 None => self.transactions.trying(resumed, now, &mut self.pending),
             }
         }
-        let actions = session.resume();
+        let actions = session.resume(self.wall(now));
         let entry = Entry {
             record,
             version: Some(version),
