@@ -128,7 +128,6 @@ fn node_settings(reader: &mut Reader<'_>, mut section: Section<'_>) -> NodeSetti
 
 fn registrar_settings(reader: &mut Reader<'_>, mut section: Section<'_>) -> RegistrarSettings {
     let default = RegistrarSettings::default();
-    let at = section.at();
     let range = SECOND..=365 * DAY;
     let domain = |text: &str| domain_name(text).ok();
     let settings = RegistrarSettings {
@@ -155,7 +154,7 @@ fn registrar_settings(reader: &mut Reader<'_>, mut section: Section<'_>) -> Regi
             shown(settings.expires_default),
             shown(settings.expires_max),
         );
-        reader.report(at, section.key("expires_default"), message);
+        reader.report(section.at_key("expires_default"), section.key("expires_default"), message);
     }
     section.finish(reader);
     settings
@@ -179,7 +178,6 @@ fn heartbeat_settings(reader: &mut Reader<'_>, mut section: Section<'_>) -> Hear
 
 fn container_settings(reader: &mut Reader<'_>, mut section: Section<'_>) -> ContainerSettings {
     let default = ContainerSettings::default();
-    let at = section.at();
     let settings = ContainerSettings {
         count: section.integer(reader, "count", default.count, 0..=64),
         drain_timeout: section.time(
@@ -195,12 +193,12 @@ fn container_settings(reader: &mut Reader<'_>, mut section: Section<'_>) -> Cont
     for (number, application) in settings.applications.iter().enumerate() {
         if settings.applications[..number].contains(application) {
             let message = "names an application twice".to_owned();
-            reader.report(at, section.key("applications"), message);
+            reader.report(section.at_key("applications"), section.key("applications"), message);
         }
     }
     if !settings.applications.contains(&Application::Registrar) {
         let message = "needs the registrar in it, for example [\"registrar\"]".to_owned();
-        reader.report(at, section.key("applications"), message);
+        reader.report(section.at_key("applications"), section.key("applications"), message);
     }
     section.finish(reader);
     settings
@@ -212,7 +210,6 @@ fn keys_settings(
     expires_max: Duration,
 ) -> KeysSettings {
     let default = KeysSettings::default();
-    let at = section.at();
     let range = 3_600 * SECOND..=365 * DAY;
     let rotate_every = section.time(reader, "rotate_every", default.rotate_every, range);
     if rotate_every < expires_max {
@@ -223,7 +220,7 @@ fn keys_settings(
             shown(rotate_every),
             shown(expires_max)
         );
-        reader.report(at, section.key("rotate_every"), message);
+        reader.report(section.at_key("rotate_every"), section.key("rotate_every"), message);
     }
     section.finish(reader);
     KeysSettings { rotate_every }
@@ -273,7 +270,11 @@ fn edge_settings(
     if let Some(sections) = section.sections(reader, "instances") {
         if sections.is_empty() {
             let message = "needs at least one edge, for example [[edge.instances]]";
-            reader.report(section.at(), section.key("instances"), message.to_owned());
+            reader.report(
+                section.at_key("instances"),
+                section.key("instances"),
+                message.to_owned(),
+            );
         }
         let mut taken = Vec::new();
         settings.instances = sections
@@ -357,16 +358,16 @@ fn edge_instance(
     names: &mut Names,
     taken: &mut Vec<TakenPort>,
 ) -> Option<EdgeInstance> {
-    let at = section.at();
     let name = section.text(reader, "name", NAME, process_name);
     let listen = section.texts(reader, "listen", LISTEN, |text| text.parse::<Listen>().ok());
     let public = section.text(reader, "public", PUBLIC, |text| text.parse().ok());
     section.require(reader, "name", "name = \"edge2\"");
     section.require(reader, "listen", "listen = [\"0.0.0.0:5060\"]");
+    let (name_at, listen_at) = (section.at_key("name"), section.at_key("listen"));
     let (name_key, key) = (section.key("name"), section.key("listen"));
     section.finish(reader);
     let (name, listen) = (name?, listen?);
-    names.take(reader, at, name_key, &name);
+    names.take(reader, name_at, name_key, &name);
     for address in &listen {
         let transports = [("UDP", address.transports.udp()), ("TCP", address.transports.tcp())];
         for (transport, _) in transports.into_iter().filter(|(_, open)| *open) {
@@ -379,7 +380,7 @@ fn edge_instance(
                     "{transport} {address} is listened on by {} already ({}); needs an address or port of its own",
                     other.edge, other.address
                 );
-                reader.report(at, key.clone(), message);
+                reader.report(listen_at, key.clone(), message);
             }
             taken.push(TakenPort { edge: name.clone(), transport, address });
         }
@@ -392,7 +393,6 @@ fn peer_settings(
     mut section: Section<'_>,
     names: &mut Names,
 ) -> Option<PeerSettings> {
-    let at = section.at();
     let expected = Expected { example: "\"pbx\"", ..NAME };
     let name = section.text(reader, "name", expected, process_name);
     let expected = Expected { needs: "address:port", example: "\"192.0.2.1:5060\"" };
@@ -409,7 +409,7 @@ fn peer_settings(
     let weight = section.integer(reader, "weight", 100_u16, 1..=1000);
     section.require(reader, "name", "name = \"pbx\"");
     section.require(reader, "address", "address = \"192.0.2.1:5060\"");
-    let key = section.key("name");
+    let (at, key) = (section.at_key("name"), section.key("name"));
     section.finish(reader);
     let (name, address) = (name?, address?);
     names.take(reader, at, key, &name);

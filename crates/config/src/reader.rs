@@ -78,8 +78,8 @@ pub(crate) struct Section<'t> {
     at: usize,
     entries: Vec<Entry<'t>>,
     known: Vec<&'static str>,
-    /// Those of `known` that the file sets.
-    taken: Vec<&'static str>,
+    /// Those of `known` that the file sets, and where.
+    taken: Vec<(&'static str, usize)>,
 }
 
 impl<'t> Section<'t> {
@@ -105,6 +105,11 @@ impl<'t> Section<'t> {
         self.at
     }
 
+    /// Where the file sets one of the keys that were asked for, else where the section begins.
+    pub(crate) fn at_key(&self, name: &str) -> usize {
+        self.taken.iter().find(|(taken, _)| *taken == name).map_or(self.at, |(_, at)| *at)
+    }
+
     /// The dotted name of one of its keys.
     pub(crate) fn key(&self, name: &str) -> String {
         match self.path.as_str() {
@@ -116,13 +121,14 @@ impl<'t> Section<'t> {
     fn take(&mut self, name: &'static str) -> Option<Entry<'t>> {
         self.known.push(name);
         let at = self.entries.iter().position(|entry| entry.name == name)?;
-        self.taken.push(name);
-        Some(self.entries.remove(at))
+        let entry = self.entries.remove(at);
+        self.taken.push((name, entry.name_at));
+        Some(entry)
     }
 
     /// Reports a key that has no default and is not set (a bad value is reported already).
     pub(crate) fn require(&self, reader: &mut Reader<'_>, name: &str, example: &str) {
-        if !self.taken.contains(&name) {
+        if !self.taken.iter().any(|(taken, _)| *taken == name) {
             let message = format!("is missing, for example {example}");
             reader.report(self.at, self.key(name), message);
         }

@@ -68,8 +68,8 @@ name = "edge2"
 listen = ["tcp:127.0.0.1:5060"]
 "#,
         &[
-            r#"outlast.toml:1 edge.instances.name: "container1" is the name of another process already (container.count); needs a name of its own"#,
-            "outlast.toml:4 edge.instances.listen: TCP 127.0.0.1:5060 is listened on by container1 already (127.0.0.1:5060); needs an address or port of its own",
+            r#"outlast.toml:2 edge.instances.name: "container1" is the name of another process already (container.count); needs a name of its own"#,
+            "outlast.toml:6 edge.instances.listen: TCP 127.0.0.1:5060 is listened on by container1 already (127.0.0.1:5060); needs an address or port of its own",
         ],
     );
 }
@@ -104,7 +104,7 @@ fn an_edge_that_is_refused_is_not_called_missing_as_well() {
     );
     check(
         "[edge]\ninstances = []\n",
-        &["outlast.toml:1 edge.instances: needs at least one edge, for example [[edge.instances]]"],
+        &["outlast.toml:2 edge.instances: needs at least one edge, for example [[edge.instances]]"],
     );
 }
 
@@ -159,8 +159,8 @@ fn applications_are_known_and_the_registrar_is_one() {
     check(
         "[container]\napplications = [\"back-to-back\", \"back-to-back\"]\n",
         &[
-            "outlast.toml:1 container.applications: names an application twice",
-            r#"outlast.toml:1 container.applications: needs the registrar in it, for example ["registrar"]"#,
+            "outlast.toml:2 container.applications: names an application twice",
+            r#"outlast.toml:2 container.applications: needs the registrar in it, for example ["registrar"]"#,
         ],
     );
 }
@@ -177,7 +177,7 @@ fn keys_outlast_registrations() {
     check(
         "[keys]\nrotate_every = \"1h\"\n",
         &[
-            r#"outlast.toml:1 keys.rotate_every: "1h" needs to be at least registrar.expires_max = "1day": a phone must register again before the keys that it is reached by are forgotten"#,
+            r#"outlast.toml:2 keys.rotate_every: "1h" needs to be at least registrar.expires_max = "1day": a phone must register again before the keys that it is reached by are forgotten"#,
         ],
     );
     let text = "[registrar]\nexpires_max = \"1h\"\n[keys]\nrotate_every = \"1h\"\n";
