@@ -24,6 +24,7 @@ use transport::link::{Destination, SendError};
 use transport::{Flow, Transport};
 
 use crate::branch::Sender;
+use crate::flow_token::FlowKeys;
 use crate::listener::{Listeners, PORT_DEFAULT};
 use crate::owner::Owner;
 use crate::peer::Peer;
@@ -57,7 +58,7 @@ pub struct Keys {
     /// Branches and To tags.
     pub branch: Key,
     /// Flow tokens.
-    pub flow: Key,
+    pub flow: FlowKeys,
     /// Owner tokens.
     pub owner: Key,
 }
@@ -67,7 +68,7 @@ impl Keys {
     pub fn derive(ring: &KeyRing) -> Keys {
         Keys {
             branch: ring.derive("branch"),
-            flow: ring.derive("flow"),
+            flow: FlowKeys::derive(ring),
             owner: ring.derive("owner"),
         }
     }

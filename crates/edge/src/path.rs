@@ -5,17 +5,22 @@
 //! is the first hop and keeps the flow, which lets the registrar accept `reg-id`.
 
 use sip::{HeaderName, Message, NameAddr};
-use topology::Key;
 use transport::Flow;
 
-use crate::flow_token::{FlowToken, TokenKind};
+use crate::flow_token::{FlowKeys, FlowToken, TokenKind};
 use crate::header_value::HeaderValue;
 use crate::listener::Listener;
 use crate::record_route::uri;
 
 /// The Path value for a REGISTER that came by `flow` to `listener`.
-pub(crate) fn value(register: &Message, listener: &Listener, flow: Flow, key: &Key) -> HeaderValue {
-    let token = FlowToken { kind: TokenKind::Flow, flow }.encode(key);
+pub(crate) fn value(
+    register: &Message,
+    listener: &Listener,
+    flow: Flow,
+    keys: &FlowKeys,
+) -> HeaderValue {
+    let call_id = register.call_id().unwrap_or_default();
+    let token = FlowToken { kind: TokenKind::Flow, flow }.encode(keys, call_id);
     let end: &[u8] =
         if is_first_hop(register) && has_reg_id(register) { b";lr;ob>" } else { b";lr>" };
     uri(Some(&token), listener.own_text(), listener.transport, end)

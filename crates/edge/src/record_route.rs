@@ -6,10 +6,9 @@
 //! both are consumed on the way back.
 
 use sip::{Message, Method};
-use topology::Key;
 use transport::Transport;
 
-use crate::flow_token::FlowToken;
+use crate::flow_token::{FlowKeys, FlowToken};
 use crate::header_value::HeaderValue;
 use crate::listener::Listener;
 
@@ -50,45 +49,56 @@ pub(crate) fn contact_has_ob(request: &Message) -> bool {
 pub(crate) fn values(
     came_from: Side<'_>,
     goes_to: Side<'_>,
-    key: &Key,
+    by: &Writer<'_>,
 ) -> [Option<HeaderValue>; 2] {
     match (came_from, goes_to) {
-        (Side::Outside { .. }, Side::Outside { .. }) => {
-            [shown(came_from, key), shown(goes_to, key)]
-        }
+        (Side::Outside { .. }, Side::Outside { .. }) => [by.shown(came_from), by.shown(goes_to)],
         (Side::Outside { listener, .. }, inside) => {
-            [shown(came_from, key), beside(listener, inside, key)]
+            [by.shown(came_from), by.beside(listener, inside)]
         }
         (inside, Side::Outside { listener, .. }) => {
-            [beside(listener, inside, key), shown(goes_to, key)]
+            [by.beside(listener, inside), by.shown(goes_to)]
         }
         (Side::Inside(a), Side::Inside(b)) if a.own == b.own && a.transport == b.transport => {
-            [shown(came_from, key), None]
+            [by.shown(came_from), None]
         }
         (Side::Link | Side::Inside(_), Side::Link | Side::Inside(_)) => {
-            [shown(came_from, key), shown(goes_to, key)]
+            [by.shown(came_from), by.shown(goes_to)]
         }
     }
 }
 
-/// The inner value beside the one that a phone is shown; `None` if they would say the same.
-fn beside(phone: &Listener, inside: Side<'_>, key: &Key) -> Option<HeaderValue> {
-    let inner = match inside {
-        Side::Inside(inner) => inner,
-        Side::Link | Side::Outside { .. } => phone,
-    };
-    let same =
-        inner.own == phone.own && inner.transport == phone.transport && !phone.public_differs();
-    if same { None } else { shown(Side::Inside(inner), key) }
+/// What the tokens of one dialog are made with.
+pub(crate) struct Writer<'a> {
+    /// The keys.
+    pub(crate) keys: &'a FlowKeys,
+    /// The dialog's Call-ID.
+    pub(crate) call_id: &'a [u8],
 }
 
-fn shown(side: Side<'_>, key: &Key) -> Option<HeaderValue> {
-    match side {
-        Side::Outside { listener, token } => {
-            Some(uri(Some(&token.encode(key)), listener.public_text(), listener.transport, b";lr>"))
+impl Writer<'_> {
+    /// The inner value beside the one that a phone is shown; `None` if they would say the same.
+    fn beside(&self, phone: &Listener, inside: Side<'_>) -> Option<HeaderValue> {
+        let inner = match inside {
+            Side::Inside(inner) => inner,
+            Side::Link | Side::Outside { .. } => phone,
+        };
+        let same =
+            inner.own == phone.own && inner.transport == phone.transport && !phone.public_differs();
+        if same { None } else { self.shown(Side::Inside(inner)) }
+    }
+
+    fn shown(&self, side: Side<'_>) -> Option<HeaderValue> {
+        match side {
+            Side::Outside { listener, token } => {
+                let token = token.encode(self.keys, self.call_id);
+                Some(uri(Some(&token), listener.public_text(), listener.transport, b";lr>"))
+            }
+            Side::Inside(listener) => {
+                Some(uri(None, listener.own_text(), listener.transport, b";lr>"))
+            }
+            Side::Link => None,
         }
-        Side::Inside(listener) => Some(uri(None, listener.own_text(), listener.transport, b";lr>")),
-        Side::Link => None,
     }
 }
 

@@ -10,7 +10,7 @@ use sip::{HeaderName, Message, NameAddr, SipUri, Uri};
 use topology::Key;
 use transport::{Flow, Transport};
 
-use crate::flow_token::{FlowToken, FlowTokenError, TokenKind};
+use crate::flow_token::{FlowKeys, FlowToken, FlowTokenError, TokenKind, dialog_of};
 use crate::listener::{Listeners, PORT_DEFAULT};
 use crate::owner::Owner;
 use crate::peer::Peer;
@@ -38,20 +38,21 @@ pub(crate) struct OwnRoutes {
 pub(crate) struct Tampered;
 
 impl OwnRoutes {
-    /// Reads the leading own values among `routes`.
+    /// Reads the leading own values among `routes`, those of `request` that are left.
     ///
     /// # Errors
     /// [`Tampered`]: to be answered with 403 (RFC 5626 §5.3).
     pub(crate) fn read<'a>(
         routes: impl Iterator<Item = &'a [u8]>,
         listeners: &Listeners,
-        key: &Key,
+        request: &Message,
+        keys: &FlowKeys,
     ) -> Result<OwnRoutes, Tampered> {
         let mut own = OwnRoutes::default();
         for value in routes {
             let Some(uri) = sip_uri(value).filter(|uri| listeners.are_named_by(uri)) else { break };
             own.count += 1;
-            match uri.user.map(|user| FlowToken::decode(user, key)) {
+            match uri.user.map(|user| FlowToken::decode(user, keys, dialog_of(request))) {
                 Some(
                     Ok(FlowToken { kind: TokenKind::Response, .. }) | Err(FlowTokenError::Forged),
                 ) => {
@@ -71,7 +72,8 @@ impl OwnRoutes {
 
     /// The flow that the last token leads to; a relayed target has none.
     pub(crate) fn last_flow(&self) -> Option<Flow> {
-        self.last.filter(|token| token.kind == TokenKind::Flow).map(|token| token.flow)
+        let leads_there = |kind| matches!(kind, TokenKind::Flow | TokenKind::Dialog);
+        self.last.filter(|token| leads_there(token.kind)).map(|token| token.flow)
     }
 }
 
@@ -89,7 +91,11 @@ pub(crate) fn sip_uri(value: &[u8]) -> Option<SipUri<'_>> {
 /// Our values have a token as user part, or none at all; a request with Route values to an address
 /// of ours without a user part inside a dialog can be nothing else, for no phone has it as its
 /// Contact. Source: RFC 3261 §16.4.
-pub(crate) fn is_strictly_routed(request: &Message, listeners: &Listeners, key: &Key) -> bool {
+pub(crate) fn is_strictly_routed(
+    request: &Message,
+    listeners: &Listeners,
+    keys: &FlowKeys,
+) -> bool {
     if request.field(HeaderName::Route).is_none() {
         return false;
     }
@@ -100,7 +106,7 @@ pub(crate) fn is_strictly_routed(request: &Message, listeners: &Listeners, key: 
         return false;
     }
     match uri.user {
-        Some(user) => FlowToken::decode(user, key).is_ok(),
+        Some(user) => FlowToken::decode(user, keys, dialog_of(request)).is_ok(),
         None => uri.lr() && request.to().is_ok_and(|to| to.tag().is_some()),
     }
 }

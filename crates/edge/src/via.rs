@@ -12,7 +12,7 @@ use topology::Key;
 use transport::{Flow, Transport};
 
 use crate::branch::{Branch, Sender};
-use crate::flow_token::{FlowToken, TokenKind};
+use crate::flow_token::{FlowKeys, FlowToken, TokenKind};
 use crate::header_value::HeaderValue;
 use crate::listener::{Listener, PORT_DEFAULT};
 
@@ -63,7 +63,7 @@ pub(crate) fn added(
     listener: &Listener,
     back: Option<Flow>,
     branch_key: &Key,
-    flow_key: &Key,
+    flow_keys: &FlowKeys,
 ) -> HeaderValue {
     let mut value = HeaderValue::new().with(listener.via_start().as_bytes());
     value.push(Branch::of(request, sender, branch_key).as_bytes());
@@ -71,7 +71,8 @@ pub(crate) fn added(
         value.push(b";");
         value.push(FLOW_PARAM);
         value.push(b"=");
-        value.push(&FlowToken { kind: TokenKind::Response, flow }.encode(flow_key));
+        let call_id = request.call_id().unwrap_or_default();
+        value.push(&FlowToken { kind: TokenKind::Response, flow }.encode(flow_keys, call_id));
     }
     value
 }
@@ -88,9 +89,9 @@ pub(crate) enum WayBack {
 }
 
 /// Reads the way back from a Via of ours.
-pub(crate) fn way_back(via: &Via<'_>, flow_key: &Key) -> WayBack {
+pub(crate) fn way_back(via: &Via<'_>, flow_keys: &FlowKeys) -> WayBack {
     let Some(token) = via.param(FLOW_PARAM) else { return WayBack::NextVia };
-    match FlowToken::decode(token.unwrap_or_default(), flow_key) {
+    match FlowToken::decode(token.unwrap_or_default(), flow_keys, None) {
         Ok(FlowToken { kind: TokenKind::Response, flow }) => WayBack::Flow(flow),
         Ok(_) | Err(_) => WayBack::Forged,
     }
@@ -228,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_token_of_another_kind_is_no_way_back() {
-        let key = KeyRing::new([7; 32]).derive("flow");
+        let keys = FlowKeys::derive(&KeyRing::new([7; 32]));
         let flow = Flow::new(
             Transport::Udp,
             "192.0.2.1:5060".parse().unwrap(),
@@ -239,18 +240,18 @@ mod tests {
             (TokenKind::Flow, WayBack::Forged),
             (TokenKind::Relay, WayBack::Forged),
         ] {
-            let token = FlowToken { kind, flow }.encode(&key);
+            let token = FlowToken { kind, flow }.encode(&keys, b"c1");
             let value = HeaderValue::new()
                 .with(b"SIP/2.0/UDP 192.0.2.1;branch=z9hG4bKa;flow=")
                 .with(&token);
-            assert_eq!(way_back(&Via::parse(&value).unwrap(), &key), way);
+            assert_eq!(way_back(&Via::parse(&value).unwrap(), &keys), way);
         }
         assert_eq!(
-            way_back(&Via::parse(b"SIP/2.0/UDP 192.0.2.1;flow").unwrap(), &key),
+            way_back(&Via::parse(b"SIP/2.0/UDP 192.0.2.1;flow").unwrap(), &keys),
             WayBack::Forged
         );
         assert_eq!(
-            way_back(&Via::parse(b"SIP/2.0/UDP 192.0.2.1").unwrap(), &key),
+            way_back(&Via::parse(b"SIP/2.0/UDP 192.0.2.1").unwrap(), &keys),
             WayBack::NextVia
         );
     }

@@ -478,7 +478,7 @@ impl EdgeProcess {
     }
 
     fn keep_flow_alive(&self, token: &[u8], around: &mut Surroundings<'_>) {
-        if let Ok(token) = FlowToken::decode(token, &self.keys.flow)
+        if let Ok(token) = FlowToken::decode(token, &self.keys.flow, None)
             && token.kind == TokenKind::Flow
         {
             let Flow { local, remote, .. } = token.flow;

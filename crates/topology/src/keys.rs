@@ -5,10 +5,12 @@
 //!
 //! - The *lasting* root is never replaced. Branches, loop marks, To tags and the ids of set-ups come from
 //!   it: they must come out the same for a retransmission, for its CANCEL and in a successor, however
-//!   many rotations lie between.
-//! - The *rotating* root signs what strangers hold for longer: flow tokens, owner tokens, nonces. Tags
-//!   are made under the current one and accepted under the one before as well; that is what lets it
-//!   rotate under living calls.
+//!   many rotations lie between. So do the tokens of dialogs, for a call may last longer than two rotations and
+//!   must not lose its BYE: the flow tokens of Record-Route, good within their dialog only, and owner tokens, which
+//!   lead to a container and no further.
+//! - The *rotating* root signs what strangers could use otherwise: flow tokens of registrations and Vias, nonces.
+//!   Tags are made under the current one and accepted under the one before as well; that is what lets it
+//!   rotate under living registrations.
 //!
 //! The file they rest in: [`mod@file`]; when it is time to rotate: [`rotation`].
 
@@ -25,7 +27,7 @@ pub mod rotation;
 pub const SECRET_BYTES: usize = 32;
 
 /// What is derived from the lasting root; every other purpose rotates.
-const LASTING_PURPOSES: [&str; 3] = ["branch", "setup", "to-tag"];
+const LASTING_PURPOSES: [&str; 5] = ["branch", "setup", "to-tag", "dialog", "owner"];
 
 /// The secrets of a node: the lasting root, the rotating one and, after a rotation, the one before it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,8 +153,8 @@ impl KeyRing {
         self.previous.is_some()
     }
 
-    /// The key for one purpose: `"branch"`, `"setup"`, `"to-tag"` of the lasting root; `"flow"`,
-    /// `"owner"`, `"nonce"` and whatever else of the rotating one.
+    /// The key for one purpose: `"branch"`, `"setup"`, `"to-tag"`, `"dialog"` and `"owner"` of the lasting root;
+    /// `"flow"`, `"nonce"` and whatever else of the rotating one.
     pub fn derive(&self, purpose: &str) -> Key {
         let derive = |secret: &Secret| {
             let mut context = blake3::Hasher::new_derive_key("outlast 2026 key ring v1");
@@ -297,7 +299,7 @@ mod tests {
         for purpose in LASTING_PURPOSES {
             assert!(first.derive(purpose) == later.derive(purpose), "{purpose}");
         }
-        for purpose in ["flow", "owner", "nonce"] {
+        for purpose in ["flow", "nonce"] {
             assert!(
                 first.derive(purpose).current() != later.derive(purpose).current(),
                 "{purpose}"

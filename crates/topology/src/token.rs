@@ -244,6 +244,18 @@ mod tests {
         );
     }
 
+    // A call may last longer than the keys of two rotations, and its BYE carries the token of its beginning.
+    #[test]
+    fn a_token_outlives_every_rotation() {
+        let ring = KeyRing::new([7; 32]);
+        let later = ring.rotated([8; 32], 1).rotated([9; 32], 2).rotated([10; 32], 3);
+        let owner = OwnerToken { incarnation: Incarnation(5), shard: 1 };
+        let session = SessionToken { owner, session: [9; SESSION_ID_BYTES] };
+        let (made_with, read_with) = (ring.derive("owner"), later.derive("owner"));
+        assert_eq!(OwnerToken::decode(&owner.encode(&made_with), &read_with), Ok(owner));
+        assert_eq!(SessionToken::decode(&session.encode(&made_with), &read_with), Ok(session));
+    }
+
     #[test]
     fn a_token_of_another_format_level_is_refused() {
         let bytes = |length: usize| {

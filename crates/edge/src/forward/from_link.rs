@@ -25,15 +25,19 @@ pub(super) fn forward(
             NextHop::Address { transport, address }
         }
         Destination::Address { .. } => return Err(SendError::Refused),
-        Destination::Route | Destination::Via => by_route(&mut routes, view)?,
+        Destination::Route | Destination::Via => by_route(&mut routes, request, view)?,
     };
     let leaving = Leaving { request, came_from: CameFrom::Link, routes, next };
     leaving.leave(view, out).map_err(|TooLarge| SendError::Refused)
 }
 
 /// The next hop that the Route values, or else the Request-URI, name.
-fn by_route(routes: &mut RouteSet<'_>, view: &View<'_>) -> Result<NextHop, SendError> {
-    let own = OwnRoutes::read(routes.values(), view.listeners, &view.keys.flow)
+fn by_route(
+    routes: &mut RouteSet<'_>,
+    request: &Message,
+    view: &View<'_>,
+) -> Result<NextHop, SendError> {
+    let own = OwnRoutes::read(routes.values(), view.listeners, request, &view.keys.flow)
         // Containers do not tamper: the token is older than the keys before the present ones, and with it the
         // registration that it stands in.
         .map_err(|_tampered| SendError::FlowGone)?;

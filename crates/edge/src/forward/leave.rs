@@ -162,15 +162,18 @@ impl Leaving<'_> {
                 Side::Inside(listener)
             }
             NextHop::Flow(flow) => {
-                Side::Outside { listener, token: FlowToken { kind: TokenKind::Flow, flow } }
+                Side::Outside { listener, token: FlowToken { kind: TokenKind::Dialog, flow } }
             }
             NextHop::Address { transport, address } => {
                 let flow = Flow::new(transport, listener.own, address);
                 Side::Outside { listener, token: FlowToken { kind: TokenKind::Relay, flow } }
             }
         };
-        for value in record_route::values(came_from, goes_to, &view.keys.flow).into_iter().flatten()
-        {
+        let writer = record_route::Writer {
+            keys: &view.keys.flow,
+            call_id: self.request.call_id().unwrap_or_default(),
+        };
+        for value in record_route::values(came_from, goes_to, &writer).into_iter().flatten() {
             edits.push_front(HeaderName::RecordRoute, &value);
         }
     }
@@ -182,7 +185,7 @@ impl Leaving<'_> {
             NatTraversal::On => true,
             NatTraversal::Off => record_route::contact_has_ob(self.request),
         };
-        FlowToken { kind: if by_flow { TokenKind::Flow } else { TokenKind::Relay }, flow }
+        FlowToken { kind: if by_flow { TokenKind::Dialog } else { TokenKind::Relay }, flow }
     }
 
     /// Source: RFC 3327 §5.1: only toward the registrar, and only what came from outside.

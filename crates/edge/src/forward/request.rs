@@ -25,7 +25,7 @@ pub(super) fn forward(
     if route::is_strictly_routed(request, view.listeners, &view.keys.flow) {
         routes.restore_from_strict(); // RFC 3261 §16.4
     }
-    let own = OwnRoutes::read(routes.values(), view.listeners, &view.keys.flow)
+    let own = OwnRoutes::read(routes.values(), view.listeners, request, &view.keys.flow)
         .map_err(|_tampered| Refusal::TamperedToken)?;
     routes.consume(own.count);
     let way = Way { arrival, view, own, routes: &routes };

@@ -19,6 +19,8 @@ mod responses;
 mod robustness;
 mod sessions;
 
+/// Of every message here.
+const CALL_ID: &[u8] = b"c1@10.0.0.1";
 pub(super) const PHONE: &str = "198.51.100.7:49152";
 pub(super) const OTHER_PHONE: &str = "198.51.100.8:40000";
 
@@ -113,7 +115,8 @@ impl Rig {
     }
 
     pub(super) fn token(&self, kind: TokenKind, flow: Flow) -> String {
-        String::from_utf8(FlowToken { kind, flow }.encode(&self.keys.flow).to_vec()).unwrap()
+        let text = FlowToken { kind, flow }.encode(&self.keys.flow, CALL_ID);
+        String::from_utf8(text.to_vec()).unwrap()
     }
 
     pub(super) fn owner_token(&self, incarnation: u64) -> String {

@@ -225,7 +225,7 @@ impl Worker {
 
     /// Source: RFC 5626 §3.5; the flow is one that a phone registered over.
     fn keep_flow_alive(&mut self, token: &[u8], now: Instant) {
-        match FlowToken::decode(token, &self.keys.flow) {
+        match FlowToken::decode(token, &self.keys.flow, None) {
             Ok(FlowToken {
                 kind: TokenKind::Flow,
                 flow: Flow { transport: Transport::Udp, local, remote },

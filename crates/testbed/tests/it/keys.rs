@@ -1,5 +1,5 @@
 //! Keys that rotate under registrations and calls: what was made under the keys before goes on, what is older is
-//! refused clearly, and the next REGISTER heals it.
+//! refused clearly, and the next REGISTER heals it. A call goes on whatever rotates.
 
 use phone::{LineTransport, Phone};
 use sip::digest::{Login, answer};
@@ -106,6 +106,37 @@ async fn a_call_that_is_set_up_and_one_that_stands_go_on_over_a_rotation() {
         }
         node.stop();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_outlasts_every_rotation_direct_and_through_the_agent() {
+    let applications = "[container]\napplications = [\"registrar\", \"back-to-back\"]\n";
+    let node = world::node_of(&world::open_config(1, applications));
+    let caller = world::registered_openly(&node, "alice", LineTransport::Udp).await;
+    let callee = world::registered_openly(&node, "bob", LineTransport::Tcp).await;
+    let mut calls = Vec::new();
+    for uri in [callee.uri(), format!("sip:bob@b2b.{DOMAIN}")] {
+        let (calling, answering) =
+            tokio::join!(async { caller.call(0, &uri).await?.answered().await }, async {
+                callee.incoming().await?.answer().await
+            });
+        calls.push((calling.unwrap(), answering.unwrap()));
+    }
+    for _ in 0..3 {
+        rotate(&node);
+    }
+    for (mut calling, mut answering) in calls {
+        let (asked, answered) = tokio::join!(answering.reinvite(), calling.reinvited());
+        asked.expect("the callee's re-INVITE finds its way");
+        answered.expect("so does its ACK");
+        let (ended, noticed) = tokio::join!(calling.hang_up(), answering.hung_up());
+        ended.expect("the BYE finds its way");
+        noticed.expect("the callee hears it");
+    }
+    for phone in [&caller, &callee] {
+        assert_eq!(phone.violations(), Vec::<String>::new());
+    }
+    node.stop();
 }
 
 #[tokio::test(flavor = "multi_thread")]

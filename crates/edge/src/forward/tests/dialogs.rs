@@ -13,7 +13,7 @@ impl Rig {
     fn by_flow(&self, transport: Transport, remote: &str) -> String {
         format!(
             "<sip:{}@192.0.2.1:5060;lr>",
-            self.token(TokenKind::Flow, self.flow(transport, remote))
+            self.token(TokenKind::Dialog, self.flow(transport, remote))
         )
     }
 
@@ -127,7 +127,7 @@ fn only_proof_that_the_dialog_passed_us_leads_to_a_numeric_request_uri() {
 #[test]
 fn a_strict_router_before_us_gets_its_request_uri_restored() {
     let rig = Rig::new();
-    let token = rig.token(TokenKind::Flow, rig.flow(Transport::Udp, PHONE));
+    let token = rig.token(TokenKind::Dialog, rig.flow(Transport::Udp, PHONE));
     let ours = format!("sip:{token}@192.0.2.1:5060;lr");
     let text =
         bye(&ours, &[rig.by_flow(Transport::Udp, OTHER_PHONE), "<sip:bob@10.0.0.2>".to_owned()]);
@@ -219,9 +219,9 @@ fn a_flow_of_another_edge_is_left_to_that_edge() {
         Flow::new(Transport::Udp, "192.0.2.2:5060".parse().unwrap(), OTHER_PHONE.parse().unwrap());
     let ours = format!(
         "<sip:{}@sip.example.com;lr>",
-        rig.token(TokenKind::Flow, rig.flow(Transport::Udp, PHONE))
+        rig.token(TokenKind::Dialog, rig.flow(Transport::Udp, PHONE))
     );
-    let route = format!("<sip:{}@sip.example.com;lr>", rig.token(TokenKind::Flow, theirs));
+    let route = format!("<sip:{}@sip.example.com;lr>", rig.token(TokenKind::Dialog, theirs));
     let (hop, message) = sent(rig.receive(&bye("sip:bob@10.0.0.2", &[ours, route.clone()]), PHONE));
     assert_eq!(hop, datagram("192.0.2.2:5060"));
     assert_eq!(values(&message, HeaderName::Route), [route]);
@@ -233,11 +233,46 @@ fn without_nat_traversal_record_route_leads_to_contacts_unless_ob_asks_for_the_f
     let rig = Rig { nat_traversal: NatTraversal::Off, ..Rig::new() };
     let flow = rig.flow(Transport::Udp, PHONE);
     for (contact, kind) in
-        [("<sip:alice@10.0.0.1>", TokenKind::Relay), ("<sip:alice@10.0.0.1;ob>", TokenKind::Flow)]
+        [("<sip:alice@10.0.0.1>", TokenKind::Relay), ("<sip:alice@10.0.0.1;ob>", TokenKind::Dialog)]
     {
         let text = request("INVITE", "sip:bob@example.com", &format!("Contact: {contact}"));
         let (_, message) = rig.offered(rig.receive(&text, PHONE));
         let expected = format!("<sip:{}@192.0.2.1:5060;lr>", rig.token(kind, flow));
         assert_eq!(values(&message, HeaderName::RecordRoute), [expected]);
+    }
+}
+
+// RFC 5626 §5.3: whatever rotates meanwhile, for however long the phones talk
+#[test]
+fn a_call_of_any_length_keeps_its_way() {
+    let first = KeyRing::new([7; 32]);
+    let later = first.rotated([8; 32], 0).rotated([9; 32], 0).rotated([10; 32], 0);
+    let mut rig = Rig::new();
+    let invite = request("INVITE", "sip:bob@example.com", "Contact: <sip:alice@10.0.0.1>");
+    let (_, at_container) = rig.offered(rig.receive(&invite, PHONE));
+    let path = rig.token(TokenKind::Flow, rig.flow(Transport::Udp, OTHER_PHONE));
+    let onward = request(
+        "INVITE",
+        "sip:bob@10.0.0.2",
+        &format!(
+            "Route: <sip:{path}@192.0.2.1;lr>\nRecord-Route: {}",
+            values(&at_container, HeaderName::RecordRoute)[0]
+        ),
+    );
+    let (_, at_bob) = sent(rig.send(&onward, Destination::Route).unwrap());
+    let of_bob = values(&at_bob, HeaderName::RecordRoute);
+    let of_alice: Vec<String> = of_bob.iter().rev().cloned().collect();
+
+    rig.keys = Keys::derive(&later);
+    let (hop, _) = sent(rig.receive(&bye("sip:bob@10.0.0.2", &of_alice), PHONE));
+    assert_eq!(hop, datagram(OTHER_PHONE));
+    let (hop, _) = sent(rig.receive(&bye("sip:alice@10.0.0.1", &of_bob), OTHER_PHONE));
+    assert_eq!(hop, datagram(PHONE));
+    // What could be used again when the call is over is good for its dialog only.
+    for stranger in [
+        bye("sip:bob@10.0.0.2", &of_alice).replace("c1@10.0.0.1", "c2@10.0.0.1"),
+        bye("sip:bob@10.0.0.2", &of_alice).replace(";tag=b", ""),
+    ] {
+        assert_eq!(refused(rig.receive(&stranger, PHONE)).0, 403, "{stranger}");
     }
 }

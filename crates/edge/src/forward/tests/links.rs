@@ -13,6 +13,7 @@ fn from_container(method: &str, extra: &str) -> String {
 fn a_containers_request_leaves_by_the_flow_in_its_route() {
     let rig = Rig::new();
     let token = rig.token(TokenKind::Flow, rig.flow(Transport::Udp, PHONE));
+    let shown = rig.token(TokenKind::Dialog, rig.flow(Transport::Udp, PHONE));
     let text = from_container("INVITE", &format!("Route: <sip:{token}@192.0.2.1:5060;lr>"));
     let (hop, message) = sent(rig.send(&text, Destination::Route).unwrap());
     assert_eq!(hop, datagram(PHONE));
@@ -26,7 +27,7 @@ fn a_containers_request_leaves_by_the_flow_in_its_route() {
     assert_eq!(vias[1], "SIP/2.0/TCP c.node.outlast.invalid;branch=z9hG4bKc");
     assert_eq!(
         values(&message, HeaderName::RecordRoute),
-        [format!("<sip:{token}@192.0.2.1:5060;lr>")]
+        [format!("<sip:{shown}@192.0.2.1:5060;lr>")]
     );
     assert_eq!(message.field(HeaderName::Route), None);
     assert_eq!(message.field(HeaderName::MaxForwards), Some(&b"70"[..]));
@@ -37,11 +38,12 @@ fn a_containers_request_leaves_by_the_flow_in_its_route() {
 fn toward_a_phone_the_public_address_stands_above_the_own_one() {
     let rig = Rig::with_public_address();
     let token = rig.token(TokenKind::Flow, rig.flow(Transport::Udp, PHONE));
+    let shown = rig.token(TokenKind::Dialog, rig.flow(Transport::Udp, PHONE));
     let text = from_container("INVITE", &format!("Route: <sip:{token}@192.0.2.1:5060;lr>"));
     let (_, message) = sent(rig.send(&text, Destination::Route).unwrap());
     assert_eq!(
         values(&message, HeaderName::RecordRoute),
-        [format!("<sip:{token}@sip.example.com;lr>"), "<sip:192.0.2.1:5060;lr>".to_owned(),]
+        [format!("<sip:{shown}@sip.example.com;lr>"), "<sip:192.0.2.1:5060;lr>".to_owned(),]
     );
 }
 
@@ -96,6 +98,7 @@ fn a_peers_request_leaves_by_route_or_address_and_never_comes_back_to_it() {
     let from_peer = rig.flow(Transport::Udp, "192.0.2.80:5080");
     let ask = |text: &str| rig.receive_from(from_peer, Source::Peer, Attempt::First, text);
     let token = rig.token(TokenKind::Flow, rig.flow(Transport::Udp, PHONE));
+    let shown = rig.token(TokenKind::Dialog, rig.flow(Transport::Udp, PHONE));
     let (hop, message) = sent(ask(&request(
         "INVITE",
         "sip:bob@10.0.0.2",
@@ -108,7 +111,7 @@ fn a_peers_request_leaves_by_route_or_address_and_never_comes_back_to_it() {
     );
     assert_eq!(
         values(&message, HeaderName::RecordRoute),
-        [format!("<sip:{token}@192.0.2.1:5060;lr>")]
+        [format!("<sip:{shown}@192.0.2.1:5060;lr>")]
     );
     let (hop, _) = sent(ask(&request("INVITE", "sip:bob@203.0.113.9", "")));
     assert_eq!(hop, datagram("203.0.113.9:5060"));

@@ -276,8 +276,8 @@ fn dialog_forming_requests_get_one_record_route_or_two() {
         };
         values(&message, HeaderName::RecordRoute)
     };
-    let udp = rig.token(TokenKind::Flow, rig.flow(Transport::Udp, PHONE));
-    let tcp = rig.token(TokenKind::Flow, rig.flow(Transport::Tcp, PHONE));
+    let udp = rig.token(TokenKind::Dialog, rig.flow(Transport::Udp, PHONE));
+    let tcp = rig.token(TokenKind::Dialog, rig.flow(Transport::Tcp, PHONE));
     for method in ["INVITE", "SUBSCRIBE", "REFER", "NOTIFY"] {
         assert_eq!(
             record_routes(&rig, Transport::Udp, method),
