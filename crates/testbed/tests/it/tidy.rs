@@ -45,6 +45,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("testbed", &["sip"]),
+    ("bench", &["sip", "transport", "topology", "state", "edge", "container", "registrar"]),
     (
         "outlast",
         &[

@@ -14,8 +14,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use heed::types::Bytes as Raw;
-use heed::{Database, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithTls};
+use heed::{
+    Database, DatabaseStat, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithTls,
+};
 
+use super::StoreSize;
 use super::lock::LockFile;
 use super::options::Durability;
 use super::stored_record::{LEVEL, LEVEL_NEWEST, LEVEL_OLDEST};
@@ -273,6 +276,22 @@ impl Environment {
     /// The size of the data file, in bytes.
     pub(super) fn file_bytes(&self) -> Result<u64, StoreError> {
         self.env.real_disk_size().map_err(|source| self.error("measure", source))
+    }
+
+    /// See [`StoreSize`].
+    pub(super) fn size(&self) -> Result<StoreSize, StoreError> {
+        let txn = self.read()?;
+        let stat = |table: &Table| table.stat(&txn).map_err(|source| self.error("measure", source));
+        let (records, expiry) = (stat(&self.records)?, stat(&self.expiry)?);
+        let bytes = |table: &DatabaseStat| {
+            let pages = table.branch_pages + table.leaf_pages + table.overflow_pages;
+            pages as u64 * u64::from(table.page_size)
+        };
+        Ok(StoreSize {
+            records: records.entries as u64,
+            record_bytes: bytes(&records),
+            index_bytes: bytes(&expiry),
+        })
     }
 
     pub(super) fn error(&self, doing: &'static str, source: heed::Error) -> StoreError {

@@ -62,6 +62,17 @@ pub struct EmbeddedStore {
     open: Arc<Open>,
 }
 
+/// What a store holds, by the engine's own accounting: the pages of its trees. Free pages do not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreSize {
+    /// Records, those whose lifetime is over and that wait to be swept among them.
+    pub records: u64,
+    /// Octets of the pages that hold records.
+    pub record_bytes: u64,
+    /// Octets of the pages of the index of due times.
+    pub index_bytes: u64,
+}
+
 impl EmbeddedStore {
     /// Opens the environment in a directory, which is created (mode 0700) if need be. The same directory opened
     /// again in this process gives the same environment.
@@ -99,6 +110,14 @@ impl EmbeddedStore {
     /// The file system's.
     pub fn file_bytes(&self) -> Result<u64, StoreError> {
         self.open.shared.environment.file_bytes()
+    }
+
+    /// How much it holds.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub fn size(&self) -> Result<StoreSize, StoreError> {
+        self.open.shared.environment.size()
     }
 
     /// The directory it lies in.

@@ -370,3 +370,21 @@ fn what_cannot_be_opened_says_why() {
     let error = verify(&directory.path().join("missing")).unwrap_err();
     assert!(matches!(&error, StoreError::File { .. }), "{error:?}");
 }
+
+#[tokio::test]
+async fn size_counts_records_and_their_entries_and_shrinks_with_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory, Options::default());
+    let empty = store.size().unwrap();
+    let later = UnixMillis::from(std::time::SystemTime::now());
+    let later = later.saturating_add(Duration::from_secs(600));
+    let puts = (0..500).map(|id| store.commit(put(id, vec![b'x'; 200], Some(later))));
+    assert!(join_all(puts).await.into_iter().all(|outcome| outcome.is_ok()));
+    let full = store.size().unwrap();
+    assert_eq!((empty.records, full.records), (0, 500));
+    assert!(full.record_bytes >= empty.record_bytes + 500 * 200, "{full:?}");
+    assert!(full.index_bytes > empty.index_bytes, "{full:?}");
+    let deletes = (0..500).map(|id| store.commit(Batch::new().delete(key(id), Expect::Any)));
+    assert!(join_all(deletes).await.into_iter().all(|outcome| outcome.is_ok()));
+    assert_eq!(store.size().unwrap(), empty);
+}

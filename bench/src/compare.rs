@@ -1,0 +1,275 @@
+//! The comparison: who is loaded with what, and rounds of it.
+//!
+//! A group is a load and the servers that take it. In each round every server of the group is started, loaded and ended
+//! in turn, the order turned by one from round to round, so that no server always runs on a machine that another has
+//! just warmed up, and so that slow minutes of the machine touch all alike.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::load::{self, Load, LoadReport, Transport};
+use crate::server::{Authentication, Bench, Server, ServerKind};
+use crate::statistics::Summary;
+
+/// A server in a group.
+#[derive(Clone, Debug)]
+pub struct Contender {
+    /// Names its figures within the group.
+    pub id: &'static str,
+    /// What it is.
+    pub server: ServerKind,
+    /// What it gets.
+    pub load: Load,
+    /// Messages that an operation has it forward or answer; figures are for one of them.
+    pub parts: f64,
+}
+
+/// Servers under one load.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// Names its figures.
+    pub id: &'static str,
+    /// What is done, for the reader.
+    pub title: &'static str,
+    /// Who is compared; the first is ours.
+    pub contenders: Vec<Contender>,
+}
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    /// Rounds of each group.
+    pub rounds: usize,
+    /// Measured time of each run.
+    pub duration: Duration,
+    /// Time before it.
+    pub warmup: Duration,
+    /// Users.
+    pub users: u32,
+}
+
+impl Extent {
+    /// For the report.
+    pub const FULL: Extent = Extent {
+        rounds: 5,
+        duration: Duration::from_millis(2500),
+        warmup: Duration::from_millis(1000),
+        users: 10_000,
+    };
+    /// For a look.
+    pub const QUICK: Extent = Extent {
+        rounds: 2,
+        duration: Duration::from_millis(1500),
+        warmup: Duration::from_millis(700),
+        users: 10_000,
+    };
+}
+
+/// Everything that is compared.
+pub fn groups(extent: Extent) -> Vec<Group> {
+    use Authentication::{Digest, Off};
+    use ServerKind::{Echo, Kamailio, KamailioStateless, Outlast};
+    let load = |scenario| Load {
+        duration: extent.duration,
+        warmup: extent.warmup,
+        ..Load::saturating(scenario, extent.users)
+    };
+    let digest = |load: Load| Load { digest: true, ..load };
+    let tcp = |load: Load| Load { transport: Transport::Tcp, ..load };
+    let contender = |id, server, load: Load| Contender { id, server, load, parts: 1.0 };
+    // An in-dialog request is two forwarded messages: itself and its answer.
+    let forwarded = |id, server, load: Load| Contender { id, server, load, parts: 2.0 };
+    let register = |id, title, load: Load| Group {
+        id,
+        title,
+        contenders: vec![
+            contender("outlast", Outlast(Off), load.clone()),
+            contender("kamailio", Kamailio(Off), load.clone()),
+            contender("outlast-digest", Outlast(Digest), digest(load.clone())),
+            contender("kamailio-digest", Kamailio(Digest), digest(load)),
+        ],
+    };
+    vec![
+        register("register-udp", "REGISTER over UDP", load("register")),
+        register("register-tcp", "REGISTER over TCP", tcp(load("register"))),
+        Group {
+            id: "call-udp",
+            title: "relayed call over UDP",
+            contenders: vec![
+                contender("outlast", Outlast(Off), load("call")),
+                contender("kamailio", Kamailio(Off), load("call")),
+            ],
+        },
+        Group {
+            id: "dialog-udp",
+            title: "message of a request in a dialog, forwarded over UDP",
+            contenders: vec![
+                forwarded("outlast", Outlast(Off), load("dialog")),
+                forwarded("kamailio-stateless", KamailioStateless, load("dialog")),
+                forwarded("kamailio", Kamailio(Off), load("dialog")),
+                contender("echo", Echo, load("echo")),
+            ],
+        },
+        Group {
+            id: "options-udp",
+            title: "OPTIONS keep-alive over UDP",
+            contenders: vec![
+                contender("outlast", Outlast(Off), load("options")),
+                contender("kamailio", Kamailio(Off), load("options")),
+            ],
+        },
+    ]
+}
+
+/// One run of one contender.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// CPU of all processes of the server for one part of an operation, in microseconds.
+    pub cpu_us: f64,
+    /// Operations a second that the machine did, load and server together on its cores.
+    pub throughput_per_s: f64,
+    /// Median time of an operation at saturation, in microseconds.
+    pub p50_us: f64,
+    /// Operations that did not end as they should.
+    pub failures: u64,
+    /// Operations in all.
+    pub operations: u64,
+    /// Messages the load sent again.
+    pub retransmissions: u64,
+    /// CPU of the load for an operation, in microseconds.
+    pub load_cpu_us: f64,
+}
+
+impl Sample {
+    fn of(report: &LoadReport, parts: f64) -> Sample {
+        let cpu = report.server.as_ref().map_or(f64::NAN, |server| server.cpu_us_per_operation);
+        Sample {
+            cpu_us: cpu / parts,
+            throughput_per_s: report.throughput_per_s,
+            p50_us: report.latency_us.p50,
+            failures: report.failures(),
+            operations: report.operations,
+            retransmissions: report.retransmissions,
+            load_cpu_us: report.load.as_ref().map_or(f64::NAN, |load| load.cpu_us_per_operation),
+        }
+    }
+}
+
+/// Figures by group and contender, a sample a round.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// Group id, then contender id.
+    pub groups: BTreeMap<String, BTreeMap<String, Vec<Sample>>>,
+}
+
+impl Comparison {
+    /// The samples of a contender, by round.
+    pub fn samples(&self, group: &str, contender: &str) -> &[Sample] {
+        let of_group = self.groups.get(group);
+        of_group.and_then(|group| group.get(contender)).map_or(&[], Vec::as_slice)
+    }
+
+    /// CPU for one part of an operation, in microseconds.
+    pub fn cpu_us(&self, group: &str, contender: &str) -> Option<Summary> {
+        Summary::of(self.samples(group, contender).iter().map(|sample| sample.cpu_us))
+    }
+
+    /// Operations a second.
+    pub fn throughput(&self, group: &str, contender: &str) -> Option<Summary> {
+        Summary::of(self.samples(group, contender).iter().map(|sample| sample.throughput_per_s))
+    }
+
+    /// CPU of one contender as a multiple of another's in the same round.
+    pub fn cpu_ratio(&self, group: &str, of: &str, to: &str) -> Option<Summary> {
+        let cpu = |contender| -> Vec<Option<f64>> {
+            self.samples(group, contender).iter().map(|sample| Some(sample.cpu_us)).collect()
+        };
+        Summary::of_ratios(&cpu(of), &cpu(to))
+    }
+}
+
+/// Runs every group of `extent`.
+///
+/// # Errors
+/// When a server does not start or a load cannot run: a figure that is missing is no figure.
+pub fn run(
+    bench: &Bench,
+    extent: Extent,
+    mut progress: impl FnMut(&str),
+) -> anyhow::Result<Comparison> {
+    let mut comparison = Comparison::default();
+    let groups = groups(extent);
+    for round in 0..extent.rounds {
+        for group in &groups {
+            for place in 0..group.contenders.len() {
+                let contender = &group.contenders[(place + round) % group.contenders.len()];
+                let sample = measure(bench, contender)?;
+                progress(&format!(
+                    "round {} of {}  {:<13} {:<19} {:>7.2} µs CPU  {:>9.0}/s{}",
+                    round + 1,
+                    extent.rounds,
+                    group.id,
+                    contender.id,
+                    sample.cpu_us,
+                    sample.throughput_per_s,
+                    if sample.failures > 0 {
+                        format!("  {} of {} failed", sample.failures, sample.operations)
+                    } else {
+                        String::new()
+                    },
+                ));
+                let of_group = comparison.groups.entry(group.id.to_owned()).or_default();
+                of_group.entry(contender.id.to_owned()).or_default().push(sample);
+            }
+        }
+    }
+    Ok(comparison)
+}
+
+fn measure(bench: &Bench, contender: &Contender) -> anyhow::Result<Sample> {
+    let server = Server::start(bench, contender.server)?;
+    let report = load::run(bench, &server, &contender.load)?;
+    Ok(Sample::of(&report, contender.parts))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(cpu_us: f64) -> Sample {
+        Sample {
+            cpu_us,
+            throughput_per_s: 1.0,
+            p50_us: 1.0,
+            failures: 0,
+            operations: 1,
+            retransmissions: 0,
+            load_cpu_us: 1.0,
+        }
+    }
+
+    #[test]
+    fn ratios_pair_the_samples_of_a_round() {
+        let mut comparison = Comparison::default();
+        let group = comparison.groups.entry("g".to_owned()).or_default();
+        group.insert("ours".to_owned(), vec![sample(10.0), sample(40.0), sample(12.0)]);
+        group.insert("theirs".to_owned(), vec![sample(20.0), sample(80.0), sample(20.0)]);
+        let ratio = comparison.cpu_ratio("g", "ours", "theirs").expect("both have samples");
+        assert_eq!((ratio.median, ratio.min, ratio.max), (0.5, 0.5, 0.6));
+        assert_eq!(comparison.cpu_ratio("g", "ours", "nobody"), None);
+    }
+
+    #[test]
+    fn ids_within_a_group_differ_and_the_first_is_ours() {
+        for group in groups(Extent::QUICK) {
+            let mut ids: Vec<&str> =
+                group.contenders.iter().map(|contender| contender.id).collect();
+            assert_eq!(ids[0], "outlast");
+            ids.sort_unstable();
+            ids.dedup();
+            assert_eq!(ids.len(), group.contenders.len(), "{}", group.id);
+        }
+    }
+}

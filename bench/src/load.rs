@@ -1,0 +1,298 @@
+//! The load: `outlast-load` as a command, and what it reports.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::server::{Bench, DOMAIN, PASSWORD, Server};
+
+/// How requests are carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Datagrams.
+    Udp,
+    /// Connections.
+    Tcp,
+}
+
+/// Whose CPU and memory the load reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Watch {
+    /// These processes.
+    Processes(Vec<i32>),
+    /// All processes of the Outlast node in this directory.
+    Node(PathBuf),
+}
+
+/// How fast operations begin.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Pace {
+    /// So many at one time, the next as soon as one ends: saturation.
+    Closed {
+        /// Operations at one time.
+        concurrency: u32,
+    },
+    /// So many a second, whatever the answers do.
+    Open {
+        /// Operations a second.
+        rate: f64,
+    },
+    /// As the scenario has it.
+    OfScenario,
+}
+
+/// One run of `outlast-load`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Load {
+    /// The scenario: `register`, `call`, …
+    pub scenario: &'static str,
+    /// See [`Transport`].
+    pub transport: Transport,
+    /// See [`Pace`].
+    pub pace: Pace,
+    /// Users that take turns.
+    pub users: u32,
+    /// The first of them.
+    pub first_user: u32,
+    /// Whether requests carry digest credentials.
+    pub digest: bool,
+    /// Measured time.
+    pub duration: Duration,
+    /// Time before it that does not count.
+    pub warmup: Duration,
+    /// Further arguments.
+    pub arguments: Vec<String>,
+}
+
+impl Load {
+    /// A scenario over UDP at saturation, to be changed by fields.
+    pub fn saturating(scenario: &'static str, users: u32) -> Load {
+        Load {
+            scenario,
+            transport: Transport::Udp,
+            pace: Pace::Closed { concurrency: 256 },
+            users,
+            first_user: 0,
+            digest: false,
+            duration: Duration::from_secs(3),
+            warmup: Duration::from_secs(1),
+            arguments: Vec::new(),
+        }
+    }
+
+    /// The command line beside target, watched processes and the file of the report.
+    pub fn arguments(&self) -> Vec<String> {
+        let transport = match self.transport {
+            Transport::Udp => "udp",
+            Transport::Tcp => "tcp",
+        };
+        let mut arguments = vec![self.scenario.to_owned()];
+        let mut option = |name: &str, value: String| arguments.extend([format!("--{name}"), value]);
+        option("transport", transport.to_owned());
+        option("domain", DOMAIN.to_owned());
+        option("users", self.users.to_string());
+        option("first-user", self.first_user.to_string());
+        match self.pace {
+            Pace::Closed { concurrency } => option("concurrency", concurrency.to_string()),
+            Pace::Open { rate } => option("rate", format!("{rate:.0}")),
+            Pace::OfScenario => {}
+        }
+        option("duration", format!("{}ms", self.duration.as_millis()));
+        option("warmup", format!("{}ms", self.warmup.as_millis()));
+        if self.digest {
+            option("digest", PASSWORD.to_owned());
+        }
+        arguments.extend(self.arguments.iter().cloned());
+        arguments
+    }
+}
+
+/// Latencies in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Latency {
+    pub p50: f64,
+    pub p90: f64,
+    pub p99: f64,
+    pub p999: f64,
+    pub max: f64,
+    pub mean: f64,
+}
+
+/// What the watched processes used.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServerUse {
+    /// Of all of them together, user and system.
+    pub cpu_us_per_operation: f64,
+    /// Resident memory of all of them together.
+    pub rss_bytes: u64,
+}
+
+/// What the load itself used.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LoadUse {
+    /// User and system.
+    pub cpu_us_per_operation: f64,
+}
+
+/// The report of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LoadReport {
+    /// Operations begun in the measured time.
+    pub operations: u64,
+    /// Those that ended as they should.
+    pub ok: u64,
+    /// Those that ended with another answer, by status or reason.
+    #[serde(default)]
+    pub failed: BTreeMap<String, u64>,
+    /// Those that got no answer.
+    pub lost: u64,
+    /// Messages that the load sent again.
+    pub retransmissions: u64,
+    /// Operations a second.
+    pub throughput_per_s: f64,
+    /// From the intended beginning of an operation to its end.
+    pub latency_us: Latency,
+    /// Calls only.
+    #[serde(default)]
+    pub invite_to_180_us: Option<Latency>,
+    /// `None` when nobody was watched.
+    #[serde(default)]
+    pub server: Option<ServerUse>,
+    /// The load's own CPU.
+    #[serde(default)]
+    pub load: Option<LoadUse>,
+    /// The measured time that there was.
+    pub duration_s: f64,
+}
+
+impl LoadReport {
+    /// Operations that did not end as they should.
+    pub fn failures(&self) -> u64 {
+        self.failed.values().sum::<u64>() + self.lost
+    }
+}
+
+/// Runs a load on a server. What failed stands in the report; see [`LoadReport::failures`].
+///
+/// # Errors
+/// When the load could not run at all.
+pub fn run(bench: &Bench, server: &Server, load: &Load) -> anyhow::Result<LoadReport> {
+    let target = match load.transport {
+        Transport::Udp => server.udp,
+        Transport::Tcp => server.tcp.context("this server has no TCP")?,
+    };
+    Running::start(bench, target, &server.watch, load)?.finish()
+}
+
+/// A load that runs.
+#[derive(Debug)]
+pub struct Running {
+    child: std::process::Child,
+    report: PathBuf,
+    command_line: String,
+}
+
+impl Running {
+    /// Starts a load and does not wait for it.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(
+        bench: &Bench,
+        target: SocketAddr,
+        watch: &Watch,
+        load: &Load,
+    ) -> anyhow::Result<Running> {
+        let report = bench.unused_file("load")?;
+        let mut command = Command::new(bench.binaries.join("outlast-load"));
+        command.args(load.arguments()).args(["--target", &target.to_string()]);
+        match watch {
+            Watch::Node(directory) => {
+                command.arg("--server-node").arg(directory);
+            }
+            Watch::Processes(pids) => {
+                for pid in pids {
+                    command.args(["--server-pid", &pid.to_string()]);
+                }
+            }
+        }
+        command.arg("--json").arg(&report);
+        let command_line = format!("{command:?}");
+        let log = fs::File::create(report.with_extension("log"))?;
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let child = command.spawn().context("outlast-load cannot be started")?;
+        Ok(Running { child, report, command_line })
+    }
+
+    /// Whether it has ended by now.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn has_ended(&mut self) -> anyhow::Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// When it wrote no report.
+    pub fn finish(mut self) -> anyhow::Result<LoadReport> {
+        /// An operation was not answered as expected; the report says how many.
+        const NOT_ALL_ANSWERED: i32 = 1;
+        let status = self.child.wait()?;
+        let log = fs::read_to_string(self.report.with_extension("log")).unwrap_or_default();
+        if !status.success() && status.code() != Some(NOT_ALL_ANSWERED) {
+            bail!("{} ended with {status}:\n{log}", self.command_line);
+        }
+        let text = fs::read_to_string(&self.report)
+            .with_context(|| format!("{} left no report:\n{log}", self.command_line))?;
+        serde_json::from_str(&text).with_context(|| format!("the report cannot be read: {text}"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It has ended, unless the bench itself fails meanwhile.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_load_is_the_command_line_that_an_operator_could_type() {
+        let load = Load {
+            transport: Transport::Tcp,
+            pace: Pace::Open { rate: 1234.5 },
+            digest: true,
+            ..Load::saturating("register", 100)
+        };
+        assert_eq!(
+            load.arguments().join(" "),
+            "register --transport tcp --domain example.org --users 100 --first-user 0 --rate 1234 \
+             --duration 3000ms --warmup 1000ms --digest secret"
+        );
+    }
+
+    #[test]
+    fn what_failed_and_what_was_lost_are_failures() {
+        let text = r#"{"scenario":"register","operations":10,"ok":6,"failed":{"503":1,"closed":1},"lost":2,
+            "retransmissions":3,"throughput_per_s":1.0,
+            "latency_us":{"p50":1,"p90":1,"p99":1,"p999":1,"max":1,"mean":1.5},"duration_s":1}"#;
+        let report: LoadReport = serde_json::from_str(text).expect("it is a report");
+        assert_eq!(report.failures(), 4);
+        assert_eq!((report.server, report.invite_to_180_us), (None, None));
+    }
+}

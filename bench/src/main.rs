@@ -1,0 +1,121 @@
+//! `bench`: measures, and writes what came out. `bench/run` builds what it needs and starts it.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use bench::machine::Made;
+use bench::pieces::{Piece, Pieces};
+use bench::server::Bench;
+use bench::{compare, latency, report, scale};
+use clap::{Parser, ValueEnum};
+
+/// Measures Outlast beside Kamailio and a bare echo.
+#[derive(Debug, Parser)]
+struct CommandLine {
+    /// What to measure.
+    #[arg(value_enum, default_value_t = Mode::All)]
+    mode: Mode,
+    /// Directory of `outlast` and `outlast-load`, release builds.
+    #[arg(long)]
+    binaries: PathBuf,
+    /// The repository.
+    #[arg(long, default_value = ".")]
+    repository: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    /// Everything, and the report.
+    All,
+    /// Two short rounds beside Kamailio, shown and not written.
+    Quick,
+    /// Beside Kamailio and the echo.
+    Compare,
+    /// Percentiles below saturation.
+    Latency,
+    /// A million bindings, a hundred thousand calls.
+    Scale,
+    /// The report and its plots, from figures that are there.
+    Report,
+}
+
+impl Mode {
+    fn includes(self, part: Mode) -> bool {
+        self == part || self == Mode::All
+    }
+
+    /// The command that a reader types.
+    fn command(self) -> String {
+        let name =
+            self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+        if self == Mode::All { "bench/run".to_owned() } else { format!("bench/run {name}") }
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let CommandLine { mode, binaries, repository } = CommandLine::parse();
+    let repository = repository.canonicalize().context("--repository")?;
+    let scratch = Scratch::new()?;
+    let bench = Bench {
+        binaries: binaries.canonicalize().context("--binaries")?,
+        peers: repository.join("bench/peers"),
+        scratch: scratch.0.clone(),
+        users: compare::Extent::FULL.users,
+    };
+    if mode == Mode::Quick {
+        let figures = compare::run(&bench, compare::Extent::QUICK, say)?;
+        return show(&report::headline(&figures));
+    }
+    let results = repository.join("bench/results");
+    let mut pieces = Pieces::read(&results)?;
+    // Before anything is written, so that the commit is that of what is measured.
+    let made = Made::here(&mode.command(), &repository);
+    if mode.includes(Mode::Compare) {
+        let figures = compare::run(&bench, compare::Extent::FULL, say)?;
+        pieces.compare = Some(Piece { made: made.clone(), figures });
+    }
+    if mode.includes(Mode::Latency) {
+        let figures = latency::run(&bench, latency::Extent::FULL, say)?;
+        pieces.latency = Some(Piece { made: made.clone(), figures });
+    }
+    if mode.includes(Mode::Scale) {
+        let figures = scale::run(&bench, &scale::Extent::full(), say)?;
+        pieces.scale = Some(Piece { made, figures });
+    }
+    pieces.write(&results)?;
+    report::write(&pieces, &repository)?;
+    if let Some(piece) = &pieces.compare {
+        show(&report::headline(&piece.figures))?;
+    }
+    show("written: bench/RESULTS.md, bench/plots, bench/results, the table in README.md\n")
+}
+
+/// Progress goes to stderr, so that what was asked for can be taken from stdout.
+fn say(line: &str) {
+    // Whoever closed stderr does not want to know.
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+fn show(text: &str) -> anyhow::Result<()> {
+    Ok(std::io::stdout().lock().write_all(text.as_bytes())?)
+}
+
+/// A directory for servers, gone with its value.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> anyhow::Result<Scratch> {
+        let path = std::env::temp_dir().join(format!("outlast-bench-{}", std::process::id()));
+        std::fs::create_dir(&path).with_context(|| path.display().to_string())?;
+        Ok(Scratch(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let directory: &Path = &self.0;
+        // What a server that was killed left behind.
+        let _ = std::fs::remove_dir_all(directory);
+    }
+}

@@ -1,0 +1,142 @@
+//! Outlast beside Kamailio and the echo.
+
+use std::fmt::Write as _;
+
+use super::{ratio, spread};
+use crate::compare::{self, Comparison, Extent, Sample};
+use crate::statistics::Summary;
+
+/// What the README shows: each operation with both sides' CPU.
+const HEADLINE: [(&str, &str, &str, &str); 7] = [
+    ("REGISTER, UDP", "register-udp", "outlast", "kamailio"),
+    ("REGISTER with digest, UDP", "register-udp", "outlast-digest", "kamailio-digest"),
+    ("REGISTER, TCP", "register-tcp", "outlast", "kamailio"),
+    ("REGISTER with digest, TCP", "register-tcp", "outlast-digest", "kamailio-digest"),
+    ("Relayed call through registrar, UDP", "call-udp", "outlast", "kamailio"),
+    (
+        "Message in a dialog, forwarded without state, UDP",
+        "dialog-udp",
+        "outlast",
+        "kamailio-stateless",
+    ),
+    ("OPTIONS keep-alive, UDP", "options-udp", "outlast", "kamailio"),
+];
+
+/// CPU beside Kamailio's, as a table.
+pub fn headline(figures: &Comparison) -> String {
+    let mut text = String::from(
+        "| operation | Outlast, durable | Kamailio, in memory | ratio |\n|---|---|---|---|\n",
+    );
+    for (title, group, ours, theirs) in HEADLINE {
+        let cell = |contender| {
+            figures
+                .cpu_us(group, contender)
+                .map_or("–".to_owned(), |cpu| format!("{:.1} µs", cpu.median))
+        };
+        let beside = figures.cpu_ratio(group, ours, theirs).map_or("–".to_owned(), ratio);
+        writeln!(text, "| {title} | {} | {} | {beside} |", cell(ours), cell(theirs))
+            .expect("a text takes all");
+    }
+    text
+}
+
+fn contender_name(id: &str) -> &str {
+    match id {
+        "outlast" => "Outlast",
+        "outlast-digest" => "Outlast, digest",
+        "kamailio" => "Kamailio",
+        "kamailio-digest" => "Kamailio, digest",
+        "kamailio-stateless" => "Kamailio, stateless",
+        "echo" => "bare echo",
+        other => other,
+    }
+}
+
+/// Every group with all its figures.
+pub(super) fn section(figures: &Comparison) -> String {
+    let mut text = String::from(
+        "\n## Beside Kamailio\n\n![CPU for an operation beside Kamailio's](plots/cpu.svg)\n\n\
+         CPU is user and system time of all processes of the server for one operation, in µs, at saturation: median of \
+         the rounds (least–most). Operations a second are what the machine did with load and server on the same cores.\n",
+    );
+    for group in compare::groups(Extent::FULL) {
+        if !figures.groups.contains_key(group.id) {
+            continue;
+        }
+        write!(
+            text,
+            "\n### {}\n\n| server | CPU, µs | × Outlast's | operations a second | median time, µs | failed | sent again |\n\
+             |---|---|---|---|---|---|---|\n",
+            group.title
+        )
+        .expect("a text takes all");
+        for contender in &group.contenders {
+            text += &row(figures, group.id, contender.id);
+        }
+    }
+    text
+}
+
+fn row(figures: &Comparison, group: &str, contender: &str) -> String {
+    let samples = figures.samples(group, contender);
+    let of = |figure: fn(&Sample) -> f64| {
+        Summary::of(samples.iter().map(figure)).map_or("–".to_owned(), spread)
+    };
+    let operations: u64 = samples.iter().map(|sample| sample.operations).sum();
+    let total = |figure: fn(&Sample) -> u64| -> String {
+        match samples.iter().map(figure).sum::<u64>() {
+            0 => "0".to_owned(),
+            count => format!("{count} of {operations}"),
+        }
+    };
+    format!(
+        "| {} | {} | {} | {} | {} | {} | {} |\n",
+        contender_name(contender),
+        of(|sample| sample.cpu_us),
+        figures.cpu_ratio(group, contender, "outlast").map_or("–".to_owned(), ratio),
+        of(|sample| sample.throughput_per_s),
+        of(|sample| sample.p50_us),
+        total(|sample| sample.failures),
+        total(|sample| sample.retransmissions),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headline_has_both_sides_and_their_ratio() {
+        let sample = |cpu_us| Sample {
+            cpu_us,
+            throughput_per_s: 40_000.0,
+            p50_us: 900.0,
+            failures: 1,
+            operations: 100,
+            retransmissions: 0,
+            load_cpu_us: 4.0,
+        };
+        let mut figures = Comparison::default();
+        let group = figures.groups.entry("register-udp".to_owned()).or_default();
+        group.insert("outlast".to_owned(), vec![sample(20.0), sample(22.0)]);
+        group.insert("kamailio".to_owned(), vec![sample(50.0), sample(44.0)]);
+        let text = headline(&figures);
+        assert!(
+            text.contains("| REGISTER, UDP | 21.0 µs | 47.0 µs | 0.45 × (0.40–0.50) |"),
+            "{text}"
+        );
+        assert!(text.contains("| OPTIONS keep-alive, UDP | – | – | – |"), "{text}");
+        assert!(section(&figures).contains("2 of 200"), "{}", section(&figures));
+    }
+
+    #[test]
+    fn headline_names_groups_and_contenders_that_are_measured() {
+        let groups = compare::groups(Extent::QUICK);
+        for (_, group, ours, theirs) in HEADLINE {
+            let group = groups.iter().find(|found| found.id == group).expect("it is measured");
+            for id in [ours, theirs] {
+                assert!(group.contenders.iter().any(|contender| contender.id == id), "{id}");
+            }
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The plots of the report.
+
+use crate::budget;
+use crate::compare::Comparison;
+use crate::latency::{LatencyFigures, Operation, SHARES, Timed, Who};
+use crate::pieces::Pieces;
+use crate::plot::{Bar, BarChart, LineChart, OURS, Panel, Row, Scale, Series, THEIRS, THEIRS_LINE};
+use crate::scale::{ScaleFigures, SizeFigures};
+
+pub(super) fn all(pieces: &Pieces) -> Vec<(&'static str, String)> {
+    let mut pictures = Vec::new();
+    if let Some(piece) = &pieces.compare {
+        pictures.push(("cpu.svg", cpu(&piece.figures, pieces).render()));
+    }
+    if let Some(piece) = &pieces.latency {
+        pictures.push(("latency.svg", latency(&piece.figures).render()));
+    }
+    if let Some(piece) = &pieces.scale
+        && !piece.figures.sizes.is_empty()
+    {
+        pictures.push(("scale.svg", scale(&piece.figures).render()));
+    }
+    pictures
+}
+
+/// Title and remark of a row, group, ours, theirs, theirs' name, and the subject of its budget.
+type Comparing = [&'static str; 7];
+
+const COMPARED: [Comparing; 7] = [
+    ["REGISTER", "UDP", "register-udp", "outlast", "kamailio", "Kamailio", "REGISTER, durable"],
+    [
+        "REGISTER with digest",
+        "UDP",
+        "register-udp",
+        "outlast-digest",
+        "kamailio-digest",
+        "Kamailio",
+        "",
+    ],
+    ["REGISTER", "TCP", "register-tcp", "outlast", "kamailio", "Kamailio", ""],
+    [
+        "REGISTER with digest",
+        "TCP",
+        "register-tcp",
+        "outlast-digest",
+        "kamailio-digest",
+        "Kamailio",
+        "",
+    ],
+    [
+        "Relayed call",
+        "through registrar, UDP",
+        "call-udp",
+        "outlast",
+        "kamailio",
+        "Kamailio",
+        "relayed call through registrar, set-up record on",
+    ],
+    [
+        "Message in a dialog",
+        "forwarded without state, UDP",
+        "dialog-udp",
+        "outlast",
+        "kamailio-stateless",
+        "Kamailio",
+        "",
+    ],
+    ["OPTIONS keep-alive", "UDP", "options-udp", "outlast", "kamailio", "Kamailio", ""],
+];
+
+fn cpu(figures: &Comparison, pieces: &Pieces) -> BarChart {
+    let budgets = budget::lines(pieces);
+    let rows = COMPARED.iter().filter_map(|[title, remark, group, ours, theirs, name, subject]| {
+        let (ours_cpu, theirs_cpu) = (figures.cpu_us(group, ours)?, figures.cpu_us(group, theirs)?);
+        let beside = figures.cpu_ratio(group, ours, theirs)?;
+        let budget = budgets.iter().find(|line| line.subject == *subject).map(|line| line.limit);
+        let whole = theirs_cpu.median;
+        let bar = |name: &str, share, spread, cpu: f64, colour| Bar {
+            name: name.to_owned(),
+            share,
+            spread,
+            figure: format!("{cpu:.1} µs"),
+            colour,
+        };
+        Some(Row {
+            title: (*title).to_owned(),
+            remark: (*remark).to_owned(),
+            bars: vec![
+                bar("Outlast", beside.median, (beside.min, beside.max), ours_cpu.median, OURS),
+                bar(name, 1.0, (theirs_cpu.min / whole, theirs_cpu.max / whole), whole, THEIRS),
+            ],
+            budget,
+        })
+    });
+    BarChart {
+        title: "CPU for an operation, beside Kamailio's".to_owned(),
+        subtitle: "All processes of the server, at saturation; each row's scale is Kamailio's median. Outlast's state is \
+                   durable, Kamailio's is in memory."
+            .to_owned(),
+        rows: rows.collect(),
+    }
+}
+
+fn latency(figures: &LatencyFigures) -> LineChart {
+    type Percentile = (&'static str, fn(&Timed) -> f64, &'static str);
+    let percentiles: [Percentile; 2] =
+        [("p50", |run| run.latency_us.p50, ""), ("p99", |run| run.latency_us.p99, "5 4")];
+    let panels = Operation::ALL.into_iter().map(|operation| {
+        let series = Who::ALL.into_iter().flat_map(|who| {
+            percentiles.into_iter().map(move |(name, figure, dashes)| {
+                let points = SHARES.into_iter().filter_map(|share| {
+                    let summary = figures.summary(who, operation, share, figure)?;
+                    Some((share * 100.0, summary.median))
+                });
+                Series {
+                    name: format!("{} {name}", who.name()),
+                    colour: match who {
+                        Who::Outlast => OURS,
+                        Who::Kamailio => THEIRS_LINE,
+                    },
+                    dashes,
+                    points: points.collect(),
+                }
+            })
+        });
+        Panel { title: operation.title().to_owned(), series: series.collect() }
+    });
+    LineChart {
+        title: "Latency below saturation".to_owned(),
+        subtitle: "Open loop, from the intended time; load and server share the machine's cores."
+            .to_owned(),
+        x_name: "share of each server's own capacity, %".to_owned(),
+        x_ticks: SHARES
+            .into_iter()
+            .map(|share| (share * 100.0, format!("{:.0} %", share * 100.0)))
+            .collect(),
+        x_scale: Scale::Linear,
+        y_scale: Scale::Logarithmic,
+        y_text: |micros| match micros {
+            micros if micros >= 1e6 => format!("{:.0} s", micros / 1e6),
+            micros if micros >= 1e3 => format!("{:.0} ms", micros / 1e3),
+            micros => format!("{micros:.0} µs"),
+        },
+        panels: panels.collect(),
+    }
+}
+
+fn scale(figures: &ScaleFigures) -> LineChart {
+    let series = |name: &str, colour, figure: fn(&SizeFigures) -> f64| Series {
+        name: name.to_owned(),
+        colour,
+        dashes: "",
+        points: figures.sizes.iter().map(|size| (f64::from(size.bindings), figure(size))).collect(),
+    };
+    let ticks = figures.sizes.iter().map(|size| {
+        let text = match size.bindings {
+            count if count >= 1_000_000 => format!("{} M", count / 1_000_000),
+            count => format!("{} k", count / 1_000),
+        };
+        (f64::from(size.bindings), text)
+    });
+    LineChart {
+        title: "CPU of a refresh, from ten thousand bindings to a million".to_owned(),
+        subtitle: "REGISTER over UDP at saturation, all users in turn.".to_owned(),
+        x_name: "bindings held".to_owned(),
+        x_ticks: ticks.collect(),
+        x_scale: Scale::Logarithmic,
+        y_scale: Scale::Linear,
+        y_text: |micros| format!("{micros:.0} µs"),
+        panels: vec![Panel {
+            title: String::new(),
+            series: vec![
+                series("Outlast, durable", OURS, |size| size.outlast.refresh_cpu_us),
+                series("Kamailio, in memory", THEIRS_LINE, |size| size.kamailio.refresh_cpu_us),
+            ],
+        }],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare;
+
+    #[test]
+    fn rows_name_groups_contenders_and_budgets_that_there_are() {
+        let groups = compare::groups(compare::Extent::QUICK);
+        let budgets = budget::lines(&Pieces::default());
+        for [_, _, group, ours, theirs, _, subject] in COMPARED {
+            let group = groups.iter().find(|found| found.id == group).expect("it is measured");
+            for id in [ours, theirs] {
+                assert!(group.contenders.iter().any(|contender| contender.id == id), "{id}");
+            }
+            assert!(subject.is_empty() || budgets.iter().any(|line| line.subject == subject));
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Scale: a million bindings, a hundred thousand calls, fifteen thousand connections, and everybody at once after a
+//! restart. Figures of one node on one machine, Kamailio's beside ours where it does the same.
+
+mod calls;
+mod expiry;
+mod flows;
+mod sizes;
+mod storms;
+
+use serde::{Deserialize, Serialize};
+
+use crate::load::Latency;
+use crate::server::Bench;
+
+/// How cost and memory grow with the number of bindings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SizeFigures {
+    /// Bindings held.
+    pub bindings: u32,
+    /// Ours.
+    pub outlast: OutlastAtSize,
+    /// Kamailio's.
+    pub kamailio: KamailioAtSize,
+}
+
+/// Outlast holding so many bindings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OutlastAtSize {
+    /// Time to register those that were added since the size before, in seconds.
+    pub added_in_s: f64,
+    /// How many that were.
+    pub added: u32,
+    /// Octets of the store's pages for a binding, records and index.
+    pub store_bytes_per_binding: f64,
+    /// CPU of a refresh at saturation, in microseconds.
+    pub refresh_cpu_us: f64,
+    /// Time of a refresh at a low rate.
+    pub refresh_us: Latency,
+    /// INVITE until 180 at a low rate: what a lookup and all around it takes.
+    pub lookup_us: Latency,
+    /// Operations that did not end as they should.
+    pub failures: u64,
+}
+
+/// Kamailio holding so many contacts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KamailioAtSize {
+    /// Octets of its shared memory for a contact.
+    pub bytes_per_binding: f64,
+    /// CPU of a refresh at saturation, in microseconds.
+    pub refresh_cpu_us: f64,
+    /// Operations that did not end as they should.
+    pub failures: u64,
+}
+
+/// Pings and registrations while a million bindings end, and beside them the same while nothing ends.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExpiryFigures {
+    /// Bindings that ended at one time.
+    pub bindings: u32,
+    /// From that time until the store had none of them, in seconds.
+    pub swept_in_s: f64,
+    /// Answers to pings while nothing ended.
+    pub quiet_ping_us: Latency,
+    /// … and while the bindings went.
+    pub sweeping_ping_us: Latency,
+    /// REGISTER, durable as always, while nothing ended.
+    pub quiet_register_us: Latency,
+    /// … and while the bindings went.
+    pub sweeping_register_us: Latency,
+    /// Operations that did not end as they should.
+    pub failures: u64,
+}
+
+/// Calls that are up at one time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CallFigures {
+    /// How many were meant to be up.
+    pub calls: u32,
+    /// Time to bring them up, in seconds.
+    pub up_in_s: f64,
+    /// Requests in these dialogs a second.
+    pub requests_per_s: f64,
+    /// CPU for one of their messages, in microseconds.
+    pub message_cpu_us: f64,
+    /// Private memory of the node, in octets, less what it had before.
+    pub node_bytes: u64,
+    /// Octets of the store.
+    pub store_bytes: u64,
+    /// Operations that did not end as they should.
+    pub failures: u64,
+}
+
+/// Connections that are open and silent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FlowFigures {
+    /// How many.
+    pub flows: u32,
+    /// Memory of the edge for one of them, in octets, less what it had before.
+    pub edge_bytes_per_flow: f64,
+    /// Operations that did not end as they should.
+    pub failures: u64,
+}
+
+/// Everybody registers at once after the edge was killed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StormFigures {
+    /// Users.
+    pub users: u32,
+    /// From the kill until the last had its 200, in seconds.
+    pub all_registered_in_s: f64,
+    /// Median and slowest of them, from the storm's begin.
+    pub latency_us: Latency,
+    /// Messages sent again.
+    pub retransmissions: u64,
+    /// Those that never got a 200.
+    pub failures: u64,
+}
+
+/// All of it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ScaleFigures {
+    /// From the smallest to the largest.
+    pub sizes: Vec<SizeFigures>,
+    /// See [`ExpiryFigures`].
+    pub expiry: Option<ExpiryFigures>,
+    /// See [`CallFigures`].
+    pub calls: Option<CallFigures>,
+    /// See [`FlowFigures`].
+    pub flows: Option<FlowFigures>,
+    /// See [`StormFigures`].
+    pub storms: Vec<StormFigures>,
+}
+
+/// How much is measured.
+#[derive(Clone, Debug)]
+pub struct Extent {
+    /// Bindings, ascending.
+    pub sizes: Vec<u32>,
+    /// Bindings that end at once.
+    pub expiring: u32,
+    /// Calls that are up at once.
+    pub calls: u32,
+    /// Connections.
+    pub flows: u32,
+    /// Users of each storm.
+    pub storms: Vec<u32>,
+}
+
+impl Extent {
+    /// For the report.
+    pub fn full() -> Extent {
+        Extent {
+            sizes: vec![10_000, 30_000, 100_000, 300_000, 1_000_000],
+            expiring: 1_000_000,
+            calls: 100_000,
+            flows: 15_000,
+            storms: vec![10_000, 50_000],
+        }
+    }
+}
+
+/// Measures all of it, one part after the other.
+///
+/// # Errors
+/// When a server does not start or a load cannot run.
+pub fn run(
+    bench: &Bench,
+    extent: &Extent,
+    mut progress: impl FnMut(&str),
+) -> anyhow::Result<ScaleFigures> {
+    let progress = &mut progress;
+    Ok(ScaleFigures {
+        sizes: sizes::run(bench, &extent.sizes, progress)?,
+        expiry: Some(expiry::run(bench, extent.expiring, progress)?),
+        calls: Some(calls::run(bench, extent.calls, progress)?),
+        flows: Some(flows::run(bench, extent.flows, progress)?),
+        storms: storms::run(bench, &extent.storms, progress)?,
+    })
+}

@@ -1,0 +1,121 @@
+//! From ten thousand bindings to a million: what a refresh costs, how long it and a lookup take, what a binding needs.
+
+use std::time::{Duration, Instant};
+
+use super::{KamailioAtSize, OutlastAtSize, SizeFigures};
+use crate::load::{self, Load, Pace};
+use crate::server::{Authentication, Bench, Node, Server};
+
+/// Users that call each other while lookups are timed.
+const CALLERS: u32 = 1_000;
+const REFRESHES_PER_S: f64 = 2_000.0;
+const CALLS_PER_S: f64 = 200.0;
+/// Slots of Kamailio's table as a power of two: four contacts a slot at a million.
+const KAMAILIO_SLOTS_LOG2: u32 = 18;
+
+pub(super) fn run(
+    bench: &Bench,
+    sizes: &[u32],
+    progress: &mut dyn FnMut(&str),
+) -> anyhow::Result<Vec<SizeFigures>> {
+    let outlast = outlast(bench, sizes, progress)?;
+    let kamailio = kamailio(bench, sizes, progress)?;
+    let figures = sizes.iter().zip(outlast).zip(kamailio);
+    Ok(figures
+        .map(|((&bindings, outlast), kamailio)| SizeFigures { bindings, outlast, kamailio })
+        .collect())
+}
+
+/// Each of these users registers once.
+fn registering(from: u32, to: u32) -> Load {
+    Load { first_user: from, warmup: Duration::ZERO, ..Load::saturating("storm", to - from) }
+}
+
+fn outlast(
+    bench: &Bench,
+    sizes: &[u32],
+    progress: &mut dyn FnMut(&str),
+) -> anyhow::Result<Vec<OutlastAtSize>> {
+    let node = Node::start(bench, Authentication::Off, "")?;
+    let server = node.server();
+    let empty = node.state_size()?;
+    let mut figures = Vec::new();
+    let mut held = 0;
+    for &size in sizes {
+        let started = Instant::now();
+        let added = load::run(bench, server, &registering(held, size))?;
+        let added_in_s = started.elapsed().as_secs_f64();
+        let stored = node.state_size()?;
+        let bytes =
+            stored.record_bytes + stored.index_bytes - empty.record_bytes - empty.index_bytes;
+        let saturated = load::run(bench, server, &Load::saturating("register", size))?;
+        let refreshing = Load {
+            pace: Pace::Open { rate: REFRESHES_PER_S },
+            ..Load::saturating("register", size)
+        };
+        let refreshed = load::run(bench, server, &refreshing)?;
+        let calling = Load {
+            pace: Pace::Open { rate: CALLS_PER_S },
+            first_user: size / 2,
+            ..Load::saturating("call", CALLERS)
+        };
+        let called = load::run(bench, server, &calling)?;
+        let at_size = OutlastAtSize {
+            added_in_s,
+            added: size - held,
+            store_bytes_per_binding: bytes as f64 / f64::from(size),
+            refresh_cpu_us: saturated
+                .server
+                .as_ref()
+                .map_or(f64::NAN, |used| used.cpu_us_per_operation),
+            refresh_us: refreshed.latency_us,
+            lookup_us: called.invite_to_180_us.unwrap_or_default(),
+            failures: [&added, &saturated, &refreshed, &called]
+                .iter()
+                .map(|report| report.failures())
+                .sum(),
+        };
+        progress(&format!(
+            "{size:>9} bindings  {:>5.0} B each  refresh {:>6.2} µs CPU, p99 {:>6.0} µs  lookup p99 {:>6.0} µs  {} failed",
+            at_size.store_bytes_per_binding,
+            at_size.refresh_cpu_us,
+            at_size.refresh_us.p99,
+            at_size.lookup_us.p99,
+            at_size.failures,
+        ));
+        figures.push(at_size);
+        held = size;
+    }
+    Ok(figures)
+}
+
+fn kamailio(
+    bench: &Bench,
+    sizes: &[u32],
+    progress: &mut dyn FnMut(&str),
+) -> anyhow::Result<Vec<KamailioAtSize>> {
+    let server = Server::start_large_kamailio(bench, KAMAILIO_SLOTS_LOG2)?;
+    let empty = server.kamailio_shared_memory()?;
+    let mut figures = Vec::new();
+    let mut held = 0;
+    for &size in sizes {
+        let added = load::run(bench, &server, &registering(held, size))?;
+        let bytes = server.kamailio_shared_memory()?.saturating_sub(empty);
+        let saturated = load::run(bench, &server, &Load::saturating("register", size))?;
+        let at_size = KamailioAtSize {
+            bytes_per_binding: bytes as f64 / f64::from(size),
+            refresh_cpu_us: saturated
+                .server
+                .as_ref()
+                .map_or(f64::NAN, |used| used.cpu_us_per_operation),
+            failures: added.failures() + saturated.failures(),
+        };
+        progress(&format!(
+            "{size:>9} contacts  {:>5.0} B each  refresh {:>6.2} µs CPU  {} failed  (Kamailio)",
+            at_size.bytes_per_binding, at_size.refresh_cpu_us, at_size.failures,
+        ));
+        figures.push(at_size);
+        held = size;
+    }
+    Ok(figures)
+}

@@ -1,0 +1,175 @@
+//! The servers that are measured, alike to whoever loads them: a kind goes in, a running server comes out, which ends
+//! with its value.
+//!
+//! Each runs on the loopback, on ports that the system gave, in a directory of its own below the bench's temporary
+//! one. Deliberately absent: the load, which is `outlast-load`'s.
+
+mod echo;
+mod kamailio;
+mod outlast;
+mod process;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+
+pub use outlast::{Node, accounts, bindings};
+pub(crate) use process::{memory_bytes, signal};
+
+use crate::load::Watch;
+use process::Process;
+
+/// The domain that everybody serves.
+pub const DOMAIN: &str = "example.org";
+/// The password of all users.
+pub const PASSWORD: &str = "secret";
+
+/// Whether phones must log in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Authentication {
+    /// REGISTER is taken as it is.
+    Off,
+    /// REGISTER needs digest credentials.
+    Digest,
+}
+
+/// A server to be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerKind {
+    /// `outlast up` with its defaults.
+    Outlast(Authentication),
+    /// Kamailio as registrar and stateful proxy.
+    Kamailio(Authentication),
+    /// Kamailio that forwards without state.
+    KamailioStateless,
+    /// A bare recvmmsg/sendmmsg echo.
+    Echo,
+}
+
+/// What servers need to be started.
+#[derive(Clone, Debug)]
+pub struct Bench {
+    /// Where `outlast` and `outlast-load` are.
+    pub binaries: PathBuf,
+    /// `bench/peers`.
+    pub peers: PathBuf,
+    /// Below it each server gets a directory.
+    pub scratch: PathBuf,
+    /// Users of the largest comparison; as many accounts are made.
+    pub users: u32,
+}
+
+impl Bench {
+    /// The name of a file that nobody used yet.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(crate) fn unused_file(&self, name: &str) -> anyhow::Result<PathBuf> {
+        Ok(self.directory(name)?.join("report.json"))
+    }
+
+    /// A directory that nobody used yet.
+    fn directory(&self, name: &str) -> anyhow::Result<PathBuf> {
+        for number in 0.. {
+            let path = self.scratch.join(format!("{name}-{number}"));
+            match std::fs::create_dir(&path) {
+                Ok(()) => return Ok(path),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => {
+                    return Err(error).context(format!("cannot create {}", path.display()));
+                }
+            }
+        }
+        unreachable!("some number is free")
+    }
+}
+
+/// A server that answers.
+#[derive(Debug)]
+pub struct Server {
+    /// Where SIP over UDP (or the echo) is.
+    pub udp: SocketAddr,
+    /// Where SIP over TCP is; the echo has none.
+    pub tcp: Option<SocketAddr>,
+    /// Whose CPU counts.
+    pub watch: Watch,
+    directory: PathBuf,
+    process: Process,
+}
+
+impl Server {
+    /// Starts it and waits until it answers.
+    ///
+    /// # Errors
+    /// When it does not, with the end of its output.
+    pub fn start(bench: &Bench, kind: ServerKind) -> anyhow::Result<Server> {
+        match kind {
+            ServerKind::Outlast(authentication) => {
+                Ok(Node::start(bench, authentication, "")?.into_server())
+            }
+            ServerKind::Kamailio(authentication) => kamailio::registrar(bench, authentication, 14),
+            ServerKind::KamailioStateless => kamailio::stateless(bench),
+            ServerKind::Echo => echo::start(bench),
+        }
+    }
+
+    /// Kamailio as a registrar whose table has `2^slots_log2` slots.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_large_kamailio(bench: &Bench, slots_log2: u32) -> anyhow::Result<Server> {
+        kamailio::registrar(bench, Authentication::Off, slots_log2)
+    }
+
+    /// Octets of Kamailio's shared memory in use, by its own accounting.
+    ///
+    /// # Errors
+    /// When it does not say.
+    pub fn kamailio_shared_memory(&self) -> anyhow::Result<u64> {
+        kamailio::shared_memory_used(&self.directory)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Before its directory goes; the store of a million bindings is not left behind.
+        self.process.stop();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// A port of the loopback that is free for UDP and TCP.
+fn free_port() -> io::Result<u16> {
+    loop {
+        let tcp = TcpListener::bind("127.0.0.1:0")?;
+        let address = tcp.local_addr()?;
+        if UdpSocket::bind(address).is_ok() {
+            return Ok(address.port());
+        }
+    }
+}
+
+/// Whether the server at `address` answers an OPTIONS, asked once.
+fn answers_options(address: SocketAddr) -> io::Result<bool> {
+    let socket = UdpSocket::bind("127.0.0.1:0")?;
+    socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+    let local = socket.local_addr()?;
+    let number = Instant::now().elapsed().as_nanos() as u64 ^ u64::from(local.port());
+    let request = format!(
+        "OPTIONS sip:{DOMAIN} SIP/2.0\r\nVia: SIP/2.0/UDP {local};branch=z9hG4bK{number:x};rport\r\n\
+         Max-Forwards: 70\r\nFrom: <sip:bench@{DOMAIN}>;tag=1\r\nTo: <sip:{DOMAIN}>\r\n\
+         Call-ID: {number:x}@bench\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
+    );
+    let mut answer = [0; 2048];
+    // Nobody there yet: the next time.
+    let sent = socket.send_to(request.as_bytes(), address);
+    Ok(sent.is_ok() && socket.recv(&mut answer).is_ok_and(|_| answer.starts_with(b"SIP/2.0 ")))
+}
+
+/// A file below `directory` as text.
+fn path_text(directory: &Path, name: &str) -> String {
+    directory.join(name).display().to_string()
+}
