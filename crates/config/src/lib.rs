@@ -28,7 +28,7 @@ pub use problem::{ConfigError, Problem};
 pub use settings::{
     Application, ContainerSettings, DigestAlgorithm, Durability, EdgeInstance, EdgeSettings,
     HeartbeatSettings, KeysSettings, LogLevel, LogSettings, NodeConfig, NodeSettings, PeerSettings,
-    PeerTransport, RegistrarSettings, StateSettings, TcpSettings,
+    PeerTransport, RegistrarSettings, RestartSettings, StateSettings, TcpSettings,
 };
 
 /// The file's name in the node's directory.

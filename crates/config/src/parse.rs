@@ -12,7 +12,7 @@ use crate::reader::{Expected, Reader, Section, integer_in};
 use crate::settings::{
     Application, ContainerSettings, DigestAlgorithm, Durability, EdgeInstance, EdgeSettings,
     HeartbeatSettings, KeysSettings, LogLevel, LogSettings, NodeConfig, NodeSettings, PeerSettings,
-    PeerTransport, RegistrarSettings, StateSettings, TcpSettings,
+    PeerTransport, RegistrarSettings, RestartSettings, StateSettings, TcpSettings,
 };
 use crate::time_text::shown;
 
@@ -57,6 +57,8 @@ fn node_config(reader: &mut Reader<'_>, mut root: Section<'_>) -> NodeConfig {
     let registrar = registrar_settings(reader, registrar);
     let heartbeat = root.section(reader, "heartbeat");
     let heartbeat = heartbeat_settings(reader, heartbeat);
+    let restart = root.section(reader, "restart");
+    let restart = restart_settings(reader, restart);
     let container = root.section(reader, "container");
     let container_at = container.at();
     let container = container_settings(reader, container);
@@ -88,7 +90,7 @@ fn node_config(reader: &mut Reader<'_>, mut root: Section<'_>) -> NodeConfig {
     let log = root.section(reader, "log");
     let log = log_settings(reader, log);
     root.finish(reader);
-    NodeConfig { node, registrar, heartbeat, container, edge, peer, keys, state, log }
+    NodeConfig { node, registrar, heartbeat, restart, container, edge, peer, keys, state, log }
 }
 
 /// Process names must differ: they name log files, links and `outlast restart`.
@@ -172,6 +174,27 @@ fn heartbeat_settings(reader: &mut Reader<'_>, mut section: Section<'_>) -> Hear
             0..=100,
         ),
     };
+    section.finish(reader);
+    settings
+}
+
+fn restart_settings(reader: &mut Reader<'_>, mut section: Section<'_>) -> RestartSettings {
+    let default = RestartSettings::default();
+    let at = section.at();
+    let range = Duration::from_millis(10)..=3_600 * SECOND;
+    let settings = RestartSettings {
+        delay_min: section.time(reader, "delay_min", default.delay_min, range.clone()),
+        delay_max: section.time(reader, "delay_max", default.delay_max, range.clone()),
+        stable_after: section.time(reader, "stable_after", default.stable_after, range),
+    };
+    if settings.delay_min > settings.delay_max {
+        let message = format!(
+            "\"{}\" needs to be at least delay_min = \"{}\"",
+            shown(settings.delay_max),
+            shown(settings.delay_min)
+        );
+        reader.report(at, section.key("delay_max"), message);
+    }
     section.finish(reader);
     settings
 }

@@ -21,6 +21,9 @@ pub struct NodeConfig {
     pub registrar: RegistrarSettings,
     /// `[heartbeat]`
     pub heartbeat: HeartbeatSettings,
+    /// `[restart]`. A node that a release without it left behind is taken over with the defaults.
+    #[serde(default)]
+    pub restart: RestartSettings,
     /// `[container]`
     pub container: ContainerSettings,
     /// `[edge]`
@@ -101,6 +104,21 @@ pub struct HeartbeatSettings {
     /// So many pings may be missed; a container is removed after
     /// interval × (allowed_miss_count + 1) of silence. Default: 2.
     pub allowed_miss_count: u32,
+}
+
+/// `[restart]`: how long a process that died stays away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestartSettings {
+    /// After the first death; doubles with each further one. Default: 50 ms.
+    #[serde(with = "time_text")]
+    pub delay_min: Duration,
+    /// It doubles no further. Default: 10 s.
+    #[serde(with = "time_text")]
+    pub delay_max: Duration,
+    /// A process that served this long has its deaths forgotten. Default: 2 s.
+    #[serde(with = "time_text")]
+    pub stable_after: Duration,
 }
 
 /// `[container]`
@@ -309,6 +327,16 @@ impl Default for RegistrarSettings {
 impl Default for HeartbeatSettings {
     fn default() -> HeartbeatSettings {
         HeartbeatSettings { interval: Duration::from_millis(500), allowed_miss_count: 2 }
+    }
+}
+
+impl Default for RestartSettings {
+    fn default() -> RestartSettings {
+        RestartSettings {
+            delay_min: Duration::from_millis(50),
+            delay_max: Duration::from_secs(10),
+            stable_after: Duration::from_secs(2),
+        }
     }
 }
 

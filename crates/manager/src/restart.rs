@@ -6,24 +6,30 @@
 
 use std::time::{Duration, Instant};
 
+use config::RestartSettings;
+
 /// The delays between restarts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RestartPolicy {
-    /// After the first death; doubles with each further one. Default: 50 ms.
+    /// After the first death; doubles with each further one.
     pub delay_min: Duration,
-    /// The longest delay. Default: 10 s.
+    /// The longest delay.
     pub delay_max: Duration,
-    /// A process that served this long has its deaths forgotten. Default: 5 s.
+    /// A process that served this long has its deaths forgotten.
     pub stable_after: Duration,
 }
 
+impl From<RestartSettings> for RestartPolicy {
+    fn from(settings: RestartSettings) -> RestartPolicy {
+        let RestartSettings { delay_min, delay_max, stable_after } = settings;
+        RestartPolicy { delay_min, delay_max, stable_after }
+    }
+}
+
 impl Default for RestartPolicy {
+    /// That of a node whose configuration does not speak of it.
     fn default() -> RestartPolicy {
-        RestartPolicy {
-            delay_min: Duration::from_millis(50),
-            delay_max: Duration::from_secs(10),
-            stable_after: Duration::from_secs(5),
-        }
+        RestartSettings::default().into()
     }
 }
 

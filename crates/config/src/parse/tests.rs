@@ -52,7 +52,7 @@ workers = 0
             "outlast.toml:9 heartbeat.allowed_miss_count: -1 needs a whole number from 0 to 100, for example 2",
             "outlast.toml:12 edge.nat_traversal: 1 needs true or false, for example true",
             r#"outlast.toml:13 edge.workers: 0 needs "auto" or a whole number from 1 to 64, for example "auto""#,
-            "outlast.toml:15 colour: unknown; known here: node, registrar, heartbeat, container, edge, peer, keys, state, log",
+            "outlast.toml:15 colour: unknown; known here: node, registrar, heartbeat, restart, container, edge, peer, keys, state, log",
         ],
     );
 }
@@ -143,6 +143,23 @@ fn a_node_that_could_serve_nothing_is_refused() {
 fn registration_times_need_their_order() {
     let problems = parse("[registrar]\nexpires_min = \"2h\"\n").unwrap_err();
     assert!(problems[0].message.contains("rising order"), "{problems:?}");
+}
+
+#[test]
+fn delays_between_restarts_are_settings_and_need_their_order() {
+    let text = "[restart]\ndelay_min = \"1s\"\ndelay_max = \"1m\"\nstable_after = \"10s\"\n";
+    let restart = parse(text).unwrap().restart;
+    assert_eq!(
+        (restart.delay_min, restart.delay_max, restart.stable_after),
+        (SECOND, 60 * SECOND, 10 * SECOND)
+    );
+    check(
+        "[restart]\ndelay_min = \"11s\"\nstable_after = \"1ms\"\n",
+        &[
+            r#"outlast.toml:1 restart.delay_max: "10s" needs to be at least delay_min = "11s""#,
+            r#"outlast.toml:3 restart.stable_after: "1ms" needs a time from 10ms to 1h, for example "2s""#,
+        ],
+    );
 }
 
 #[test]

@@ -30,7 +30,6 @@ use super::{ChildStart, INPUTS_MAX, Input, Signals, UpError};
 use crate::guardian::BEAT_INTERVAL;
 use crate::guardian::protocol::{EdgeSockets, Serving};
 use crate::process_table::{Effect, Event, Limits, ProcessSpec, ProcessTable, Recorded, Ticket};
-use crate::restart::RestartPolicy;
 
 /// Commands that wait for one child. More are dropped: the child does not read, its deadline ends it.
 const COMMANDS_MAX: usize = 8;
@@ -47,7 +46,6 @@ pub(super) enum First {
 /// What a manager is made of.
 pub(super) struct Parts {
     pub(super) config: NodeConfig,
-    pub(super) restart: RestartPolicy,
     pub(super) child: Box<dyn Fn(&ChildStart) -> Program>,
     pub(super) directory: NodeDirectory,
     pub(super) edges: Vec<EdgeListeners>,
@@ -101,7 +99,7 @@ impl Manager {
         let mut table = ProcessTable::new(
             config.node.name.clone(),
             specs(&config, &directory, &edges),
-            limits(&config, parts.restart),
+            limits(&config),
             floor,
         );
         let record_clock = Clock::new();
@@ -546,9 +544,9 @@ fn specs(
     config.container_names().map(container).chain(edges.iter().map(edge)).collect()
 }
 
-fn limits(config: &NodeConfig, restart: RestartPolicy) -> Limits {
+fn limits(config: &NodeConfig) -> Limits {
     Limits {
-        restart,
+        restart: config.restart.into(),
         drain: config.container.drain_timeout,
         heartbeat: HeartbeatSettings {
             interval: config.heartbeat.interval,

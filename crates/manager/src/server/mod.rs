@@ -21,7 +21,6 @@ use tracing::{error, info, warn};
 
 use crate::guardian::protocol::ToGuardian;
 use crate::process_table::Event;
-use crate::restart::RestartPolicy;
 
 mod child;
 mod connection;
@@ -63,8 +62,6 @@ const BIND_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 /// What a manager is run with.
 pub struct Options {
-    /// Delays between restarts.
-    pub restart: RestartPolicy,
     /// The command line of a child. Its standard streams and process group are the manager's affair.
     pub child: Box<dyn Fn(&ChildStart) -> Program>,
     /// With the node's directory, before any process starts and while none is left of an earlier manager; an error
@@ -148,7 +145,6 @@ pub async fn run(guarded: Guarded, options: Options) -> Result<(), UpError> {
         kept: EdgeListeners::restore(&welcome.edges, descriptors),
         guardian: Some(welcome.guardian),
         is_stopping: welcome.stopping,
-        restart: options.restart,
         child: options.child,
         link: Arc::clone(&link),
         inputs,
@@ -178,7 +174,6 @@ struct Node {
     kept: Vec<EdgeListeners>,
     guardian: Option<u32>,
     is_stopping: bool,
-    restart: RestartPolicy,
     child: Box<dyn Fn(&ChildStart) -> Program>,
     link: Arc<GuardianLink>,
     inputs: mpsc::Sender<Input>,
@@ -207,7 +202,6 @@ impl Node {
         let first = if self.is_stopping { First::Stop } else { First::Start };
         let parts = Parts {
             config,
-            restart: self.restart,
             child: self.child,
             directory: self.directory,
             edges,

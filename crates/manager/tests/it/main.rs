@@ -8,7 +8,7 @@ mod revival;
 
 use std::time::{Duration, Instant};
 
-use config::NodeConfig;
+use config::{NodeConfig, RestartSettings};
 use manager::UpError;
 use node::{Node, config_on_free_ports};
 use topology::protocol::{Answer, Request};
@@ -82,6 +82,28 @@ fn a_child_that_cannot_live_waits_longer_before_each_start() {
     // 20 + 40 + 80 + 160 + 320 ms lie between the first death and the sixth.
     let elapsed = restarts(6);
     assert!(elapsed >= Duration::from_millis(620), "{elapsed:?}");
+    node.stop();
+}
+
+#[test]
+fn the_delay_before_a_restart_is_configured_and_not_for_a_start_by_hand() {
+    let mut config = config_on_free_ports();
+    let hour = Duration::from_secs(3600);
+    (config.restart.delay_min, config.restart.delay_max) = (hour, hour);
+    let node = Node::start(config);
+    node.kill("container1");
+    let backoff = |view: &topology::TopologyView| {
+        let process = view.process(&name("container1"))?;
+        (process.state == ProcessState::Backoff).then_some(())
+    };
+    node.wait_for("its death to be noticed", backoff);
+    // Longer than the default.
+    let begun = Instant::now();
+    while begun.elapsed() < RestartSettings::default().delay_min * 4 {
+        assert_eq!(node.process("container1").state, ProcessState::Backoff);
+    }
+    assert_eq!(node.request(Request::Start { name: name("container1") }), Answer::Done);
+    assert_eq!(node.process("container1").state, ProcessState::Ready);
     node.stop();
 }
 

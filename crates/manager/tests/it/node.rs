@@ -9,8 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use config::NodeConfig;
-use manager::{GuardOptions, Guarded, OperatorLines, Options, RestartPolicy, Serving, UpError};
+use config::{NodeConfig, RestartSettings};
+use manager::{GuardOptions, Guarded, OperatorLines, Options, Serving, UpError};
 use rustix::process::{Pid, Signal, kill_process};
 use topology::protocol::{Answer, NodeStatus, Request};
 use topology::server::admin_request;
@@ -26,6 +26,11 @@ const LIMIT: Duration = Duration::from_secs(20);
 pub(crate) fn config_on_free_ports() -> NodeConfig {
     let mut config = NodeConfig::default();
     config.edge.workers = Some(2);
+    config.restart = RestartSettings {
+        delay_min: Duration::from_millis(20),
+        delay_max: Duration::from_secs(1),
+        stable_after: Duration::from_secs(60),
+    };
     config.edge.instances[0].listen = vec!["127.0.0.1:0".parse().unwrap()];
     config
 }
@@ -119,11 +124,6 @@ fn manages() {
         let log = lines.writer();
         tracing_subscriber::fmt().with_ansi(false).with_writer(move || log.clone()).init();
         let options = Options {
-            restart: RestartPolicy {
-                delay_min: Duration::from_millis(20),
-                delay_max: Duration::from_secs(1),
-                stable_after: Duration::from_secs(60),
-            },
             child: Box::new(move |start| {
                 fake_child::program(start, &behaviour(start.name.as_str()))
             }),

@@ -6,7 +6,7 @@ use std::process::{Command, abort};
 
 use anyhow::Context as _;
 use config::NodeConfig;
-use manager::{ChildStart, Guarded, OperatorLines, Options, RestartPolicy};
+use manager::{ChildStart, Guarded, OperatorLines, Options};
 
 use crate::failure::{Failure, with_causes};
 use crate::{logging, recovery, stores};
@@ -40,7 +40,6 @@ async fn run_guarded(socket: &Path) -> Result<(), Failure> {
         command
     };
     let options = Options {
-        restart: RestartPolicy::default(),
         child: Box::new(child),
         // The whole chain of causes as one text.
         before_start: Box::new(|node| {
