@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use phone::{LineTransport, Phone, PhoneError};
 use tokio::task::JoinSet;
@@ -85,6 +85,13 @@ impl Calls {
     }
 }
 
+/// In UTC, as the logs tell it.
+fn time_of_day() -> String {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (seconds, millis) = (since_epoch.as_secs() % 86_400, since_epoch.subsec_millis());
+    format!("{:02}:{:02}:{:02}.{millis:03}", seconds / 3_600, seconds / 60 % 60, seconds % 60)
+}
+
 async fn registered(user: &str, edge: SocketAddr) -> Phone {
     let phone = Phone::new(user, DOMAIN, PASSWORD, LineTransport::Udp, edge).await;
     let phone = phone.expect("a loopback socket");
@@ -106,11 +113,18 @@ impl Pair {
         next.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !is_over.load(Ordering::Relaxed) {
             next.tick().await;
-            match tokio::time::timeout(LIMIT, self.call()).await {
-                Ok(Ok(())) => tally.whole += 1,
-                Ok(Err(error)) => tally.losses.push(format!("{}: {error}", self.uri)),
-                Err(_) => tally.losses.push(format!("{}: not over after {LIMIT:?}", self.uri)),
-            }
+            let began = time_of_day();
+            let lost = match tokio::time::timeout(LIMIT, self.call()).await {
+                Ok(Ok(())) => {
+                    tally.whole += 1;
+                    continue;
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("not over after {LIMIT:?}"),
+            };
+            // With the times that the logs have, so that the fault is found that it met.
+            let (uri, ended) = (&self.uri, time_of_day());
+            tally.losses.push(format!("{began} to {ended} {uri}: {lost}"));
         }
         for phone in [&self.caller, &self.callee] {
             tally.losses.extend(phone.rang_again());
