@@ -81,6 +81,12 @@ impl NodeDirectory {
         self.path.join("run").join("manager.lock")
     }
 
+    /// Whether that process was the last to take the guardian's lock. An empty file is one that another just writes.
+    pub(crate) fn is_guarded_by(&self, pid: u32) -> bool {
+        let holder = fs::read_to_string(node_lock(&self.path));
+        holder.map_or(true, |holder| holder.trim() == pid.to_string())
+    }
+
     /// Whether the last manager was killed: one that stops in order removes its socket.
     pub(crate) fn was_left_in_a_hurry(&self) -> bool {
         self.socket().exists()
@@ -125,8 +131,12 @@ fn create(path: &Path) -> Result<(), UpError> {
         .map_err(|source| UpError::Directory { path: path.to_owned(), source })
 }
 
+fn node_lock(directory: &Path) -> PathBuf {
+    directory.join("run").join("node.lock")
+}
+
 fn lock(directory: &Path) -> Result<File, UpError> {
-    let path = directory.join("run").join("node.lock");
+    let path = node_lock(directory);
     let failed = |source: io::Error| UpError::Directory { path: path.clone(), source };
     let mut file = OpenOptions::new()
         .read(true)

@@ -129,6 +129,15 @@ pub async fn run(guarded: Guarded, options: Options) -> Result<(), UpError> {
     let directory = NodeDirectory::of_guardian_socket(&socket);
     // Before the record is read: another manager may still be writing it.
     let lock = ManagerLock::take(&directory.manager_lock()).await;
+    // After the lock is taken: a guardian says who it is before it looks whether somebody has that lock. One that has
+    // not said so yet will find this manager; one that has may have missed it and started another.
+    if lock.is_ok() && !directory.is_guarded_by(welcome.guardian) {
+        warn!(
+            guardian = welcome.guardian,
+            "another guardian took its place: leaving the node to that one"
+        );
+        return Ok(());
+    }
     let predecessor = Predecessor::find(&directory);
     let has_survivors = predecessor.has_survivors();
     let (inputs, received) = mpsc::channel(INPUTS_MAX);

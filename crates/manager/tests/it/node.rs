@@ -118,6 +118,9 @@ fn manages() {
     let ran = runtime().block_on(async {
         let guarded = Guarded::connect(Path::new(&socket)).await.unwrap();
         let directory = guarded.directory().to_owned();
+        if behaviour("manager") == "waits for its turn" {
+            wait_for_turn(&directory);
+        }
         let (before, after) = (behaviour("before_start"), behaviour("after_stop"));
         let lines = OperatorLines::new();
         writeln!(lines.writer(), "a line of the manager").unwrap();
@@ -134,6 +137,15 @@ fn manages() {
         manager::run(guarded, options).await
     });
     std::process::exit(i32::from(ran.is_err()));
+}
+
+/// The first of them waits for the file `turn1`, the second for `turn2`.
+fn wait_for_turn(directory: &Path) {
+    let path = directory.join("welcomed.notes");
+    let mut file = OpenOptions::new().append(true).create(true).open(&path).unwrap();
+    file.write_all(b"welcomed\n").unwrap();
+    let number = fs::read_to_string(path).unwrap().lines().count();
+    until("its turn", || directory.join(format!("turn{number}")).exists().then_some(()));
 }
 
 /// Notes that it was called, and does what the test says.

@@ -136,6 +136,27 @@ fn after_the_death_of_guardian_and_manager_the_next_ones_take_over_what_lives() 
 }
 
 #[test]
+fn a_guardian_that_dies_before_its_manager_runs_needs_no_more_than_one_other() {
+    let mut node = Node::start_hidden(config_on_free_ports(), &[("manager", "waits for its turn")]);
+    until("the first", || (note_count(&node, "welcomed") == 1).then_some(()));
+    node.kill_guardian();
+    node.guard_again();
+    // The next guardian has looked for a manager, found none that runs, and started one.
+    until("the next one", || (note_count(&node, "welcomed") == 2).then_some(()));
+    fs::write(node.directory().join("turn1"), "").unwrap();
+    let lock = node.directory().join("run/manager.lock");
+    until("the first to run", || {
+        fs::metadata(&lock).is_ok_and(|lock| lock.len() > 0).then_some(())
+    });
+    fs::write(node.directory().join("turn2"), "").unwrap();
+    node.awaits_serving();
+    assert_eq!(node.node_status().guardian.unwrap().pid, node.guardian_pid());
+    assert_eq!(note_count(&node, "before_start"), 1);
+    edge_answers(&node);
+    node.stop();
+}
+
+#[test]
 fn a_child_that_died_meanwhile_is_started_again() {
     let mut node = Node::start(config_on_free_ports());
     let before = node.node_status();
