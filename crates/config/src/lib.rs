@@ -26,9 +26,10 @@ pub use first_run::{FirstRun, first_run};
 pub use listen::{Listen, ListenTransports, PublicAddress, domain_name};
 pub use problem::{ConfigError, Problem};
 pub use settings::{
-    Application, ContainerSettings, DigestAlgorithm, Durability, EdgeInstance, EdgeSettings,
-    HeartbeatSettings, KeysSettings, LogLevel, LogSettings, NodeConfig, NodeSettings, PeerSettings,
-    PeerTransport, RegistrarSettings, RestartSettings, StateSettings, TcpSettings,
+    Application, ContainerSettings, DigestAlgorithm, Durability, EDGE_SOCKETS_MAX, EDGES_MAX,
+    EdgeInstance, EdgeSettings, HeartbeatSettings, KeysSettings, LogLevel, LogSettings,
+    NODE_SOCKETS_MAX, NodeConfig, NodeSettings, PeerSettings, PeerTransport, RegistrarSettings,
+    RestartSettings, StateSettings, TcpSettings,
 };
 
 /// The file's name in the node's directory.

@@ -10,9 +10,10 @@ use crate::listen::{Listen, domain_name};
 use crate::problem::Problem;
 use crate::reader::{Expected, Reader, Section, integer_in};
 use crate::settings::{
-    Application, ContainerSettings, DigestAlgorithm, Durability, EdgeInstance, EdgeSettings,
-    HeartbeatSettings, KeysSettings, LogLevel, LogSettings, NodeConfig, NodeSettings, PeerSettings,
-    PeerTransport, RegistrarSettings, RestartSettings, StateSettings, TcpSettings,
+    Application, ContainerSettings, DigestAlgorithm, Durability, EDGE_SOCKETS_MAX, EDGES_MAX,
+    EdgeInstance, EdgeSettings, HeartbeatSettings, KeysSettings, LogLevel, LogSettings,
+    NODE_SOCKETS_MAX, NodeConfig, NodeSettings, PeerSettings, PeerTransport, RegistrarSettings,
+    RestartSettings, StateSettings, TcpSettings,
 };
 use crate::time_text::shown;
 
@@ -299,11 +300,22 @@ fn edge_settings(
                 message.to_owned(),
             );
         }
+        if sections.len() > EDGES_MAX {
+            let message = format!("{} edges; needs at most {EDGES_MAX}", sections.len());
+            reader.report(section.at(), section.key("instances"), message);
+        }
         let mut taken = Vec::new();
+        let mut sockets = SocketCount::new(&settings);
         settings.instances = sections
             .into_iter()
-            .filter_map(|instance| edge_instance(reader, instance, names, &mut taken))
+            .filter_map(|instance| {
+                let at = instance.at();
+                let edge = edge_instance(reader, instance, names, &mut taken)?;
+                sockets.add(reader, at, &edge);
+                Some(edge)
+            })
             .collect();
+        sockets.finish(reader, section.at());
     } else {
         names.take(reader, section.at(), section.key("instances"), "edge1");
     }
@@ -355,6 +367,45 @@ fn tcp_settings(reader: &mut Reader<'_>, mut section: Section<'_>) -> TcpSetting
     };
     section.finish(reader);
     settings
+}
+
+/// How many sockets the edges need at least. A wildcard may stand for many addresses and `"auto"` for many workers:
+/// that is counted again when they are opened.
+struct SocketCount {
+    workers: usize,
+    of_all: usize,
+}
+
+impl SocketCount {
+    fn new(settings: &EdgeSettings) -> SocketCount {
+        SocketCount { workers: settings.workers.map_or(1, usize::from), of_all: 0 }
+    }
+
+    fn add(&mut self, reader: &mut Reader<'_>, at: usize, edge: &EdgeInstance) {
+        let transports = edge.listen.iter().map(|listen| {
+            usize::from(listen.transports.udp()) + usize::from(listen.transports.tcp())
+        });
+        let sockets = transports.sum::<usize>() * self.workers;
+        self.of_all += sockets;
+        if sockets > EDGE_SOCKETS_MAX {
+            let message = format!(
+                "{sockets} sockets (addresses × UDP, TCP × edge.workers); needs at most {EDGE_SOCKETS_MAX}: fewer \
+                 addresses or fewer workers"
+            );
+            reader.report(at, "edge.instances.listen".to_owned(), message);
+        }
+    }
+
+    fn finish(self, reader: &mut Reader<'_>, at: usize) {
+        let sockets = self.of_all;
+        if sockets > NODE_SOCKETS_MAX {
+            let message = format!(
+                "{sockets} sockets of all edges (addresses × UDP, TCP × edge.workers); needs at most \
+                 {NODE_SOCKETS_MAX}: fewer edges, addresses or workers"
+            );
+            reader.report(at, "edge.instances".to_owned(), message);
+        }
+    }
 }
 
 /// What an edge listens on.

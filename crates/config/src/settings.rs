@@ -227,6 +227,15 @@ pub struct TcpSettings {
     pub unwritten_bytes_max: u32,
 }
 
+/// Edges of a node. Each is a process, as each container is, and keeps a connection to the manager, which takes 256.
+pub const EDGES_MAX: usize = 64;
+
+/// Sockets of one edge, all its addresses, transports and workers together. More are refused.
+pub const EDGE_SOCKETS_MAX: usize = 4_096;
+
+/// Sockets of all edges. The guardian and the manager hold each of them, and hand all over at once. More are refused.
+pub const NODE_SOCKETS_MAX: usize = 16_384;
+
 /// One of `[[edge.instances]]`: an edge process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -108,6 +108,42 @@ fn an_edge_that_is_refused_is_not_called_missing_as_well() {
     );
 }
 
+/// Edges with so many addresses each, every one on a port of its own.
+fn edges(count: usize, addresses: usize) -> String {
+    let mut text = String::new();
+    for edge in 0..count {
+        let listen: Vec<String> =
+            (0..addresses).map(|port| format!("\"127.0.0.{edge}:{}\"", port + 1)).collect();
+        text +=
+            &format!("[[edge.instances]]\nname = \"e{edge}\"\nlisten = [{}]\n", listen.join(", "));
+    }
+    text
+}
+
+#[test]
+fn sockets_are_bounded_for_each_edge_and_for_all() {
+    // One worker by "auto": what is known of the machine is counted when the sockets are opened.
+    parse(&edges(4, 2_048)).unwrap();
+    check(
+        &edges(1, 2_049),
+        &[
+            "outlast.toml:1 edge.instances.listen: 4098 sockets (addresses × UDP, TCP × edge.workers); needs at most \
+             4096: fewer addresses or fewer workers",
+        ],
+    );
+    let text = |edges_text: &str| format!("[edge]\nworkers = 64\n{edges_text}");
+    parse(&text(&edges(4, 32))).unwrap();
+    check(
+        &text(&edges(5, 32)),
+        &[
+            "outlast.toml:1 edge.instances: 20480 sockets of all edges (addresses × UDP, TCP × edge.workers); needs at \
+             most 16384: fewer edges, addresses or workers",
+        ],
+    );
+    parse(&edges(64, 1)).unwrap();
+    check(&edges(65, 1), &["outlast.toml:1 edge.instances: 65 edges; needs at most 64"]);
+}
+
 #[test]
 fn a_wildcard_takes_the_port_of_every_address_of_its_family() {
     let two = |first: &str, second: &str| {

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -22,12 +22,21 @@ use crate::guardian::protocol::{
     EdgeSockets, FromGuardian, GuardianWelcome, ManagerHello, Running, Serving, ToGuardian,
     descriptor_count,
 };
+use crate::restart::{Backoff, RestartPolicy};
 
 /// Lines and beats that wait for a guardian that does not read.
 const OUT_MAX: usize = 256;
 
 /// Between two attempts to find the next guardian.
 const RECONNECT_AFTER: Duration = Duration::from_millis(50);
+
+/// A guardian that ends the conversation again and again, which none of this release does, is left in peace for longer
+/// and longer.
+const RETURN: RestartPolicy = RestartPolicy {
+    delay_min: RECONNECT_AFTER,
+    delay_max: Duration::from_secs(5),
+    stable_after: Duration::from_secs(1),
+};
 
 /// A guardian that accepts a connection answers within this.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
@@ -202,7 +211,9 @@ struct Task {
 
 impl Task {
     async fn run(mut self, mut connection: Lines) {
+        let mut patience = Backoff::new(RETURN);
         loop {
+            patience.ready(Instant::now());
             match self.converse(&mut connection).await {
                 Ok(End::ManagerEnds) => return,
                 Ok(End::GuardianGone) => warn!("the guardian has gone: the node goes on without"),
@@ -211,6 +222,7 @@ impl Task {
             if self.inputs.send(Input::Guardian(None)).await.is_err() {
                 return;
             }
+            tokio::time::sleep(patience.died(Instant::now())).await;
             connection = self.find_next_guardian().await;
         }
     }
@@ -272,14 +284,13 @@ impl Task {
 
     async fn find_next_guardian(&mut self) -> Lines {
         loop {
-            tokio::time::sleep(RECONNECT_AFTER).await;
-            let Ok(stream) = UnixStream::connect(&self.socket).await else {
-                continue;
-            };
-            match self.return_to_guardian(stream).await {
-                Ok(lines) => return lines,
-                Err(error) => debug!(%error, "not this guardian"),
+            if let Ok(stream) = UnixStream::connect(&self.socket).await {
+                match self.return_to_guardian(stream).await {
+                    Ok(lines) => return lines,
+                    Err(error) => debug!(%error, "not this guardian"),
+                }
             }
+            tokio::time::sleep(RECONNECT_AFTER).await;
         }
     }
 
@@ -307,4 +318,41 @@ impl Task {
 enum End {
     GuardianGone,
     ManagerEnds,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_guardian_that_ends_every_conversation_is_asked_less_and_less() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("guardian.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let connection = Lines::new(UnixStream::connect(&socket).await.unwrap());
+        drop(listener.accept().await.unwrap());
+        let ((_, lines_shown), (inputs, mut received)) = (mpsc::channel(1), mpsc::channel(16));
+        tokio::spawn(async move { while received.recv().await.is_some() {} });
+        let _link =
+            GuardianLink::start(socket, connection, serde_json::Value::Null, lines_shown, inputs);
+        let welcome = || {
+            FromGuardian::Welcome(GuardianWelcome {
+                guardian: 1,
+                settings: serde_json::Value::Null,
+                stopping: false,
+                edges: Vec::new(),
+            })
+        };
+        let begun = Instant::now();
+        for _ in 0..5 {
+            let mut lines = Lines::new(listener.accept().await.unwrap().0);
+            lines.next::<ToGuardian>().await.unwrap();
+            lines.write(&encode_line(&welcome())).await.unwrap();
+        }
+        // After 50, 100, 200, 400 and 800 ms.
+        assert!(begun.elapsed() > Duration::from_millis(1_500), "{:?}", begun.elapsed());
+    }
 }

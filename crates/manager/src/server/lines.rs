@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use config::NODE_SOCKETS_MAX;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -18,12 +19,12 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::{UnixListener, UnixStream};
-use topology::protocol::{DESCRIPTORS_PER_MESSAGE_MAX, SOCKETS_MAX, next_line};
+use topology::protocol::{DESCRIPTORS_PER_MESSAGE_MAX, next_line};
 
 use super::UpError;
 
-/// Descriptors that one line may announce: those of all edges.
-const DESCRIPTORS_MAX: usize = SOCKETS_MAX * 4;
+/// Descriptors that one line may announce: those of all edges, of which a node does not open more.
+const DESCRIPTORS_MAX: usize = NODE_SOCKETS_MAX;
 
 /// Octets that are read at once.
 const CHUNK_BYTES: usize = 16 << 10;

@@ -10,7 +10,8 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
-use config::{EdgeInstance, Listen, NodeConfig};
+use config::{EDGE_SOCKETS_MAX, EdgeInstance, Listen, NODE_SOCKETS_MAX, NodeConfig};
+use rustix::process::{Resource, getrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use topology::protocol::{PassedSocket, SOCKETS_MAX};
 use topology::view::{ListenerTransport, ProcessName};
@@ -23,6 +24,12 @@ const BACKLOG: i32 = 1024;
 
 /// Ports to try for one that is free on all addresses for both transports.
 const PORT_ATTEMPTS: usize = 64;
+
+/// Descriptors that a manager cannot do without beside the sockets: connections, logs, a handle on each process.
+const OTHER_DESCRIPTORS: usize = 256;
+
+// An edge's end of the manager's socket takes no more of them.
+const _: () = assert!(EDGE_SOCKETS_MAX <= SOCKETS_MAX);
 
 /// The sockets of one edge.
 pub(crate) struct EdgeListeners {
@@ -45,22 +52,73 @@ struct Group {
 pub(crate) fn bind_all(config: &NodeConfig) -> Result<Vec<EdgeListeners>, UpError> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = config.edge.workers.unwrap_or_else(|| u16::try_from(cores.min(64)).unwrap_or(64));
-    config.edge.instances.iter().map(|edge| bind_edge(config, edge, workers)).collect()
+    let edges: Vec<EdgePlan<'_>> = config
+        .edge
+        .instances
+        .iter()
+        .map(|edge| EdgePlan::new(edge, workers))
+        .collect::<Result<_, _>>()?;
+    check_count(&edges, getrlimit(Resource::Nofile).current)?;
+    edges.into_iter().map(|edge| bind_edge(config, edge, workers)).collect()
+}
+
+/// What one edge is to listen on.
+struct EdgePlan<'c> {
+    edge: &'c EdgeInstance,
+    /// With the addresses that each entry stands for.
+    listen: Vec<(&'c Listen, Vec<IpAddr>)>,
+    sockets: usize,
+}
+
+impl<'c> EdgePlan<'c> {
+    fn new(edge: &'c EdgeInstance, workers: u16) -> Result<EdgePlan<'c>, UpError> {
+        let with_addresses =
+            |listen: &'c Listen| Ok((listen, concrete(&edge.name, listen.address.ip())?));
+        let listen: Vec<(&Listen, Vec<IpAddr>)> =
+            edge.listen.iter().map(with_addresses).collect::<Result<_, UpError>>()?;
+        let groups =
+            listen.iter().map(|(listen, addresses)| transports(listen).count() * addresses.len());
+        let sockets = groups.sum::<usize>() * usize::from(workers.max(1));
+        Ok(EdgePlan { edge, listen, sockets })
+    }
+}
+
+/// Whether so many sockets can be opened here and handed over, before the first of them is opened.
+fn check_count(edges: &[EdgePlan<'_>], descriptors: Option<u64>) -> Result<(), UpError> {
+    for EdgePlan { edge, sockets, .. } in edges {
+        if *sockets > EDGE_SOCKETS_MAX {
+            let (edge, sockets, max) = (edge.name.clone(), *sockets, EDGE_SOCKETS_MAX);
+            return Err(UpError::TooManySockets { edge, sockets, max });
+        }
+    }
+    let sockets: usize = edges.iter().map(|edge| edge.sockets).sum();
+    if sockets > NODE_SOCKETS_MAX {
+        return Err(UpError::TooManySocketsInAll { sockets, max: NODE_SOCKETS_MAX });
+    }
+    // Each once for itself, once on its way to the guardian.
+    let needed = sockets * 2 + OTHER_DESCRIPTORS;
+    match descriptors {
+        Some(limit) if limit < needed as u64 => {
+            Err(UpError::TooFewDescriptors { sockets, needed, limit })
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn bind_edge(
     config: &NodeConfig,
-    edge: &EdgeInstance,
+    plan: EdgePlan<'_>,
     workers: u16,
 ) -> Result<EdgeListeners, UpError> {
+    let edge = plan.edge;
     let mut listeners = EdgeListeners {
         name: ProcessName::new(&edge.name),
         workers,
         groups: Vec::new(),
         as_configured: Vec::new(),
     };
-    for listen in &edge.listen {
-        let (port, bound) = bind_listen(&edge.name, listen, workers)?;
+    for (listen, addresses) in &plan.listen {
+        let (port, bound) = bind_listen(&edge.name, listen, addresses, workers)?;
         for transport in transports(listen) {
             let address = SocketAddr::new(listen.address.ip(), port);
             listeners.as_configured.push(format!("{transport}:{address}"));
@@ -70,10 +128,6 @@ fn bind_edge(
                 config.public_address(edge).map_or_else(|| local.to_string(), ToString::to_string);
             listeners.groups.push(Group { transport, local, public, sockets });
         }
-    }
-    let sockets = listeners.groups.len() * usize::from(workers);
-    if sockets > SOCKETS_MAX {
-        return Err(UpError::TooManySockets { edge: edge.name.clone(), sockets, max: SOCKETS_MAX });
     }
     Ok(listeners)
 }
@@ -132,6 +186,8 @@ impl EdgeListeners {
                 |group: &Group| group.transport == passed.transport && group.local == passed.local;
             if let Some(at) = self.groups.iter().position(same)
                 && closed[at]
+                // One for each worker: an edge that brings more is not believed.
+                && self.groups[at].sockets.len() < usize::from(self.workers)
             {
                 self.groups[at].sockets.push(socket);
                 taken = true;
@@ -204,25 +260,28 @@ fn transports(listen: &Listen) -> impl Iterator<Item = ListenerTransport> + use<
 type Bound = Vec<(ListenerTransport, SocketAddr, Vec<OwnedFd>)>;
 
 /// All sockets of one `listen` entry, and the port they share.
-fn bind_listen(edge: &str, listen: &Listen, workers: u16) -> Result<(u16, Bound), UpError> {
-    let wildcard = listen.address.ip();
-    let addresses = concrete(edge, wildcard)?;
+fn bind_listen(
+    edge: &str,
+    listen: &Listen,
+    addresses: &[IpAddr],
+    workers: u16,
+) -> Result<(u16, Bound), UpError> {
     if listen.address.port() != 0 {
         let port = listen.address.port();
-        return Ok((port, bind_port(edge, listen, &addresses, port, workers)?));
+        return Ok((port, bind_port(edge, listen, addresses, port, workers)?));
     }
     for _ in 0..PORT_ATTEMPTS {
         let first = SocketAddr::new(addresses[0], 0);
         let transport = transports(listen).next().unwrap_or(ListenerTransport::Udp);
         let port = free_port(transport, first)
             .map_err(|source| refused(edge, transport, first, source))?;
-        match bind_port(edge, listen, &addresses, port, workers) {
+        match bind_port(edge, listen, addresses, port, workers) {
             // Free for the first transport and address does not mean free for all.
             Err(UpError::AddressInUse { .. }) => {}
             other => return Ok((port, other?)),
         }
     }
-    Err(UpError::NoFreePort { edge: edge.to_owned(), address: wildcard })
+    Err(UpError::NoFreePort { edge: edge.to_owned(), address: listen.address.ip() })
 }
 
 fn bind_port(

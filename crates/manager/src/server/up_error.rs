@@ -86,7 +86,7 @@ pub enum UpError {
     },
     /// More sockets than can be passed to a process.
     #[error(
-        "edge {edge}: {sockets} sockets (addresses × workers); at most {max}: lower edge.workers or listen on fewer addresses"
+        "edge {edge}: {sockets} sockets (addresses × transports × workers); at most {max}: lower edge.workers or listen on fewer addresses"
     )]
     TooManySockets {
         /// The edge.
@@ -95,6 +95,30 @@ pub enum UpError {
         sockets: usize,
         /// How many can be passed.
         max: usize,
+    },
+    /// More sockets of all edges than the guardian can be handed.
+    #[error(
+        "{sockets} sockets of all edges (addresses × transports × workers); at most {max}: lower edge.workers, run fewer edges or \
+         listen on fewer addresses"
+    )]
+    TooManySocketsInAll {
+        /// How many it would be.
+        sockets: usize,
+        /// How many can be handed over.
+        max: usize,
+    },
+    /// The system gives the manager fewer descriptors than it needs.
+    #[error(
+        "{sockets} sockets need {needed} open files, and the limit is {limit}: raise it (ulimit -n, or LimitNOFILE= under systemd), \
+         lower edge.workers or listen on fewer addresses"
+    )]
+    TooFewDescriptors {
+        /// How many sockets there would be.
+        sockets: usize,
+        /// Descriptors for them and for everything else.
+        needed: usize,
+        /// What the system allows.
+        limit: u64,
     },
     /// The key ring.
     #[error(transparent)]

@@ -62,6 +62,29 @@ fn datagrams_and_connections_are_spread_over_the_workers_first_socket_included()
 }
 
 #[test]
+fn sockets_are_counted_before_the_first_is_opened() {
+    let mut config = config("127.0.0.1:0");
+    config.edge.workers = Some(64);
+    // On one port each, which is not tried: they would collide.
+    config.edge.instances[0].listen = vec!["127.0.0.1:9".parse().unwrap(); 32];
+    let edge = config.edge.instances[0].clone();
+    config.edge.instances = vec![edge.clone(); 5];
+    let refused = |config: &NodeConfig| bind_all(config).err().unwrap().to_string();
+    let message = refused(&config);
+    assert!(message.contains("20480 sockets of all edges"), "{message}");
+    config.edge.instances = vec![edge.clone()];
+    config.edge.instances[0].listen.push("udp:127.0.0.1:9".parse().unwrap());
+    let message = refused(&config);
+    assert!(message.contains("edge edge1: 4160 sockets"), "{message}");
+
+    let plans = vec![EdgePlan::new(&edge, 64).unwrap()];
+    check_count(&plans, Some(2 * 4096 + 256)).unwrap();
+    check_count(&plans, None).unwrap();
+    let message = check_count(&plans, Some(2 * 4096 + 255)).err().unwrap().to_string();
+    assert!(message.contains("need 8448 open files, and the limit is 8447"), "{message}");
+}
+
+#[test]
 fn a_taken_port_is_named_whoever_has_it() {
     let holder = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = holder.local_addr().unwrap();
