@@ -12,7 +12,8 @@ Exit codes:
   1   not done; stderr says why and what to do next
   2   the command line is wrong
   64  the configuration is refused
-  69  the node is not up";
+  69  the node is not up
+  70  nobody looks after the node, whose processes live on: outlast up takes them over";
 
 /// Calls and sessions outlast the servers they run on: SIP edge, registrar and application platform.
 #[derive(Debug, Parser)]

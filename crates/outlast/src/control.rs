@@ -5,6 +5,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use manager::server::{guardian_of, left_behind};
 use topology::ProcessName;
 use topology::protocol::{Answer, Request};
 use topology::server::{ManagerError, admin_request_with_progress};
@@ -73,7 +74,11 @@ pub(crate) fn ask_with_progress(
     let begun = Instant::now();
     let answer = loop {
         match admin_request_with_progress(&socket, request.clone(), &mut on_progress) {
-            Err(error) if may_be_replaced(&error, &request) && begun.elapsed() < REVIVED_WITHIN => {
+            Err(error)
+                if may_be_replaced(&error, &request)
+                    && begun.elapsed() < REVIVED_WITHIN
+                    && guardian_of(directory).is_some() =>
+            {
                 thread::sleep(ASK_AGAIN_AFTER);
             }
             answer => break answer,
@@ -81,7 +86,11 @@ pub(crate) fn ask_with_progress(
     };
     answer.map_err(|error| match error {
         ManagerError::NotUp { source, .. } if says_that_nobody_listens(&source) => {
-            Failure::NotUp { directory: directory.to_owned(), source }
+            unanswered(directory, source)
+        }
+        ManagerError::Broken(source) if source.kind() == io::ErrorKind::WouldBlock => {
+            let says_nothing = io::Error::new(io::ErrorKind::TimedOut, "its manager hangs");
+            unanswered(directory, says_nothing)
         }
         // Another user's node may well be up.
         ManagerError::NotUp { .. }
@@ -89,6 +98,16 @@ pub(crate) fn ask_with_progress(
         | ManagerError::Unexpected(_)
         | ManagerError::Refused(_) => Failure::Other(error.into()),
     })
+}
+
+/// What is there instead of a manager that answers.
+fn unanswered(directory: &Path, source: io::Error) -> Failure {
+    let directory = directory.to_owned();
+    match (guardian_of(&directory), left_behind(&directory)) {
+        (Some(guardian), _) => Failure::ComingUp { directory, guardian },
+        (None, Some(status)) => Failure::Unmanaged { directory, status: Box::new(status) },
+        (None, None) => Failure::NotUp { directory, source },
+    }
 }
 
 /// Whether the manager seems to have died, so that the next one can be asked the same.

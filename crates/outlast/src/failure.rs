@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use config::ConfigError;
 use manager::UpError;
+use topology::protocol::NodeStatus;
 
 /// A failed command: what its operator reads on stderr.
 #[derive(Debug)]
@@ -19,6 +20,20 @@ pub(crate) enum Failure {
         directory: PathBuf,
         /// The system's reason.
         source: io::Error,
+    },
+    /// A guardian is there, and its manager does not answer yet.
+    ComingUp {
+        /// The node's directory.
+        directory: PathBuf,
+        /// The guardian's process id.
+        guardian: u32,
+    },
+    /// Guardian and manager are gone, or do not answer, and other processes of the node live on.
+    Unmanaged {
+        /// The node's directory.
+        directory: PathBuf,
+        /// What is known of them.
+        status: Box<NodeStatus>,
     },
     /// A store that was looked at is damaged.
     Damaged(String),
@@ -35,12 +50,16 @@ const CONFIGURATION_REFUSED: u8 = 64;
 /// `EX_UNAVAILABLE` of sysexits.h.
 const NODE_NOT_UP: u8 = 69;
 
+/// The node serves, and nobody looks after it.
+const NODE_UNMANAGED: u8 = 70;
+
 impl Failure {
     /// See `--help`.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             Failure::Config(ConfigError::Refused { .. }) => ExitCode::from(CONFIGURATION_REFUSED),
-            Failure::NotUp { .. } => ExitCode::from(NODE_NOT_UP),
+            Failure::NotUp { .. } | Failure::ComingUp { .. } => ExitCode::from(NODE_NOT_UP),
+            Failure::Unmanaged { .. } => ExitCode::from(NODE_UNMANAGED),
             Failure::Damaged(_) => ExitCode::from(DAMAGED),
             Failure::Config(ConfigError::Unreadable { .. } | ConfigError::Unwritable { .. })
             | Failure::Other(_) => ExitCode::FAILURE,
@@ -59,9 +78,35 @@ impl fmt::Display for Failure {
                     "no node runs in {directory} ({source}); start it with: outlast up --dir {directory}"
                 )
             }
+            Failure::ComingUp { directory, guardian } => write!(
+                f,
+                "the node in {directory} is coming up: its guardian (pid {guardian}) runs, its manager does not answer yet; \
+                 try again, or see {directory}/log/manager.log",
+                directory = directory.display()
+            ),
+            Failure::Unmanaged { directory, status } => write!(
+                f,
+                "guardian and manager of the node in {directory} do not answer, and {living} without them: what dies now \
+                 stays away. Take over what lives with: outlast up --dir {directory}",
+                living = living(status),
+                directory = directory.display()
+            ),
             Failure::Damaged(how) => f.write_str(how),
             Failure::Other(error) => f.write_str(&with_causes(error)),
         }
+    }
+}
+
+/// `container1 (pid 17) and edge1 (pid 18) live on`
+fn living(status: &NodeStatus) -> String {
+    let processes = status.view.processes.iter();
+    let living: Vec<String> = processes
+        .filter_map(|process| Some(format!("{} (pid {})", process.name, process.pid?)))
+        .collect();
+    match living.split_last() {
+        None => "nothing lives on".to_owned(),
+        Some((only, [])) => format!("{only} lives on"),
+        Some((last, others)) => format!("{} and {last} live on", others.join(", ")),
     }
 }
 

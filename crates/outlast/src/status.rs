@@ -15,15 +15,23 @@ use crate::output;
 use crate::recovery::report::Report;
 
 pub(crate) fn status(directory: &Path, reader: Reader) -> Result<(), Failure> {
-    let status = match ask(directory, Request::Status)? {
-        Answer::Status(status) => status,
-        other @ (Answer::Done
-        | Answer::Keys(_)
-        | Answer::Progress { .. }
-        | Answer::Refused { .. }) => {
-            return Err(unexpected(&other));
+    match ask(directory, Request::Status) {
+        Ok(Answer::Status(status)) => show(directory, status, reader),
+        Ok(
+            other @ (Answer::Done
+            | Answer::Keys(_)
+            | Answer::Progress { .. }
+            | Answer::Refused { .. }),
+        ) => Err(unexpected(&other)),
+        Err(Failure::Unmanaged { directory, status }) => {
+            show(&directory, (*status).clone(), reader)?;
+            Err(Failure::Unmanaged { directory, status })
         }
-    };
+        Err(failure) => Err(failure),
+    }
+}
+
+fn show(directory: &Path, status: NodeStatus, reader: Reader) -> Result<(), Failure> {
     let state = Report::read(directory)?;
     match reader {
         Reader::Program => output::json(&Shown { status, state }),
@@ -72,6 +80,7 @@ fn managed_by(status: &NodeStatus) -> String {
     });
     match status.guardian {
         Some(guardian) => format!("{manager}guardian {}", guardian.pid),
+        None if status.manager.is_none() => "without guardian and manager".to_owned(),
         None => format!("{manager}without guardian: outlast up takes over what runs"),
     }
 }

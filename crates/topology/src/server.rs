@@ -40,6 +40,9 @@ pub const ORPHAN_LIMIT: Duration = Duration::from_secs(3600);
 /// How long a child waits for its welcome.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A manager says at once what it knows. One that hangs is killed by its guardian long before this, if it has one.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Between two attempts to find the next manager.
 const RECONNECT_AFTER: Duration = Duration::from_millis(50);
 
@@ -268,6 +271,9 @@ pub fn admin_request_with_progress(
     mut on_progress: impl FnMut(u64, u64),
 ) -> Result<Answer, ManagerError> {
     let mut lines = Lines::connect(path)?;
+    if matches!(request, Request::Status | Request::Keys) {
+        lines.stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    }
     lines.send(&ToManager::Request(request))?;
     loop {
         match lines.receive()? {

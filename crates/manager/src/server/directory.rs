@@ -61,6 +61,11 @@ impl NodeDirectory {
         NodeDirectory { path: path.to_owned() }
     }
 
+    /// That directory, for somebody who only looks.
+    pub(crate) fn at(path: &Path) -> NodeDirectory {
+        NodeDirectory { path: path.to_owned() }
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

@@ -31,6 +31,11 @@ impl Identity {
     pub(crate) fn of(pid: u32) -> io::Result<Identity> {
         read(pid).map(|(identity, _)| identity)
     }
+
+    /// Whether it lives at this moment; a zombie does not.
+    pub(crate) fn lives(self) -> bool {
+        matches!(read(self.pid), Ok((now, Presence::Lives)) if now == self)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,10 +170,12 @@ mod tests {
         let identity = Identity::of(child.id()).unwrap();
         let other = Identity { start_time: identity.start_time - 1, ..identity };
         assert!(LivingProcess::found(other).unwrap().is_none());
+        assert!(identity.lives() && !other.lives());
         let found = LivingProcess::found(identity).unwrap().unwrap();
         found.kill().unwrap();
         found.ended().await.unwrap();
         assert!(LivingProcess::found(identity).unwrap().is_none(), "a zombie lives no more");
+        assert!(!identity.lives());
         assert_eq!(describe(&found.reap().unwrap()), "was killed by signal 9");
         assert!(child.wait().is_err(), "reaped already");
         assert!(LivingProcess::found(identity).unwrap().is_none());

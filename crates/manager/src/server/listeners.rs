@@ -14,7 +14,7 @@ use config::{EDGE_SOCKETS_MAX, EdgeInstance, Listen, NODE_SOCKETS_MAX, NodeConfi
 use rustix::process::{Resource, getrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use topology::protocol::{PassedSocket, SOCKETS_MAX};
-use topology::view::{ListenerTransport, ProcessName};
+use topology::view::{EdgeAddress, ListenerTransport, ProcessName};
 
 use super::UpError;
 use crate::guardian::protocol::{EdgeSockets, SocketGroup};
@@ -201,9 +201,14 @@ impl EdgeListeners {
         &self.as_configured
     }
 
-    /// Transport, own and public address of each group.
-    pub(crate) fn bound(&self) -> impl Iterator<Item = (ListenerTransport, SocketAddr, &str)> {
-        self.groups.iter().map(|group| (group.transport, group.local, group.public.as_str()))
+    /// The address of each group.
+    pub(crate) fn addresses(&self) -> Vec<EdgeAddress> {
+        let address = |group: &Group| EdgeAddress {
+            transport: group.transport,
+            own: group.local,
+            public: group.public.clone(),
+        };
+        self.groups.iter().map(address).collect()
     }
 
     /// Duplicates of all sockets, and what each is.

@@ -15,7 +15,7 @@ use topology::protocol::{
     Answer, ClockStatus, Command, FromManager, GuardianStatus, Hello, ManagerStatus, PassedSocket,
     Request, Welcome, encode_line,
 };
-use topology::view::{EdgeAddress, Incarnation, ProcessName, ProcessType, TopologyView};
+use topology::view::{Incarnation, ProcessName, ProcessType, TopologyView};
 use tracing::{error, info, warn};
 
 use super::child::{RunningChild, spawn_detached};
@@ -557,16 +557,4 @@ fn limits(config: &NodeConfig) -> Limits {
 
 fn view_line(view: TopologyView) -> Arc<Vec<u8>> {
     Arc::new(encode_line(&FromManager::View(view)))
-}
-
-impl EdgeListeners {
-    fn addresses(&self) -> Vec<EdgeAddress> {
-        self.bound()
-            .map(|(transport, own, public)| EdgeAddress {
-                transport,
-                own,
-                public: public.to_owned(),
-            })
-            .collect()
-    }
 }

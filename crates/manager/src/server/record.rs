@@ -5,8 +5,8 @@
 //! processes that it named are gone, or are told to end when they come back.
 
 use std::collections::HashMap;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,9 @@ use crate::process_table::Recorded;
 
 /// The only one so far.
 const FORMAT_LEVEL: u32 = 1;
+
+/// A record of all the processes and sockets that a node may have is much shorter. A longer file is none of ours.
+const RECORD_BYTES_MAX: u64 = 16 << 20;
 
 /// What a manager knows of its node.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -77,7 +80,10 @@ impl Clock {
 impl Record {
     /// What the last manager left in this boot of the machine.
     pub(crate) fn read(path: &Path) -> Option<Record> {
-        let bytes = match fs::read(path) {
+        let mut bytes = Vec::new();
+        let read = File::open(path)
+            .and_then(|file| file.take(RECORD_BYTES_MAX).read_to_end(&mut bytes).map(|_| bytes));
+        let bytes = match read {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             read => read,
         };

@@ -3,11 +3,16 @@
 use std::fs::File;
 use std::io::Write as _;
 
-use testbed::node::{Node, NodeOptions, lives};
+use rustix::process::{Pid, Signal, kill_process};
+use testbed::node::{Node, NodeOptions, lives, outlast_in};
 use testbed::wait;
 
 use crate::command::{done, done_json, refused};
 use crate::{LIMIT, directory, node};
+
+fn send(pid: i32, signal: Signal) {
+    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+}
 
 #[test]
 fn status_tells_guardian_and_manager() {
@@ -41,6 +46,71 @@ fn after_a_kill_up_takes_over_what_runs_and_two_of_them_never_do() {
     let holder = format!("another node runs on this directory (pid {}", node.guardian_pid());
     assert!(error.contains(&holder), "{error}");
     node.stop();
+}
+
+#[test]
+fn a_node_without_guardian_and_manager_is_told_as_what_it_is() {
+    let mut node = node();
+    let before = node.status();
+    let pid = |name: &str| {
+        let process = before.processes.iter().find(|process| process.name == name).unwrap();
+        process.pid.unwrap()
+    };
+    node.kill_guardian();
+    node.kill_manager();
+    send(pid("container2"), Signal::KILL);
+    wait::until("its end", LIMIT, || if lives(pid("container2")) { Err(()) } else { Ok(()) });
+
+    let output = outlast_in(node.directory(), &["status"], b"");
+    let shown = String::from_utf8_lossy(&output.stdout);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(70), "{output:?}");
+    assert!(shown.contains("without guardian and manager"), "{shown}");
+    let of = |name| shown.lines().find(|line| line.starts_with(name)).unwrap();
+    assert!(of("container1").contains(&pid("container1").to_string()), "{shown}");
+    assert!(of("container2").contains("down"), "{shown}");
+    assert!(of("edge1").contains(&node.sip("udp").to_string()), "{shown}");
+    let next = format!("outlast up --dir {}", node.directory().display());
+    assert!(told.contains(&next) && told.contains("container1 (pid"), "{told}");
+    assert!(!told.contains("container2"), "{told}");
+
+    let output = outlast_in(node.directory(), &["status", "--json"], b"");
+    assert_eq!(output.status.code(), Some(70), "{output:?}");
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(status.get("manager").is_none() && status.get("guardian").is_none(), "{status}");
+    assert_eq!(status["processes"].as_array().unwrap().len(), 3, "{status}");
+    let told = refused(node.directory(), &["stop", "edge1"], "", 70);
+    assert!(told.contains(&next), "{told}");
+
+    node.up_again();
+    assert_eq!(node.process("container1").pid, Some(pid("container1")));
+    node.stop();
+}
+
+#[test]
+fn a_manager_that_hangs_without_a_guardian_is_not_waited_for() {
+    let mut node = node();
+    let manager = node.manager_pid();
+    node.kill_guardian();
+    send(manager, Signal::STOP);
+    let output = outlast_in(node.directory(), &["status"], b"");
+    assert_eq!(output.status.code(), Some(70), "{output:?}");
+    node.up_again();
+    assert_ne!(node.manager_pid(), manager);
+    node.stop();
+}
+
+#[test]
+fn a_node_that_comes_up_is_not_said_to_be_down() {
+    let mut node = node();
+    // Nobody revives the manager as long as the guardian stands still.
+    send(node.guardian_pid(), Signal::STOP);
+    node.kill_manager();
+    let told = refused(node.directory(), &["status"], "", 69);
+    let guardian = format!("its guardian (pid {}) runs", node.guardian_pid());
+    assert!(told.contains(&guardian) && told.contains("log/manager.log"), "{told}");
+    send(node.guardian_pid(), Signal::CONT);
+    node.kill_guardian();
 }
 
 #[test]

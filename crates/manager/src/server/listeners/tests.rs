@@ -27,14 +27,14 @@ fn bind(listen: &str) -> Result<EdgeListeners, UpError> {
 #[test]
 fn port_zero_is_one_port_for_both_transports_and_all_workers() {
     let edge = bind("127.0.0.1:0").unwrap();
-    let bound: Vec<_> = edge.bound().collect();
+    let bound = edge.addresses();
     assert_eq!(bound.len(), 2);
-    assert_eq!(bound[0].1, bound[1].1);
-    assert_ne!(bound[0].1.port(), 0);
+    assert_eq!(bound[0].own, bound[1].own);
+    assert_ne!(bound[0].own.port(), 0);
     let (passed, descriptors) = edge.to_pass().unwrap();
     assert_eq!(passed.len(), 6);
     assert_eq!(descriptors.len(), 6);
-    let port = bound[0].1.port();
+    let port = bound[0].own.port();
     let expected = [format!("udp:127.0.0.1:{port}"), format!("tcp:127.0.0.1:{port}")];
     assert_eq!(edge.as_configured(), expected);
 }
@@ -108,8 +108,12 @@ fn another_node_of_the_same_user_is_refused_though_both_share_ports_among_their_
 #[test]
 fn a_wildcard_becomes_concrete_addresses() {
     let edge = bind("0.0.0.0:0").unwrap();
-    assert!(edge.bound().all(|(_, local, _)| !local.ip().is_unspecified() && local.is_ipv4()));
-    assert!(edge.bound().any(|(_, local, _)| local.ip().is_loopback()));
+    assert!(
+        edge.addresses()
+            .iter()
+            .all(|bound| !bound.own.ip().is_unspecified() && bound.own.is_ipv4())
+    );
+    assert!(edge.addresses().iter().any(|bound| bound.own.ip().is_loopback()));
     let configured = edge.as_configured();
     assert!(configured[0].starts_with("udp:0.0.0.0:"), "{configured:?}");
 }
@@ -137,5 +141,5 @@ fn phones_are_told_the_configured_address() {
     let mut config = config("127.0.0.1:0");
     config.edge.public = Some("sip.example.com".parse().unwrap());
     let edge = bind_all(&config).unwrap().remove(0);
-    assert!(edge.bound().all(|(_, _, public)| public == "sip.example.com"));
+    assert!(edge.addresses().iter().all(|bound| bound.public == "sip.example.com"));
 }
