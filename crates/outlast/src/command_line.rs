@@ -164,6 +164,9 @@ pub(crate) struct UpWishes {
     /// overrides the configured domains for this run.
     #[arg(long, value_name = "DOMAIN", value_parser = config::domain_name, verbatim_doc_comment)]
     pub(crate) domain: Vec<String>,
+    /// Stop the node in order when standard input ends: for a program that runs a node of its own
+    #[arg(long, hide = true)]
+    pub(crate) while_stdin: bool,
 }
 
 #[derive(Debug, Subcommand)]

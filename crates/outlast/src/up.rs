@@ -8,11 +8,13 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::rc::Rc;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use config::{FirstRun, NodeConfig};
 use manager::{GuardOptions, Serving};
+use rustix::process::{Signal, getpid, kill_process};
 use tracing::{info, warn};
 
 use crate::command_line::UpWishes;
@@ -44,6 +46,9 @@ pub(crate) fn up(directory: &Path, wishes: &UpWishes) -> Result<(), Failure> {
         command.args(["process", "manager", "--socket"]).arg(socket);
         command
     };
+    if wishes.while_stdin {
+        stop_when_stdin_ends().context("a thread that waits for the end of standard input")?;
+    }
     let has_served = Rc::new(Cell::new(false));
     let (serves, ready_to, lines_to) = (Rc::clone(&has_served), stdout.clone(), stderr.clone());
     let options = GuardOptions {
@@ -67,6 +72,18 @@ pub(crate) fn up(directory: &Path, wishes: &UpWishes) -> Result<(), Failure> {
     stdout.flush(PATIENCE);
     stderr.flush(PATIENCE);
     Ok(guarded?)
+}
+
+/// Whoever holds the other end may die without a word; the kernel closes it in any case. It is as if that one had sent
+/// a last SIGTERM, which is obeyed whenever it comes: before there is a node, it ends this process.
+fn stop_when_stdin_ends() -> io::Result<()> {
+    thread::Builder::new().name("stdin".to_owned()).spawn(|| {
+        // An error is an end as well.
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        let sent = kill_process(getpid(), Signal::TERM);
+        debug_assert!(sent.is_ok(), "a process may signal itself");
+    })?;
+    Ok(())
 }
 
 /// Writes `outlast.toml` with what was wished.

@@ -109,10 +109,10 @@ impl Node {
         let stderr =
             File::create(&log).with_context(|| format!("{} cannot be written", log.display()))?;
         let mut child = Command::new(executable)
-            .arg("up")
-            .arg("--dir")
+            .args(["up", "--while-stdin", "--dir"])
             .arg(&directory)
-            .stdin(Stdio::null())
+            // Held, and never written to, as long as the demo lives: the node ends with it, however it ends.
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(stderr)
             // Ctrl-C is for the demo, which then stops the node.

@@ -91,6 +91,25 @@ fn an_interrupted_demo_leaves_nothing_behind() {
 }
 
 #[test]
+fn the_node_of_a_killed_demo_ends_by_itself() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut demo = start(temporary.path(), &[]);
+    wait::until("the node of the demo", Duration::from_secs(20), || {
+        // Guardian, manager, two containers and an edge.
+        match processes_in(temporary.path()).len() {
+            count if count >= 5 => Ok(()),
+            count => Err(count),
+        }
+    });
+    demo.kill().unwrap();
+    demo.wait().unwrap();
+    wait::until("the end of its node", LIMIT, || match processes_in(temporary.path()) {
+        left if left.is_empty() => Ok(()),
+        left => Err(left),
+    });
+}
+
+#[test]
 fn the_demo_takes_no_directory_that_is_in_use() {
     let temporary = tempfile::tempdir().unwrap();
     let used = temporary.path().join("used");
