@@ -56,7 +56,6 @@ enum Happening {
     StoreAnswers(QuestionId),
     Manager(process_table::Event),
     ManagerTick,
-    Spawned(ProcessName, Incarnation),
     Booted(LifeId),
     Said(LifeId, Word),
     Beats(LifeId),
@@ -287,7 +286,6 @@ impl World {
                     self.manager(ProcessTable::tick);
                 }
             }
-            Happening::Spawned(name, incarnation) => self.spawned(name, incarnation),
             Happening::Booted(life) => self.booted(life),
             Happening::Said(life, word) => {
                 self.lives[life.0].words.push(word);

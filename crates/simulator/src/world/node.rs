@@ -80,8 +80,12 @@ impl World {
         let mut effects = Vec::new();
         let now = self.instant();
         act(&mut self.table, now, &mut effects);
-        for effect in effects {
-            self.carry_out(effect);
+        while !effects.is_empty() {
+            let outcomes: Vec<process_table::Event> =
+                effects.drain(..).filter_map(|effect| self.carry_out(effect)).collect();
+            for outcome in outcomes {
+                self.table.handle(outcome, now, &mut effects);
+            }
         }
         if let Some(deadline) = self.table.next_deadline() {
             let at = self.now + deadline.saturating_duration_since(now);
@@ -92,12 +96,10 @@ impl World {
         }
     }
 
-    fn carry_out(&mut self, effect: Effect) {
+    /// Gives back what the table hears before anything else, as from the manager's loop: that a program was started.
+    fn carry_out(&mut self, effect: Effect) -> Option<process_table::Event> {
         match effect {
-            Effect::Spawn { name, incarnation } => {
-                let at = self.now + self.manager_random.between(NEWS.0, NEWS.1);
-                self.schedule.at(at, Happening::Spawned(name, incarnation));
-            }
+            Effect::Spawn { name, incarnation } => return Some(self.spawned(name, incarnation)),
             Effect::Tell { name, command } => {
                 if let Some(life) = self.current(&name) {
                     self.trace.note("manager", format_args!("tells {name} to {command:?}"));
@@ -117,6 +119,7 @@ impl World {
             Effect::Publish => self.publish(),
             Effect::Answer { .. } | Effect::Serving | Effect::Ended => {}
         }
+        None
     }
 
     fn publish(&mut self) {
@@ -155,7 +158,7 @@ impl World {
         self.lives.iter().rposition(is_it).map(LifeId)
     }
 
-    pub(super) fn spawned(&mut self, name: ProcessName, incarnation: Incarnation) {
+    fn spawned(&mut self, name: ProcessName, incarnation: Incarnation) -> process_table::Event {
         let life = LifeId(self.lives.len());
         self.trace.note(&name, format_args!("is spawned as life {}", life.0));
         self.lives.push(Life {
@@ -169,12 +172,9 @@ impl World {
             held: Vec::new(),
             last_word_at: self.now,
         });
-        let pid = life.0 as u32;
-        self.manager(|table, now, effects| {
-            table.handle(process_table::Event::Spawned { name, pid }, now, effects);
-        });
         let at = self.now + self.manager_random.between(BOOT.0, BOOT.1);
         self.schedule.at(at, Happening::Booted(life));
+        process_table::Event::Spawned { name, pid: life.0 as u32 }
     }
 
     pub(super) fn booted(&mut self, id: LifeId) {
