@@ -31,7 +31,7 @@ pub(crate) const PORT_DEFAULT: u16 = 5060;
 pub struct Edges {
     links: BTreeMap<LinkId, Vec<EdgeAddress>>,
     departed: VecDeque<SocketAddr>,
-    /// Addresses of edges that serve or are about to, as the topology has it.
+    /// Addresses of edges that are about to serve, or may be, as the topology has it: somebody keeps their sockets.
     expected: Vec<SocketAddr>,
     /// Addresses of edges that serve, as the topology has it: each has a link to us, or is about to.
     serving: Vec<(Transport, SocketAddr)>,
@@ -46,7 +46,7 @@ pub enum RouteOwner {
     Unlinked,
     /// An edge without a link that the topology expects back, as after its crash: its UDP sockets wait for it.
     Awaited,
-    /// An edge that is gone, and nobody holds its address: its flows are gone.
+    /// An edge that is down, or unknown to the topology, and nobody holds its address: its flows are gone.
     Departed,
     /// No edge of ours.
     Foreign,
@@ -93,10 +93,12 @@ impl Edges {
                         };
                         self.serving.push((transport, canonical(address.own)));
                     }
-                    ProcessState::Starting | ProcessState::Hung | ProcessState::Backoff => {
-                        self.expected.push(address.own);
-                    }
-                    ProcessState::Stopping | ProcessState::Down => {}
+                    // One that is told to end may be restarted by hand: its sockets are kept until it is down.
+                    ProcessState::Starting
+                    | ProcessState::Hung
+                    | ProcessState::Backoff
+                    | ProcessState::Stopping => self.expected.push(address.own),
+                    ProcessState::Down => {}
                 }
             }
         }
@@ -341,7 +343,7 @@ mod tests {
             ("8", Starting, &[udp], true, true),
             ("8", Hung, &[udp], true, true),
             ("8", Backoff, &[udp], true, true),
-            ("8", Stopping, &[udp], true, false),
+            ("8", Stopping, &[udp], true, true),
             ("8", Down, &[udp], true, false),
         ] {
             let processes = vec![entry(name, state, transports)];

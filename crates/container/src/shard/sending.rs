@@ -54,8 +54,11 @@ impl Shard {
             way = match self.other_way(sending, &bytes) {
                 Ok(way) => way,
                 // The sockets of a killed edge wait for the revived one, and so do repeated datagrams;
-                // Timer B or F ends the wait.
-                Err(_) if way.reliability == Reliability::Unreliable => {
+                // Timer B or F ends the wait, or the news that nobody revives it.
+                Err(error)
+                    if error != SendError::FlowGone
+                        && way.reliability == Reliability::Unreliable =>
+                {
                     return debug!("no edge to send a request by; it is sent again later");
                 }
                 Err(error) => {

@@ -49,11 +49,11 @@ fn by_edge_2(transport: &str) -> Effects {
     Effects::proxy(ProxyPlan::to_targets(vec![target]))
 }
 
-/// A container that has begun after the death of another one, which had a call over TCP; without links.
-fn successor() -> Bench {
+/// A container that has begun after the death of another one, which had a call; without links.
+fn successor(transport: &str) -> Bench {
     let mut dead = Bench::new();
     dead.incoming(request("INVITE", "aaa", ""));
-    dead.done(by_edge_2("tcp"));
+    dead.done(by_edge_2(transport));
     assert_eq!(dead.words(), ["handle 0", "1: 100", "2: INVITE by route", "taken 1"]);
     let mut bench = Bench::unlinked("c1", 8, dead.store);
     bench.now = dead.now;
@@ -73,13 +73,13 @@ fn link(bench: &mut Bench, links: &[(u64, &str)]) -> Vec<String> {
 fn a_dead_containers_call_is_taken_over_once_its_phones_are_within_reach() {
     let taken_over = ["1: 100", "2: INVITE by route"];
     // Links first, and the news of the death then.
-    let mut bench = successor();
+    let mut bench = successor("tcp");
     assert!(link(&mut bench, &[(1, EDGE_1), (2, EDGE_2)]).is_empty());
     bench.topology(&view(ProcessState::Ready));
     assert_eq!(bench.words(), taken_over);
 
     // The news first, and one edge after the other then.
-    let mut bench = successor();
+    let mut bench = successor("tcp");
     bench.topology(&view(ProcessState::Ready));
     assert!(bench.words().is_empty());
     assert!(link(&mut bench, &[(1, EDGE_1)]).is_empty());
@@ -89,7 +89,7 @@ fn a_dead_containers_call_is_taken_over_once_its_phones_are_within_reach() {
     assert_eq!(link(&mut bench, &[(2, EDGE_2)]), taken_over);
 
     // An edge that is no more is not waited for: its streams are gone.
-    let mut bench = successor();
+    let mut bench = successor("tcp");
     bench.topology(&view(ProcessState::Ready));
     link(&mut bench, &[(1, EDGE_1)]);
     bench.topology(&view(ProcessState::Backoff));
@@ -98,7 +98,7 @@ fn a_dead_containers_call_is_taken_over_once_its_phones_are_within_reach() {
 
 #[test]
 fn an_edge_that_never_links_strands_no_calls() {
-    let mut bench = successor();
+    let mut bench = successor("tcp");
     bench.topology(&view(ProcessState::Ready));
     link(&mut bench, &[(1, EDGE_1)]);
     bench.pass(PATIENCE - Duration::from_millis(1));
@@ -112,7 +112,7 @@ fn an_edge_that_never_links_strands_no_calls() {
 
 #[test]
 fn a_message_of_a_dead_containers_call_waits_untaken_until_its_phones_are_within_reach() {
-    let mut bench = successor();
+    let mut bench = successor("tcp");
     link(&mut bench, &[(1, EDGE_1)]);
     bench.topology(&view(ProcessState::Ready));
     bench.incoming(request("CANCEL", "aaa", ""));
@@ -121,7 +121,7 @@ fn a_message_of_a_dead_containers_call_waits_untaken_until_its_phones_are_within
     assert!(took_over.contains(&"2: INVITE by route".to_owned()), "{took_over:?}");
     assert_eq!(took_over[took_over.len() - 2..], ["1: 200", "taken 1"]);
 
-    let mut bench = successor();
+    let mut bench = successor("tcp");
     link(&mut bench, &[(1, EDGE_1)]);
     bench.topology(&view(ProcessState::Ready));
     bench.incoming(request("CANCEL", "aaa", ""));
@@ -129,6 +129,36 @@ fn a_message_of_a_dead_containers_call_waits_untaken_until_its_phones_are_within
     assert_eq!(bench.words(), ["1: 100", "1: 200", "taken 1"]);
     bench.pass(PATIENCE);
     assert_eq!(bench.words(), ["1: 487"]);
+}
+
+#[test]
+fn a_dead_containers_call_outlasts_the_restart_of_its_edge() {
+    for states in [
+        &[ProcessState::Draining, ProcessState::Stopping, ProcessState::Starting][..],
+        &[ProcessState::Stopping, ProcessState::Starting],
+        &[ProcessState::Hung, ProcessState::Backoff, ProcessState::Starting],
+    ] {
+        let mut bench = successor("udp");
+        link(&mut bench, &[(1, EDGE_1)]);
+        for state in states {
+            bench.topology(&view(*state));
+            bench.pass(PATIENCE);
+        }
+        assert_eq!(bench.words(), ["1: 100"], "{states:?}");
+        bench.topology(&view(ProcessState::Ready));
+        link(&mut bench, &[(2, EDGE_2)]);
+        bench.pass(Duration::from_secs(8));
+        assert_eq!(bench.words(), ["2: INVITE by route"], "{states:?}");
+    }
+
+    // One that was stopped by hand does not come back.
+    let mut bench = successor("udp");
+    link(&mut bench, &[(1, EDGE_1)]);
+    bench.topology(&view(ProcessState::Stopping));
+    assert_eq!(bench.words(), ["1: 100"]);
+    bench.topology(&view(ProcessState::Down));
+    bench.pass(Duration::from_millis(500));
+    assert_eq!(bench.words(), ["1: 480"]);
 }
 
 /// A new call to a phone behind edge 2, which has no link yet.

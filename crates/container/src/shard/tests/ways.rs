@@ -69,6 +69,7 @@ fn datagram_under_way_waits_for_its_edge_to_be_revived() {
     let mut target = Target::new("sip:bob@10.0.0.8");
     target.route = vec![format!("<sip:token@{EDGE_2};lr>").into()];
     bench.done(Effects::proxy(ProxyPlan::to_targets(vec![target])));
+    bench.topology(&view_with_edge_2(ProcessState::Ready));
     bench.link_down(2);
     bench.words();
     bench.pass(Duration::from_millis(600));
@@ -77,6 +78,12 @@ fn datagram_under_way_waits_for_its_edge_to_be_revived() {
     bench.words();
     bench.pass(Duration::from_secs(1));
     assert_eq!(bench.words(), ["3: INVITE by route"]);
+
+    // Nobody revives one that was stopped by hand.
+    bench.link_down(3);
+    bench.topology(&view_with_edge_2(ProcessState::Down));
+    bench.pass(Duration::from_secs(2));
+    assert_eq!(bench.words(), ["1: 480"]);
 }
 
 fn view_with_edge_2(state: ProcessState) -> TopologyView {
