@@ -100,6 +100,8 @@ pub struct EdgeProcess {
     waiting_room: WaitingRoom,
     next_probe: Moment,
     probes: u64,
+    /// When a drain is over.
+    ends_at: Option<Moment>,
     scratch: BytesMut,
     seed: u64,
 }
@@ -119,6 +121,7 @@ impl EdgeProcess {
             waiting_room: WaitingRoom::default(),
             next_probe: around.now,
             probes: 0,
+            ends_at: None,
             scratch: BytesMut::new(),
             seed: start.incarnation.0,
             start,
@@ -134,9 +137,12 @@ impl EdgeProcess {
             match word {
                 Word::View(view) => self.take_view(&view, around),
                 Word::Keys(keys) => self.keys = Keys::derive(&keys),
-                // Without streams nothing is left of it.
-                Word::Drain(_) | Word::Stop => turned = Turned::Ends,
+                Word::Drain(deadline_in) => self.drain(deadline_in, around.now),
+                Word::Stop => self.ends_at = Some(around.now),
             }
+        }
+        if self.ends_at.is_some_and(|at| at <= around.now) {
+            turned = Turned::Ends;
         }
         for place in 0..self.links.len() {
             self.read_link(place, around);
@@ -174,6 +180,7 @@ impl EdgeProcess {
             .flatten()
             .map(until)
             .chain(links)
+            .chain(self.ends_at)
             .chain([self.next_probe])
             .fold(around_now + TICK, Duration::min)
     }
@@ -237,6 +244,17 @@ impl EdgeProcess {
             }
         }
         self.follow(&changes, around);
+    }
+
+    /// Nobody has streams in this world; half of the edges drain as if somebody had.
+    fn drain(&mut self, deadline_in: Duration, now: Moment) {
+        let seed = self.next_seed();
+        let last_stream_ends_in = if seed.is_multiple_of(2) {
+            Duration::ZERO
+        } else {
+            deadline_in.mul_f64((seed >> 32) as f64 / f64::from(u32::MAX))
+        };
+        self.ends_at = Some(now + last_stream_ends_in);
     }
 
     fn open(&mut self, around: &Surroundings<'_>) -> bool {

@@ -19,11 +19,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use bytes::Bytes;
 use container::session::{LegState, Session, SessionId};
+use container::setup::SetUp;
 use futures_util::FutureExt;
 use registrar::registrations;
+use sip::Message;
 use state::engine::fake::FakeStore;
-use state::{Change, Key, UnixMillis};
+use state::{Change, Key, Store, UnixMillis};
 
 use crate::agent;
 use crate::phone::{CallName, Observation, Outcome};
@@ -81,7 +84,7 @@ impl Promises {
             bindings_are_found,
             clock_may_jump: has(Kind::Clock),
             records_may_stay: has(Kind::Store) || has(Kind::SlowStore) || has(Kind::Clock),
-            faults_are_hidden: kinds.is_empty(),
+            faults_are_hidden: !has(Kind::Store),
         }
     }
 }
@@ -105,6 +108,8 @@ pub struct Invariants {
     writers: BTreeMap<Key, Vec<LifeId>>,
     rang: BTreeSet<CallName>,
     by_agent: BTreeSet<CallName>,
+    /// The calls of which a set-up or a session is on record, and whether it says that they were answered.
+    on_record: BTreeMap<CallName, bool>,
     /// The sessions that have a record, and whether a leg of it stands.
     standing: BTreeMap<Key, bool>,
     began: BTreeMap<Key, Moment>,
@@ -122,6 +127,7 @@ impl Invariants {
             writers: BTreeMap::new(),
             rang: BTreeSet::new(),
             by_agent: BTreeSet::new(),
+            on_record: BTreeMap::new(),
             standing: BTreeMap::new(),
             began: BTreeMap::new(),
             violations: Vec::new(),
@@ -210,6 +216,7 @@ impl Invariants {
                 self.callers.insert(call.clone(), Some(*outcome));
                 self.calling_over(now, call, *outcome);
             }
+            Observation::Heard { call, is_answer } => self.heard(now, call, *is_answer),
             Observation::Rang { call } => {
                 self.rang.insert(call.clone());
             }
@@ -243,8 +250,10 @@ impl Invariants {
             }
         }
         for (key, change) in &applied.writes {
-            if key.space.as_str() == "session" {
-                self.session_written(now, key, change, judged_at);
+            match (key.space.as_str(), change) {
+                ("session", _) => self.session_written(now, key, change, judged_at),
+                ("setup", Change::Put { value, .. }) => self.set_up_written(now, key, value),
+                _ => {}
             }
         }
         if applied.writes.iter().any(|(key, _)| key.space == registrar::bindings::SPACE) {
@@ -254,6 +263,50 @@ impl Invariants {
 
     fn is_by_agent(&self, call: &CallName) -> bool {
         self.by_agent.contains(call)
+    }
+
+    /// A caller has a provisional response, or an answer: what it says must outlast whoever said it.
+    fn heard(&mut self, now: Moment, call: &CallName, is_answer: bool) {
+        // A store that refuses everything is not waited for for ever.
+        let may_be_answered_without = !self.promises.calls_stand;
+        match self.on_record.get(call) {
+            None => self.violated_by(now, call, format!("{call} goes on and is not on record")),
+            Some(false) if is_answer && !may_be_answered_without => {
+                self.violated_by(now, call, format!("{call} is answered, and no record says so"));
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn noted(&mut self, call_id: &[u8], is_answered: bool) {
+        let call = String::from_utf8_lossy(call_id).into_owned();
+        *self.on_record.entry(call).or_default() |= is_answered;
+    }
+
+    fn set_up_written(&mut self, now: Moment, key: &Key, value: &Bytes) {
+        let set_up = SetUp::decode(value);
+        let request = set_up.as_ref().ok().and_then(|set_up| {
+            let request = Message::parse(set_up.request.clone()).ok()?;
+            Some((request, set_up.is_answered()))
+        });
+        match request {
+            Some((request, is_answered)) => {
+                self.noted(request.call_id().unwrap_or_default(), is_answered);
+            }
+            None => self.violated(now, format!("{key} cannot be read: {:?}", set_up.err())),
+        }
+    }
+
+    /// Every session with a leg that stands has its record.
+    pub fn sessions_stand(&mut self, now: Moment, engine: &FakeStore) {
+        let standing = self.standing.iter().filter(|(_, stands)| **stands);
+        let lost = standing.map(|(key, _)| key.clone()).filter(|key| {
+            let read = engine.read(key).now_or_never().expect("the engine answers at once");
+            !matches!(read, Ok(Some(_)))
+        });
+        for key in lost.collect::<Vec<_>>() {
+            self.violated(now, format!("{key} is gone although a leg of it stands"));
+        }
     }
 
     fn session_written(&mut self, now: Moment, key: &Key, change: &Change, wall: UnixMillis) {
@@ -272,6 +325,9 @@ impl Invariants {
         };
         let stands = session.legs.iter().any(|leg| leg.state == LegState::Confirmed);
         self.standing.insert(key.clone(), stands);
+        for leg in &session.legs {
+            self.noted(&leg.call_id, leg.state == LegState::Confirmed);
+        }
         let began = *self.began.entry(key.clone()).or_insert(now);
         let periods = (now - began).as_millis() / agent::PERIOD.as_millis();
         let ticks = u128::from(agent::count(&session, agent::TICKS));

@@ -58,6 +58,13 @@ pub enum Observation {
         /// None: nobody answered in time.
         status: Option<u16>,
     },
+    /// The caller has the first provisional response, or the first 2xx of a phone.
+    Heard {
+        /// Of which call.
+        call: CallName,
+        /// Whether it is a 2xx.
+        is_answer: bool,
+    },
     /// The phone rings for a call, for the first time.
     Rang {
         /// For which.

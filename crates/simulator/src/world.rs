@@ -22,7 +22,7 @@ use crate::container_process::{self, ContainerProcess};
 use crate::edge_process::{self, EdgeProcess, EdgeStart};
 use crate::invariants::{Invariants, Promises, Violation};
 use crate::network::{Datagram, Network, Weather};
-use crate::phone::{Mood, Phone, Plan};
+use crate::phone::{Mood, Observation, Phone, Plan};
 use crate::random::Random;
 use crate::scenario::{self, CallWay, Direction, Fault, PlannedCall, Scenario, Victim};
 use crate::schedule::{Moment, Schedule};
@@ -308,8 +308,7 @@ impl World {
             }
             Happening::Encore => self.encore(),
             Happening::Look => {
-                let judged_at = Clock::now(&self.clock);
-                self.invariants.bindings_stand(self.now, self.store.engine(), judged_at);
+                self.look_at_records();
                 self.is_over =
                     self.now > scenario::ENCORE + Duration::from_secs(30) && self.rests();
                 self.schedule.at(self.now + scenario::LOOKS_EVERY, Happening::Look);
@@ -344,6 +343,9 @@ impl World {
         for observation in self.phones[place].take_observations() {
             self.trace.note(&self.phones[place].name, format_args!("{observation:?}"));
             self.invariants.observed(self.now, (place, &contact), &observation);
+            if matches!(observation, Observation::Registered { .. }) {
+                self.look_at_records();
+            }
         }
         for datagram in self.phones[place].take_sent() {
             let name = &self.phones[place].name;
@@ -461,7 +463,13 @@ impl World {
         if waiting > self.scenario.containers {
             self.invariants.violated(now, format!("{waiting} questions to the store wait on"));
         }
+        self.look_at_records();
+    }
+
+    /// What was promised to phones lies in the store.
+    fn look_at_records(&mut self) {
         let judged_at = Clock::now(&self.clock);
-        self.invariants.bindings_stand(now, self.store.engine(), judged_at);
+        self.invariants.bindings_stand(self.now, self.store.engine(), judged_at);
+        self.invariants.sessions_stand(self.now, self.store.engine());
     }
 }

@@ -128,7 +128,11 @@ impl Phone {
         if status < 200
             && let Some(call) = self.calling.call(name)
         {
-            call.has_provisional = true;
+            let is_first = !std::mem::replace(&mut call.has_provisional, true);
+            if is_first {
+                let heard = Observation::Heard { call: name.clone(), is_answer: false };
+                self.observations.push(heard);
+            }
         } else if (200..300).contains(&status) {
             self.answered_by(name, &invite, response, now);
         }
@@ -146,6 +150,7 @@ impl Phone {
         if let Some((ack, to)) = known {
             return self.send(to, ack);
         }
+        self.observations.push(Observation::Heard { call: name.clone(), is_answer: true });
         let mut dialog = Dialog::of_caller(invite, response);
         let (ack_branch, bye_branch) = (self.branch(), self.branch());
         let (address, to) = (self.address, dialog.next_hop());
