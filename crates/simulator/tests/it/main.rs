@@ -12,6 +12,22 @@ fn number(name: &str) -> Option<u64> {
     })
 }
 
+/// Seeds that failed once. What they told then they may not tell any more, since each change of the code changes all
+/// stories; they are run for what is near it.
+const ONCE_FAILED: [u64; 3] = [
+    1261, // an edge was told to end, and a successor took its phones for gone
+    1303, // a program was welcomed that the manager knew no process id of
+    3747, // as 1261
+];
+
+#[test]
+fn seeds_that_failed_once_keep_every_invariant() {
+    for seed in ONCE_FAILED {
+        let report = run(seed, Recording::Hash);
+        assert!(report.violations.is_empty(), "{}", failure(seed));
+    }
+}
+
 /// `OUTLAST_SEEDS` sets how many (200), `OUTLAST_SEED` runs one and tells its story.
 #[test]
 fn every_seed_keeps_every_invariant() {

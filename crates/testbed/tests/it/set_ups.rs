@@ -1,16 +1,18 @@
 //! A container dies, or stands still, while it sets up a call: another one goes on with it, and the callee rings once.
 
+use std::process::Command;
 use std::time::Duration;
 
 use phone::{Call, LineTransport, Phone};
 use rustix::process::Signal;
 use sip::{HeaderName, Message};
 use testbed::node::Node;
-use testbed::wait;
+use testbed::{binary, wait};
 use tokio::time::Instant;
 
 use crate::world;
 
+const LIMIT: Duration = Duration::from_secs(20);
 const BOTH: [LineTransport; 2] = [LineTransport::Udp, LineTransport::Tcp];
 
 /// What becomes of the container that owns the call.
@@ -49,7 +51,11 @@ struct Scene {
 
 impl Scene {
     async fn new(transport: LineTransport) -> Scene {
-        let node = world::node_of(&world::open_config(1, ""));
+        Scene::with(transport, "").await
+    }
+
+    async fn with(transport: LineTransport, more: &str) -> Scene {
+        let node = world::node_of(&world::open_config(1, more));
         let caller = world::registered_openly(&node, "alice", transport).await;
         let callee = world::registered_openly(&node, "bob", transport).await;
         Scene { node, caller, callee }
@@ -140,6 +146,40 @@ async fn call_is_cancelled_after_its_container_was_killed_while_it_rang() {
 async fn call_is_cancelled_after_its_container_stood_still_while_it_rang() {
     for transport in BOTH {
         cancel_after(Fault::Stopped, transport).await;
+    }
+}
+
+/// The only container dies while the only edge is restarted by hand, at once or after it did not end in time: the next
+/// life of the container has no link, and must wait for the next life of the edge.
+#[tokio::test(flavor = "multi_thread")]
+async fn call_that_rings_outlasts_its_container_and_the_restart_of_its_edge() {
+    for edge_hangs in [false, true] {
+        let more = "[container]\ncount = 1\ndrain_timeout = \"300ms\"\n";
+        let scene = Scene::with(LineTransport::Udp, more).await;
+        let (calling, ringing) = scene.rings().await;
+        if edge_hangs {
+            scene.node.signal("edge1", Signal::STOP);
+        }
+        let mut restart = Command::new(binary::outlast());
+        restart.args(["restart", "edge1", "--dir"]).arg(scene.node.directory());
+        let mut restart = restart.spawn().expect("the outlast binary starts");
+        if edge_hangs {
+            wait::until("the edge to be told to stop", LIMIT, || {
+                let state = scene.node.process("edge1").state;
+                if state == "stopping" { Ok(()) } else { Err(state) }
+            });
+        }
+        scene.node.kill_and_wait_ready("container1");
+        let (calling, answering) = tokio::join!(calling.answered(), ringing.answer());
+        let calling = calling.unwrap_or_else(|error| panic!("edge hangs {edge_hangs}: {error}"));
+        let answering =
+            answering.unwrap_or_else(|error| panic!("edge hangs {edge_hangs}: {error}"));
+        let restarted = wait::until("the edge's restart", LIMIT, || {
+            restart.try_wait().expect("our child").ok_or("it goes on")
+        });
+        assert!(restarted.success(), "{restarted}");
+        scene.check_phones();
+        scene.hang_up(calling, answering).await;
     }
 }
 
