@@ -1,0 +1,100 @@
+//! One side of a call's dialog: what its requests need (RFC 3261 §12).
+//!
+//! Made from the message that established it: the caller's from the 2xx, the callee's from the INVITE.
+
+use std::net::SocketAddr;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use sip::{HeaderName, Message, NameAddr, Uri};
+
+use crate::phones::{User, Values};
+
+/// Port of a SIP URI that names none.
+const PORT_DEFAULT: u16 = 5060;
+
+/// The dialog as one of its sides sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct DialogSide {
+    /// Who this side is.
+    pub(crate) user: User,
+    /// Where its requests go: to the first of the route set, else to the peer itself.
+    pub(crate) next_hop: SocketAddr,
+    target: Bytes,
+    route: Bytes,
+    local: Bytes,
+    remote: Bytes,
+    /// Of its last request.
+    pub(crate) cseq: u32,
+}
+
+impl DialogSide {
+    /// The caller's side, from the 2xx to its INVITE; `None` if that lacks what a dialog needs. Next hops that are
+    /// names, not addresses, are taken to be `target`.
+    pub(crate) fn of_caller(
+        user: User,
+        answer: &Message,
+        cseq: u32,
+        target: SocketAddr,
+    ) -> Option<DialogSide> {
+        let local = answer.field(HeaderName::From)?;
+        let remote = answer.field(HeaderName::To)?;
+        DialogSide::new(user, answer, (local, remote), cseq, target)
+    }
+
+    fn new(
+        user: User,
+        message: &Message,
+        (local, remote): (&[u8], &[u8]),
+        cseq: u32,
+        target: SocketAddr,
+    ) -> Option<DialogSide> {
+        let contact = NameAddr::parse(message.values(HeaderName::Contact).next()?).ok()?.uri();
+        let mut routes: Vec<&[u8]> = message.values(HeaderName::RecordRoute).collect();
+        routes.reverse(); // RFC 3261 §12.1.2
+        let first = routes.first().and_then(|route| NameAddr::parse(route).ok());
+        let next_hop = address(first.map_or(contact, |route| route.uri())).unwrap_or(target);
+
+        // One allocation for all four: they live and die together.
+        let routes_bytes: usize = routes.iter().map(|route| route.len() + 9).sum();
+        let bytes = contact.len() + local.len() + remote.len() + routes_bytes;
+        let mut all = BytesMut::with_capacity(bytes);
+        all.put_slice(contact);
+        all.put_slice(local);
+        all.put_slice(remote);
+        for route in routes {
+            all.put_slice(b"Route: ");
+            all.put_slice(route);
+            all.put_slice(b"\r\n");
+        }
+        let mut all = all.freeze();
+        Some(DialogSide {
+            user,
+            next_hop,
+            target: all.split_to(contact.len()),
+            local: all.split_to(local.len()),
+            remote: all.split_to(remote.len()),
+            route: all,
+            cseq,
+        })
+    }
+
+    /// What a request of this side is filled with.
+    pub(crate) fn values(&self) -> Values<'_> {
+        Values {
+            user: self.user,
+            cseq: self.cseq,
+            target: &self.target,
+            route: &self.route,
+            local: &self.local,
+            remote: &self.remote,
+            ..Values::default()
+        }
+    }
+}
+
+/// The address of a URI whose host is one.
+fn address(uri: &[u8]) -> Option<SocketAddr> {
+    let uri = Uri::parse(uri).ok()?;
+    let uri = uri.as_sip()?;
+    Some(SocketAddr::new(uri.host.ip()?, uri.port.unwrap_or(PORT_DEFAULT)))
+}

@@ -1,0 +1,249 @@
+//! Registrations: users refresh their contacts in turn, or each of them registers once (a storm after a restart, and
+//! what comes before calls).
+//!
+//! Each contact of a user is a user agent of its own, with one Call-ID and a CSeq that grows (RFC 3261 §10.2), and
+//! registers again only when it is answered. A challenge is answered, twice at most. Who registers once and is told
+//! 503 with Retry-After comes again when that is over (RFC 3261 §21.5.4).
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use sip::{HeaderName, Message, Method};
+
+use super::{Context, Scenario, Stage, Start};
+use crate::delays::Delays;
+use crate::logins::{Asked, CHALLENGES_MAX};
+use crate::phones::Values;
+use crate::statistics::{Begun, Failure, Outcome};
+use crate::table::{Key, Table};
+use crate::transactions::ClientTransaction;
+
+/// Longest Retry-After that is waited for; a longer one counts as this.
+const RETRY_AFTER_SECONDS_MAX: u64 = 32;
+
+/// How often one registration is put off; the next 503 is its failure.
+const PUT_OFFS_MAX: u8 = 20;
+
+/// How often users register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repetition {
+    /// In turn, again and again.
+    InTurn,
+    /// Each contact of each user once.
+    Once,
+    /// Each user once, alone: whatever contacts it had are removed before, so that a call rings here only.
+    OnceAlone,
+}
+
+/// What a registration's next request does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    RemoveAll,
+    Register,
+}
+
+/// A registration under way.
+#[derive(Debug)]
+struct Registration {
+    begun: Begun,
+    line: u32,
+    step: Step,
+    challenges: u8,
+    put_offs: u8,
+}
+
+/// Users register.
+#[derive(Debug)]
+pub(crate) struct Registering {
+    repetition: Repetition,
+    contacts_per_user: u32,
+    /// Contacts that wait for their turn.
+    waiting: VecDeque<u32>,
+    /// Last CSeq of each contact.
+    cseqs: Vec<u32>,
+    under_way: Table<Registration>,
+    put_off: Delays<Key>,
+}
+
+impl Registering {
+    /// So many users with so many contacts each.
+    pub(crate) fn new(users: u32, contacts_per_user: u32, repetition: Repetition) -> Registering {
+        let lines = users * contacts_per_user;
+        Registering {
+            repetition,
+            contacts_per_user,
+            waiting: (0..lines).collect(),
+            cseqs: vec![0; lines as usize],
+            under_way: Table::default(),
+            put_off: Delays::default(),
+        }
+    }
+
+    /// The next contact registers.
+    pub(crate) fn begin_next(
+        &mut self,
+        context: &mut Context,
+        intended: Instant,
+        now: Instant,
+    ) -> Start {
+        let Some(line) = self.waiting.pop_front() else {
+            return match self.repetition {
+                Repetition::InTurn => Start::NothingFree,
+                Repetition::Once | Repetition::OnceAlone => Start::NoMore,
+            };
+        };
+        let step = match self.repetition {
+            Repetition::InTurn | Repetition::Once => Step::Register,
+            Repetition::OnceAlone => Step::RemoveAll,
+        };
+        let begun = context.begin(intended, now);
+        let owner =
+            self.under_way.insert(Registration { begun, line, step, challenges: 0, put_offs: 0 });
+        self.send(context, owner, None, now);
+        Start::Begun
+    }
+
+    fn send(
+        &mut self,
+        context: &mut Context,
+        owner: Key,
+        authorization: Option<Bytes>,
+        now: Instant,
+    ) {
+        let Some(registration) = self.under_way.get_mut(owner) else { return };
+        let (line, step) = (registration.line, registration.step);
+        let (user, contact) = (line / self.contacts_per_user, line % self.contacts_per_user);
+        let cseq = &mut self.cseqs[line as usize];
+        *cseq += 1;
+        let asked = Asked { user, method: b"REGISTER", uri: context.phones.domain_uri() };
+        let authorization = authorization.unwrap_or_else(|| context.logins.line(asked));
+        let values = Values {
+            user,
+            contact,
+            line,
+            cseq: *cseq,
+            authorization: &authorization,
+            ..Values::default()
+        };
+        let flow = context.phones.flow_of(user);
+        context.request(owner, Method::Register, (flow, context.target), now, |phones, key| {
+            match step {
+                Step::RemoveAll => phones.unregister_all(flow, key, &values),
+                Step::Register => phones.register(flow, key, &values),
+            }
+        });
+    }
+
+    fn answer_challenge(
+        &mut self,
+        context: &mut Context,
+        owner: Key,
+        response: &Message,
+        now: Instant,
+    ) {
+        let Some(registration) = self.under_way.get_mut(owner) else { return };
+        registration.challenges += 1;
+        if registration.challenges > CHALLENGES_MAX {
+            return self.end(context, owner, Outcome::Failed(Failure::of(response.status())), now);
+        }
+        let user = registration.line / self.contacts_per_user;
+        let asked = Asked { user, method: b"REGISTER", uri: context.phones.domain_uri() };
+        match context.logins.answer(response, asked) {
+            Ok(line) => {
+                context.statistics.challenged(now);
+                self.send(context, owner, Some(line), now);
+            }
+            Err(_) => self.end(context, owner, Outcome::Failed(Failure::Challenge), now),
+        }
+    }
+
+    /// Comes again later, if the 503 says when and this one may wait.
+    fn put_off(&mut self, owner: Key, response: &Message, now: Instant) -> bool {
+        let Some(registration) = self.under_way.get_mut(owner) else { return false };
+        let Some(delay) = retry_after(response) else { return false };
+        let waits = self.repetition != Repetition::InTurn && registration.put_offs < PUT_OFFS_MAX;
+        if waits {
+            registration.put_offs += 1;
+            self.put_off.add(delay, now, owner);
+        }
+        waits
+    }
+
+    fn step_done(&mut self, context: &mut Context, owner: Key, now: Instant) {
+        match self.under_way.get_mut(owner) {
+            Some(registration) if registration.step == Step::RemoveAll => {
+                registration.step = Step::Register;
+                self.send(context, owner, None, now);
+            }
+            _ => self.end(context, owner, Outcome::Done, now),
+        }
+    }
+
+    fn end(&mut self, context: &mut Context, owner: Key, outcome: Outcome, now: Instant) {
+        let Some(registration) = self.under_way.remove(owner) else { return };
+        if self.repetition == Repetition::InTurn {
+            self.waiting.push_back(registration.line);
+        }
+        context.end(registration.begun, outcome, now);
+    }
+}
+
+/// After how long a 503 asks to come again, if it does.
+fn retry_after(response: &Message) -> Option<Duration> {
+    let value = response.field(HeaderName::RetryAfter)?;
+    let digits: Vec<u8> = value.iter().copied().take_while(u8::is_ascii_digit).collect();
+    let seconds: u64 = std::str::from_utf8(&digits).ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds.clamp(1, RETRY_AFTER_SECONDS_MAX)))
+}
+
+impl Scenario for Registering {
+    fn begin(
+        &mut self,
+        stage: Stage,
+        context: &mut Context,
+        intended: Instant,
+        now: Instant,
+    ) -> Start {
+        match stage {
+            Stage::Main => self.begin_next(context, intended, now),
+            Stage::Preparing | Stage::Leaving => Start::NoMore,
+        }
+    }
+
+    fn answered(
+        &mut self,
+        context: &mut Context,
+        request: ClientTransaction,
+        response: &Message,
+        now: Instant,
+    ) {
+        let owner = request.owner;
+        match response.status() {
+            Some(200..=299) => self.step_done(context, owner, now),
+            Some(401 | 407) => self.answer_challenge(context, owner, response, now),
+            Some(503) if self.put_off(owner, response, now) => context.statistics.put_off += 1,
+            status => self.end(context, owner, Outcome::Failed(Failure::of(status)), now),
+        }
+    }
+
+    fn given_up(&mut self, context: &mut Context, request: ClientTransaction, now: Instant) {
+        self.end(context, request.owner, Outcome::Lost, now);
+    }
+
+    fn tick(&mut self, context: &mut Context, now: Instant) {
+        while let Some(owner) = self.put_off.take_due(now) {
+            self.send(context, owner, None, now);
+        }
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        self.put_off.next_due()
+    }
+
+    fn abandon(&mut self, context: &mut Context, now: Instant) {
+        for registration in self.under_way.drain() {
+            context.end(registration.begun, Outcome::Lost, now);
+        }
+    }
+}

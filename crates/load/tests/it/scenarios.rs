@@ -1,0 +1,80 @@
+//! Each scenario against the server that it is for.
+
+use serde_json::Value;
+use testbed::node::{Node, NodeOptions};
+
+use crate::outlast_load::{DOMAIN, EchoServer, PASSWORD, run};
+
+/// A node that lets everybody register, or asks for passwords.
+fn node(authenticate: &str) -> Node {
+    let config = format!(
+        "[registrar]\nauthenticate = {authenticate}\ndomains = [\"{DOMAIN}\"]\n\n\
+         [[edge.instances]]\nname = \"edge1\"\nlisten = [\"127.0.0.1:0\"]\n"
+    );
+    Node::start(&NodeOptions { config: Some(config), arguments: Vec::new() })
+}
+
+fn number(report: &Value, name: &str) -> f64 {
+    report[name].as_f64().unwrap_or_else(|| panic!("{name} in {report}"))
+}
+
+/// Every operation ended well, and there were some.
+fn assert_good((code, report): &(i32, Value)) {
+    assert_eq!((*code, &report["lost"]), (0, &Value::from(0)), "{report}");
+    assert!(number(report, "ok") > 0.0 && report["ok"] == report["operations"], "{report}");
+    assert!(number(&report["latency_us"], "p50") > 0.0, "{report}");
+}
+
+#[test]
+fn datagrams_come_back_from_the_echo_server_and_its_cpu_is_read() {
+    let server = EchoServer::start();
+    let pid = server.pid().to_string();
+    let result = run("echo", server.address, &["--server-pid", &pid]);
+    assert_good(&result);
+    let report = result.1;
+    assert!(number(&report["server"], "cpu_us_per_operation") > 0.1, "{report}");
+    assert!(number(&report["server"], "rss_bytes") > 1e5, "{report}");
+    // One message out and one in for each operation.
+    let messages = number(&report, "messages_per_s") / number(&report, "throughput_per_s");
+    assert!((1.9..2.1).contains(&messages), "{report}");
+}
+
+#[test]
+fn an_open_node_is_registered_at_pinged_and_called() {
+    let node = node("false");
+    let target = node.sip("udp");
+    let directory = node.directory().to_str().unwrap();
+    assert_good(&run("options", target, &[]));
+    let result = run("register", target, &["--server-node", directory]);
+    assert_good(&result);
+    // Guardian, manager, edge and two containers.
+    assert_eq!(result.1["server"]["pids"].as_array().unwrap().len(), 5, "{}", result.1);
+    assert!(number(&result.1["server"], "cpu_us_per_operation") > 1.0, "{}", result.1);
+    assert_eq!(node.registrations().len(), 20);
+
+    let result = run("storm", target, &["--contacts-per-user", "2"]);
+    assert_good(&result);
+    assert_eq!(result.1["operations"], 40);
+    // Contacts of the runs before are gone, else calls would ring where nobody is.
+    let result = run("call", target, &["--concurrency", "4"]);
+    assert_good(&result);
+    assert!(number(&result.1["invite_to_180_us"], "p50") > 0.0, "{}", result.1);
+    assert_eq!(node.registrations().len(), 20);
+}
+
+#[test]
+fn challenges_of_a_node_are_answered() {
+    let node = node("true");
+    let target = node.sip("udp");
+    for user in 5..9 {
+        node.add_user(&format!("user{user}@{DOMAIN}"), PASSWORD);
+    }
+    let login = ["--digest", PASSWORD, "--first-user", "5", "--users", "4", "--concurrency", "2"];
+    let (code, report) = run("register", target, &login);
+    assert_good(&(code, report.clone()));
+    assert!(number(&report, "challenges") < number(&report, "operations"), "{report}");
+    let result = run("register", target, &[&login[..], &["--challenge-each"]].concat());
+    assert_good(&result);
+    assert!(number(&result.1, "challenges") >= number(&result.1, "operations"), "{}", result.1);
+    assert_good(&run("call", target, &login));
+}
