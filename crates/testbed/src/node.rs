@@ -397,7 +397,7 @@ impl Node {
     /// Kills every process with SIGKILL, the guardian first, and gives the directory back, for another start.
     pub fn kill_everything(mut self) -> tempfile::TempDir {
         self.kill_guardian();
-        kill_all_of(self.directory.path());
+        kill_all_of(self.directory.path()).expect("processes end that are killed");
         std::mem::replace(&mut self.directory, tempfile::tempdir().expect("a temporary directory"))
     }
 
@@ -441,9 +441,12 @@ impl Drop for Node {
         // Already gone after an orderly stop: both calls are harmless then. First, so that it revives nobody.
         let _ = self.guardian.kill();
         let _ = self.guardian.wait();
-        kill_all_of(self.directory.path());
+        let gone = kill_all_of(self.directory.path());
         if std::thread::panicking() {
-            eprintln!("{}", self.log());
+            // A second panic would end the process, and the other tests with it.
+            eprintln!("{gone:?}: {}", self.log());
+        } else {
+            gone.expect("processes end that are killed");
         }
     }
 }
@@ -469,16 +472,16 @@ fn up(
 }
 
 /// Kills every process that names this node's directory, until there is none: a manager that still lives may be
-/// starting others.
-fn kill_all_of(directory: &Path) {
-    wait::until("the node's processes to be gone", STOP_LIMIT, || {
+/// starting others. Else those that are left.
+fn kill_all_of(directory: &Path) -> Result<(), Vec<i32>> {
+    wait::at_most(STOP_LIMIT, || {
         let left = pids_of(directory);
         for pid in &left {
             // It may have ended in the meantime.
             let _ = kill(*pid);
         }
         if left.is_empty() { Ok(()) } else { Err(left) }
-    });
+    })
 }
 
 /// Processes whose command line names something in `directory`: a temporary one, whose name nobody else has.

@@ -10,19 +10,21 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 ///
 /// # Panics
 /// When the limit is over: with `what` and the last `Err` that `look` gave.
-pub fn until<T, E: Debug>(
-    what: &str,
-    limit: Duration,
-    mut look: impl FnMut() -> Result<T, E>,
-) -> T {
+pub fn until<T, E: Debug>(what: &str, limit: Duration, look: impl FnMut() -> Result<T, E>) -> T {
+    at_most(limit, look)
+        .unwrap_or_else(|seen| panic!("waited {limit:?} for {what}; last seen: {seen:?}"))
+}
+
+/// Calls `look` until it answers `Ok`, at most for `limit`: for a `Drop`, which must not panic while a test does.
+///
+/// # Errors
+/// When the limit is over: the last `Err` that `look` gave.
+pub fn at_most<T, E>(limit: Duration, mut look: impl FnMut() -> Result<T, E>) -> Result<T, E> {
     let deadline = Instant::now() + limit;
     loop {
         match look() {
-            Ok(value) => return value,
-            Err(seen) if Instant::now() >= deadline => {
-                panic!("waited {limit:?} for {what}; last seen: {seen:?}")
-            }
-            Err(_) => std::thread::sleep(POLL_INTERVAL),
+            Err(_) if Instant::now() < deadline => std::thread::sleep(POLL_INTERVAL),
+            looked => return looked,
         }
     }
 }

@@ -344,13 +344,15 @@ impl Drop for Node {
         // Gone already after a stop: both are harmless then. First, so that it revives nobody.
         let _ = self.guardian.kill();
         let _ = self.guardian.wait();
-        until("the node's processes to be gone", || {
+        let gone = testbed::wait::at_most(LIMIT, || {
             let left = pids_of(&self.path);
             for pid in &left {
                 signal(*pid, Signal::KILL);
             }
-            left.is_empty().then_some(())
+            if left.is_empty() { Ok(()) } else { Err(left) }
         });
+        // A second panic would end the process, and the other tests with it.
+        assert!(gone.is_ok() || thread::panicking(), "processes of the node live on: {gone:?}");
     }
 }
 
