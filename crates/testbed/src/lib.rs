@@ -6,6 +6,7 @@
 //! | [`binary`] | the `outlast` binary under test, built when it is stale |
 //! | [`crowd`] | thousands of registrations through one socket |
 //! | [`node`] | a running node on a temporary directory: start, status, kill, stop |
+//! | [`pace`] | how much slower the machine was than an idle one while a time was taken |
 //! | [`sipp`] | SIPp as an independent peer |
 //! | [`wait`] | waiting for a condition with a deadline and a message, in place of sleeping |
 //!
@@ -15,5 +16,6 @@
 pub mod binary;
 pub mod crowd;
 pub mod node;
+pub mod pace;
 pub mod sipp;
 pub mod wait;

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use phone::LineTransport;
 use rustix::process::{Pid, Signal, kill_process};
 use testbed::node::{Node, ProcessStatus};
+use testbed::pace::Pace;
 use testbed::{crowd, wait};
 
 use crate::world::{self, DOMAIN};
 
 /// 500 ms × 3: the silence after which a process counts as hung.
 const SILENCE: Duration = Duration::from_millis(1_500);
-/// A heartbeat may just have gone out, and the machine is busy.
+/// A heartbeat may just have gone out, and whoever asks is a process of its own.
 const GRACE: Duration = Duration::from_millis(1_000);
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -30,6 +31,7 @@ async fn a_stopped_container_and_a_stopped_edge_are_killed_and_come_back() {
     let node = world::node_of(&world::open_config(1, ""));
     for name in ["container1", "edge1"] {
         let before = node.process(name);
+        let pace = Pace::watch();
         let stopped = Instant::now();
         node.signal(name, Signal::STOP);
         let hung = wait::until("its end", LIMIT, || match node.process(name) {
@@ -39,7 +41,8 @@ async fn a_stopped_container_and_a_stopped_edge_are_killed_and_come_back() {
         let noticed = hung.duration_since(stopped);
         let back = ready_again(&node, &before).duration_since(stopped);
         println!("{name} stopped: noticed after {noticed:?}, ready again after {back:?}");
-        assert!(noticed < SILENCE + GRACE, "{noticed:?}");
+        let bound = SILENCE + pace.end().allows(GRACE);
+        assert!(noticed < bound, "{noticed:?}, not within {bound:?}");
         assert!(noticed > SILENCE / 2, "{noticed:?}: it was given no time");
         let log = node.log();
         let killed = |line: &str| line.contains("no sign of life") && line.contains(name);
@@ -80,13 +83,16 @@ async fn a_container_stopped_with_the_stores_lock_holds_up_the_others_for_less_t
     let edge = node.sip("udp");
     let before = node.process("container1");
     let storm = tokio::spawn(crowd::register(edge, DOMAIN, 0..30_000, 1, 3_600));
+    let pace = Pace::watch();
     let stopped = tokio::task::block_in_place(|| stop_with_the_lock(&node, "container1"));
     // Users of both containers: those of the stopped one are offered to the other when it is killed.
     let outcome = crowd::register(edge, DOMAIN, 100_000..100_000 + USERS, 1, 3_600).await;
     let took = stopped.elapsed();
     println!("{USERS} users registered {took:?} after the holder of the lock was stopped");
     assert_eq!(outcome.registered, USERS, "{outcome:?}");
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    // The storm goes on all the while, and takes its share of the machine.
+    let bound = pace.end().allows(Duration::from_secs(1));
+    assert!(took < bound, "{took:?}, not within {bound:?}");
     let back = ready_again(&node, &before).duration_since(stopped);
     println!("and it was ready again after {back:?}");
     let log = node.log();

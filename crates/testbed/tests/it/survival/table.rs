@@ -21,8 +21,8 @@ While a fault comes, 1,000 and some bindings are there, direct calls and calls w
 agent) are established, and as many of both are ringing. Afterwards each established call is changed by both sides (re-INVITE) and hung up,
 each ringing one is answered and hung up, each phone registers again; the callee must have rung once, with CSeq and tags in order.
 The times are those of one run of a debug build on two cores with other tests beside it: *noticed* is when those who depend on the
-failed process acted, *back* when every process served again; *promised* is the bound that the tests hold (plus half a second for a busy
-machine).
+failed process acted, *back* when every process served again; *promised* is the bound that the tests hold (plus half a second, and
+more where a thread beside the test found the machine slower than an idle one).
 
 | fault | bindings | direct calls | session calls | calls being set up | noticed | promised | back |
 |---|---|---|---|---|---|---|---|
