@@ -5,10 +5,9 @@
 //! `guardian`) hits that kind only.
 
 mod calls;
+mod report;
 
-use std::collections::{BTreeMap, HashSet};
-use std::fmt::Write as _;
-use std::path::Path;
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -17,7 +16,8 @@ use testbed::node::Node;
 use testbed::wait;
 
 use crate::world::{self, DOMAIN};
-use calls::{Calls, Tally};
+use calls::Calls;
+use report::{Hits, Report};
 
 const USERS: usize = 10_000;
 const KILLS: usize = 20;
@@ -129,7 +129,7 @@ async fn random_kills_lose_no_call_and_no_binding() {
 
     let began = Instant::now();
     let calls = Calls::begin(&edges).await;
-    let mut hits: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    let mut hits = Hits::default();
     let mut next_hits = vec![began; victims.len()];
     for _ in 0..kills {
         let choice = sequence.next(victims.len());
@@ -140,16 +140,18 @@ async fn random_kills_lose_no_call_and_no_binding() {
             0 if victim != Victim::Guardian => (Signal::STOP, "stopped"),
             _ => (Signal::KILL, "killed"),
         };
+        let struck = Instant::now();
         tokio::task::block_in_place(|| victim.strike(&mut node, signal));
         next_hits[choice] = Instant::now() + SERVES_FOR;
-        *hits.entry((victim.kind(), way)).or_default() += 1;
+        hits.entry((victim.kind(), way)).or_default().push(struck.elapsed());
     }
     let tally = calls.end().await;
     let took = began.elapsed();
     let lost = lost_bindings(&node);
-    println!("{kills} kills in {took:?}: {tally} whole, {} bindings lost; {hits:?}", lost.len());
+    let report = Report { seed, took, hits, tally: &tally, bindings_lost: lost.len() };
+    println!("{kills} kills in {took:?}\n{}", report.table());
     if std::env::var_os("OUTLAST_WRITE_DOCS").is_some() {
-        write_report(seed, took, &hits, &tally, lost.len());
+        report.write();
     }
     assert_eq!(lost, Vec::<usize>::new(), "bindings lost");
     assert!(tally.losses.is_empty(), "{tally}; lost:\n{}", tally.losses.join("\n"));
@@ -163,34 +165,4 @@ fn lost_bindings(node: &Node) -> Vec<usize> {
         .filter_map(|binding| binding["aor"].as_str().map(str::to_owned))
         .collect();
     (0..USERS).filter(|user| !there.contains(&format!("sip:user{user}@{DOMAIN}"))).collect()
-}
-
-fn write_report(
-    seed: u64,
-    took: Duration,
-    hits: &BTreeMap<(&str, &str), usize>,
-    tally: &Tally,
-    bindings_lost: usize,
-) {
-    let kills: usize = hits.values().sum();
-    let mut text = format!(
-        "# {kills} kills\n\n\
-         One node (two edges, two containers, embedded store, both kinds of durability as by default), 10,000 bindings, 50 \
-         calls a second over UDP, every second one through the back-to-back agent; one process after the other was killed \
-         (SIGKILL) or stopped (SIGSTOP), the next one when everything served again, none twice within {} s.\n\n    \
-         OUTLAST_KILLS={kills} OUTLAST_SEED={seed} OUTLAST_WRITE_DOCS=1 cargo test -p testbed --test it random_kills\n\n\
-         | what | |\n|---|---|\n",
-        SERVES_FOR.as_secs_f32()
-    );
-    for ((kind, way), count) in hits {
-        writeln!(text, "| {kind} {way} | {count} times |").expect("a String takes it all");
-    }
-    let calls = tally.whole + tally.losses.len();
-    let minutes = took.as_secs() / 60;
-    writeln!(text, "| calls made meanwhile ({minutes} min) | {calls} |").expect("as above");
-    writeln!(text, "| calls lost | {} |", tally.losses.len()).expect("as above");
-    writeln!(text, "| bindings lost of {USERS} | {bindings_lost} |").expect("as above");
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reports");
-    std::fs::create_dir_all(&directory).expect("the repository is writable");
-    std::fs::write(directory.join("kills.md"), text).expect("the repository is writable");
 }

@@ -124,7 +124,9 @@ impl Pair {
             };
             // With the times that the logs have, so that the fault is found that it met.
             let (uri, ended) = (&self.uri, time_of_day());
-            tally.losses.push(format!("{began} to {ended} {uri}: {lost}"));
+            let loss = format!("{began} to {ended} {uri}: {lost}");
+            println!("lost: {loss}");
+            tally.losses.push(loss);
         }
         for phone in [&self.caller, &self.callee] {
             tally.losses.extend(phone.rang_again());

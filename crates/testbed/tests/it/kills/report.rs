@@ -1,0 +1,114 @@
+//! What came of many kills, as `docs/reports/kills.md` tells it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::calls::Tally;
+use super::{SERVES_FOR, USERS};
+
+/// By the kind of process and what was done to it: how long after each time everything served again.
+pub(super) type Hits = BTreeMap<(&'static str, &'static str), Vec<Duration>>;
+
+/// What came of it.
+pub(super) struct Report<'t> {
+    pub(super) seed: u64,
+    pub(super) took: Duration,
+    pub(super) hits: Hits,
+    pub(super) tally: &'t Tally,
+    pub(super) bindings_lost: usize,
+}
+
+impl Report<'_> {
+    /// Writes the document anew.
+    pub(super) fn write(&self) {
+        let directory = repository().join("docs/reports");
+        std::fs::create_dir_all(&directory).expect("the repository is writable");
+        std::fs::write(directory.join("kills.md"), self.document())
+            .expect("the repository is writable");
+    }
+
+    fn document(&self) -> String {
+        let kills: usize = self.hits.values().map(Vec::len).sum();
+        let profile = if cfg!(debug_assertions) { "" } else { "--release " };
+        let (seed, calls) = (self.seed, self.tally.whole + self.tally.losses.len());
+        format!(
+            "# {kills} kills\n\n\
+             Written by `crates/testbed/tests/it/kills.rs`; do not edit it by hand.\n\n    \
+             OUTLAST_KILLS={kills} OUTLAST_SEED={seed} OUTLAST_WRITE_DOCS=1 \\\n        \
+             cargo test {profile}-p testbed --test it random_kills\n\n\
+             One node (two edges, two containers, the embedded store, durability and heartbeats as by default) with \
+             10,000 bindings and\n50 calls a second over UDP, every second one through the back-to-back agent. One \
+             process after the other is killed (SIGKILL)\nor stopped (SIGSTOP), chosen at random, the next one when all \
+             serve again, none twice within {} s. A call counts when it rang once,\nwas answered and was hung up, with \
+             CSeq and tags in order on both sides. *Back* is the time until every process served again.\n\n\
+             Commit {}, seed {seed}, {} build, {}.\n\n{}\n\
+             | in {} min {} s | |\n|---|---|\n\
+             | calls | {calls} |\n\
+             | calls lost | {} |\n\
+             | bindings lost of {USERS} | {} |\n",
+            SERVES_FOR.as_secs_f32(),
+            commit(),
+            if cfg!(debug_assertions) { "debug" } else { "release" },
+            machine(),
+            self.table(),
+            self.took.as_secs() / 60,
+            self.took.as_secs() % 60,
+            self.tally.losses.len(),
+            self.bindings_lost,
+        )
+    }
+
+    /// Each kind of process and of fault.
+    pub(super) fn table(&self) -> String {
+        let mut text =
+            "| process | fault | times | back, median | back, longest |\n|---|---|---|---|---|\n"
+                .to_owned();
+        for ((kind, way), backs) in &self.hits {
+            let mut backs = backs.clone();
+            backs.sort_unstable();
+            let (median, longest) = (backs[backs.len() / 2], backs[backs.len() - 1]);
+            let (times, median, longest) = (backs.len(), median.as_millis(), longest.as_millis());
+            writeln!(text, "| {kind} | {way} | {times} | {median} ms | {longest} ms |")
+                .expect("a String takes it all");
+        }
+        text
+    }
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Of the sources, with a word if they differ from it.
+fn commit() -> String {
+    let mut git = Command::new("git");
+    git.args(["describe", "--always", "--dirty", "--abbrev=12"]).current_dir(repository());
+    let said = git.output().ok().filter(|output| output.status.success());
+    said.map_or("unknown".to_owned(), |output| {
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    })
+}
+
+/// Processors, memory and kernel, and how busy it was at the end.
+fn machine() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let field = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    };
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let model = field(&read("/proc/cpuinfo"), "model name").unwrap_or("unknown".to_owned());
+    let memory = field(&read("/proc/meminfo"), "MemTotal").unwrap_or_default();
+    let kilobytes: u64 = memory.trim_end_matches(" kB").parse().unwrap_or(0);
+    let load = read("/proc/loadavg");
+    let load: Vec<&str> = load.split(' ').take(3).collect();
+    format!(
+        "{processors} cores ({model}), {} GB, Linux {}, load {} at the end (others work on it as well)",
+        kilobytes >> 20,
+        read("/proc/sys/kernel/osrelease").trim(),
+        load.join(" ")
+    )
+}
