@@ -53,6 +53,8 @@ const LINKS_MAX: usize = 1_024;
 const READS_PER_TURN_MAX: usize = 8;
 /// Finished handlers and commits that one turn looks at, so that links are read in between.
 const FINISHED_PER_TURN_MAX: usize = 256;
+/// No more of them are looked at after this time.
+const FINISHED_TIME_MAX: Duration = Duration::from_millis(5);
 /// Duties carried out in one turn: a round of them is written to the links in portions that these can hold.
 const DUTIES_PER_TURN_MAX: usize = 1_000;
 /// Commands that wait; whoever sends more waits.
@@ -257,7 +259,9 @@ impl Server {
     /// Serves until told to stop; told to drain, until nobody waits for an answer, or the deadline has come.
     pub async fn run(mut self) {
         info!(container = %self.settings.shard.name, application = self.application.name(), "serving");
-        poll_fn(|cx| self.turn(cx)).await;
+        // A turn has bounds of its own. The runtime's would let each of some hundred commits that have ended in one turn
+        // say that it has not, and be asked again.
+        tokio::task::unconstrained(poll_fn(|cx| self.turn(cx))).await;
         if let Err(error) = std::fs::remove_file(&self.settings.link_path) {
             debug!(%error, "the link socket was gone already");
         }
@@ -379,7 +383,11 @@ impl Server {
         if self.wedge.is_set() {
             return false;
         }
+        let began = Instant::now();
         for count in 0..FINISHED_PER_TURN_MAX {
+            if count % 16 == 15 && began.elapsed() > FINISHED_TIME_MAX {
+                return true;
+            }
             let Poll::Ready(Some(finished)) = self.work.poll_next_unpin(cx) else {
                 return count > 0;
             };

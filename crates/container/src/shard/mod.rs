@@ -359,10 +359,11 @@ impl Shard {
             && !self.sessions.have_calls()
     }
 
-    /// What a drain waits for: handlers that run, proxied requests without a final response, sessions with a call. Looks
-    /// at every one: for once an interval, not for every message.
+    /// What a drain waits for: handlers that run, proxied requests without a final response, sessions with a call.
     pub fn left(&self) -> u64 {
-        let open = self.contexts.keys().filter(|server| self.is_open(**server)).count();
+        let open = self.transactions.unanswered().saturating_sub(self.jobs_by_server.len());
+        // Sessions have requests without an answer, too.
+        let open = open.min(self.contexts.len());
         u64::try_from(self.jobs.len() + open + self.sessions.calls()).unwrap_or(u64::MAX)
     }
 

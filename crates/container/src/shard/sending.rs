@@ -26,6 +26,7 @@ impl Shard {
         let client = ClientId::from_raw(id);
         if self.clients.contains_key(&client) {
             let is_retried = self.is_repeated_by_another_edge(client)
+                || self.is_repeated_as_datagram(client, error)
                 || self.retry_session_as_datagram(client, error, now, effects)
                 || self.retry_as_datagram(client, error, now);
             if !is_retried {
@@ -36,6 +37,15 @@ impl Shard {
             self.transactions.response_failed(ServerId::from_raw(id), now, &mut self.pending);
         }
         self.settle(now, effects);
+    }
+
+    /// Whether a link was full, and the request is a datagram: as if that were lost on its way, its transaction sends it
+    /// again soon. Whoever takes thousands of calls over fills links, and must not end the calls by that.
+    fn is_repeated_as_datagram(&self, client: ClientId, error: SendError) -> bool {
+        let sending = self.clients.get(&client);
+        let is_datagram =
+            sending.is_some_and(|sending| sending.way.reliability == Reliability::Unreliable);
+        error == SendError::Full && is_datagram
     }
 
     /// Sends a request by the link of its transaction, or by another when that one is gone.

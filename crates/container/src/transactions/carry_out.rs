@@ -35,7 +35,8 @@ impl Transactions {
                         transaction.response = Some(bytes.clone());
                         if *class != ResponseClass::Provisional {
                             // Not needed any more, and it keeps the link's read buffer alive.
-                            transaction.request = None;
+                            let request = transaction.request.take();
+                            self.unanswered -= usize::from(request.is_some());
                         }
                     }
                 }

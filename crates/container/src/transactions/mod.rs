@@ -201,6 +201,8 @@ pub struct Transactions {
     merge_keys: AHashMap<MergeKey, ServerId>,
     /// Weight of the server transactions but for the answered ones.
     open_servers: usize,
+    /// How many server transactions keep their request, since they have no final response.
+    unanswered: usize,
     answered: Answered,
     clients: AHashMap<ClientId, Box<ClientTransaction>>,
     /// Weight of the client transactions.
@@ -220,6 +222,7 @@ impl Transactions {
             server_keys: AHashMap::new(),
             merge_keys: AHashMap::new(),
             open_servers: 0,
+            unanswered: 0,
             answered: Answered::default(),
             clients: AHashMap::new(),
             open_clients: 0,
@@ -385,6 +388,11 @@ impl Transactions {
     /// The request of a server transaction that has no final response yet.
     pub fn pending_request(&self, server: ServerId) -> Option<&Message> {
         self.servers.get(&server)?.request.as_ref()
+    }
+
+    /// How many server transactions have no final response yet.
+    pub fn unanswered(&self) -> usize {
+        self.unanswered
     }
 
     /// Begins a client transaction for a complete request whose top Via has the branch `branch`; None at the
@@ -553,6 +561,7 @@ impl Transactions {
         let deadline = transaction.next_timeout();
         self.deadlines.arm(TransactionId::Server(server), &mut transaction.armed, deadline);
         self.open_servers += transaction.weight;
+        self.unanswered += usize::from(transaction.request.is_some());
         self.server_keys.insert(key, server);
         self.servers.insert(server, Box::new(transaction));
         server
@@ -601,6 +610,7 @@ impl Transactions {
                 true => self.answered.weight -= transaction.weight,
                 false => self.open_servers -= transaction.weight,
             }
+            self.unanswered -= usize::from(transaction.request.is_some());
             self.server_keys.remove(&transaction.key);
             if let Some(key) = transaction.merge_key {
                 self.merge_keys.remove(&key);

@@ -149,7 +149,6 @@ fn reports_of_the_edge_become_what_the_caller_hears() {
         // RFC 3261 §16.7(6): 503 becomes 500.
         (SendError::Unreachable, 500),
         (SendError::Refused, 500),
-        (SendError::Full, 500),
     ] {
         let mut bench = Bench::new();
         let (id, _) = bench.proxied("sip:bob@198.51.100.8");
@@ -160,6 +159,20 @@ fn reports_of_the_edge_become_what_the_caller_hears() {
         bench.send_failed(0, error);
         assert_eq!(bench.words(), Vec::<String>::new());
     }
+}
+
+#[test]
+fn datagram_that_found_a_full_link_is_sent_again_and_a_stream_fails() {
+    let mut bench = Bench::new();
+    let (id, _) = bench.proxied("sip:bob@198.51.100.8");
+    bench.send_failed(id, SendError::Full);
+    assert_eq!(bench.words(), Vec::<String>::new());
+    bench.pass(Duration::from_millis(500));
+    assert_eq!(bench.words(), ["1: INVITE to Udp 198.51.100.8:5060"]);
+    let mut bench = Bench::new();
+    let (id, _) = bench.proxied("sip:bob@198.51.100.8;transport=tcp");
+    bench.send_failed(id, SendError::Full);
+    assert_eq!(bench.words(), ["1: 500"]);
 }
 
 #[test]
