@@ -315,6 +315,12 @@ impl ProxyContext {
         self.branches[branch.0].state.is_pending()
     }
 
+    /// Whether no branch but that of this number may still yield its first final response.
+    pub fn pends_only_at_most(&self, branch: usize) -> bool {
+        let mut others = self.branches.iter().enumerate().filter(|(number, _)| *number != branch);
+        others.all(|(_, branch)| !branch.state.is_pending())
+    }
+
     /// Whether a 101–199 came by `branch`; decides with other things whether the phone's next flow is tried.
     ///
     /// # Panics

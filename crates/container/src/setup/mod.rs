@@ -164,16 +164,21 @@ impl SetUp {
     pub fn begin(&self, id: SetUpId, now: UnixMillis) -> Batch {
         let expires_at = Some(now.saturating_add(self.lifetime()));
         let batch = Batch::new().put(SetUp::key(id), Expect::Absent, self.encode(), expires_at);
-        self.entry(id).enter(batch, expires_at)
+        // Without a lifetime, which the store would have to watch: it is struck with the record, or when the owner is
+        // dead and it is found without one.
+        self.entry(id).enter(batch, None)
     }
 
     /// The batch that puts `value`, this record encoded, in the place of the version that we own.
     pub fn update(&self, id: SetUpId, value: Bytes, version: Version, now: UnixMillis) -> Batch {
         let expires_at = Some(now.saturating_add(self.lifetime()));
-        let batch = Batch::new();
-        let batch = batch.put(SetUp::key(id), Expect::Version(version), value, expires_at);
-        // The entry ends with the record: when that is gone by itself, nobody strikes it any more.
-        self.entry(id).enter(batch, expires_at)
+        Batch::new().put(SetUp::key(id), Expect::Version(version), value, expires_at)
+    }
+
+    /// The batch that puts `value`, this record encoded, in its place for the last time: nothing is left to do for
+    /// the call but what messages ask for, so the record ends by itself and no heir need look for it.
+    pub fn settle(&self, id: SetUpId, value: Bytes, version: Version, now: UnixMillis) -> Batch {
+        self.entry(id).strike(self.update(id, value, version, now))
     }
 
     /// The batch by which `heir` takes the record over from its dead owner.
@@ -188,7 +193,7 @@ impl SetUp {
         let expires_at = Some(now.saturating_add(claimed.lifetime()));
         let value = claimed.encode();
         let batch = Batch::new().put(SetUp::key(id), Expect::Version(version), value, expires_at);
-        let batch = claimed.entry(id).enter(self.entry(id).strike(batch), expires_at);
+        let batch = claimed.entry(id).enter(self.entry(id).strike(batch), None);
         (claimed, batch)
     }
 

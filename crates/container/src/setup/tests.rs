@@ -133,20 +133,21 @@ fn an_answered_call_is_remembered_as_long_as_its_2xx_may_be_repeated() {
 }
 
 #[test]
-fn the_entry_in_the_index_ends_with_the_record_answered_or_not() {
+fn a_settled_record_ends_by_itself_and_no_heir_looks_for_it() {
+    let (id, now) = (SetUpId([0; 16]), UnixMillis(7));
     let mut set_up = plain();
-    for events in [Vec::new(), vec![Event::Answered { branch: 0 }]] {
-        set_up.events = events;
-        let (id, now) = (SetUpId([0; 16]), UnixMillis(7));
-        let batch = set_up.update(id, set_up.encode(), Version(1), now);
-        let ends: Vec<_> = batch
-            .writes
-            .iter()
-            .map(|write| match &write.change {
-                state::Change::Put { expires_at, .. } => *expires_at,
-                state::Change::Delete => panic!("an update removes nothing"),
-            })
-            .collect();
-        assert_eq!(ends, [Some(now.saturating_add(set_up.lifetime())); 2]);
-    }
+    let ends = |batch: &Batch| -> Vec<Option<Option<UnixMillis>>> {
+        let change = |write: &state::Write| match &write.change {
+            state::Change::Put { expires_at, .. } => Some(*expires_at),
+            state::Change::Delete => None,
+        };
+        batch.writes.iter().map(change).collect()
+    };
+    let in_a_day = Some(Some(now.saturating_add(LIFETIME_MIN)));
+    assert_eq!(ends(&set_up.begin(id, now)), [in_a_day, Some(None)]);
+    assert_eq!(ends(&set_up.update(id, set_up.encode(), Version(1), now)), [in_a_day]);
+    set_up.events = vec![Event::Answered { branch: 0 }];
+    let settled = set_up.settle(id, set_up.encode(), Version(1), now);
+    assert_eq!(ends(&settled), [Some(Some(now.saturating_add(Duration::from_secs(42)))), None]);
+    assert_eq!(settled.writes[1].key, set_up.entry(id).key());
 }

@@ -102,6 +102,8 @@ pub struct Shard {
     set_ups: AHashMap<SetUpId, Box<Ledger>>,
     set_ups_by_server: AHashMap<ServerId, SetUpId>,
     removals: Deadlines<SetUpId>,
+    /// How many records are being removed.
+    removing: usize,
     /// Calls that may have been taken over without our knowing; until that is known nothing is repeated.
     doubtful: AHashSet<SetUpId>,
     /// We may have been taken for dead: all calls are to be looked up.
@@ -145,6 +147,7 @@ impl Shard {
             set_ups: AHashMap::new(),
             set_ups_by_server: AHashMap::new(),
             removals: Deadlines::new(),
+            removing: 0,
             doubtful: AHashSet::new(),
             is_doubtful: false,
             inquiries: AHashMap::new(),
@@ -260,7 +263,7 @@ impl Shard {
         let deadlines = [
             self.transactions.next_timeout(),
             self.context_deadlines.next(),
-            self.removals.next(),
+            self.next_removal(),
             self.sessions.next_timeout(),
             self.reach.next_timeout(),
         ];

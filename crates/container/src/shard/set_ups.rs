@@ -20,14 +20,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use sip::Message;
 use sip::transaction::ResponseClass;
-use state::{CommitError, Record, StoreError, Version};
+use state::{Batch, CommitError, Record, StoreError, Version};
 use tracing::{debug, error, info, warn};
 
 use super::jobs::HeldCancel;
 use super::{CommitUse, Held, ReadUse, Shard, ShardEffect, taken};
 use crate::application::Response;
 use crate::ownership::identity::SetUpId;
-use crate::proxy::{BranchDeriver, BranchIndex, TransportFailure};
+use crate::proxy::{BranchDeriver, BranchIndex, ProxyContext, TransportFailure};
 use crate::setup::{Event, SetUp};
 use crate::transactions::deadlines::Armed;
 use crate::transactions::{ClientId, ServerId};
@@ -41,6 +41,9 @@ const KEPT_MIN: Duration = Duration::from_secs(10);
 
 /// Records are removed together, so that the store commits them together.
 const REMOVAL_ROUND: Duration = Duration::from_millis(500);
+
+/// So many removals are under way at a time; others' commits go between them.
+const REMOVALS_MAX: usize = 256;
 
 /// Whoever begins a record so long after the INVITE came may have missed a whole call.
 pub(super) const BEGUN_WITHIN: Duration = Duration::from_secs(5);
@@ -58,6 +61,8 @@ pub(super) struct Ledger {
     waiting: VecDeque<Step>,
     in_flight: Option<InFlight>,
     written_at: Instant,
+    /// The index by owner leads to it, or will when what is under way stands.
+    is_indexed: bool,
     /// Nobody needs the record any more.
     is_over: bool,
     begun_at: Instant,
@@ -123,6 +128,7 @@ impl Ledger {
             waiting: VecDeque::new(),
             in_flight: None,
             written_at: now,
+            is_indexed: true,
             is_over: false,
             begun_at: now,
             removed_at: None,
@@ -232,6 +238,10 @@ impl Shard {
                 Some(step) if step.wants_commit() && !ledger.is_over => {
                     let events = ledger.waiting.iter_mut().filter_map(|step| step.event.clone());
                     ledger.record.events.extend(events);
+                    let context = self.contexts.get(&ledger.server);
+                    if context.is_some_and(|context| is_settled(&ledger.record, &context.proxy)) {
+                        ledger.is_indexed = false;
+                    }
                     let value = Some(ledger.record.encode());
                     let steps = ledger.waiting.len();
                     ledger.in_flight = Some(InFlight { value, steps, attempts: 0 });
@@ -244,6 +254,10 @@ impl Shard {
                         self.act(server, step, now, effects);
                     }
                 }
+                // It ends by itself.
+                None if ledger.is_over && !ledger.is_indexed => {
+                    return self.forget(id, now, effects);
+                }
                 None if ledger.is_over => {
                     let at = *ledger.removed_at.get_or_insert_with(|| {
                         let at = now.max(ledger.begun_at + KEPT_MIN);
@@ -253,6 +267,7 @@ impl Shard {
                         return self.removals.arm(id, &mut ledger.armed, Some(at));
                     }
                     ledger.in_flight = Some(InFlight { value: None, steps: 0, attempts: 0 });
+                    self.removing += 1;
                     return self.write(id, now, effects);
                 }
                 None => return,
@@ -267,7 +282,11 @@ impl Shard {
         let (of, batch) = match &in_flight.value {
             Some(value) => {
                 ledger.written_at = now;
-                let batch = ledger.record.update(id, value.clone(), ledger.version, wall);
+                let (record, version) = (&ledger.record, ledger.version);
+                let batch = match ledger.is_indexed {
+                    true => record.update(id, value.clone(), version, wall),
+                    false => record.settle(id, value.clone(), version, wall),
+                };
                 (CommitUse::Note(id), batch)
             }
             None => (CommitUse::Remove(id), ledger.record.remove(id, ledger.version)),
@@ -311,7 +330,12 @@ impl Shard {
         let is_removal = in_flight.value.is_none();
         let record = match result {
             Ok(Some(record)) => record,
-            Ok(None) if is_removal => return self.forget(id, now, effects),
+            Ok(None) if is_removal => {
+                // It may have ended by itself, which strikes no entry.
+                let strike = ledger.record.entry(id).strike(Batch::new());
+                self.commit(CommitUse::Tidy, strike, effects);
+                return self.forget(id, now, effects);
+            }
             Ok(None) => return self.lose(id, now, effects),
             Err(error) => return self.write_again(id, &error.into(), now, effects),
         };
@@ -336,8 +360,8 @@ impl Shard {
         now: Instant,
         effects: &mut Vec<ShardEffect>,
     ) {
-        let in_flight = self.set_ups.get_mut(&id).and_then(|ledger| ledger.in_flight.as_mut());
-        let Some(in_flight) = in_flight else { return };
+        let Some(ledger) = self.set_ups.get_mut(&id) else { return };
+        let Some(in_flight) = &mut ledger.in_flight else { return };
         in_flight.attempts += 1;
         if in_flight.attempts < ATTEMPTS_MAX {
             return self.write(id, now, effects);
@@ -347,6 +371,7 @@ impl Shard {
             return self.forget(id, now, effects);
         }
         error!(%error, set_up = %id, "a call goes on without its record: nobody can take it over");
+        ledger.is_indexed = true;
         self.stands(id, now, effects);
     }
 
@@ -437,15 +462,30 @@ impl Shard {
     /// The record is gone, or not ours.
     fn forget(&mut self, id: SetUpId, now: Instant, effects: &mut Vec<ShardEffect>) {
         let Some(ledger) = self.set_ups.remove(&id) else { return };
+        self.no_longer_removing(&ledger);
         self.set_ups_by_server.remove(&ledger.server);
         for step in ledger.waiting {
             self.act(ledger.server, step, now, effects);
         }
     }
 
+    fn no_longer_removing(&mut self, ledger: &Ledger) {
+        let in_flight = ledger.in_flight.as_ref();
+        if in_flight.is_some_and(|in_flight| in_flight.value.is_none()) {
+            self.removing -= 1;
+        }
+    }
+
+    /// When the next record may be removed.
+    pub(super) fn next_removal(&self) -> Option<Instant> {
+        self.removals.next().filter(|_| self.removing < REMOVALS_MAX)
+    }
+
     /// Removes the records that were kept for long enough.
     pub(super) fn removals_due(&mut self, now: Instant, effects: &mut Vec<ShardEffect>) {
-        while let Some((at, id)) = self.removals.pop_due(now) {
+        while self.removing < REMOVALS_MAX
+            && let Some((at, id)) = self.removals.pop_due(now)
+        {
             if self.set_ups.get_mut(&id).is_some_and(|ledger| ledger.armed.take(at)) {
                 self.pump(id, now, effects);
             }
@@ -488,6 +528,7 @@ impl Shard {
     fn lose(&mut self, id: SetUpId, now: Instant, effects: &mut Vec<ShardEffect>) {
         let Some(ledger) = self.set_ups.remove(&id) else { return };
         info!(set_up = %id, "another container has taken a call over");
+        self.no_longer_removing(&ledger);
         self.set_ups_by_server.remove(&ledger.server);
         self.drop_context(ledger.server);
         self.transactions.drop_server(ledger.server);
@@ -503,6 +544,13 @@ impl Shard {
             }
         }
     }
+}
+
+/// Whether nothing is left to do for a call but what messages ask for: it is answered, and no other phone rings.
+fn is_settled(record: &SetUp, proxy: &ProxyContext) -> bool {
+    record.events.iter().any(
+        |event| matches!(event, Event::Answered { branch } if proxy.pends_only_at_most(*branch)),
+    )
 }
 
 /// The end of the round that `at` lies in.

@@ -3,10 +3,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use sip::transaction::Timers;
+use state::clock::ManualClock;
 use state::engine::fake::FakeStore;
 use state::{CommitError, Expect, Key, Space, Store, StoreError};
 use topology::{Incarnation, ProcessName};
@@ -432,7 +434,9 @@ fn merged_request_is_answered_482_and_not_committed() {
 
 #[test]
 fn invite_is_answered_100_forwarded_and_its_responses_relayed() {
-    let mut bench = Bench::new();
+    let wall = UnixMillis::from(std::time::SystemTime::now());
+    let clock = Arc::new(ManualClock::at(wall));
+    let mut bench = Bench::with("c1", 7, FakeStore::new(clock.clone()));
     bench.incoming(request("INVITE", "aaa", ""));
     bench.done(target("sip:bob@198.51.100.8:5070"));
     assert_eq!(
@@ -445,7 +449,8 @@ fn invite_is_answered_100_forwarded_and_its_responses_relayed() {
         assert_eq!(bench.words()[0], expected);
     }
     // The 2xx ended the search; nothing is repeated, and stray responses are dropped.
-    bench.pass(Duration::from_secs(40));
+    bench.pass(Duration::from_secs(60));
+    clock.set(wall.saturating_add(Duration::from_secs(60)));
     bench.words();
     bench.incoming(answer(&invite, 200));
     assert_eq!(bench.words(), ["taken 5"]);

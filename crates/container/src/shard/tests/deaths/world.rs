@@ -2,10 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use state::Prefix;
+use state::clock::Clock;
 use topology::{ProcessEntry, ProcessState, ProcessType};
 
 use super::*;
 use crate::application::QValue;
+use crate::ownership::index::OWNED;
+use crate::setup::SET_UPS;
 
 struct Member {
     shard: Option<Shard>,
@@ -43,6 +47,8 @@ struct Caller {
 pub(super) struct World {
     members: Vec<Member>,
     pub(super) store: FakeStore,
+    /// The store's; it stands still until everything is over.
+    clock: Arc<ManualClock>,
     plan: ProxyPlan,
     now: Instant,
     began: Instant,
@@ -80,6 +86,7 @@ fn plan_of(targets: &str) -> ProxyPlan {
 impl World {
     pub(super) fn new(scenario: &Scenario, fate: Option<(Fate, usize)>) -> World {
         let now = Instant::now();
+        let clock = Arc::new(ManualClock::at(std::time::SystemTime::now().into()));
         let callees = scenario.manners.iter().map(|(name, manner)| {
             let callee = Callee {
                 manner: *manner,
@@ -94,7 +101,8 @@ impl World {
         });
         let mut world = World {
             members: Vec::new(),
-            store: FakeStore::default(),
+            store: FakeStore::new(clock.clone()),
+            clock,
             plan: plan_of(scenario.targets),
             now,
             began: now,
@@ -498,6 +506,11 @@ impl World {
         }
     }
 
+    fn records(&self, space: Space) -> usize {
+        let found = self.store.scan(&space, &Prefix::All, None, 100);
+        found.now_or_never().unwrap().unwrap().len()
+    }
+
     pub(super) fn check(&self, scenario: &Scenario, what: &str) {
         let finals: Vec<u16> = self.caller.finals.iter().copied().collect();
         let heard = &self.caller.heard;
@@ -517,7 +530,10 @@ impl World {
                 assert!(*said < 200 || callee.is_acknowledged, "{what}: {name} waits for an ACK");
             }
         }
-        assert_eq!(self.store.records(), 0, "{what}: records left");
+        assert_eq!(self.records(OWNED), 0, "{what}: an heir would look for something");
+        let now = Clock::now(&*self.clock);
+        self.clock.set(now.saturating_add(Duration::from_secs(60)));
+        assert_eq!(self.records(SET_UPS), 0, "{what}: records left");
         for (index, member) in self.members.iter().enumerate() {
             let Some(shard) = &member.shard else { continue };
             assert!(shard.transactions.is_empty(), "{what}: c{} has transactions", index + 1);
