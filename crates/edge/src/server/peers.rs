@@ -2,7 +2,8 @@
 //!
 //! RFC 3261 §11. Every worker probes for itself; the answer may come to another one, which passes
 //! the news on. A peer that is silent for as long as a container may be is taken out of the routing
-//! table until it answers again.
+//! table until it answers again. A look that is late by more than an interval proves nothing about them: then the edge
+//! itself was stopped or starved, and has not even asked.
 
 use std::time::Instant;
 
@@ -65,6 +66,10 @@ impl Probes {
         now: Instant,
         changes: &mut Vec<PeerChange>,
     ) -> bool {
+        if self.next_deadline(heartbeat).is_some_and(|due| due + heartbeat.interval < now) {
+            tracing::warn!("was kept from looking; the clocks of all peers start anew");
+            self.heard.fill(now);
+        }
         for (peer, (heard, serving)) in self.heard.iter().zip(&mut self.serving).enumerate() {
             if *serving && now.saturating_duration_since(*heard) >= heartbeat.silence_max() {
                 *serving = false;
@@ -121,6 +126,25 @@ mod tests {
         }
         assert_eq!((now, changes), (silent, vec![PeerChange::Down(0)]));
         assert_eq!(probes.answered(0, silent), Some(PeerChange::Up(0)));
+    }
+
+    #[test]
+    fn an_edge_that_stood_still_blames_no_peer_and_asks_anew() {
+        let start = Instant::now();
+        let (mut probes, mut changes) = (Probes::new(2, start), Vec::new());
+        probes.tick(HEARTBEAT, start, &mut changes);
+        probes.answered(0, start);
+        let resumed = start + Duration::from_secs(60);
+        assert!(probes.tick(HEARTBEAT, resumed, &mut changes), "asked at once");
+        assert_eq!(changes, []);
+        // From here the usual silence counts, of whoever does not answer.
+        probes.answered(0, resumed + HEARTBEAT.interval);
+        let mut now = resumed;
+        while changes.is_empty() {
+            now = probes.next_deadline(HEARTBEAT).expect("there are peers");
+            probes.tick(HEARTBEAT, now, &mut changes);
+        }
+        assert_eq!((now, changes), (resumed + HEARTBEAT.silence_max(), vec![PeerChange::Down(1)]));
     }
 
     #[test]
