@@ -38,7 +38,11 @@ pub(super) fn from_link(
     if view.listeners.wrote(&top) {
         return pop(response, Attempt::First, view, out).map_err(|_| SendError::Refused);
     }
-    to_other_edge(response, &top, view).ok_or(SendError::Refused)
+    to_other_edge(response, &top, view).ok_or_else(|| match way_back(&top, &view.keys.flow) {
+        // An edge of the node wrote it, one that our view does not show yet: soon it may.
+        WayBack::Flow(_) => SendError::Full,
+        WayBack::NextVia | WayBack::Forged => SendError::Refused,
+    })
 }
 
 /// The request came through another edge of the node; that one knows its flow. The response goes

@@ -114,4 +114,10 @@ fn a_containers_response_for_another_edges_via_goes_to_that_edge() {
     let stranger =
         response(&["SIP/2.0/UDP 203.0.113.1;branch=z9hG4bKedge".to_owned(), phone_via()]);
     assert_eq!(rig.send(&stranger, Destination::Via), Err(SendError::Refused));
+    // The token tells that an edge of the node wrote it: the view will show that one soon.
+    let unknown = rig.own_via(rig.flow(Transport::Udp, PHONE)).replace("192.0.2.1", "192.0.2.3");
+    assert_eq!(
+        rig.send(&response(&[unknown, phone_via()]), Destination::Via),
+        Err(SendError::Full)
+    );
 }
