@@ -59,6 +59,14 @@ impl Edges {
         self.links.insert(link, addresses);
     }
 
+    /// Another link of the same edge: each of its workers has one, and reaches the connections of all.
+    pub fn sibling(&self, link: LinkId) -> Option<LinkId> {
+        let addresses = self.links.get(&link)?;
+        let is_sibling =
+            |(other, its): &(&LinkId, &Vec<EdgeAddress>)| **other != link && *its == addresses;
+        self.links.iter().find(is_sibling).map(|(other, _)| *other)
+    }
+
     /// A link is gone.
     pub fn down(&mut self, link: LinkId) {
         for address in self.links.remove(&link).unwrap_or_default() {
@@ -352,6 +360,17 @@ mod tests {
             assert_eq!(edges.reach_all(), reaches_all, "{told}");
             assert_eq!(edges.awaits_any(), awaits_any, "{told}");
         }
+    }
+
+    #[test]
+    fn a_sibling_is_a_link_of_the_same_edge() {
+        let mut edges = edges();
+        assert_eq!(edges.sibling(LinkId(1)), Some(LinkId(2)));
+        assert_eq!(edges.sibling(LinkId(2)), Some(LinkId(1)));
+        assert_eq!(edges.sibling(LinkId(3)), None, "one address in common makes no sibling");
+        edges.down(LinkId(1));
+        assert_eq!(edges.sibling(LinkId(2)), None);
+        assert_eq!(edges.sibling(LinkId(1)), None);
     }
 
     #[test]

@@ -219,11 +219,13 @@ impl Shard {
         if !self.edges.is_up(link) {
             return;
         }
+        let sibling = self.edges.sibling(link);
         self.edges.down(link);
         self.offers_withdrawn(link);
         // Perhaps the edge is dead, perhaps it takes us for dead.
         self.is_doubtful = true;
-        // A datagram is repeated by its transaction, by another edge; a stream dies with its edge.
+        // A datagram is repeated by its transaction, by another edge; a stream dies with its edge. While that has
+        // another link, its streams live.
         let mut lost: Vec<ClientId> = self
             .clients
             .iter()
@@ -233,7 +235,16 @@ impl Shard {
         // In the order of their beginning, not of the table: what a shard does depends on its events alone.
         lost.sort_unstable();
         for client in lost {
-            self.transactions.request_failed(client, SendError::FlowGone, now, &mut self.pending);
+            match (sibling, self.clients.get_mut(&client)) {
+                (Some(sibling), Some(sending)) => {
+                    sending.way.link = sibling;
+                    self.transactions.repeat_request(client, &mut self.pending);
+                }
+                (Some(_) | None, _) => {
+                    let gone = SendError::FlowGone;
+                    self.transactions.request_failed(client, gone, now, &mut self.pending);
+                }
+            }
         }
         self.reach_changed(now, effects);
         self.settle(now, effects);

@@ -437,6 +437,17 @@ impl Transactions {
         self.end_client(client, effects);
     }
 
+    /// Sends the request of this transaction again, unless it has its final response: perhaps it was lost on its way.
+    /// Whoever has it absorbs the repetition (RFC 3261 §17.2).
+    pub fn repeat_request(&self, client: ClientId, effects: &mut Vec<TransactionEffect>) {
+        if let Some(transaction) = self.clients.get(&client)
+            && !transaction.request.is_empty()
+        {
+            let bytes = transaction.request.clone();
+            effects.push(TransactionEffect::SendRequest { client, bytes });
+        }
+    }
+
     /// A request of this transaction could not be sent.
     pub fn request_failed(
         &mut self,

@@ -38,6 +38,19 @@ fn datagram_is_repeated_by_another_edge_and_stream_dies_when_its_link_does() {
 }
 
 #[test]
+fn a_stream_outlives_its_link_while_its_edge_has_another() {
+    let mut bench = Bench::new();
+    bench.frame(3, hello(EDGE_1)).unwrap(); // another worker's
+    bench.effects.clear();
+    bench.proxied("sip:bob@198.51.100.8;transport=tcp");
+    bench.link_down(1);
+    // It may have been lost with the link; the callee absorbs the repetition.
+    assert_eq!(bench.words(), ["3: INVITE to Tcp 198.51.100.8:5060"]);
+    bench.link_down(3);
+    assert_eq!(bench.words(), ["2: 480"], "the edge is gone, and its streams");
+}
+
+#[test]
 fn streams_that_die_with_a_link_fail_in_the_order_of_their_beginning() {
     let mut bench = Bench::new();
     for number in 0..8 {
