@@ -8,6 +8,7 @@
 //! phone ──▶ from_outside ─┬─ request.rs   ─▶ Offer to a container │ Send to a flow, peer, other edge │ refusal
 //!                         └─ response.rs  ─▶ Send by the flow in our Via │ Offer to the container of the next Via
 //! container ──▶ from_link ─▶ from_link.rs ─▶ Send │ why not
+//! dead flow ──▶ without_flow ─▶ request.rs ─▶ as if the dialog had not begun on it │ 430
 //! dead link ──▶ offer_again ─▶ reoffer.rs ─▶ Offer to its owner or the next one │ 503
 //! container ──▶ hand_on ─▶ hand_on.rs ─▶ the container that owns the message │ wait for its link
 //! ```
@@ -41,6 +42,7 @@ mod response;
 
 pub use hand_on::{HandOn, hand_on};
 pub use reoffer::offer_again;
+use request::LastFlow;
 
 /// Whether phones may sit behind NATs: then REGISTER gets a Path and dialogs stay on the flows they
 /// began on.
@@ -302,11 +304,17 @@ impl DropReason {
 /// split off it.
 pub fn from_outside(arrival: &Arrival<'_>, view: &View<'_>, out: &mut BytesMut) -> Decision {
     if arrival.message.is_request() {
-        request::forward(arrival, view, out)
+        request::forward(arrival, LastFlow::Followed, view, out)
             .unwrap_or_else(|refusal| refuse(arrival, refusal, view))
     } else {
         response::from_outside(arrival, view, out)
     }
+}
+
+/// Decides about a request from outside that was to be sent by a flow which turned out to be gone.
+pub fn without_flow(arrival: &Arrival<'_>, view: &View<'_>, out: &mut BytesMut) -> Decision {
+    request::forward(arrival, LastFlow::Gone, view, out)
+        .unwrap_or_else(|refusal| refuse(arrival, refusal, view))
 }
 
 /// Decides about a message that a container sends.

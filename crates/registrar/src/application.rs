@@ -91,7 +91,10 @@ impl Registrar {
             Place::Server => Ok(answers::server_itself(message, method)),
             Place::NobodyHere => Ok(answers::unless_ack(method, answers::status(404))),
             Place::Local(callee) => self.call_local(request, method, &uri, &callee).await,
-            Place::Elsewhere => self.call_elsewhere(request, method, request_uri).await,
+            Place::Elsewhere => match self.party_of_dialog(request, &uri).await? {
+                Some(effects) => Ok(effects),
+                None => self.call_elsewhere(request, method, request_uri).await,
+            },
         }
     }
 

@@ -5,17 +5,29 @@
 
 use bytes::BytesMut;
 use sip::{Framing, HeaderName, Message, Uri};
+use transport::{Flow, Transport};
 
 use super::leave::{CameFrom, Leaving, NextHop, TooLarge};
 use super::{Arrival, Decision, Source, View};
+use crate::flow_token::{FlowToken, TokenKind};
 use crate::owner::Owner;
 use crate::reply::{self, Refusal};
 use crate::route::{self, Named, OwnRoutes};
 use crate::route_set::RouteSet;
 
+/// Whether the flow that the last token names may be followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LastFlow {
+    /// As far as anybody knows.
+    Followed,
+    /// It was tried, and is gone.
+    Gone,
+}
+
 /// Decides about one request, or says with which error to answer it.
 pub(super) fn forward(
     arrival: &Arrival<'_>,
+    last_flow: LastFlow,
     view: &View<'_>,
     out: &mut BytesMut,
 ) -> Result<Decision, Refusal> {
@@ -29,7 +41,10 @@ pub(super) fn forward(
         .map_err(|_tampered| Refusal::TamperedToken)?;
     routes.consume(own.count);
     let way = Way { arrival, view, own, routes: &routes };
-    let next = way.next_hop()?;
+    let next = match last_flow {
+        LastFlow::Followed => way.next_hop()?,
+        LastFlow::Gone => way.next_hop_without_flow()?,
+    };
     if let NextHop::FlowOfOtherEdge(_) = next {
         routes.give_back(); // that edge needs the token
     }
@@ -74,7 +89,7 @@ impl Way<'_, '_> {
         match self.own.last_flow() {
             // Both sides of the dialog passed this edge: the first token is the sender's, the last
             // the target's.
-            Some(flow) if self.own.token_count >= 2 => Ok(self.by_flow(flow)),
+            Some(flow) if self.own.token_count >= 2 => self.by_flow(flow),
             // One token, and not the sender's: it came from inside, or the sender came by another
             // edge, or its NAT gave it a new address. Then what stands behind tells which.
             Some(flow) if flow != self.arrival.flow => match named {
@@ -83,9 +98,18 @@ impl Way<'_, '_> {
                 Named::OtherEdge { .. }
                 | Named::Myself
                 | Named::Address { .. }
-                | Named::Unresolved => Ok(self.by_flow(flow)),
+                | Named::Unresolved => self.by_flow(flow),
             },
             Some(_) | None => self.outgoing(named),
+        }
+    }
+
+    /// The flow that a dialog began on is gone. RFC 5626 §5.3 answers 430, for an edge knows no other; the registrar
+    /// may: a phone that has connected and registered again is found by the Contact that the Request-URI is.
+    fn next_hop_without_flow(&self) -> Result<NextHop, Refusal> {
+        match self.own.last {
+            Some(FlowToken { kind: TokenKind::Dialog, .. }) => self.outgoing(self.named()),
+            Some(_) | None => Err(Refusal::FlowGone),
         }
     }
 
@@ -135,11 +159,14 @@ impl Way<'_, '_> {
     }
 
     /// To the phone at the other end of `flow`, through the edge that holds its local address.
-    fn by_flow(&self, flow: transport::Flow) -> NextHop {
+    fn by_flow(&self, flow: Flow) -> Result<NextHop, Refusal> {
         if self.view.is_held_by_other_edge(&flow) {
-            NextHop::FlowOfOtherEdge(flow)
-        } else {
-            NextHop::Flow(flow)
+            return Ok(NextHop::FlowOfOtherEdge(flow));
         }
+        let is_held = self.view.listeners.hold(flow.transport, flow.local);
+        if flow.transport == Transport::Udp && !is_held {
+            return self.next_hop_without_flow(); // an address that the node has no more
+        }
+        Ok(NextHop::Flow(flow))
     }
 }

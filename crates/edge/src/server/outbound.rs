@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use transport::Transport;
 use transport::link::{LinkFrame, SendError};
 use transport::tcp::SendRefused;
@@ -10,17 +10,24 @@ use transport::tcp::SendRefused;
 use super::mailbox::{HandOff, ToWorker};
 use super::outstanding::{GoesTo, Origin, SentRequest, Ticket};
 use super::worker::Worker;
-use crate::forward::{self, Arrival, Attempt, Decision, Hop};
+use crate::forward::{self, Arrival, Attempt, Decision, Hop, View};
 use crate::reply::Refusal;
+
+/// A decision about a message from outside.
+type Decide = fn(&Arrival<'_>, &View<'_>, &mut BytesMut) -> Decision;
 
 impl Worker {
     /// Decides about a message from outside and carries it out, asking the second candidate if the
     /// first is full.
     pub(super) fn decide_and_carry_out(&mut self, arrival: Arrival<'_>, now: Instant) {
+        self.decide_by(forward::from_outside, arrival, now);
+    }
+
+    fn decide_by(&mut self, decide: Decide, arrival: Arrival<'_>, now: Instant) {
         let mut arrival = arrival;
         loop {
             let mut scratch = std::mem::take(&mut self.render_scratch);
-            let decision = forward::from_outside(&arrival, &self.view(), &mut scratch);
+            let decision = decide(&arrival, &self.view(), &mut scratch);
             self.render_scratch = scratch;
             match decision {
                 Decision::Offer { container, bytes } => {
@@ -34,7 +41,11 @@ impl Worker {
                     return self.send(hop, bytes, ticket, now);
                 }
                 Decision::Send { hop, bytes } => {
-                    let ticket = self.ticket(&arrival, GoesTo::OnlyOne, hop);
+                    let goes_to = match hop {
+                        Hop::Connection { .. } => GoesTo::Flow,
+                        Hop::Datagram { .. } | Hop::Connect { .. } => GoesTo::OnlyOne,
+                    };
+                    let ticket = self.ticket(&arrival, goes_to, hop);
                     return self.send(hop, bytes, ticket, now);
                 }
                 other @ (Decision::Reply { .. } | Decision::Drop(_)) => {
@@ -249,6 +260,10 @@ impl Worker {
                     // A peer in a container's place is out: ask the next candidate, in the end 503.
                     (GoesTo::Candidate, _) if attempt != Attempt::Exhausted => {
                         self.decide_and_carry_out(arrival, now)
+                    }
+                    (GoesTo::Flow, SendError::FlowGone) => {
+                        let arrival = Arrival { attempt: Attempt::First, ..arrival };
+                        self.decide_by(forward::without_flow, arrival, now);
                     }
                     // RFC 5626 §5.3
                     (_, SendError::FlowGone) => self.refuse(&arrival, Refusal::FlowGone, now),

@@ -54,6 +54,8 @@ pub(super) struct SentRequest {
 pub(super) enum GoesTo {
     /// The only one that can take it.
     OnlyOne,
+    /// A stream that may be gone.
+    Flow,
     /// One of two candidates.
     Candidate,
 }

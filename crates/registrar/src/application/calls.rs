@@ -2,9 +2,12 @@
 //!
 //! Whoever says in From that they are one of ours must prove it; everybody may call our users; nobody relays
 //! through us from one foreign domain to another. Requests within a dialog are not asked for credentials again when
-//! they are for our users: whoever answers them knows the dialog.
+//! they are for our users: whoever answers them knows the dialog. Such a request comes here when the flow that the
+//! dialog began on is gone: it names the phone by its Contact, and is sent by the flow that the phone registered since.
 //!
 //! Source: RFC 3261 §16.3(6), §16.5, §22.3, §26.3.2.2; RFC 5630 §5.3 (sips).
+
+use std::cmp::Reverse;
 
 use bytes::Bytes;
 use container::application::{Effects, IncomingRequest, ProxyPlan, Target};
@@ -68,6 +71,30 @@ impl Registrar {
         Ok(answers::unless_ack(method, effects.committing(mark)))
     }
 
+    /// A request within a dialog for a contact of one of our users, the one in To: it goes to what that contact is
+    /// registered as now. `None` when nothing is.
+    pub(super) async fn party_of_dialog(
+        &self,
+        request: &IncomingRequest,
+        uri: &SipUri<'_>,
+    ) -> Result<Option<Effects>, Failure> {
+        let Ok(to) = request.message.to() else { return Ok(None) };
+        let (Some(_), Ok(Uri::Sip(user))) = (to.tag(), Uri::parse(to.uri())) else {
+            return Ok(None);
+        };
+        let Some(user) = self.domains.address_of_record(&user) else { return Ok(None) };
+        let (_, bindings) = self.read_bindings(&user, request).await?;
+        let mut targets = lookup::targets(&bindings, request.now);
+        targets.retain(|target| likeness(&target.uri, uri) > Likeness::Other);
+        targets.sort_by_key(|target| Reverse(likeness(&target.uri, uri)));
+        for target in &mut targets {
+            // RFC 5626 §7: one party, so the next is tried only if the flow before it is gone, too.
+            target.instance = Some(Bytes::from_static(PARTY));
+        }
+        let is_any = !targets.is_empty();
+        Ok(is_any.then(|| Effects::proxy(ProxyPlan::to_targets(targets))))
+    }
+
     /// A request for another domain: only our own users are put through.
     pub(super) async fn call_elsewhere(
         &self,
@@ -126,6 +153,30 @@ impl Registrar {
             Sender::Retrying => Ok(Batch::new()),
             Sender::Unknown(answer) => Err(answer),
         })
+    }
+}
+
+/// Stands for the instance of whoever is the other party of a dialog.
+const PARTY: &[u8] = b"party";
+
+/// How like a contact of a dialog one that is registered is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Likeness {
+    /// Another phone's.
+    Other,
+    /// Perhaps another one's: it answers 481 then. A phone that connects anew may write the port of its connection.
+    AnotherPort,
+    /// The same by the rules of RFC 3261 §19.1.4.
+    Same,
+}
+
+fn likeness(registered: &[u8], contact: &SipUri<'_>) -> Likeness {
+    match Uri::parse(registered) {
+        Ok(Uri::Sip(uri)) if uri.equivalent(contact) => Likeness::Same,
+        Ok(Uri::Sip(uri)) if uri.user == contact.user && uri.host == contact.host => {
+            Likeness::AnotherPort
+        }
+        Ok(_) | Err(_) => Likeness::Other,
     }
 }
 

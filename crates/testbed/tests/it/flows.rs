@@ -1,4 +1,5 @@
-//! Phones that hold two flows to two edges (RFC 5626): one dies, calls come by the other.
+//! Phones that hold two flows to two edges (RFC 5626): one dies, calls come by the other. Phones with one stream: their
+//! calls go on when they are back.
 
 use phone::{LineTransport, Phone};
 use testbed::node::Node;
@@ -62,4 +63,45 @@ async fn a_call_comes_by_the_other_flow_when_an_edge_died() {
     let (ended, noticed) = tokio::join!(call.hang_up(), answered.hung_up());
     ended.unwrap();
     noticed.unwrap();
+}
+
+/// Both connections of a call die with their edge. Neither phone's route set leads to the other any more, so each
+/// request asks the registrar for the flow that the other has registered since.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_of_two_streams_goes_on_from_both_sides_when_both_phones_are_back() {
+    let node = world::node_of(&world::open_config(1, ""));
+    let caller = world::registered_openly(&node, "alice", LineTransport::Tcp).await;
+    let callee = world::registered_openly(&node, "bob", LineTransport::Tcp).await;
+    for caller_ends in [true, false] {
+        let uri = callee.uri();
+        let (calling, answering) =
+            tokio::join!(async { caller.call(0, &uri).await?.answered().await }, async {
+                callee.incoming().await?.answer().await
+            });
+        let (mut calling, mut answering) = (calling.unwrap(), answering.unwrap());
+        node.kill_and_wait_ready("edge1");
+        for phone in [&caller, &callee] {
+            phone.lines()[0].lost().await;
+            phone.lines()[0].reconnect().await.unwrap();
+            phone.register(600).await.unwrap();
+        }
+        for caller_asks in [caller_ends, !caller_ends] {
+            let (asks, answers) = if caller_asks {
+                (&mut calling, &mut answering)
+            } else {
+                (&mut answering, &mut calling)
+            };
+            let (asked, answered) = tokio::join!(asks.reinvite(), answers.reinvited());
+            asked.expect("the re-INVITE finds the other phone");
+            answered.expect("so does its ACK");
+        }
+        let (ends, notices) = if caller_ends { (calling, answering) } else { (answering, calling) };
+        let (ended, noticed) = tokio::join!(ends.hang_up(), notices.hung_up());
+        ended.expect("the BYE finds the other phone");
+        noticed.expect("the other side hears it");
+    }
+    for phone in [&caller, &callee] {
+        assert_eq!(phone.violations(), Vec::<String>::new(), "at {}", phone.user());
+    }
+    node.stop();
 }

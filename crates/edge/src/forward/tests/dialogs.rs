@@ -276,3 +276,50 @@ fn a_call_of_any_length_keeps_its_way() {
         assert_eq!(refused(rig.receive(&stranger, PHONE)).0, 403, "{stranger}");
     }
 }
+
+impl Rig {
+    fn receive_without_flow(&self, text: &str) -> Decision {
+        let message = parse(text);
+        let flow = self.flow(Transport::Udp, PHONE);
+        let (source, attempt) = (Source::Outside, Attempt::First);
+        let arrival = Arrival { message: &message, flow, source, attempt, seed: 3 };
+        without_flow(&arrival, &self.view(), &mut BytesMut::new())
+    }
+}
+
+// The registrar knows the flow of a phone that has connected again, the edge does not.
+#[test]
+fn a_dialog_whose_flow_is_gone_goes_on_as_if_it_had_not_begun_on_it() {
+    let mut rig = Rig::new();
+    rig.other_edges = vec!["192.0.2.2:5060".parse().unwrap()];
+    let (alice, bob) =
+        (rig.by_flow(Transport::Udp, PHONE), rig.by_flow(Transport::Tcp, OTHER_PHONE));
+    let contact = "sip:bob@10.0.0.2;transport=tcp";
+    let (_, message) =
+        rig.offered(rig.receive_without_flow(&bye(contact, &[alice.clone(), bob.clone()])));
+    assert_eq!(message.request_uri(), Some(contact.as_bytes()));
+    assert_eq!(message.field(HeaderName::Route), None);
+    // What stands behind the flow is asked: a session's owner, an edge.
+    let owner = format!("sip:{}@container2.node.outlast.invalid", rig.owner_token(12));
+    let to_owner = bye(&owner, &[alice.clone(), bob.clone()]);
+    assert_eq!(rig.offered(rig.receive_without_flow(&to_owner)).0, "container2");
+    let elsewhere = "<sip:AAAA@192.0.2.2:5060;lr>".to_owned();
+    let to_edge = bye(contact, &[alice, bob, elsewhere]);
+    assert_eq!(sent(rig.receive_without_flow(&to_edge)).0, datagram("192.0.2.2:5060"));
+}
+
+// RFC 5626 §5.3
+#[test]
+fn a_registrations_flow_that_is_gone_is_answered_430() {
+    let rig = Rig::new();
+    let token = rig.token(TokenKind::Flow, rig.flow(Transport::Tcp, OTHER_PHONE));
+    let text = bye("sip:bob@10.0.0.2", &[format!("<sip:{token}@192.0.2.1;lr>")]);
+    assert_eq!(refused(rig.receive_without_flow(&text)).0, 430);
+    // A datagram flow of an address that nobody has any more is gone as well.
+    let lost =
+        Flow::new(Transport::Udp, "192.0.2.77:5060".parse().unwrap(), OTHER_PHONE.parse().unwrap());
+    let of = |kind| format!("<sip:{}@192.0.2.1;lr>", rig.token(kind, lost));
+    let text = bye("sip:bob@10.0.0.2", &[of(TokenKind::Flow)]);
+    assert_eq!(refused(rig.receive(&text, PHONE)).0, 430);
+    rig.offered(rig.receive(&bye("sip:bob@10.0.0.2", &[of(TokenKind::Dialog)]), PHONE));
+}

@@ -100,6 +100,55 @@ fn requests_within_a_dialog_and_acks_are_not_asked_for_credentials() {
     assert!(matches!(node.run(&node.container(), &message), Action::Proxy(_)));
 }
 
+// The flow that its dialog began on is gone: an edge asks us for another one.
+#[test]
+fn a_request_within_a_dialog_goes_to_what_its_contact_is_registered_as() {
+    let mut node = with_bob(true);
+    let (alice, bob) = ("sip:alice@example.com", "sip:bob@example.com");
+    let within = |method: &str, uri: &str, to: &str| {
+        let message = with_addresses(method, uri, alice, to, "call", 1, "");
+        let text = String::from_utf8(message.buffer().to_vec()).unwrap();
+        let tagged = text.replace(&format!("To: <{to}>"), &format!("To: <{to}>;tag=x"));
+        Message::parse(tagged.into()).unwrap()
+    };
+    for method in ["BYE", "ACK"] {
+        for (contact, target) in [
+            ("sip:mobile@10.0.0.2", "sip:mobile@10.0.0.2"),
+            ("sip:desk@10.0.0.1", "sip:desk@10.0.0.1"),
+            ("sip:mobile@10.0.0.2:49152;transport=tcp", "sip:mobile@10.0.0.2"),
+        ] {
+            let targets = node.plan(&within(method, contact, bob)).targets;
+            let uris: Vec<_> = targets.iter().map(|target| &target.uri[..]).collect();
+            assert_eq!(uris, [target.as_bytes()], "{method} {contact}");
+            assert_eq!(targets[0].route, ["<sip:p2;lr>", "<sip:p1;lr>"]);
+        }
+    }
+    // It connected anew and registered another port; what it registered before has not expired.
+    node.settings.authenticate = false;
+    assert_eq!(
+        node.status(&register("d", 1, "Path: <sip:p3;lr>\nContact: <sip:mobile@10.0.0.2:7>\n")),
+        200
+    );
+    let targets = node.plan(&within("BYE", "sip:mobile@10.0.0.2", bob)).targets;
+    let routes: Vec<_> = targets.iter().map(|target| &target.route[0][..]).collect();
+    assert_eq!(routes, [&b"<sip:p2;lr>"[..], b"<sip:p3;lr>"], "the one it names first");
+    assert!(targets[0].instance.is_some() && targets[0].instance == targets[1].instance);
+    node.settings.authenticate = true;
+    // Nobody registered these: as any request for elsewhere, of one of ours.
+    for (uri, to) in [
+        ("sip:mobile@10.0.0.3", bob),
+        ("sip:other@10.0.0.2", bob),
+        ("sip:mobile@10.0.0.2", alice),
+        ("sip:mobile@10.0.0.2", "sip:bob@example.org"),
+    ] {
+        assert_eq!(node.status(&within("BYE", uri, to)), 407, "{uri} of {to}");
+    }
+    assert_eq!(
+        node.status(&with_addresses("BYE", "sip:mobile@10.0.0.2", alice, bob, "c", 1, "")),
+        407
+    );
+}
+
 #[test]
 fn an_account_that_was_removed_is_not_called_any_more() {
     let node = with_bob(true);
