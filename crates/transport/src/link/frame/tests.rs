@@ -1,5 +1,6 @@
 //! Every frame there and back, and bytes that are none.
 
+use super::encoding::frame_type;
 use super::*;
 use proptest::prelude::*;
 
