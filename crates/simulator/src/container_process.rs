@@ -22,6 +22,7 @@ use futures_util::future::BoxFuture;
 use registrar::Registrar;
 use state::clock::Clock;
 use state::{CommitError, Key, Record, Store, StoreError, Version};
+use topology::ProcessState;
 use transport::link::{LinkFrame, LinkReceiver, LinkSender, Refused, SendError};
 
 use crate::agent::Timekeeper;
@@ -190,6 +191,16 @@ impl ContainerProcess {
             .chain(work)
             .chain(self.ends_at)
             .fold(self.next_heartbeat.min(self.next_tick), Moment::min)
+    }
+
+    /// Where it stands, as it tells a manager that did not start it.
+    pub fn state(&self) -> ProcessState {
+        if self.ends_at.is_some() { ProcessState::Draining } else { ProcessState::Ready }
+    }
+
+    /// Whether it takes what is new, and works it off.
+    pub fn serves(&self) -> bool {
+        !self.is_wedged && self.ends_at.is_none()
     }
 
     /// What a drain waits for.

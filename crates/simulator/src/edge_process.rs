@@ -185,6 +185,15 @@ impl EdgeProcess {
             .fold(around_now + TICK, Duration::min)
     }
 
+    /// Where it stands, as it tells a manager that did not start it.
+    pub fn state(&self) -> ProcessState {
+        match (self.ends_at, self.opening) {
+            (Some(_), _) => ProcessState::Draining,
+            (None, Opening::Open) => ProcessState::Ready,
+            (None, _) => ProcessState::Starting,
+        }
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.start.address

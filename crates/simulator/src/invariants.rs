@@ -55,6 +55,10 @@ impl fmt::Display for Violation {
 /// DESIGN §4: a clock step freezes expiry for a minute.
 const EXPIRY_STANDS_STILL: Moment = Moment::from_secs(60);
 
+/// How long somebody may be told that nobody serves after the last moment at which that was so: news may be late, and
+/// whoever hangs is waited for.
+const ABSENCE_FELT: Moment = Moment::from_secs(5);
+
 /// What is promised although the faults of a seed come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Promises {
@@ -66,7 +70,7 @@ pub struct Promises {
     pub clock_may_jump: bool,
     /// A record of a call that is over may stay until its lifetime ends.
     pub records_may_stay: bool,
-    /// Nobody is told of a fault: no 5xx, no time-out.
+    /// Nobody is told of a fault: no 5xx while a container serves, no time-out.
     pub faults_are_hidden: bool,
 }
 
@@ -110,6 +114,8 @@ pub struct Invariants {
     by_agent: BTreeSet<CallName>,
     /// The calls of which a set-up or a session is on record, and whether it says that they were answered.
     on_record: BTreeMap<CallName, bool>,
+    /// When no container served last.
+    nobody_served_at: Option<Moment>,
     /// The sessions that have a record, and whether a leg of it stands.
     standing: BTreeMap<Key, bool>,
     began: BTreeMap<Key, Moment>,
@@ -128,6 +134,7 @@ impl Invariants {
             rang: BTreeSet::new(),
             by_agent: BTreeSet::new(),
             on_record: BTreeMap::new(),
+            nobody_served_at: None,
             standing: BTreeMap::new(),
             began: BTreeMap::new(),
             violations: Vec::new(),
@@ -163,6 +170,11 @@ impl Invariants {
         phones.retain(|phone| self.bindings.contains_key(phone));
         self.reachable.insert(call.clone(), phones);
         self.callers.insert(call, None);
+    }
+
+    /// No container is there to serve anybody.
+    pub fn nobody_serves(&mut self, now: Moment) {
+        self.nobody_served_at = Some(now);
     }
 
     /// The clock was set forward: expiry stands still for a minute, and whoever has not registered anew by then is gone.
@@ -382,7 +394,10 @@ impl Invariants {
             Some(status) if method == "REGISTER" && status != 200 && began >= REGISTERING_AGAIN => {
                 self.violated(now, format!("REGISTER of {contact} got {status} in the calm"));
             }
-            Some(status @ 500..600) if self.promises.faults_are_hidden => {
+            Some(status @ 500..600)
+                if self.promises.faults_are_hidden
+                    && self.nobody_served_at.is_none_or(|at| now > at + ABSENCE_FELT) =>
+            {
                 self.violated(now, format!("{method} of {contact} got {status}"));
             }
             Some(_) | None => {}

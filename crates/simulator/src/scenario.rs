@@ -48,6 +48,8 @@ pub enum Fault {
     LateViews(Duration, Duration),
     /// An operator restarts a process.
     Restart(Victim),
+    /// SIGKILL to the manager, when it has carried out so many effects more.
+    KillManager(u8),
     /// Somebody sets the node's clock.
     ClockStep(Direction, Duration),
     /// A container's SIP stands still for so long, while its heart beats.
@@ -87,6 +89,8 @@ pub enum Kind {
     Store,
     /// Views are late.
     Views,
+    /// The manager dies.
+    Manager,
     /// The clock is set.
     Clock,
 }
@@ -106,6 +110,7 @@ impl Fault {
             Fault::SlowStore(..) => Kind::SlowStore,
             Fault::TroubledStore(..) => Kind::Store,
             Fault::LateViews(..) => Kind::Views,
+            Fault::KillManager(_) => Kind::Manager,
             Fault::ClockStep(..) => Kind::Clock,
         }
     }
@@ -246,7 +251,7 @@ fn fault(random: &mut Random, edges: usize, containers: usize) -> Fault {
     let lasting = random.between(lasting.0, lasting.1);
     let container = random.place(containers);
     let edge = random.place(edges);
-    match random.below(14) {
+    match random.below(15) {
         0..=2 => Fault::Kill(Victim::Container(container)),
         3 => Fault::Kill(Victim::Edge(edge)),
         4 | 5 => Fault::Stop(Victim::Container(container), lasting),
@@ -268,6 +273,8 @@ fn fault(random: &mut Random, edges: usize, containers: usize) -> Fault {
         11 => Fault::Wedge(container, lasting),
         12 if random.chance(500) => Fault::Restart(Victim::Edge(edge)),
         12 => Fault::Restart(Victim::Container(container)),
+        // Half of them at once, the others in the midst of what follows from the next fault.
+        13 => Fault::KillManager(random.below(6).saturating_sub(2) as u8),
         _ => {
             let by = millis(2_000, 3_600_000);
             let by = random.between(by.0, by.1);
@@ -290,6 +297,6 @@ mod tests {
             assert!(scenario.faults.iter().all(|(at, _)| (TROUBLE..CALM).contains(at)));
             assert!(scenario.calls.iter().all(|call| call.callee < scenario.users()));
         }
-        assert_eq!(kinds.len(), 7, "{kinds:?}");
+        assert_eq!(kinds.len(), 8, "{kinds:?}");
     }
 }

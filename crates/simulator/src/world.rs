@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use container::shard::ShardSettings;
 use container::transactions::TransactionSettings;
 use manager::RestartPolicy;
-use manager::process_table::{self, Effect, Limits, ProcessSpec, ProcessTable, Ticket};
+use manager::process_table::{
+    self, Effect, KillReason, Limits, ProcessSpec, ProcessTable, Recorded, Ticket,
+};
 use registrar::Registrar;
 use sip::transaction::Timers;
 use state::clock::Clock;
@@ -33,6 +35,9 @@ use crate::word::{Finding, Turned, Word};
 
 mod faults;
 mod node;
+mod reigns;
+
+use self::reigns::{Death, Reign};
 
 /// The production defaults.
 const HEARTBEAT: HeartbeatSettings =
@@ -43,6 +48,8 @@ const CALL_SPACES: [&str; 3] = ["setup", "session", "owned"];
 const INSTANT_READS: u32 = 950;
 /// Datagrams that a socket holds; more are lost, as in a kernel.
 const SOCKET_MAX: usize = 500;
+/// Incarnations and versions are greater.
+const NUMBERS_FROM: u64 = 1_000_000;
 /// A world that does more than this in one run goes in circles.
 const STEPS_MAX: u64 = 2_000_000;
 
@@ -54,8 +61,10 @@ enum Happening {
     PhoneWake(usize),
     StoreTakesEffect(QuestionId),
     StoreAnswers(QuestionId),
-    Manager(process_table::Event),
+    Manager(Reign, process_table::Event),
     ManagerTick,
+    ManagerRevived,
+    FindsManager(LifeId),
     Booted(LifeId),
     Said(LifeId, Word),
     Beats(LifeId),
@@ -87,8 +96,12 @@ struct Life {
     incarnation: Incarnation,
     process: Process,
     is_stopped: bool,
+    /// When it went on last.
+    stood_until: Option<Moment>,
     /// The manager thinks that it is dead.
     is_disowned: bool,
+    /// Of the manager that it is connected to, or was.
+    reign: Option<Reign>,
     /// What the manager said and the process has not heard yet.
     words: Vec<Word>,
     /// When it is woken next; None while that is not known.
@@ -134,7 +147,12 @@ pub struct World {
     store: SimulatedStore,
     store_random: Random,
     trouble: StoreTrouble,
-    table: ProcessTable,
+    /// None: the manager is dead.
+    table: Option<ProcessTable>,
+    /// What the last one has left, and the greatest number that it gave.
+    record: (Vec<Recorded>, u64),
+    reign: Reign,
+    manager_death: Option<Death>,
     manager_random: Random,
     manager_armed: Option<Moment>,
     views_late: Duration,
@@ -162,6 +180,9 @@ pub fn run(seed: u64, recording: Recording) -> Report {
         world.clock.pass(moment);
         world.trace.at(moment);
         world.happens(happening);
+        if !world.serves_anybody() {
+            world.invariants.nobody_serves(moment);
+        }
         steps += 1;
         if !world.invariants.violations().is_empty() {
             break;
@@ -211,7 +232,10 @@ impl World {
             clock,
             store_random: random.split("store"),
             trouble: StoreTrouble::default(),
-            table: node::table(&scenario, &edges),
+            table: Some(node::table(&scenario, &edges, NUMBERS_FROM)),
+            record: (Vec::new(), NUMBERS_FROM),
+            reign: Reign::default(),
+            manager_death: None,
             manager_random: random.split("manager"),
             manager_armed: None,
             views_late: Duration::ZERO,
@@ -240,7 +264,8 @@ impl World {
     fn plan(&mut self) {
         self.ail_store(StoreTrouble::default());
         self.trace.note("scenario", format_args!("{:?}", self.scenario));
-        self.schedule.at(Moment::ZERO, Happening::Manager(process_table::Event::NodeStarts));
+        let starts = process_table::Event::NodeStarts;
+        self.schedule.at(Moment::ZERO, Happening::Manager(self.reign, starts));
         for (number, call) in self.scenario.calls.clone().into_iter().enumerate() {
             self.schedule.at(call.at, Happening::Call(format!("call-{number}"), call));
         }
@@ -277,9 +302,13 @@ impl World {
                     self.turn(asker);
                 }
             }
-            Happening::Manager(event) => self.manager(|table, now, effects| {
-                table.handle(event, now, effects);
-            }),
+            Happening::Manager(reign, event) => {
+                if reign == self.reign {
+                    self.manager(|table, now, effects| table.handle(event, now, effects));
+                }
+            }
+            Happening::ManagerRevived => self.manager_revived(),
+            Happening::FindsManager(life) => self.finds_manager(life),
             Happening::ManagerTick => {
                 if self.manager_armed == Some(self.now) {
                     self.manager_armed = None;
@@ -392,6 +421,7 @@ impl World {
         self.network.set_weather(Weather::FAIR);
         self.ail_store(StoreTrouble::default());
         self.views_late = Duration::ZERO;
+        self.manager_death = None;
         for phone in &mut self.phones {
             phone.mood = Mood::Eager;
         }
@@ -418,6 +448,16 @@ impl World {
                 at += Duration::from_millis(200);
             }
         }
+    }
+
+    fn serves_anybody(&self) -> bool {
+        let serves = |life: &Life| match &life.process {
+            Process::Container(container) => {
+                container.serves() && !life.is_stopped && !life.is_disowned
+            }
+            Process::Edge(_) | Process::Booting | Process::Dead => false,
+        };
+        self.lives.iter().rev().any(serves)
     }
 
     /// Whether nothing is left that could still come to something.

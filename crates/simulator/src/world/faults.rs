@@ -46,6 +46,7 @@ impl World {
                 self.schedule.at(self.now + lasting, Happening::ViewsRecover);
             }
             Fault::Restart(victim) => self.restart(victim),
+            Fault::KillManager(after) => self.strike_manager(Death { after }),
             Fault::ClockStep(direction, by) => {
                 // Whoever looks at the clock often, as a store does, has seen the old time.
                 let _ = Clock::now(&self.clock);
@@ -72,11 +73,13 @@ impl World {
         if !std::mem::take(&mut life.is_stopped) {
             return;
         }
+        life.stood_until = Some(self.now);
         for question in std::mem::take(&mut life.held) {
             self.schedule.at(self.now, Happening::StoreTakesEffect(question));
         }
         let name = life.name.clone();
         self.trace.note(name, "goes on");
+        self.looks_for_manager(id);
         self.turn(id);
     }
 
@@ -99,6 +102,9 @@ impl World {
 
     /// Everybody hears that it is dead; it does not hear anything any more, and lives.
     fn disown(&mut self, id: LifeId) {
+        if self.table.is_none() {
+            return; // nobody is there to be told so
+        }
         let life = &mut self.lives[id.0];
         life.is_disowned = true;
         let (name, incarnation) = (life.name.clone(), life.incarnation);

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use super::*;
 
+/// Phones begin to register within so long.
+const REGISTERING_FOR: Duration = Duration::from_secs(1);
+/// How often a program looks for the manager that has started it.
+const LOOKS_EVERY: Duration = Duration::from_millis(50);
 /// How long a spawned program takes until it is welcomed.
 const BOOT: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(60));
-/// How long news between manager and process take.
-const NEWS: (Duration, Duration) = (Duration::from_micros(50), Duration::from_millis(5));
 /// How long the store takes, when nothing ails it.
 const STORE: (Duration, Duration) = (Duration::from_micros(20), Duration::from_millis(3));
 
@@ -25,8 +27,8 @@ pub(super) fn user_name(place: usize) -> String {
         .map_or(format!("user{place}"), |name| (*name).into())
 }
 
-/// The processes of the scenario, all down.
-pub(super) fn table(scenario: &Scenario, edges: &[SocketAddr]) -> ProcessTable {
+/// The processes of the scenario, all down; `floor` is below all numbers that are given.
+pub(super) fn table(scenario: &Scenario, edges: &[SocketAddr], floor: u64) -> ProcessTable {
     let edge = |(place, own): (usize, &SocketAddr)| ProcessSpec {
         name: edge_name(place),
         process_type: ProcessType::Edge,
@@ -50,7 +52,7 @@ pub(super) fn table(scenario: &Scenario, edges: &[SocketAddr]) -> ProcessTable {
         drain: Duration::from_secs(5),
         heartbeat: HEARTBEAT,
     };
-    ProcessTable::new("node1".to_owned(), specs, limits, 1_000_000)
+    ProcessTable::new("node1".to_owned(), specs, limits, floor)
 }
 
 /// The phones of the scenario.
@@ -60,7 +62,7 @@ pub(super) fn phones(scenario: &Scenario, edges: &[SocketAddr], random: &Random)
         let user = user_name(*user);
         let name = format!("{user}{}", place + 1);
         let mut random = random.split(&name);
-        let registers_at = scenario::REGISTERING + random.between(Duration::ZERO, NEWS.1 * 200);
+        let registers_at = scenario::REGISTERING + random.between(Duration::ZERO, REGISTERING_FOR);
         let address = SocketAddr::from(([192, 0, 2, 11 + place as u8], 5060));
         phones.push(Phone::new((name, user), address, edges.to_vec(), random, registers_at));
     }
@@ -68,88 +70,6 @@ pub(super) fn phones(scenario: &Scenario, edges: &[SocketAddr], random: &Random)
 }
 
 impl World {
-    fn instant(&self) -> Instant {
-        self.base + self.now
-    }
-
-    /// Lets the manager's table act, and carries out what it wants.
-    pub(super) fn manager(
-        &mut self,
-        act: impl FnOnce(&mut ProcessTable, Instant, &mut Vec<Effect>),
-    ) {
-        let mut effects = Vec::new();
-        let now = self.instant();
-        act(&mut self.table, now, &mut effects);
-        while !effects.is_empty() {
-            let outcomes: Vec<process_table::Event> =
-                effects.drain(..).filter_map(|effect| self.carry_out(effect)).collect();
-            for outcome in outcomes {
-                self.table.handle(outcome, now, &mut effects);
-            }
-        }
-        if let Some(deadline) = self.table.next_deadline() {
-            let at = self.now + deadline.saturating_duration_since(now);
-            if self.manager_armed.is_none_or(|armed| at < armed) {
-                self.manager_armed = Some(at);
-                self.schedule.at(at, Happening::ManagerTick);
-            }
-        }
-    }
-
-    /// Gives back what the table hears before anything else, as from the manager's loop: that a program was started.
-    fn carry_out(&mut self, effect: Effect) -> Option<process_table::Event> {
-        match effect {
-            Effect::Spawn { name, incarnation } => return Some(self.spawned(name, incarnation)),
-            Effect::Tell { name, command } => {
-                if let Some(life) = self.current(&name) {
-                    self.trace.note("manager", format_args!("tells {name} to {command:?}"));
-                    let word = match command {
-                        Command::Drain { deadline_ms } => {
-                            Word::Drain(Duration::from_millis(deadline_ms))
-                        }
-                        Command::Stop => Word::Stop,
-                    };
-                    self.say(life, word);
-                }
-            }
-            Effect::Kill { name, pid, reason } => {
-                self.trace.note("manager", format_args!("kills {name}: {reason}"));
-                self.dies(LifeId(pid as usize));
-            }
-            Effect::Publish => self.publish(),
-            Effect::Answer { .. } | Effect::Serving | Effect::Ended => {}
-        }
-        None
-    }
-
-    fn publish(&mut self) {
-        let view = Arc::new(self.table.view());
-        let states =
-            view.processes.iter().map(|process| format!(" {}={}", process.name, process.state));
-        let states: String = states.collect();
-        self.trace.note("manager", format_args!("publishes{states}"));
-        for place in 0..self.lives.len() {
-            self.say(LifeId(place), Word::View(Arc::clone(&view)));
-        }
-    }
-
-    /// The manager says something to a process that it has welcomed; it arrives in order, and some time.
-    pub(super) fn say(&mut self, id: LifeId, word: Word) {
-        let life = &mut self.lives[id.0];
-        let is_welcomed = matches!(life.process, Process::Edge(_) | Process::Container(_));
-        if life.is_disowned || !is_welcomed {
-            return;
-        }
-        let most = match word {
-            Word::View(_) => NEWS.1.max(self.views_late),
-            Word::Keys(_) | Word::Drain(_) | Word::Stop => NEWS.1,
-        };
-        let delay = self.manager_random.between(NEWS.0, most);
-        let at = (self.now + delay).max(life.last_word_at);
-        life.last_word_at = at;
-        self.schedule.at(at, Happening::Said(id, word));
-    }
-
     /// The life of that name that the manager knows of.
     pub(super) fn current(&self, name: &ProcessName) -> Option<LifeId> {
         let is_it = |life: &Life| {
@@ -158,7 +78,12 @@ impl World {
         self.lives.iter().rposition(is_it).map(LifeId)
     }
 
-    fn spawned(&mut self, name: ProcessName, incarnation: Incarnation) -> process_table::Event {
+    pub(super) fn spawned(
+        &mut self,
+        name: ProcessName,
+        incarnation: Incarnation,
+    ) -> process_table::Event {
+        self.serves_alone(&name);
         let life = LifeId(self.lives.len());
         self.trace.note(&name, format_args!("is spawned as life {}", life.0));
         self.lives.push(Life {
@@ -166,7 +91,9 @@ impl World {
             incarnation,
             process: Process::Booting,
             is_stopped: false,
+            stood_until: None,
             is_disowned: false,
+            reign: None,
             words: Vec::new(),
             armed: None,
             held: Vec::new(),
@@ -182,15 +109,22 @@ impl World {
         if !matches!(life.process, Process::Booting) {
             return; // killed meanwhile
         }
+        match self.is_expected(id) {
+            Some(true) => {}
+            // Started by a manager that died before it could note that.
+            Some(false) => return self.dies(id),
+            None => return self.schedule.at(self.now + LOOKS_EVERY, Happening::Booted(id)),
+        }
+        let life = &self.lives[id.0];
         let (name, incarnation) = (life.name.clone(), life.incarnation);
-        let view = Arc::new(self.table.view());
+        let view = self.view().expect("the manager has just welcomed it");
         let edge = (0..self.edges.len()).find(|place| edge_name(*place) == name);
         let process = match edge {
             Some(place) => self.start_edge(id, &name, incarnation, place, &view),
             None => {
                 let process = self.start_container(id, &name, incarnation);
                 self.lives[id.0].words.push(Word::View(view));
-                self.tell_manager(process_table::Event::Ready { name, incarnation });
+                self.tell_manager(id, process_table::Event::Ready { name, incarnation });
                 process
             }
         };
@@ -265,11 +199,6 @@ impl World {
         Process::Container(Box::new(container))
     }
 
-    fn tell_manager(&mut self, event: process_table::Event) {
-        let at = self.now + self.manager_random.between(NEWS.0, NEWS.1);
-        self.schedule.at(at, Happening::Manager(event));
-    }
-
     /// The process is no more.
     pub(super) fn dies(&mut self, id: LifeId) {
         let life = &mut self.lives[id.0];
@@ -285,7 +214,7 @@ impl World {
         self.streams.process_died(id, self.now);
         self.schedule_wakes();
         if !self.lives[id.0].is_disowned {
-            self.tell_manager(process_table::Event::Exited { name, incarnation });
+            self.news(process_table::Event::Exited { name, incarnation });
         }
     }
 
@@ -333,23 +262,26 @@ impl World {
             self.leaves(datagram);
         }
         for finding in found {
-            self.found(name.clone(), finding);
+            self.found(id, name.clone(), finding);
         }
         self.schedule_wakes();
         self.schedule_questions();
         match turned {
             Turned::GoesOn => {}
-            Turned::Serves => self.tell_manager(process_table::Event::Ready { name, incarnation }),
+            Turned::Serves => {
+                self.tell_manager(id, process_table::Event::Ready { name, incarnation });
+            }
             Turned::Ends => self.dies(id),
         }
     }
 
-    fn found(&mut self, reporter: ProcessName, finding: Finding) {
+    fn found(&mut self, by: LifeId, reporter: ProcessName, finding: Finding) {
         let Finding { name, incarnation, responds } = finding;
-        self.tell_manager(match responds {
+        let event = match responds {
             true => process_table::Event::Responsive { reporter, name, incarnation },
             false => process_table::Event::Unresponsive { reporter, name, incarnation },
-        });
+        };
+        self.tell_manager(by, event);
     }
 
     /// The process says that it lives, if its loop goes round.
@@ -364,7 +296,7 @@ impl World {
                 Process::Container(container) => container.calls_left(),
                 Process::Edge(_) | Process::Booting | Process::Dead => 0,
             };
-            self.tell_manager(process_table::Event::Alive { name, incarnation, left });
+            self.tell_manager(id, process_table::Event::Alive { name, incarnation, left });
         }
         self.schedule.at(self.now + HEARTBEAT.beat_interval(), Happening::Beats(id));
     }

@@ -1,0 +1,247 @@
+//! The manager: its table, what it says and hears, its death, and the next one.
+//!
+//! What a process says to a manager that is dead by then is lost; what that one had said before arrives. The next one
+//! goes on from the record, which stands before any effect is carried out, and hears of each process as soon as that has
+//! found it. Deliberately absent: a manager that hangs. To everybody else it has died, and is missed for longer.
+
+use std::sync::Arc;
+
+use super::*;
+
+/// How long news between manager and process take.
+pub(super) const NEWS: (Duration, Duration) = (Duration::from_micros(50), Duration::from_millis(5));
+/// How long the guardian takes to have another manager: at once when one died, after its silence when it hung.
+const REVIVAL: (Duration, Duration) = (Duration::from_millis(15), Duration::from_millis(900));
+/// How often a process looks for a manager.
+const LOOKS_FOR_MANAGER_EVERY: Duration = Duration::from_millis(50);
+/// Whoever stood still so lately may be taken for silent.
+const SILENCE_FELT: Duration = Duration::from_secs(1);
+
+/// Counts managers and the times without one: what was said to another one reaches nobody.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Reign(u32);
+
+/// How the manager dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Death {
+    /// So many effects are still carried out.
+    pub(super) after: u8,
+}
+
+impl World {
+    /// Lets the manager's table act, and carries out what it wants; nothing happens while there is none.
+    pub(super) fn manager(
+        &mut self,
+        act: impl FnOnce(&mut ProcessTable, Instant, &mut Vec<Effect>),
+    ) {
+        let mut effects = Vec::new();
+        let now = self.instant();
+        let Some(table) = &mut self.table else { return };
+        act(table, now, &mut effects);
+        while !effects.is_empty() {
+            let mut outcomes = Vec::new();
+            for effect in effects.drain(..) {
+                match &mut self.manager_death {
+                    Some(Death { after: 0 }) => return self.manager_dies(),
+                    Some(Death { after }) => *after -= 1,
+                    None => {}
+                }
+                outcomes.extend(self.carry_out(effect));
+            }
+            let Some(table) = &mut self.table else { return };
+            for outcome in outcomes {
+                table.handle(outcome, now, &mut effects);
+            }
+        }
+        let deadline = self.table.as_ref().and_then(ProcessTable::next_deadline);
+        if let Some(deadline) = deadline {
+            let at = self.now + deadline.saturating_duration_since(now);
+            if self.manager_armed.is_none_or(|armed| at < armed) {
+                self.manager_armed = Some(at);
+                self.schedule.at(at, Happening::ManagerTick);
+            }
+        }
+    }
+
+    /// Gives back what the table hears before anything else, as from the manager's loop: that a program was started.
+    fn carry_out(&mut self, effect: Effect) -> Option<process_table::Event> {
+        match effect {
+            Effect::Spawn { name, incarnation } => return Some(self.spawned(name, incarnation)),
+            Effect::Tell { name, command } => {
+                if let Some(life) = self.current(&name) {
+                    self.trace.note("manager", format_args!("tells {name} to {command:?}"));
+                    let word = match command {
+                        Command::Drain { deadline_ms } => {
+                            Word::Drain(Duration::from_millis(deadline_ms))
+                        }
+                        Command::Stop => Word::Stop,
+                    };
+                    self.say(life, word);
+                }
+            }
+            Effect::Kill { name, pid, reason } => {
+                self.trace.note("manager", format_args!("kills {name}: {reason}"));
+                let life = LifeId(pid as usize);
+                if matches!(reason, KillReason::Silent { .. }) && self.is_well(life) {
+                    let what = format!("{name} is killed for its silence, and has not been silent");
+                    self.invariants.violated_by(self.now, name.as_str(), what);
+                }
+                self.dies(life);
+            }
+            Effect::Publish => self.publish(),
+            Effect::Answer { .. } | Effect::Serving | Effect::Ended => {}
+        }
+        None
+    }
+
+    fn is_well(&self, id: LifeId) -> bool {
+        let life = &self.lives[id.0];
+        !life.is_stopped && life.stood_until.is_none_or(|at| self.now > at + SILENCE_FELT)
+    }
+
+    fn publish(&mut self) {
+        let Some(view) = self.view() else { return };
+        let states =
+            view.processes.iter().map(|process| format!(" {}={}", process.name, process.state));
+        let states: String = states.collect();
+        self.trace.note("manager", format_args!("publishes{states}"));
+        for place in 0..self.lives.len() {
+            self.say(LifeId(place), Word::View(Arc::clone(&view)));
+        }
+    }
+
+    /// The picture as the manager has it.
+    pub(super) fn view(&self) -> Option<Arc<TopologyView>> {
+        self.table.as_ref().map(|table| Arc::new(table.view()))
+    }
+
+    /// The manager says something to a process that it has welcomed; it arrives in order, and some time.
+    pub(super) fn say(&mut self, id: LifeId, word: Word) {
+        let life = &mut self.lives[id.0];
+        let is_welcomed = matches!(life.process, Process::Edge(_) | Process::Container(_));
+        if life.is_disowned || !is_welcomed || life.reign != Some(self.reign) {
+            return;
+        }
+        let most = match word {
+            Word::View(_) => NEWS.1.max(self.views_late),
+            Word::Keys(_) | Word::Drain(_) | Word::Stop => NEWS.1,
+        };
+        let delay = self.manager_random.between(NEWS.0, most);
+        let at = (self.now + delay).max(life.last_word_at);
+        life.last_word_at = at;
+        self.schedule.at(at, Happening::Said(id, word));
+    }
+
+    /// A process says something to the manager, if it has one.
+    pub(super) fn tell_manager(&mut self, by: LifeId, event: process_table::Event) {
+        if self.lives[by.0].reign == Some(self.reign) {
+            self.news(event);
+        }
+    }
+
+    /// Something reaches the manager that is there now.
+    pub(super) fn news(&mut self, event: process_table::Event) {
+        let at = self.now + self.manager_random.between(NEWS.0, NEWS.1);
+        self.schedule.at(at, Happening::Manager(self.reign, event));
+    }
+
+    /// SIGKILL, at once or when it has carried out some more effects.
+    pub(super) fn strike_manager(&mut self, death: Death) {
+        self.manager_death = Some(death);
+        if death.after == 0 {
+            self.manager_dies();
+        }
+    }
+
+    fn manager_dies(&mut self) {
+        self.manager_death = None;
+        let Some(table) = self.table.take() else { return };
+        self.trace.note("manager", "is dead");
+        self.record = (table.record(), table.numbers_used());
+        self.manager_armed = None;
+        self.reign.0 += 1;
+        let revival = self.manager_random.between(REVIVAL.0, REVIVAL.1);
+        self.schedule.at(self.now + revival, Happening::ManagerRevived);
+    }
+
+    pub(super) fn manager_revived(&mut self) {
+        let (mut recorded, numbers_used) = std::mem::take(&mut self.record);
+        let lives = |pid: u32| {
+            let life = self.lives.get(pid as usize);
+            life.is_some_and(|life| !life.is_disowned && !matches!(life.process, Process::Dead))
+        };
+        for process in &mut recorded {
+            process.pid = process.pid.filter(|pid| lives(*pid));
+        }
+        let mut table = node::table(&self.scenario, &self.edges, numbers_used);
+        table.resume(recorded, self.instant());
+        self.table = Some(table);
+        self.reign.0 += 1;
+        self.trace.note("manager", "goes on as another one");
+        self.manager(|table, now, effects| {
+            table.handle(process_table::Event::NodeStarts, now, effects);
+        });
+        for place in 0..self.lives.len() {
+            self.looks_for_manager(LifeId(place));
+        }
+    }
+
+    /// A process that has lost its manager looks for another one.
+    pub(super) fn looks_for_manager(&mut self, id: LifeId) {
+        let at = self.now + self.manager_random.between(NEWS.0, LOOKS_FOR_MANAGER_EVERY);
+        self.schedule.at(at, Happening::FindsManager(id));
+    }
+
+    /// It has found one, which welcomes it or not.
+    pub(super) fn finds_manager(&mut self, id: LifeId) {
+        let life = &self.lives[id.0];
+        let state = match &life.process {
+            Process::Edge(edge) => edge.state(),
+            Process::Container(container) => container.state(),
+            Process::Booting | Process::Dead => return,
+        };
+        let is_connected = life.reign == Some(self.reign);
+        let Some(table) = &self.table else { return };
+        if life.is_stopped || life.is_disowned || is_connected {
+            return;
+        }
+        let (name, incarnation) = (life.name.clone(), life.incarnation);
+        if !table.knows(&name, id.0 as u32, incarnation) {
+            self.trace.note("manager", format_args!("does not know life {} of {name}", id.0));
+            return self.schedule.at(self.now, Happening::Said(id, Word::Stop));
+        }
+        self.trace.note(&name, format_args!("has come back {state}"));
+        self.lives[id.0].reign = Some(self.reign);
+        self.say(id, Word::Keys(self.keys.clone()));
+        if let Some(view) = self.view() {
+            self.say(id, Word::View(view));
+        }
+        self.news(process_table::Event::Returned { name, incarnation, state });
+    }
+
+    /// A program that was started finds the manager; whether it is welcomed. None: nobody is there yet.
+    pub(super) fn is_expected(&mut self, id: LifeId) -> Option<bool> {
+        let table = self.table.as_ref()?;
+        let is_expected = table.expects(&self.lives[id.0].name, id.0 as u32).is_some();
+        self.lives[id.0].reign = Some(self.reign);
+        Some(is_expected)
+    }
+
+    /// Another program of that name is started, so no other life of it may serve.
+    pub(super) fn serves_alone(&mut self, name: &ProcessName) {
+        let serves = |life: &Life| {
+            let process = matches!(life.process, Process::Edge(_) | Process::Container(_));
+            life.name == *name && process && !life.is_disowned
+        };
+        if self.lives.iter().any(serves) {
+            let what = format!("{name} is started although it lives");
+            self.invariants.violated_by(self.now, name.as_str(), what);
+        }
+    }
+}
+
+impl World {
+    pub(super) fn instant(&self) -> Instant {
+        self.base + self.now
+    }
+}
