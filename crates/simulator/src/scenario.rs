@@ -48,8 +48,10 @@ pub enum Fault {
     LateViews(Duration, Duration),
     /// An operator restarts a process.
     Restart(Victim),
-    /// SIGKILL to the manager, when it has carried out so many effects more.
-    KillManager(u8),
+    /// SIGKILL to the manager.
+    KillManager,
+    /// SIGKILL to the manager when it has carried out so many effects of an operator's restart of a container.
+    KillManagerRestarting(usize, u8),
     /// Somebody sets the node's clock.
     ClockStep(Direction, Duration),
     /// A container's SIP stands still for so long, while its heart beats.
@@ -110,7 +112,7 @@ impl Fault {
             Fault::SlowStore(..) => Kind::SlowStore,
             Fault::TroubledStore(..) => Kind::Store,
             Fault::LateViews(..) => Kind::Views,
-            Fault::KillManager(_) => Kind::Manager,
+            Fault::KillManager | Fault::KillManagerRestarting(..) => Kind::Manager,
             Fault::ClockStep(..) => Kind::Clock,
         }
     }
@@ -251,7 +253,7 @@ fn fault(random: &mut Random, edges: usize, containers: usize) -> Fault {
     let lasting = random.between(lasting.0, lasting.1);
     let container = random.place(containers);
     let edge = random.place(edges);
-    match random.below(15) {
+    match random.below(16) {
         0..=2 => Fault::Kill(Victim::Container(container)),
         3 => Fault::Kill(Victim::Edge(edge)),
         4 | 5 => Fault::Stop(Victim::Container(container), lasting),
@@ -273,8 +275,8 @@ fn fault(random: &mut Random, edges: usize, containers: usize) -> Fault {
         11 => Fault::Wedge(container, lasting),
         12 if random.chance(500) => Fault::Restart(Victim::Edge(edge)),
         12 => Fault::Restart(Victim::Container(container)),
-        // Half of them at once, the others in the midst of what follows from the next fault.
-        13 => Fault::KillManager(random.below(6).saturating_sub(2) as u8),
+        13 => Fault::KillManager,
+        14 => Fault::KillManagerRestarting(container, random.below(6) as u8),
         _ => {
             let by = millis(2_000, 3_600_000);
             let by = random.between(by.0, by.1);

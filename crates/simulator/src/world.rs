@@ -37,7 +37,7 @@ mod faults;
 mod node;
 mod reigns;
 
-use self::reigns::{Death, Reign};
+use self::reigns::Reign;
 
 /// The production defaults.
 const HEARTBEAT: HeartbeatSettings =
@@ -152,7 +152,8 @@ pub struct World {
     /// What the last one has left, and the greatest number that it gave.
     record: (Vec<Recorded>, u64),
     reign: Reign,
-    manager_death: Option<Death>,
+    /// When it has carried out so many effects more.
+    manager_dies_after: Option<u8>,
     manager_random: Random,
     manager_armed: Option<Moment>,
     views_late: Duration,
@@ -235,7 +236,7 @@ impl World {
             table: Some(node::table(&scenario, &edges, NUMBERS_FROM)),
             record: (Vec::new(), NUMBERS_FROM),
             reign: Reign::default(),
-            manager_death: None,
+            manager_dies_after: None,
             manager_random: random.split("manager"),
             manager_armed: None,
             views_late: Duration::ZERO,
@@ -421,7 +422,7 @@ impl World {
         self.network.set_weather(Weather::FAIR);
         self.ail_store(StoreTrouble::default());
         self.views_late = Duration::ZERO;
-        self.manager_death = None;
+        self.manager_dies_after = None;
         for phone in &mut self.phones {
             phone.mood = Mood::Eager;
         }

@@ -46,7 +46,11 @@ impl World {
                 self.schedule.at(self.now + lasting, Happening::ViewsRecover);
             }
             Fault::Restart(victim) => self.restart(victim),
-            Fault::KillManager(after) => self.strike_manager(Death { after }),
+            Fault::KillManager => self.manager_dies(),
+            Fault::KillManagerRestarting(place, after) => {
+                self.manager_dies_after = Some(after);
+                self.restart(Victim::Container(place));
+            }
             Fault::ClockStep(direction, by) => {
                 // Whoever looks at the clock often, as a store does, has seen the old time.
                 let _ = Clock::now(&self.clock);

@@ -21,13 +21,6 @@ const SILENCE_FELT: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Reign(u32);
 
-/// How the manager dies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Death {
-    /// So many effects are still carried out.
-    pub(super) after: u8,
-}
-
 impl World {
     /// Lets the manager's table act, and carries out what it wants; nothing happens while there is none.
     pub(super) fn manager(
@@ -41,9 +34,9 @@ impl World {
         while !effects.is_empty() {
             let mut outcomes = Vec::new();
             for effect in effects.drain(..) {
-                match &mut self.manager_death {
-                    Some(Death { after: 0 }) => return self.manager_dies(),
-                    Some(Death { after }) => *after -= 1,
+                match &mut self.manager_dies_after {
+                    Some(0) => return self.manager_dies(),
+                    Some(effects) => *effects -= 1,
                     None => {}
                 }
                 outcomes.extend(self.carry_out(effect));
@@ -145,16 +138,8 @@ impl World {
         self.schedule.at(at, Happening::Manager(self.reign, event));
     }
 
-    /// SIGKILL, at once or when it has carried out some more effects.
-    pub(super) fn strike_manager(&mut self, death: Death) {
-        self.manager_death = Some(death);
-        if death.after == 0 {
-            self.manager_dies();
-        }
-    }
-
-    fn manager_dies(&mut self) {
-        self.manager_death = None;
+    pub(super) fn manager_dies(&mut self) {
+        self.manager_dies_after = None;
         let Some(table) = self.table.take() else { return };
         self.trace.note("manager", "is dead");
         self.record = (table.record(), table.numbers_used());
