@@ -1,18 +1,22 @@
 //! What must hold in every world, whatever fails.
 //!
-//! | invariant | looked at |
-//! |---|---|
-//! | no acknowledged binding is lost | at each commit, and at the end |
-//! | the phone of a callee rings once for a call | at each INVITE that a phone gets |
-//! | a record of a set-up or session, taken over from a life, is never written by that life again | at each commit |
-//! | no committed session is lost: its record goes only when all of its legs have ended | at each commit |
-//! | a timer of a session commits at most once, a periodic one once in a period | at each commit |
-//! | who has an acknowledged binding is not called in vain | when a call is refused for want of bindings |
-//! | who picks up is connected | when a callee gives up waiting for the ACK |
-//! | every request of a phone is answered | while nothing fails |
-//! | every call is over at both ends | at the end |
-//! | nothing is left: transactions, untaken messages, records of calls, questions to the store | at the end |
-//! | every user can be called | after everything failed |
+//! | invariant | looked at | seen red when |
+//! |---|---|---|
+//! | no acknowledged binding is lost | at each 200, each commit, and the end | REGISTER was answered before its commit |
+//! | a call that goes on is on record, one that is answered as answered | at the caller's first 1xx and 2xx | 100 left before the set-up's commit, a 2xx before its event's; a session acted before its commit, or without one |
+//! | the phone of a callee rings once for a call | at each INVITE that a phone gets | a successor derived its own branches |
+//! | a record of a set-up or session, taken over from a life, is never written by that life again | at each commit | claims and updates expected any version |
+//! | no committed session is lost: its record goes only when all of its legs have ended | at each commit, every five seconds | a claim deleted the record; a record lived eight seconds |
+//! | a timer of a session commits at most once, a periodic one once in a period | at each commit | a timer that had fired stayed; a period was halved |
+//! | who has an acknowledged binding is not called in vain | when a call is refused for want of bindings | a look-up found nobody, sometimes |
+//! | who picks up is connected | when a callee gives up waiting for the ACK | a response for a dead owner was dropped |
+//! | every request of a phone is answered | when it ends, unless the store refuses | every second REGISTER got no answer |
+//! | faults are hidden: no 5xx while a container serves | at each answer, unless the store refuses | an edge answered what a dead container had not taken |
+//! | every call is over at both ends | at the end | no CANCEL was sent; the dead counted as living |
+//! | nothing is left: transactions, untaken messages, records of calls, questions to the store | at the end | no record of a set-up was removed |
+//! | every user can be called | after everything failed | a container never trusted its calls again; a look-up found nobody |
+//! | nobody is started who lives | when a program is started | a manager forgot what the last one left |
+//! | nobody is killed for a silence that was none | when the manager kills | a manager gave no grace to those whom it adopted |
 //!
 //! What a seed's faults may cost is said in [`Promises`]: as little as the code as it stands promises.
 
