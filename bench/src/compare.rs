@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::load::{self, Load, LoadReport, Transport};
-use crate::server::{Authentication, Bench, Server, ServerKind};
+use crate::server::{Allocator, Authentication, Bench, Server, ServerKind};
 use crate::statistics::Summary;
 
 /// A server in a group.
@@ -67,8 +67,12 @@ impl Extent {
     };
 }
 
+/// Connections that the users of a load over TCP share.
+const CONNECTIONS: u32 = 200;
+
 /// Everything that is compared.
 pub fn groups(extent: Extent) -> Vec<Group> {
+    use Allocator::{Fast, Packaged};
     use Authentication::{Digest, Off};
     use ServerKind::{Echo, Kamailio, KamailioStateless, Outlast};
     let load = |scenario| Load {
@@ -76,50 +80,46 @@ pub fn groups(extent: Extent) -> Vec<Group> {
         warmup: extent.warmup,
         ..Load::saturating(scenario, extent.users)
     };
-    let digest = |load: Load| Load { digest: true, ..load };
-    let tcp = |load: Load| Load { transport: Transport::Tcp, ..load };
     let contender = |id, server, load: Load| Contender { id, server, load, parts: 1.0 };
     // An in-dialog request is two forwarded messages: itself and its answer.
     let forwarded = |id, server, load: Load| Contender { id, server, load, parts: 2.0 };
-    let register = |id, title, load: Load| Group {
+    let register = |id, title, load: Load| {
+        let digest = Load { digest: true, ..load.clone() };
+        let contenders = vec![
+            contender("outlast", Outlast(Off), load.clone()),
+            contender("kamailio-fast", Kamailio(Off, Fast), load.clone()),
+            contender("kamailio", Kamailio(Off, Packaged), load),
+            contender("outlast-digest", Outlast(Digest), digest.clone()),
+            contender("kamailio-digest-fast", Kamailio(Digest, Fast), digest.clone()),
+            contender("kamailio-digest", Kamailio(Digest, Packaged), digest),
+        ];
+        Group { id, title, contenders }
+    };
+    let over_tcp = Load { transport: Transport::Tcp, sockets: CONNECTIONS, ..load("register") };
+    let relayed = |id, title, scenario| Group {
         id,
         title,
         contenders: vec![
-            contender("outlast", Outlast(Off), load.clone()),
-            contender("kamailio", Kamailio(Off), load.clone()),
-            contender("outlast-digest", Outlast(Digest), digest(load.clone())),
-            contender("kamailio-digest", Kamailio(Digest), digest(load)),
+            contender("outlast", Outlast(Off), load(scenario)),
+            contender("kamailio-fast", Kamailio(Off, Fast), load(scenario)),
+            contender("kamailio", Kamailio(Off, Packaged), load(scenario)),
         ],
     };
     vec![
         register("register-udp", "REGISTER over UDP", load("register")),
-        register("register-tcp", "REGISTER over TCP", tcp(load("register"))),
-        Group {
-            id: "call-udp",
-            title: "relayed call over UDP",
-            contenders: vec![
-                contender("outlast", Outlast(Off), load("call")),
-                contender("kamailio", Kamailio(Off), load("call")),
-            ],
-        },
+        register("register-tcp", "REGISTER over TCP", over_tcp),
+        relayed("call-udp", "relayed call over UDP", "call"),
         Group {
             id: "dialog-udp",
             title: "message of a request in a dialog, forwarded over UDP",
             contenders: vec![
                 forwarded("outlast", Outlast(Off), load("dialog")),
-                forwarded("kamailio-stateless", KamailioStateless, load("dialog")),
-                forwarded("kamailio", Kamailio(Off), load("dialog")),
+                forwarded("kamailio-fast", KamailioStateless(Fast), load("dialog")),
+                forwarded("kamailio", KamailioStateless(Packaged), load("dialog")),
                 contender("echo", Echo, load("echo")),
             ],
         },
-        Group {
-            id: "options-udp",
-            title: "OPTIONS keep-alive over UDP",
-            contenders: vec![
-                contender("outlast", Outlast(Off), load("options")),
-                contender("kamailio", Kamailio(Off), load("options")),
-            ],
-        },
+        relayed("options-udp", "OPTIONS keep-alive over UDP", "options"),
     ]
 }
 
@@ -144,15 +144,14 @@ pub struct Sample {
 
 impl Sample {
     fn of(report: &LoadReport, parts: f64) -> Sample {
-        let cpu = report.server.as_ref().map_or(f64::NAN, |server| server.cpu_us_per_operation);
         Sample {
-            cpu_us: cpu / parts,
+            cpu_us: report.server_cpu_us() / parts,
             throughput_per_s: report.throughput_per_s,
-            p50_us: report.latency_us.p50,
+            p50_us: report.latency().p50,
             failures: report.failures(),
             operations: report.operations,
             retransmissions: report.retransmissions,
-            load_cpu_us: report.load.as_ref().map_or(f64::NAN, |load| load.cpu_us_per_operation),
+            load_cpu_us: report.load_cpu_us(),
         }
     }
 }
@@ -207,7 +206,7 @@ pub fn run(
                 let contender = &group.contenders[(place + round) % group.contenders.len()];
                 let sample = measure(bench, contender)?;
                 progress(&format!(
-                    "round {} of {}  {:<13} {:<19} {:>7.2} µs CPU  {:>9.0}/s{}",
+                    "round {} of {}  {:<13} {:<21} {:>7.2} µs CPU  {:>9.0}/s{}",
                     round + 1,
                     extent.rounds,
                     group.id,

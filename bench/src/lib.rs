@@ -21,3 +21,4 @@ pub mod report;
 pub mod scale;
 pub mod server;
 pub mod statistics;
+pub mod steps;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -11,6 +11,9 @@ use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::server::{Bench, DOMAIN, PASSWORD, Server};
+
+/// Sockets of a load over UDP: enough that the system spreads them over a server's workers.
+const SOCKETS: u32 = 8;
 
 /// How requests are carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +27,7 @@ pub enum Transport {
 /// Whose CPU and memory the load reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Watch {
-    /// These processes.
+    /// These processes and their descendants.
     Processes(Vec<i32>),
     /// All processes of the Outlast node in this directory.
     Node(PathBuf),
@@ -66,6 +69,10 @@ pub struct Load {
     pub duration: Duration,
     /// Time before it that does not count.
     pub warmup: Duration,
+    /// Sockets or connections that the users share.
+    pub sockets: u32,
+    /// UDP port of the first socket, the others' follow: contacts are the same in each run with it.
+    pub local_port: Option<u16>,
     /// Further arguments.
     pub arguments: Vec<String>,
 }
@@ -82,6 +89,8 @@ impl Load {
             digest: false,
             duration: Duration::from_secs(3),
             warmup: Duration::from_secs(1),
+            sockets: SOCKETS,
+            local_port: None,
             arguments: Vec::new(),
         }
     }
@@ -105,6 +114,10 @@ impl Load {
         }
         option("duration", format!("{}ms", self.duration.as_millis()));
         option("warmup", format!("{}ms", self.warmup.as_millis()));
+        option("sockets", self.sockets.to_string());
+        if let Some(port) = self.local_port {
+            option("local-port", port.to_string());
+        }
         if self.digest {
             option("digest", PASSWORD.to_owned());
         }
@@ -128,17 +141,18 @@ pub struct Latency {
 /// What the watched processes used.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServerUse {
-    /// Of all of them together, user and system.
-    pub cpu_us_per_operation: f64,
-    /// Resident memory of all of them together.
-    pub rss_bytes: u64,
+    /// Of all of them together, user and system; `None` when no operation ended.
+    pub cpu_us_per_operation: Option<f64>,
+    /// Processes that ended while they were watched.
+    #[serde(default)]
+    pub gone: usize,
 }
 
 /// What the load itself used.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LoadUse {
-    /// User and system.
-    pub cpu_us_per_operation: f64,
+    /// User and system; `None` when no operation ended.
+    pub cpu_us_per_operation: Option<f64>,
 }
 
 /// The report of a run.
@@ -157,11 +171,14 @@ pub struct LoadReport {
     pub retransmissions: u64,
     /// Operations a second.
     pub throughput_per_s: f64,
-    /// From the intended beginning of an operation to its end.
-    pub latency_us: Latency,
+    /// From the intended beginning of an operation to its end; `None` when none ended well.
+    pub latency_us: Option<Latency>,
     /// Calls only.
     #[serde(default)]
     pub invite_to_180_us: Option<Latency>,
+    /// Operations of an open loop that did not begin at all.
+    #[serde(default)]
+    pub missed: u64,
     /// `None` when nobody was watched.
     #[serde(default)]
     pub server: Option<ServerUse>,
@@ -173,10 +190,43 @@ pub struct LoadReport {
 }
 
 impl LoadReport {
-    /// Operations that did not end as they should.
+    /// Operations that did not end as they should, or did not begin when they should.
     pub fn failures(&self) -> u64 {
-        self.failed.values().sum::<u64>() + self.lost
+        self.failed.values().sum::<u64>() + self.lost + self.missed
     }
+
+    /// From the intended beginning of an operation to its end; zeros when none ended well.
+    pub fn latency(&self) -> Latency {
+        self.latency_us.unwrap_or_default()
+    }
+
+    /// The server's CPU for an operation, in microseconds; no number when it is not known.
+    pub fn server_cpu_us(&self) -> f64 {
+        self.server.as_ref().and_then(|used| used.cpu_us_per_operation).unwrap_or(f64::NAN)
+    }
+
+    /// The load's.
+    pub fn load_cpu_us(&self) -> f64 {
+        self.load.as_ref().and_then(|used| used.cpu_us_per_operation).unwrap_or(f64::NAN)
+    }
+}
+
+/// The first of as many UDP ports of the loopback as a load over UDP has sockets, all of them free by now.
+///
+/// # Errors
+/// When there are none, or the system refuses to say.
+pub fn free_local_ports() -> anyhow::Result<u16> {
+    const TRIES: usize = 100;
+    for _ in 0..TRIES {
+        let first = UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port();
+        let mut following = (0..SOCKETS as u16).map(|number| first.checked_add(number));
+        if following
+            .all(|port| port.is_some_and(|port| UdpSocket::bind(("127.0.0.1", port)).is_ok()))
+        {
+            return Ok(first);
+        }
+    }
+    bail!("no {SOCKETS} free UDP ports in a row")
 }
 
 /// Runs a load on a server. What failed stands in the report; see [`LoadReport::failures`].
@@ -282,7 +332,7 @@ mod tests {
         assert_eq!(
             load.arguments().join(" "),
             "register --transport tcp --domain example.org --users 100 --first-user 0 --rate 1234 \
-             --duration 3000ms --warmup 1000ms --digest secret"
+             --duration 3000ms --warmup 1000ms --sockets 8 --digest secret"
         );
     }
 
@@ -290,9 +340,10 @@ mod tests {
     fn what_failed_and_what_was_lost_are_failures() {
         let text = r#"{"scenario":"register","operations":10,"ok":6,"failed":{"503":1,"closed":1},"lost":2,
             "retransmissions":3,"throughput_per_s":1.0,
-            "latency_us":{"p50":1,"p90":1,"p99":1,"p999":1,"max":1,"mean":1.5},"duration_s":1}"#;
+            "latency_us":null,"missed":1,"duration_s":1,"server":{"cpu_us_per_operation":null}}"#;
         let report: LoadReport = serde_json::from_str(text).expect("it is a report");
-        assert_eq!(report.failures(), 4);
-        assert_eq!((report.server, report.invite_to_180_us), (None, None));
+        assert_eq!(report.failures(), 5);
+        assert!(report.server_cpu_us().is_nan() && report.load_cpu_us().is_nan());
+        assert_eq!((report.latency(), report.invite_to_180_us), (Latency::default(), None));
     }
 }

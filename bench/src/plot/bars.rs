@@ -1,6 +1,6 @@
 //! Rows of bars, each row on a scale of its own: how we stand beside a peer at each operation.
 
-use super::{Anchor, BUDGET, Canvas, FAINT_INK, Font, GRID, INK, LABEL, SMALL, SUBTITLE, TITLE};
+use super::{Anchor, Canvas, FAINT_INK, Font, GRID, INK, LABEL, SMALL, SUBTITLE, TITLE};
 
 /// One bar.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,8 +26,6 @@ pub struct Row {
     pub remark: String,
     /// From above to below.
     pub bars: Vec<Bar>,
-    /// A mark that the first bar is meant to stay below.
-    pub budget: Option<f64>,
 }
 
 /// Rows below each other.
@@ -73,10 +71,8 @@ impl BarChart {
             y += row.height() + ROW_GAP;
         }
         let legend = bottom + 12.0;
-        canvas.line([LEFT, legend - 9.0, LEFT, legend + 3.0], BUDGET, 2.5);
-        canvas.text((LEFT + 8.0, legend), Anchor::Start, SMALL, "budget");
-        canvas.line([LEFT + 70.0, legend - 4.0, LEFT + 96.0, legend - 4.0], INK, 1.2);
-        canvas.text((LEFT + 103.0, legend), Anchor::Start, SMALL, "least to most of the rounds");
+        canvas.line([LEFT, legend - 4.0, LEFT + 26.0, legend - 4.0], INK, 1.2);
+        canvas.text((LEFT + 33.0, legend), Anchor::Start, SMALL, "least to most of the rounds");
         canvas.finish()
     }
 }
@@ -99,7 +95,7 @@ fn draw_row(canvas: &mut Canvas, row: &Row, top: f64) {
         canvas.line([least, centre, most, centre], INK, 1.2);
         canvas.line([least, centre - 3.0, least, centre + 3.0], INK, 1.2);
         canvas.line([most, centre - 3.0, most, centre + 3.0], INK, 1.2);
-        let end = at(bar.share).max(most).max(row.budget.map_or(0.0, at)) + 8.0;
+        let end = at(bar.share).max(most) + 8.0;
         let font = Font { size: 12.0, colour: FAINT_INK, weight: 400 };
         canvas.text(
             (end, centre + 4.2),
@@ -108,9 +104,6 @@ fn draw_row(canvas: &mut Canvas, row: &Row, top: f64) {
             &format!("{}  {}", bar.name, bar.figure),
         );
         y += BAR + BAR_GAP;
-    }
-    if let Some(budget) = row.budget {
-        canvas.line([at(budget), top - 5.0, at(budget), top + BAR + 5.0], BUDGET, 2.5);
     }
 }
 
@@ -126,12 +119,7 @@ mod tests {
             figure: "5 µs".to_owned(),
             colour: super::super::OURS,
         };
-        let row = Row {
-            title: "REGISTER".to_owned(),
-            remark: String::new(),
-            bars: vec![bar],
-            budget: Some(0.5),
-        };
+        let row = Row { title: "REGISTER".to_owned(), remark: String::new(), bars: vec![bar] };
         BarChart { title: "t".to_owned(), subtitle: "s".to_owned(), rows: vec![row] }.render()
     }
 

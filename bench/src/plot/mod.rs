@@ -24,10 +24,8 @@ const GROUND: &str = "#ffffff";
 pub const OURS: &str = "#0b6e99";
 /// A peer's.
 pub const THEIRS: &str = "#c7ccd1";
-/// A peer's, for lines and points, which need more contrast than areas.
-pub const THEIRS_LINE: &str = "#8a949e";
-/// What something is held to.
-pub const BUDGET: &str = "#d64545";
+/// Another of a peer's, and its lines', which need more contrast than areas.
+pub const THEIRS_DARK: &str = "#8a949e";
 
 /// Where a text is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -28,8 +28,7 @@ pub(super) fn run(
         calls,
         up_in_s: all,
         requests_per_s: report.throughput_per_s,
-        message_cpu_us: report.server.as_ref().map_or(f64::NAN, |used| used.cpu_us_per_operation)
-            / MESSAGES,
+        message_cpu_us: report.server_cpu_us() / MESSAGES,
         node_bytes: node.private_memory_bytes().saturating_sub(before),
         store_bytes: node.state_size()?.record_bytes,
         failures: report.failures(),

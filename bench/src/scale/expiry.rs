@@ -90,17 +90,17 @@ pub(super) fn run(
     }
     let worst = |reports: Vec<&LoadReport>| {
         let slowest =
-            reports.into_iter().max_by(|a, b| a.latency_us.max.total_cmp(&b.latency_us.max));
-        slowest.map(|report| report.latency_us).unwrap_or_default()
+            reports.into_iter().max_by(|a, b| a.latency().max.total_cmp(&b.latency().max));
+        slowest.map(LoadReport::latency).unwrap_or_default()
     };
     let failures =
         sweeping.iter().map(|(pings, registrations)| pings.failures() + registrations.failures());
     let figures = ExpiryFigures {
         bindings: count,
         swept_in_s,
-        quiet_ping_us: quiet_ping.latency_us,
+        quiet_ping_us: quiet_ping.latency(),
         sweeping_ping_us: worst(sweeping.iter().map(|(pings, _)| pings).collect()),
-        quiet_register_us: quiet_register.latency_us,
+        quiet_register_us: quiet_register.latency(),
         sweeping_register_us: worst(
             sweeping.iter().map(|(_, registrations)| registrations).collect(),
         ),

@@ -26,9 +26,19 @@ pub(super) fn run(
         .collect())
 }
 
-/// Each of these users registers once.
-fn registering(from: u32, to: u32) -> Load {
-    Load { first_user: from, warmup: Duration::ZERO, ..Load::saturating("storm", to - from) }
+/// Each of these users registers once. All loads of a server have the same ports, so that a user keeps its contact.
+fn registering(from: u32, to: u32, local_port: u16) -> Load {
+    Load {
+        first_user: from,
+        warmup: Duration::ZERO,
+        local_port: Some(local_port),
+        ..Load::saturating("storm", to - from)
+    }
+}
+
+/// Users refresh in turn.
+fn refreshing(users: u32, local_port: u16) -> Load {
+    Load { local_port: Some(local_port), ..Load::saturating("register", users) }
 }
 
 fn outlast(
@@ -39,24 +49,23 @@ fn outlast(
     let node = Node::start(bench, Authentication::Off, "")?;
     let server = node.server();
     let empty = node.state_size()?;
+    let port = load::free_local_ports()?;
     let mut figures = Vec::new();
     let mut held = 0;
     for &size in sizes {
         let started = Instant::now();
-        let added = load::run(bench, server, &registering(held, size))?;
+        let added = load::run(bench, server, &registering(held, size, port))?;
         let added_in_s = started.elapsed().as_secs_f64();
         let stored = node.state_size()?;
         let bytes =
             stored.record_bytes + stored.index_bytes - empty.record_bytes - empty.index_bytes;
-        let saturated = load::run(bench, server, &Load::saturating("register", size))?;
-        let refreshing = Load {
-            pace: Pace::Open { rate: REFRESHES_PER_S },
-            ..Load::saturating("register", size)
-        };
-        let refreshed = load::run(bench, server, &refreshing)?;
+        let saturated = load::run(bench, server, &refreshing(size, port))?;
+        let slowly = Load { pace: Pace::Open { rate: REFRESHES_PER_S }, ..refreshing(size, port) };
+        let refreshed = load::run(bench, server, &slowly)?;
         let calling = Load {
             pace: Pace::Open { rate: CALLS_PER_S },
             first_user: size / 2,
+            local_port: Some(port),
             ..Load::saturating("call", CALLERS)
         };
         let called = load::run(bench, server, &calling)?;
@@ -64,11 +73,8 @@ fn outlast(
             added_in_s,
             added: size - held,
             store_bytes_per_binding: bytes as f64 / f64::from(size),
-            refresh_cpu_us: saturated
-                .server
-                .as_ref()
-                .map_or(f64::NAN, |used| used.cpu_us_per_operation),
-            refresh_us: refreshed.latency_us,
+            refresh_cpu_us: saturated.server_cpu_us(),
+            refresh_us: refreshed.latency(),
             lookup_us: called.invite_to_180_us.unwrap_or_default(),
             failures: [&added, &saturated, &refreshed, &called]
                 .iter()
@@ -96,18 +102,16 @@ fn kamailio(
 ) -> anyhow::Result<Vec<KamailioAtSize>> {
     let server = Server::start_large_kamailio(bench, KAMAILIO_SLOTS_LOG2)?;
     let empty = server.kamailio_shared_memory()?;
+    let port = load::free_local_ports()?;
     let mut figures = Vec::new();
     let mut held = 0;
     for &size in sizes {
-        let added = load::run(bench, &server, &registering(held, size))?;
+        let added = load::run(bench, &server, &registering(held, size, port))?;
         let bytes = server.kamailio_shared_memory()?.saturating_sub(empty);
-        let saturated = load::run(bench, &server, &Load::saturating("register", size))?;
+        let saturated = load::run(bench, &server, &refreshing(size, port))?;
         let at_size = KamailioAtSize {
             bytes_per_binding: bytes as f64 / f64::from(size),
-            refresh_cpu_us: saturated
-                .server
-                .as_ref()
-                .map_or(f64::NAN, |used| used.cpu_us_per_operation),
+            refresh_cpu_us: saturated.server_cpu_us(),
             failures: added.failures() + saturated.failures(),
         };
         progress(&format!(

@@ -22,7 +22,11 @@ fn storm(
     progress: &mut dyn FnMut(&str),
 ) -> anyhow::Result<StormFigures> {
     let node = Node::start(bench, Authentication::Off, "")?;
-    let calm = Load { warmup: Duration::ZERO, ..Load::saturating("storm", users) };
+    let calm = Load {
+        warmup: Duration::ZERO,
+        local_port: Some(load::free_local_ports()?),
+        ..Load::saturating("storm", users)
+    };
     let before = load::run(bench, node.server(), &calm)?;
     let edge = node.pid_of(bench, "edge1")?;
     let killed = Instant::now();
@@ -32,7 +36,7 @@ fn storm(
     let figures = StormFigures {
         users,
         all_registered_in_s: killed.elapsed().as_secs_f64(),
-        latency_us: report.latency_us,
+        latency_us: report.latency(),
         retransmissions: report.retransmissions,
         failures: before.failures() + report.failures(),
     };

@@ -9,9 +9,10 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use sip::digest::Algorithm;
 
-use super::process::{Process, family};
+use super::process::Process;
 use super::{
-    Authentication, Bench, DOMAIN, PASSWORD, Server, answers_options, free_port, path_text,
+    Allocator, Authentication, Bench, DOMAIN, PASSWORD, Server, answers_options, free_port,
+    path_text,
 };
 use crate::load::Watch;
 
@@ -26,20 +27,22 @@ const CONTROL: &str = "control.sock";
 pub(super) fn registrar(
     bench: &Bench,
     authentication: Authentication,
+    allocator: Allocator,
     slots_log2: u32,
 ) -> anyhow::Result<Server> {
-    start(bench, "registrar.cfg", authentication, slots_log2)
+    start(bench, "registrar.cfg", authentication, allocator, slots_log2)
 }
 
 /// Forwards without state.
-pub(super) fn stateless(bench: &Bench) -> anyhow::Result<Server> {
-    start(bench, "stateless.cfg", Authentication::Off, 14)
+pub(super) fn stateless(bench: &Bench, allocator: Allocator) -> anyhow::Result<Server> {
+    start(bench, "stateless.cfg", Authentication::Off, allocator, 14)
 }
 
 fn start(
     bench: &Bench,
     configuration: &str,
     authentication: Authentication,
+    allocator: Allocator,
     slots_log2: u32,
 ) -> anyhow::Result<Server> {
     let directory = bench.directory(BINARY)?;
@@ -49,7 +52,10 @@ fn start(
     command.current_dir(&directory).args(["-DD", "-E", "-f"]);
     command.arg(bench.peers.join("kamailio").join(configuration));
     command.arg("-Y").arg(&directory).arg("-w").arg(&directory);
-    command.args(["-m", SHARED_MEGABYTES, "-M", PRIVATE_MEGABYTES, "-x", "fm", "-X", "fm"]);
+    command.args(["-m", SHARED_MEGABYTES, "-M", PRIVATE_MEGABYTES]);
+    if allocator == Allocator::Fast {
+        command.args(["-x", "fm", "-X", "fm"]);
+    }
     command.args(["-n", &workers, "-N", &workers]);
     command.args(["-l", &format!("udp:{address}"), "-l", &format!("tcp:{address}")]);
     command.args(["-A", &format!("DOMAIN={DOMAIN}"), "-A", &format!("HASH_SIZE={slots_log2}")]);
@@ -61,7 +67,7 @@ fn start(
     }
     let mut process = Process::start(command, BINARY, &directory)?;
     process.await_ready(&directory, START_LIMIT, || answers_options(address))?;
-    let watch = Watch::Processes(family(process.pid()));
+    let watch = Watch::Processes(vec![process.pid()]);
     Ok(Server { udp: address, tcp: Some(address), watch, directory, process })
 }
 

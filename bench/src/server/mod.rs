@@ -36,15 +36,24 @@ pub enum Authentication {
     Digest,
 }
 
+/// Which memory allocator Kamailio is started with; nothing else about it changes its cost as much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allocator {
+    /// As it is packaged, and runs unless asked otherwise: `qm`.
+    Packaged,
+    /// The fastest it has: `-x fm -X fm`.
+    Fast,
+}
+
 /// A server to be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerKind {
     /// `outlast up` with its defaults.
     Outlast(Authentication),
     /// Kamailio as registrar and stateful proxy.
-    Kamailio(Authentication),
+    Kamailio(Authentication, Allocator),
     /// Kamailio that forwards without state.
-    KamailioStateless,
+    KamailioStateless(Allocator),
     /// A bare recvmmsg/sendmmsg echo.
     Echo,
 }
@@ -110,18 +119,20 @@ impl Server {
             ServerKind::Outlast(authentication) => {
                 Ok(Node::start(bench, authentication, "")?.into_server())
             }
-            ServerKind::Kamailio(authentication) => kamailio::registrar(bench, authentication, 14),
-            ServerKind::KamailioStateless => kamailio::stateless(bench),
+            ServerKind::Kamailio(authentication, allocator) => {
+                kamailio::registrar(bench, authentication, allocator, 14)
+            }
+            ServerKind::KamailioStateless(allocator) => kamailio::stateless(bench, allocator),
             ServerKind::Echo => echo::start(bench),
         }
     }
 
-    /// Kamailio as a registrar whose table has `2^slots_log2` slots.
+    /// Kamailio at its fastest as a registrar whose table has `2^slots_log2` slots.
     ///
     /// # Errors
     /// As [`Server::start`].
     pub fn start_large_kamailio(bench: &Bench, slots_log2: u32) -> anyhow::Result<Server> {
-        kamailio::registrar(bench, Authentication::Off, slots_log2)
+        kamailio::registrar(bench, Authentication::Off, Allocator::Fast, slots_log2)
     }
 
     /// Octets of Kamailio's shared memory in use, by its own accounting.
