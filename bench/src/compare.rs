@@ -5,6 +5,7 @@
 //! just warmed up, and so that slow minutes of the machine touch all alike.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -126,6 +127,8 @@ pub fn groups(extent: Extent) -> Vec<Group> {
 /// One run of one contender.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
+    /// Of which round, counted from 0.
+    pub round: usize,
     /// CPU of all processes of the server for one part of an operation, in microseconds.
     pub cpu_us: f64,
     /// Operations a second that the machine did, load and server together on its cores.
@@ -143,8 +146,9 @@ pub struct Sample {
 }
 
 impl Sample {
-    fn of(report: &LoadReport, parts: f64) -> Sample {
+    fn of(report: &LoadReport, parts: f64, round: usize) -> Sample {
         Sample {
+            round,
             cpu_us: report.server_cpu_us() / parts,
             throughput_per_s: report.throughput_per_s,
             p50_us: report.latency().p50,
@@ -156,11 +160,24 @@ impl Sample {
     }
 }
 
+impl fmt::Display for Sample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:>7.2} µs CPU  {:>9.0}/s", self.cpu_us, self.throughput_per_s)?;
+        if self.failures > 0 {
+            write!(f, "  {} of {} failed", self.failures, self.operations)?;
+        }
+        Ok(())
+    }
+}
+
 /// Figures by group and contender, a sample a round.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
     /// Group id, then contender id.
     pub groups: BTreeMap<String, BTreeMap<String, Vec<Sample>>>,
+    /// Runs that did not come about, and why.
+    #[serde(default)]
+    pub missing: Vec<String>,
 }
 
 impl Comparison {
@@ -182,63 +199,62 @@ impl Comparison {
 
     /// CPU of one contender as a multiple of another's in the same round.
     pub fn cpu_ratio(&self, group: &str, of: &str, to: &str) -> Option<Summary> {
-        let cpu = |contender| -> Vec<Option<f64>> {
-            self.samples(group, contender).iter().map(|sample| Some(sample.cpu_us)).collect()
-        };
-        Summary::of_ratios(&cpu(of), &cpu(to))
+        let ratios = self.samples(group, of).iter().filter_map(|ours| {
+            let mut others = self.samples(group, to).iter();
+            let theirs = others.find(|theirs| theirs.round == ours.round)?;
+            Some(ours.cpu_us / theirs.cpu_us)
+        });
+        Summary::of(ratios)
     }
 }
 
-/// Runs every group of `extent`.
-///
-/// # Errors
-/// When a server does not start or a load cannot run: a figure that is missing is no figure.
-pub fn run(
-    bench: &Bench,
-    extent: Extent,
-    mut progress: impl FnMut(&str),
-) -> anyhow::Result<Comparison> {
+/// Runs every group of `extent`. What cannot be run is written down, and the rest goes on.
+pub fn run(bench: &Bench, extent: Extent, mut progress: impl FnMut(&str)) -> Comparison {
     let mut comparison = Comparison::default();
     let groups = groups(extent);
     for round in 0..extent.rounds {
         for group in &groups {
             for place in 0..group.contenders.len() {
                 let contender = &group.contenders[(place + round) % group.contenders.len()];
-                let sample = measure(bench, contender)?;
-                progress(&format!(
-                    "round {} of {}  {:<13} {:<21} {:>7.2} µs CPU  {:>9.0}/s{}",
+                let run = format!(
+                    "round {} of {}  {:<13} {:<21}",
                     round + 1,
                     extent.rounds,
                     group.id,
-                    contender.id,
-                    sample.cpu_us,
-                    sample.throughput_per_s,
-                    if sample.failures > 0 {
-                        format!("  {} of {} failed", sample.failures, sample.operations)
-                    } else {
-                        String::new()
-                    },
-                ));
-                let of_group = comparison.groups.entry(group.id.to_owned()).or_default();
-                of_group.entry(contender.id.to_owned()).or_default().push(sample);
+                    contender.id
+                );
+                match measure(bench, contender, round) {
+                    Ok(sample) => {
+                        progress(&format!("{run} {sample}"));
+                        let of_group = comparison.groups.entry(group.id.to_owned()).or_default();
+                        of_group.entry(contender.id.to_owned()).or_default().push(sample);
+                    }
+                    Err(error) => {
+                        progress(&format!("{run} {error:#}"));
+                        let why =
+                            format!("{error:#}").lines().next().unwrap_or_default().to_owned();
+                        comparison.missing.push(format!("{}, {}: {why}", group.id, contender.id));
+                    }
+                }
             }
         }
     }
-    Ok(comparison)
+    comparison
 }
 
-fn measure(bench: &Bench, contender: &Contender) -> anyhow::Result<Sample> {
+fn measure(bench: &Bench, contender: &Contender, round: usize) -> anyhow::Result<Sample> {
     let server = Server::start(bench, contender.server)?;
     let report = load::run(bench, &server, &contender.load)?;
-    Ok(Sample::of(&report, contender.parts))
+    Ok(Sample::of(&report, contender.parts, round))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn sample(cpu_us: f64) -> Sample {
+    fn sample(round: usize, cpu_us: f64) -> Sample {
         Sample {
+            round,
             cpu_us,
             throughput_per_s: 1.0,
             p50_us: 1.0,
@@ -253,10 +269,14 @@ mod tests {
     fn ratios_pair_the_samples_of_a_round() {
         let mut comparison = Comparison::default();
         let group = comparison.groups.entry("g".to_owned()).or_default();
-        group.insert("ours".to_owned(), vec![sample(10.0), sample(40.0), sample(12.0)]);
-        group.insert("theirs".to_owned(), vec![sample(20.0), sample(80.0), sample(20.0)]);
+        group.insert(
+            "ours".to_owned(),
+            vec![sample(0, 10.0), sample(1, 40.0), sample(2, 12.0), sample(3, 9.0)],
+        );
+        group.insert("theirs".to_owned(), vec![sample(1, 80.0), sample(0, 20.0), sample(2, 20.0)]);
         let ratio = comparison.cpu_ratio("g", "ours", "theirs").expect("both have samples");
-        assert_eq!((ratio.median, ratio.min, ratio.max), (0.5, 0.5, 0.6));
+        // The second round ran on a machine a quarter as fast; the fourth has no other half.
+        assert_eq!((ratio.median, ratio.min, ratio.max, ratio.rounds), (0.5, 0.5, 0.6, 3));
         assert_eq!(comparison.cpu_ratio("g", "ours", "nobody"), None);
     }
 

@@ -64,7 +64,7 @@ fn main() -> anyhow::Result<()> {
         users: compare::Extent::FULL.users,
     };
     if mode == Mode::Quick {
-        let figures = compare::run(&bench, compare::Extent::QUICK, say)?;
+        let figures = compare::run(&bench, compare::Extent::QUICK, say);
         return show(&report::headline(&figures));
     }
     let results = repository.join("bench/results");
@@ -72,7 +72,7 @@ fn main() -> anyhow::Result<()> {
     // Before anything is written, so that the commit is that of what is measured.
     let made = Made::here(&mode.command(), &repository);
     if mode.includes(Mode::Compare) {
-        let figures = compare::run(&bench, compare::Extent::FULL, say)?;
+        let figures = compare::run(&bench, compare::Extent::FULL, say);
         pieces.compare = Some(Piece { made: made.clone(), figures });
     }
     if mode.includes(Mode::Latency) {
@@ -80,7 +80,7 @@ fn main() -> anyhow::Result<()> {
         pieces.latency = Some(Piece { made: made.clone(), figures });
     }
     if mode.includes(Mode::Scale) {
-        let figures = scale::run(&bench, &scale::Extent::full(), say)?;
+        let figures = scale::run(&bench, &scale::Extent::full(), say);
         pieces.scale = Some(Piece { made, figures });
     }
     pieces.write(&results)?;

@@ -130,6 +130,9 @@ pub struct ScaleFigures {
     pub flows: Option<FlowFigures>,
     /// See [`StormFigures`].
     pub storms: Vec<StormFigures>,
+    /// Parts that did not come about, and why.
+    #[serde(default)]
+    pub missing: Vec<String>,
 }
 
 /// How much is measured.
@@ -160,21 +163,38 @@ impl Extent {
     }
 }
 
-/// Measures all of it, one part after the other.
-///
-/// # Errors
-/// When a server does not start or a load cannot run.
-pub fn run(
-    bench: &Bench,
-    extent: &Extent,
-    mut progress: impl FnMut(&str),
-) -> anyhow::Result<ScaleFigures> {
-    let progress = &mut progress;
-    Ok(ScaleFigures {
-        sizes: sizes::run(bench, &extent.sizes, progress)?,
-        expiry: Some(expiry::run(bench, extent.expiring, progress)?),
-        calls: Some(calls::run(bench, extent.calls, progress)?),
-        flows: Some(flows::run(bench, extent.flows, progress)?),
-        storms: storms::run(bench, &extent.storms, progress)?,
-    })
+/// Measures all of it, one part after the other. A part that cannot be measured is written down, and the rest goes on.
+pub fn run(bench: &Bench, extent: &Extent, mut progress: impl FnMut(&str)) -> ScaleFigures {
+    let mut figures = ScaleFigures::default();
+    let mut part = |what: &str, measure: &mut Measure<'_>| {
+        if let Err(error) = measure(&mut figures, &mut progress) {
+            progress(&format!("{what}: {error:#}"));
+            let why = format!("{error:#}").lines().next().unwrap_or_default().to_owned();
+            figures.missing.push(format!("{what}: {why}"));
+        }
+    };
+    part("many bindings", &mut |figures, progress| {
+        figures.sizes = sizes::run(bench, &extent.sizes, progress)?;
+        Ok(())
+    });
+    part("bindings that end at one time", &mut |figures, progress| {
+        figures.expiry = Some(expiry::run(bench, extent.expiring, progress)?);
+        Ok(())
+    });
+    part("many calls", &mut |figures, progress| {
+        figures.calls = Some(calls::run(bench, extent.calls, progress)?);
+        Ok(())
+    });
+    part("idle connections", &mut |figures, progress| {
+        figures.flows = Some(flows::run(bench, extent.flows, progress)?);
+        Ok(())
+    });
+    part("storms", &mut |figures, progress| {
+        figures.storms = storms::run(bench, &extent.storms, progress)?;
+        Ok(())
+    });
+    figures
 }
+
+/// Measures a part into the figures.
+type Measure<'a> = dyn FnMut(&mut ScaleFigures, &mut dyn FnMut(&str)) -> anyhow::Result<()> + 'a;

@@ -1,7 +1,7 @@
 //! What several rounds say together: a median and how far the rounds lie apart.
 //!
 //! Figures of a shared machine have outliers, so nothing here is a mean. Ratios are taken within a round, whose
-//! contenders ran within seconds of each other, and summed up afterwards: what slows a round down slows both sides.
+//! contenders ran within seconds of each other, and summed up here afterwards: what slows a round down slows both sides.
 
 use serde::{Deserialize, Serialize};
 
@@ -33,12 +33,6 @@ impl Summary {
         };
         Some(Summary { median, min, max, rounds: sorted.len() })
     }
-
-    /// Of `figure / baseline`, round by round; a round that lacks one of them is left out.
-    pub fn of_ratios(figures: &[Option<f64>], baselines: &[Option<f64>]) -> Option<Summary> {
-        let rounds = figures.iter().zip(baselines);
-        Summary::of(rounds.filter_map(|(figure, baseline)| Some((*figure)? / (*baseline)?)))
-    }
 }
 
 #[cfg(test)]
@@ -58,15 +52,5 @@ mod tests {
         assert_eq!(Summary::of([f64::NAN, 2.0]).map(|summary| summary.rounds), Some(1));
         assert_eq!(Summary::of([f64::INFINITY]), None);
         assert_eq!(Summary::of([]), None);
-    }
-
-    #[test]
-    fn ratios_are_taken_within_a_round() {
-        // The second round ran on a machine half as fast: its ratio is the same.
-        let ratios = Summary::of_ratios(&[Some(2.0), Some(4.0)], &[Some(4.0), Some(8.0)]);
-        assert_eq!(ratios.map(|ratio| (ratio.median, ratio.min, ratio.max)), Some((0.5, 0.5, 0.5)));
-        // A round without its other half says nothing.
-        let ratios = Summary::of_ratios(&[Some(2.0), None], &[Some(4.0), Some(1.0)]);
-        assert_eq!(ratios.map(|ratio| ratio.rounds), Some(1));
     }
 }

@@ -96,6 +96,12 @@ pub(super) fn section(figures: &Comparison) -> String {
             text += &row(figures, group.id, contender.id);
         }
     }
+    if !figures.missing.is_empty() {
+        text += "\nNot measured:\n\n";
+        for missing in &figures.missing {
+            writeln!(text, "- {missing}").expect("a text takes all");
+        }
+    }
     text
 }
 
@@ -129,7 +135,8 @@ mod tests {
 
     #[test]
     fn headline_has_both_sides_and_their_ratio() {
-        let sample = |cpu_us| Sample {
+        let sample = |round, cpu_us| Sample {
+            round,
             cpu_us,
             throughput_per_s: 40_000.0,
             p50_us: 900.0,
@@ -140,8 +147,8 @@ mod tests {
         };
         let mut figures = Comparison::default();
         let group = figures.groups.entry("register-udp".to_owned()).or_default();
-        group.insert("outlast".to_owned(), vec![sample(20.0), sample(22.0)]);
-        group.insert("kamailio".to_owned(), vec![sample(50.0), sample(44.0)]);
+        group.insert("outlast".to_owned(), vec![sample(0, 20.0), sample(1, 22.0)]);
+        group.insert("kamailio".to_owned(), vec![sample(0, 50.0), sample(1, 44.0)]);
         let text = headline(&figures);
         let row = "| REGISTER, UDP | 21.0 µs | – | – | 47.0 µs | 0.45 × (0.40–0.50) |";
         assert!(text.contains(row), "{text}");

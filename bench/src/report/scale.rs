@@ -46,6 +46,9 @@ pub(super) fn section(figures: &ScaleFigures) -> String {
     if !figures.storms.is_empty() {
         text += &storms(&figures.storms);
     }
+    for missing in &figures.missing {
+        writeln!(text, "\nNot measured: {missing}.").expect("a text takes all");
+    }
     text
 }
 
