@@ -22,6 +22,9 @@ struct CommandLine {
     /// The repository.
     #[arg(long, default_value = ".")]
     repository: PathBuf,
+    /// Share of the bindings, calls and connections of `scale`: less than 1 to try it out
+    #[arg(long, default_value_t = 1.0)]
+    share: f64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -54,7 +57,7 @@ impl Mode {
 }
 
 fn main() -> anyhow::Result<()> {
-    let CommandLine { mode, binaries, repository } = CommandLine::parse();
+    let CommandLine { mode, binaries, repository, share } = CommandLine::parse();
     let repository = repository.canonicalize().context("--repository")?;
     let scratch = Scratch::new()?;
     let bench = Bench {
@@ -80,7 +83,7 @@ fn main() -> anyhow::Result<()> {
         pieces.latency = Some(Piece { made: made.clone(), figures });
     }
     if mode.includes(Mode::Scale) {
-        let figures = scale::run(&bench, &scale::Extent::full(), say);
+        let figures = scale::run(&bench, &scale::Extent::share(share), say);
         pieces.scale = Some(Piece { made, figures });
     }
     pieces.write(&results)?;

@@ -151,14 +151,15 @@ pub struct Extent {
 }
 
 impl Extent {
-    /// For the report.
-    pub fn full() -> Extent {
+    /// That of the report, or a share of it.
+    pub fn share(share: f64) -> Extent {
+        let of = |full: u32| ((f64::from(full) * share) as u32).max(100);
         Extent {
-            sizes: vec![10_000, 30_000, 100_000, 300_000, 1_000_000],
-            expiring: 1_000_000,
-            calls: 100_000,
-            flows: 15_000,
-            storms: vec![10_000, 50_000],
+            sizes: [10_000, 30_000, 100_000, 300_000, 1_000_000].map(of).to_vec(),
+            expiring: of(1_000_000),
+            calls: of(100_000),
+            flows: of(15_000),
+            storms: [10_000, 50_000].map(of).to_vec(),
         }
     }
 }

@@ -18,7 +18,7 @@ pub(super) fn run(
     let before = node.private_memory_bytes();
     let load = Load {
         pace: Pace::Closed { concurrency: 256 },
-        arguments: vec!["--calls".to_owned(), calls.to_string()],
+        arguments: vec!["--dialogs".to_owned(), calls.to_string()],
         ..Load::saturating("dialog", 10_000)
     };
     let started = Instant::now();

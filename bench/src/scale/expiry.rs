@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::ensure;
 
 use super::ExpiryFigures;
-use crate::load::{Load, LoadReport, Pace, Running};
+use crate::load::{self, Load, LoadReport, Pace, Running};
 use crate::server::{Bench, Node, bindings};
 
 const PINGS_PER_S: f64 = 1_000.0;
@@ -35,6 +35,7 @@ impl Watched {
     ) -> anyhow::Result<Watched> {
         let start = |scenario, rate, users| {
             let load = Load {
+                local_port: Some(load::free_local_ports()?),
                 pace: Pace::Open { rate },
                 first_user,
                 duration,
