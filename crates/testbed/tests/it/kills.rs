@@ -120,6 +120,8 @@ async fn random_kills_lose_no_call_and_no_binding() {
     let seed = number("OUTLAST_SEED").unwrap_or(u64::from(std::process::id()) | 1);
     let kills = number("OUTLAST_KILLS").map_or(KILLS, |kills| kills as usize);
     println!("seed {seed}; again: OUTLAST_SEED={seed} cargo test -p testbed random_kills");
+    // Now, not when it is over: others may go on meanwhile.
+    let commit = report::commit();
     let (mut sequence, victims) = (Sequence(seed), victims());
     let applications = "[container]\napplications = [\"back-to-back\", \"registrar\"]\n";
     let mut node = world::node_of(&world::open_config(2, applications));
@@ -148,7 +150,7 @@ async fn random_kills_lose_no_call_and_no_binding() {
     let tally = calls.end().await;
     let took = began.elapsed();
     let lost = lost_bindings(&node);
-    let report = Report { seed, took, hits, tally: &tally, bindings_lost: lost.len() };
+    let report = Report { commit, seed, took, hits, tally: &tally, bindings_lost: lost.len() };
     println!("{kills} kills in {took:?}\n{}", report.table());
     if std::env::var_os("OUTLAST_WRITE_DOCS").is_some() {
         report.write();

@@ -14,6 +14,8 @@ pub(super) type Hits = BTreeMap<(&'static str, &'static str), Vec<Duration>>;
 
 /// What came of it.
 pub(super) struct Report<'t> {
+    /// See [`commit`].
+    pub(super) commit: String,
     pub(super) seed: u64,
     pub(super) took: Duration,
     pub(super) hits: Hits,
@@ -50,7 +52,7 @@ impl Report<'_> {
              | calls lost | {} |\n\
              | bindings lost of {USERS} | {} |\n",
             SERVES_FOR.as_secs_f32(),
-            commit(),
+            self.commit,
             if cfg!(debug_assertions) { "debug" } else { "release" },
             machine(),
             self.table(),
@@ -82,8 +84,8 @@ fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// Of the sources, with a word if they differ from it.
-fn commit() -> String {
+/// The commit that is checked out, with a word if the sources differ from it.
+pub(super) fn commit() -> String {
     let mut git = Command::new("git");
     git.args(["describe", "--always", "--dirty", "--abbrev=12"]).current_dir(repository());
     let said = git.output().ok().filter(|output| output.status.success());
