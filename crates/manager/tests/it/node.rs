@@ -13,7 +13,7 @@ use config::{NodeConfig, RestartSettings};
 use manager::{GuardOptions, Guarded, OperatorLines, Options, Serving, UpError};
 use rustix::process::{Pid, Signal, kill_process};
 use topology::protocol::{Answer, NodeStatus, Request};
-use topology::server::admin_request;
+use topology::server::{ManagerError, admin_request};
 use topology::view::{ProcessEntry, ProcessName, TopologyView};
 
 use crate::fake_child;
@@ -276,8 +276,13 @@ impl Node {
         })
     }
 
+    /// Asks again when the manager ended in the middle: on a machine so busy that it was taken for hung. What is asked
+    /// here may be asked twice.
     pub(crate) fn request(&self, request: Request) -> Answer {
-        admin_request(&self.socket(), request).unwrap()
+        until("an answer", || match admin_request(&self.socket(), request.clone()) {
+            Err(ManagerError::Broken(_) | ManagerError::NotUp { .. }) => None,
+            answer => Some(answer.unwrap()),
+        })
     }
 
     pub(crate) fn status(&self) -> TopologyView {
