@@ -2,12 +2,12 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use super::UpError;
+use super::{UpError, lock_file};
 
 /// `sockaddr_un.sun_path` without its final zero.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -88,7 +88,7 @@ impl NodeDirectory {
 
     /// Whether that process was the last to take the guardian's lock. An empty file is one that another just writes.
     pub(crate) fn is_guarded_by(&self, pid: u32) -> bool {
-        let holder = fs::read_to_string(node_lock(&self.path));
+        let holder = lock_file::read(&node_lock(&self.path));
         holder.map_or(true, |holder| holder.trim() == pid.to_string())
     }
 
@@ -158,13 +158,12 @@ fn lock(directory: &Path) -> Result<File, UpError> {
             Ok(file)
         }
         Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            let read = file.read_to_string(&mut holder);
-            let known = read.is_ok() && !holder.trim().is_empty();
-            Err(UpError::Locked {
-                directory: directory.to_owned(),
-                holder: if known { holder.trim().to_owned() } else { "unknown".to_owned() },
-            })
+            let holder = lock_file::read_from(&file).unwrap_or_default();
+            let holder = match holder.trim() {
+                "" => "unknown".to_owned(),
+                pid => pid.to_owned(),
+            };
+            Err(UpError::Locked { directory: directory.to_owned(), holder })
         }
         Err(TryLockError::Error(source)) => Err(failed(source)),
     }

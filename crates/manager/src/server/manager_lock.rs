@@ -1,13 +1,14 @@
 //! `DIR/run/manager.lock`: at most one manager runs a node, and who it is. The kernel ends the lock with the
 //! process, so it tells a living manager from one that a file remembers.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::identity::{Identity, LivingProcess};
+use super::lock_file;
 
 /// How long a manager waits for another one's end: it was killed, and may hold the lock until it is gone.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -31,7 +32,7 @@ impl ManagerLock {
                     tokio::time::sleep(AGAIN_AFTER).await;
                 }
                 Err(TryLockError::WouldBlock) => {
-                    let holder = fs::read_to_string(path).unwrap_or_default();
+                    let holder = lock_file::read(path).unwrap_or_default();
                     return Err(io::Error::other(format!("another manager runs ({holder})")));
                 }
                 Err(TryLockError::Error(error)) => return Err(error),
@@ -55,7 +56,7 @@ impl ManagerLock {
                 Err(TryLockError::Error(error)) => return Err(error),
             }
             // Whoever took it this moment is about to write who it is.
-            if let Ok(identity) = serde_json::from_slice(&fs::read(path)?)
+            if let Ok(identity) = serde_json::from_str(&lock_file::read(path)?)
                 && let Some(living) = LivingProcess::found(identity)?
             {
                 return Ok(Some(living));
@@ -75,6 +76,8 @@ fn open(path: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::fs;
+
     use super::*;
 
     #[tokio::test]

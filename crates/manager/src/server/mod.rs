@@ -32,6 +32,7 @@ mod keys;
 mod left_behind;
 mod lines;
 mod listeners;
+mod lock_file;
 mod manager;
 mod manager_lock;
 mod operator_lines;

@@ -2,8 +2,8 @@
 //! owner only. The manager alone reads and writes it (it holds the node's lock); its children are
 //! sent the ring.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -44,6 +44,15 @@ pub enum KeyFileError {
     Random(getrandom::Error),
 }
 
+/// A ring is a few hundred octets. A longer file is none, and damaged by that.
+const FILE_BYTES_MAX: u64 = 64 << 10;
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// Reads the ring at `path`, or writes a new one there with mode 0600. A ring of an earlier release is
 /// written anew, its current secret as old as `now` (Unix milliseconds).
 ///
@@ -51,7 +60,7 @@ pub enum KeyFileError {
 /// See [`KeyFileError`]; a damaged or exposed file is never replaced silently.
 pub fn load_or_create(path: &Path, now: u64) -> Result<KeyRing, KeyFileError> {
     let io_error = |source| KeyFileError::Io { path: path.to_owned(), source };
-    match fs::read(path) {
+    match read(path) {
         Ok(bytes) => {
             let mode = fs::metadata(path).map_err(io_error)?.permissions().mode() & 0o777;
             if mode & 0o077 != 0 {
