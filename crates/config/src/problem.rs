@@ -10,7 +10,7 @@ use crate::FILE_NAME;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("{path} cannot be read: {source}", path = path.display())]
+    #[error("{path} cannot be read: {source}{hint}", path = path.display(), hint = unreadable_hint(source))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -33,6 +33,13 @@ pub enum ConfigError {
         /// All of them, in the order of their lines.
         problems: Vec<Problem>,
     },
+}
+
+fn unreadable_hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::NotFound => "; the first `outlast up` writes one",
+        _ => "",
+    }
 }
 
 struct Lines<'a>(&'a [Problem]);

@@ -92,7 +92,12 @@ pub(crate) fn ask_with_progress(
             let says_nothing = io::Error::new(io::ErrorKind::TimedOut, "its manager hangs");
             unanswered(directory, says_nothing)
         }
-        // Another user's node may well be up.
+        ManagerError::NotUp { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            let directory = directory.display();
+            let foreign =
+                format!("{directory} is another user's ({source}): run this as that user");
+            Failure::Other(anyhow::Error::msg(foreign))
+        }
         ManagerError::NotUp { .. }
         | ManagerError::Broken(_)
         | ManagerError::Unexpected(_)

@@ -73,9 +73,14 @@ impl fmt::Display for Failure {
             Failure::Config(error) => write!(f, "{error}"),
             Failure::NotUp { directory, source } => {
                 let directory = directory.display();
+                let source = match source.kind() {
+                    // That nobody listens is what it means, not why.
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => String::new(),
+                    _ => format!(" ({source})"),
+                };
                 write!(
                     f,
-                    "no node runs in {directory} ({source}); start it with: outlast up --dir {directory}"
+                    "no node runs in {directory}{source}; start it with: outlast up --dir {directory}"
                 )
             }
             Failure::ComingUp { directory, guardian } => write!(

@@ -12,9 +12,13 @@ fn a_node_that_is_down_is_said_to_be_down() {
         assert!(error.contains(&next), "{error}");
     }
     let missing = directory().path().join("missing");
-    let error = refused(&missing, &["user", "list"], "", 1);
-    assert!(error.contains("there is no node at"), "{error}");
-    assert!(!missing.exists());
+    for command in [["user", "list"], ["config", "check"]] {
+        let error = refused(&missing, &command, "", 1);
+        assert!(error.contains("there is no node at"), "{error}");
+        assert!(!missing.exists());
+    }
+    let error = refused(down.path(), &["config", "check"], "", 1);
+    assert!(error.contains("the first `outlast up` writes one"), "{error}");
 }
 
 #[test]
