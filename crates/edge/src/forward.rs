@@ -260,6 +260,8 @@ pub enum DropReason {
     UnansweredAck,
     /// A response for which no container has room, or none serves.
     NoContainer,
+    /// A datagram with a request that no container takes at this moment; it comes again by itself, when one does.
+    Vacancy,
     /// A message that a container handed on to one that did not link in time, or has no room.
     OwnerCannotTake,
     /// A message that has been handed on as often as one may be: views differ for longer than they should.
@@ -270,7 +272,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in declaration order.
-    pub const ALL: [DropReason; 10] = [
+    pub const ALL: [DropReason; 11] = [
         DropReason::Unparsable,
         DropReason::MalformedResponse,
         DropReason::NotOurVia,
@@ -278,6 +280,7 @@ impl DropReason {
         DropReason::ForgedVia,
         DropReason::UnansweredAck,
         DropReason::NoContainer,
+        DropReason::Vacancy,
         DropReason::OwnerCannotTake,
         DropReason::TooManyHandOns,
         DropReason::TooLarge,
@@ -293,6 +296,7 @@ impl DropReason {
             DropReason::ForgedVia => "response with a forged way back",
             DropReason::UnansweredAck => "ACK that cannot be forwarded",
             DropReason::NoContainer => "response for which no container serves",
+            DropReason::Vacancy => "request that comes again, while no container serves",
             DropReason::OwnerCannotTake => "handed on to a container that cannot take it",
             DropReason::TooManyHandOns => "handed on too often",
             DropReason::TooLarge => "message too long to forward",
@@ -343,6 +347,11 @@ pub fn from_link(
 /// unreachable.
 pub fn refuse(arrival: &Arrival<'_>, refusal: Refusal, view: &View<'_>) -> Decision {
     let (request, key) = (arrival.message, &view.keys.branch);
+    let comes_again = arrival.flow.transport == Transport::Udp;
+    let is_for_lack = matches!(refusal, Refusal::Unavailable { .. });
+    if is_for_lack && comes_again && view.routing.is_vacant_for_a_moment() {
+        return Decision::Drop(DropReason::Vacancy);
+    }
     match reply::refuse(request, view.sender(request), arrival.flow, refusal, key) {
         Some((address, bytes)) => {
             Decision::Reply { hop: address.into(), bytes, status: refusal.status() }

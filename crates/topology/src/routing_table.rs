@@ -33,6 +33,9 @@ use unanswered::Unanswered;
 pub const ROUTES_MAX: usize = 1024;
 const _: () = assert!(ROUTES_MAX <= CANDIDATES_MAX);
 
+/// A container that died is ready again and linked within this. When none is, something else is wrong.
+const VACANCY_MAX: Duration = Duration::from_secs(2);
+
 /// How often containers ping and how many pings they may miss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeartbeatSettings {
@@ -179,6 +182,8 @@ pub struct RoutingTable {
     accepting: Choice,
     /// Those that finish what they own, while none accepts.
     draining: Choice,
+    /// While none accepts: until when that may be an accident.
+    vacant_until: Option<Instant>,
 }
 
 impl RoutingTable {
@@ -190,6 +195,7 @@ impl RoutingTable {
             routes: Vec::new(),
             accepting: Choice::empty(),
             draining: Choice::empty(),
+            vacant_until: None,
         }
     }
 
@@ -328,6 +334,13 @@ impl RoutingTable {
         if self.next_deadline().is_some_and(|deadline| deadline <= now) {
             self.settle(now, changes);
         }
+        self.vacant_until = self.vacant_until.filter(|until| now < *until);
+    }
+
+    /// Whether nobody accepts, though somebody did a moment ago: the next life is about to come, and what is sent again
+    /// anyway need not be refused.
+    pub fn is_vacant_for_a_moment(&self) -> bool {
+        self.vacant_until.is_some()
     }
 
     /// When the next route falls silent unless it pings or answers before.
@@ -438,7 +451,13 @@ impl RoutingTable {
         for route in &mut self.routes {
             route.settle(&settings, now, changes);
         }
+        let accepted = !self.accepting.is_empty();
         self.rebuild();
+        if !self.accepting.is_empty() {
+            self.vacant_until = None;
+        } else if accepted && self.draining.is_empty() {
+            self.vacant_until = Some(now + VACANCY_MAX);
+        }
     }
 
     /// Decides who is left out for answering nothing: at most half of those that would take new work, and

@@ -1,7 +1,8 @@
 //! A message that a container was offered, did not take, and will never take: its link died.
 //!
 //! It goes to its owner or to the next container as it was rendered. If there is none, a request is answered
-//! 503 as if the container had done it, a response is dropped (a phone sends it again).
+//! 503 as if the container had done it, a response is dropped (a phone sends it again); so is a request that came as a
+//! datagram, as long as the next container is about to come.
 
 use bytes::BytesMut;
 use sip::{HeaderName, Message};
@@ -66,6 +67,11 @@ fn refuse(message: &Message, seed: u64, view: &View<'_>, out: &mut BytesMut) -> 
     let bytes = reply::build(message, sender, refusal, &view.keys.branch);
     let Ok(answer) = Message::parse(bytes) else { return Decision::Drop(DropReason::TooLarge) };
     match response::from_link(&answer, view, out) {
+        Ok(Decision::Send { hop: Hop::Datagram { .. }, .. })
+            if view.routing.is_vacant_for_a_moment() =>
+        {
+            Decision::Drop(DropReason::Vacancy)
+        }
         Ok(Decision::Send { hop, bytes }) => Decision::Reply { hop, bytes, status: 503 },
         Ok(decision) => decision,
         Err(_) => Decision::Drop(DropReason::ForgedVia),

@@ -98,6 +98,11 @@ impl Rig {
         );
     }
 
+    /// Everybody keeps quiet for so long from now.
+    pub(super) fn pass(&mut self, time: Duration) {
+        self.routing.tick(Instant::now() + time, &mut Vec::new());
+    }
+
     pub(super) fn view(&self) -> View<'_> {
         View {
             listeners: &self.listeners,

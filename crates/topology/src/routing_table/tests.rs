@@ -224,6 +224,30 @@ fn a_draining_container_keeps_what_it_owns_and_gets_nothing_new() {
 }
 
 #[test]
+fn a_table_that_nobody_accepts_in_any_more_is_vacant_for_a_moment_unless_somebody_drains() {
+    let mut fixture = Fixture::new();
+    assert!(!fixture.table.is_vacant_for_a_moment(), "nobody was ever there");
+    fixture = Fixture::serving(&["a", "b"]);
+    fixture.link_down("a", 1);
+    assert!(!fixture.table.is_vacant_for_a_moment());
+    fixture.link_down("b", 1);
+    assert!(fixture.table.is_vacant_for_a_moment());
+    fixture.pass(VACANCY_MAX - Duration::from_millis(1));
+    assert!(fixture.table.is_vacant_for_a_moment());
+    fixture.pass(Duration::from_millis(1));
+    assert!(!fixture.table.is_vacant_for_a_moment(), "something else is wrong");
+    fixture.link_up("b", 2);
+    fixture.heartbeat("b", 2, Accepting::Accepting);
+    fixture.link_down("b", 2);
+    assert!(fixture.table.is_vacant_for_a_moment());
+    fixture.link_up("b", 3);
+    fixture.heartbeat("b", 3, Accepting::Accepting);
+    assert!(!fixture.table.is_vacant_for_a_moment());
+    fixture.heartbeat("b", 3, Accepting::Draining);
+    assert!(!fixture.table.is_vacant_for_a_moment(), "it was told to");
+}
+
+#[test]
 fn an_old_view_is_ignored() {
     let mut fixture = Fixture::serving(&["container1"]);
     fixture.notify(&[("container1", 1, ProcessState::Ready)]);

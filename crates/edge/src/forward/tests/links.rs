@@ -133,6 +133,11 @@ fn what_a_dead_container_did_not_take_is_offered_to_the_next_one_or_answered_503
     let (name, again) = rig.offered(decision);
     assert_eq!((name.as_str(), again.buffer()), ("container2", &bytes));
     rig.close("container2", 12);
+    // For a moment the phone is left to send it again.
+    let decision =
+        offer_again(&offered_before, Attempt::First, 0, &rig.view(), &mut BytesMut::new());
+    assert_eq!(decision, Decision::Drop(DropReason::Vacancy));
+    rig.pass(Duration::from_secs(2));
     match offer_again(&offered_before, Attempt::First, 0, &rig.view(), &mut BytesMut::new()) {
         Decision::Reply { hop, bytes, status } => {
             assert_eq!((hop, status), (datagram(PHONE), 503));

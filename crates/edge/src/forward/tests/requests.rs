@@ -325,6 +325,23 @@ fn content_length_is_added_for_a_stream_next_hop() {
 }
 
 #[test]
+fn a_datagram_that_comes_again_is_not_refused_as_long_as_the_next_life_may_be_coming() {
+    let text = request("INVITE", "sip:bob@example.com", "");
+    let mut rig = Rig::new();
+    rig.close("container1", 11);
+    rig.close("container2", 12);
+    assert_eq!(rig.receive(&text, PHONE), Decision::Drop(DropReason::Vacancy));
+    // A stream repeats nothing.
+    let by_stream = rig.receive_by(Transport::Tcp, &text, PHONE);
+    assert_eq!(refused(by_stream).0, 503);
+    rig.open("container2", 13);
+    assert!(matches!(rig.receive(&text, PHONE), Decision::Offer { .. }));
+    rig.close("container2", 13);
+    rig.pass(Duration::from_secs(2));
+    assert_eq!(refused(rig.receive(&text, PHONE)).0, 503);
+}
+
+#[test]
 fn what_is_not_new_finds_the_draining_container_when_nobody_accepts() {
     let mut rig = Rig::new();
     let drain = |rig: &mut Rig, name: &str, life| {
