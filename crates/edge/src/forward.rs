@@ -19,13 +19,14 @@
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::{Bytes, BytesMut};
-use sip::{HeaderName, Message, Method, NameAddr, SipUri, Uri, Via};
+use sip::{AddressOfRecord, HeaderName, Message, Method, NameAddr, SipUri, Uri, Via};
 use topology::{ChoiceKey, Key, KeyRing, RouteState, RoutingTable};
 use transport::link::{Destination, SendError};
 use transport::{Flow, Transport};
 
 use crate::branch::Sender;
 use crate::flow_token::FlowKeys;
+use crate::header_value::HeaderValue;
 use crate::listener::{Listeners, PORT_DEFAULT};
 use crate::owner::Owner;
 use crate::peer::Peer;
@@ -407,7 +408,7 @@ impl<'a> View<'a> {
         let address = address_of_record(message);
         let key = match (session, &address) {
             (Some(session), _) => ChoiceKey::Session(session),
-            (None, Some(address)) => ChoiceKey::AddressOfRecord(address.as_str().as_bytes()),
+            (None, Some(address)) => ChoiceKey::AddressOfRecord(address),
             (None, None) => ChoiceKey::CallId(message.call_id().unwrap_or_default()),
         };
         // Of a call that still rings at a container that drains.
@@ -457,13 +458,15 @@ impl<'a> View<'a> {
 }
 
 /// The address-of-record of a REGISTER: the messages of one address meet in one container.
-fn address_of_record(message: &Message) -> Option<sip::AddressOfRecord> {
+fn address_of_record(message: &Message) -> Option<HeaderValue> {
     if message.method() != Some(Method::Register) {
         return None;
     }
     let to = NameAddr::parse(message.field(HeaderName::To)?).ok()?;
     let Ok(Uri::Sip(uri)) = Uri::parse(to.uri()) else { return None };
-    Some(sip::AddressOfRecord::from(&uri))
+    let mut address = HeaderValue::new();
+    AddressOfRecord::write(&uri, &mut address).expect("writing to memory cannot fail");
+    Some(address)
 }
 
 fn sip_uri(bytes: &[u8]) -> Option<SipUri<'_>> {

@@ -10,6 +10,9 @@ use crate::error::UriError;
 use crate::escape::Decoded;
 use crate::uri::{SipUri, Uri};
 
+/// Room for the text of a usual address.
+const TEXT_BYTES_USUAL: usize = 64;
+
 /// `sip:user@host` or `sip:host`, canonical; ordered and hashed as text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AddressOfRecord {
@@ -47,27 +50,36 @@ impl AddressOfRecord {
     fn address(&self) -> &str {
         self.text.strip_prefix("sip:").expect("built with this scheme")
     }
+
+    /// Writes the canonical text of a URI's address, for whoever needs no copy of it.
+    ///
+    /// # Errors
+    /// Only what `out` answers.
+    pub fn write(uri: &SipUri<'_>, out: &mut impl fmt::Write) -> fmt::Result {
+        out.write_str("sip:")?;
+        if let Some(user) = uri.user {
+            for (byte, _) in (Decoded { bytes: user }) {
+                if may_stand_in_user(byte) {
+                    out.write_char(char::from(byte))?;
+                } else {
+                    write!(out, "%{byte:02X}")?;
+                }
+            }
+            out.write_char('@')?;
+        }
+        write!(out, "{}", uri.host)?;
+        let default = if uri.secure { 5061 } else { 5060 };
+        match uri.port.filter(|&port| port != default) {
+            Some(port) => write!(out, ":{port}"),
+            None => Ok(()),
+        }
+    }
 }
 
 impl From<&SipUri<'_>> for AddressOfRecord {
     fn from(uri: &SipUri<'_>) -> Self {
-        use fmt::Write as _;
-        let mut text = String::from("sip:");
-        if let Some(user) = uri.user {
-            for (byte, _) in (Decoded { bytes: user }) {
-                if may_stand_in_user(byte) {
-                    text.push(char::from(byte));
-                } else {
-                    write!(text, "%{byte:02X}").expect("a String takes all");
-                }
-            }
-            text.push('@');
-        }
-        write!(text, "{}", uri.host).expect("a String takes all");
-        let default = if uri.secure { 5061 } else { 5060 };
-        if let Some(port) = uri.port.filter(|&port| port != default) {
-            write!(text, ":{port}").expect("a String takes all");
-        }
+        let mut text = String::with_capacity(TEXT_BYTES_USUAL);
+        AddressOfRecord::write(uri, &mut text).expect("a String takes all");
         AddressOfRecord { text: text.into_boxed_str() }
     }
 }

@@ -1,9 +1,9 @@
-//! Recycled chunks that received bytes are copied into.
+//! Recycled chunks that received, read and rendered bytes lie in.
 //!
-//! A socket reads into a fixed scratch; what it got is copied here and handed on as a `Bytes` slice
-//! of a chunk. When a chunk is full it waits in a ring, and is written again once every slice of it
-//! was dropped: in steady state no message costs an allocation. A slice that is kept pins its
-//! chunk, so whoever keeps a few bytes for longer than a transaction lives copies them.
+//! What is received, read from a link or rendered stands in a chunk and is handed on as `Bytes` slices of it. When a
+//! chunk is full it waits in a ring, and is written again once every slice of it was dropped: in steady state no
+//! message costs an allocation. A slice that is kept pins its chunk, so whoever keeps a few bytes for longer than a
+//! transaction lives copies them.
 
 use std::collections::VecDeque;
 
@@ -16,43 +16,56 @@ const CHUNK_BYTES: usize = 256 * 1024;
 /// last slice.
 const WAITING_CHUNKS_MAX: usize = 16;
 
-/// Hands out `Bytes` copies from recycled chunks.
+/// Hands out room in recycled chunks.
 #[derive(Debug, Default)]
-pub(crate) struct Arena {
+pub struct Arena {
     chunk: BytesMut,
     waiting: VecDeque<BytesMut>,
 }
 
 impl Arena {
     /// An arena that allocates its first chunk when first used.
-    pub(crate) fn new() -> Arena {
+    pub fn new() -> Arena {
         Arena { chunk: BytesMut::new(), waiting: VecDeque::with_capacity(WAITING_CHUNKS_MAX) }
     }
 
-    /// A copy of `bytes`. Longer ones than a chunk get an allocation of their own.
+    /// The chunk in use with room for so many bytes more: append to it, and split off what is complete. What was not
+    /// split off stays in front. More room than a chunk has gets an allocation of its own.
+    pub fn room(&mut self, length: usize) -> &mut BytesMut {
+        if self.chunk.capacity() - self.chunk.len() < length && !self.chunk.try_reclaim(length) {
+            self.replace_chunk(length);
+        }
+        &mut self.chunk
+    }
+
+    /// What was appended and not split off yet.
+    pub fn unsplit(&mut self) -> &mut BytesMut {
+        &mut self.chunk
+    }
+
+    /// A copy of `bytes`.
     pub(crate) fn copy(&mut self, bytes: &[u8]) -> Bytes {
         self.copy_mut(bytes).freeze()
     }
 
     /// Like [`copy`](Self::copy), for a caller that goes on cutting or rendering.
     pub(crate) fn copy_mut(&mut self, bytes: &[u8]) -> BytesMut {
-        self.make_room(bytes.len());
-        self.chunk.extend_from_slice(bytes);
-        self.chunk.split()
+        let chunk = self.room(bytes.len());
+        chunk.extend_from_slice(bytes);
+        chunk.split()
     }
 
-    fn make_room(&mut self, length: usize) {
-        if self.chunk.capacity() - self.chunk.len() >= length || self.chunk.try_reclaim(length) {
-            return;
-        }
-        let wanted = length.max(CHUNK_BYTES);
+    fn replace_chunk(&mut self, length: usize) {
+        let wanted = (self.chunk.len() + length).max(CHUNK_BYTES);
         // Oldest first: its slices have had the longest time to go.
         let reusable = self.waiting.iter_mut().position(|chunk| chunk.try_reclaim(wanted));
-        let next = match reusable.and_then(|position| self.waiting.remove(position)) {
+        let mut next = match reusable.and_then(|position| self.waiting.remove(position)) {
             Some(chunk) => chunk,
             None => BytesMut::with_capacity(wanted),
         };
-        let full = std::mem::replace(&mut self.chunk, next);
+        next.extend_from_slice(&self.chunk);
+        let mut full = std::mem::replace(&mut self.chunk, next);
+        full.clear();
         if self.waiting.len() == WAITING_CHUNKS_MAX {
             self.waiting.pop_front();
         }
@@ -110,6 +123,25 @@ mod tests {
         }
         assert_eq!(kept, b"kept"[..]);
         assert!(arena.waiting.len() <= 2, "{}", arena.waiting.len());
+    }
+
+    #[test]
+    fn what_is_not_split_off_moves_along_in_front() {
+        let mut arena = Arena::new();
+        let mut kept = Vec::new();
+        for round in 0..3 * CHUNK_BYTES / 1000 {
+            let chunk = arena.room(1000);
+            assert!(chunk.capacity() - chunk.len() >= 1000);
+            chunk.extend_from_slice(&[round as u8; 1000]);
+            // The last ten bytes are not complete yet.
+            let complete = chunk.len() - 10;
+            kept.push(chunk.split_to(complete).freeze());
+            assert_eq!(arena.unsplit(), &[round as u8; 10][..]);
+        }
+        let whole = kept.concat();
+        for (round, bytes) in whole.chunks_exact(1000).enumerate() {
+            assert_eq!(bytes, [round as u8; 1000], "round {round}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! | [`tcp`] | byte streams into frames (RFC 3261 §18.3) and back; limits and time-outs |
 //! | [`link`] | the framed stream between an edge worker and a container, without I/O of its own |
 //! | [`flow`] | transport, local and remote address: what a flow token names (RFC 5626 §3.3) |
-//! | `arena` | what a socket read into recycled chunks, so that no message costs an allocation |
+//! | [`Arena`] | room in recycled chunks for what is read and rendered, so that no message costs an allocation |
 //! | [`local_addresses`] | the addresses that a wildcard listener stands for |
 //!
 //! Nothing here blocks, reads a clock or spawns a thread: `now` is an argument, readiness comes
@@ -26,6 +26,7 @@ pub mod link;
 pub mod tcp;
 pub mod udp;
 
+pub use arena::Arena;
 pub use flow::{Flow, Transport};
 pub use interfaces::local_addresses;
 pub use tcp::Connections;

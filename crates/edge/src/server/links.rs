@@ -214,9 +214,8 @@ impl Worker {
         let Ok(message) = sip::Message::parse(bytes) else {
             return self.report(ticket, link::SendError::Refused, now);
         };
-        let mut scratch = std::mem::take(&mut self.render_scratch);
-        let decision = forward::from_link(&message, destination, &self.view(), &mut scratch);
-        self.render_scratch = scratch;
+        let decision =
+            self.decide(&message, |view, out| forward::from_link(&message, destination, view, out));
         match decision {
             Ok(decision) => self.carry_out_for_container(decision, ticket, now),
             Err(error) => self.report(ticket, error, now),
@@ -294,9 +293,9 @@ impl Worker {
         let mut attempt = Attempt::First;
         loop {
             let seed = self.next_seed();
-            let mut scratch = std::mem::take(&mut self.render_scratch);
-            let decision = forward::offer_again(message, attempt, seed, &self.view(), &mut scratch);
-            self.render_scratch = scratch;
+            let decision = self.decide(message, |view, out| {
+                forward::offer_again(message, attempt, seed, view, out)
+            });
             match decision {
                 Decision::Offer { container, bytes } => {
                     if self.offer(container, flow, hops, bytes, now) {

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
+use sip::Message;
 use transport::Transport;
 use transport::link::{LinkFrame, SendError};
 use transport::tcp::SendRefused;
@@ -12,6 +13,9 @@ use super::outstanding::{GoesTo, Origin, SentRequest, Ticket};
 use super::worker::Worker;
 use crate::forward::{self, Arrival, Attempt, Decision, Hop, View};
 use crate::reply::Refusal;
+
+/// What an edge adds to a message, and then some; a message with more costs an allocation.
+const ADDED_BYTES_USUAL: usize = 1_024;
 
 /// A decision about a message from outside.
 type Decide = fn(&Arrival<'_>, &View<'_>, &mut BytesMut) -> Decision;
@@ -26,9 +30,7 @@ impl Worker {
     fn decide_by(&mut self, decide: Decide, arrival: Arrival<'_>, now: Instant) {
         let mut arrival = arrival;
         loop {
-            let mut scratch = std::mem::take(&mut self.render_scratch);
-            let decision = decide(&arrival, &self.view(), &mut scratch);
-            self.render_scratch = scratch;
+            let decision = self.decide(arrival.message, |view, out| decide(&arrival, view, out));
             match decision {
                 Decision::Offer { container, bytes } => {
                     if self.offer(container, arrival.flow, 0, bytes, now) {
@@ -53,6 +55,19 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Lets `decide` look at the surroundings and render what becomes of `message`.
+    pub(super) fn decide<Decided>(
+        &mut self,
+        message: &Message,
+        decide: impl FnOnce(&View<'_>, &mut BytesMut) -> Decided,
+    ) -> Decided {
+        let mut rendered = std::mem::take(&mut self.rendered);
+        let room = rendered.room(message.buffer().len() + ADDED_BYTES_USUAL);
+        let decided = decide(&self.view(), room);
+        self.rendered = rendered;
+        decided
     }
 
     /// Carries out what is sent without asking anybody again.

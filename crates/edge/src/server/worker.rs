@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token};
 use topology::{Incarnation, ProcessName, RouteState, RoutingTable, TopologyView};
 use transport::link::SendError;
 use transport::tcp::{Accepted, ConnectionEvent, ConnectionId, Connections, Listener};
 use transport::udp::{DatagramBatch, Flushed, Received, UdpEndpoint};
-use transport::{Flow, Transport};
+use transport::{Arena, Flow, Transport};
 
 use super::counters::{Counters, SocketLosses};
 use super::handed_on::WaitingRoom;
@@ -37,8 +37,6 @@ const EVENTS: usize = 1_024;
 const MAIL_PER_TURN: usize = 256;
 /// Bytes of one read from a link.
 const READ_BYTES: usize = 64 * 1024;
-/// Room for a turn's rendered messages; it is allocated anew when all of it was split off.
-const RENDER_BYTES: usize = 256 * 1024;
 /// Routing and counters are looked after at least this often; signs of life may be due more often.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -113,7 +111,8 @@ pub(super) struct Worker {
     batch: DatagramBatch,
     arrived: Vec<(SocketAddr, SocketAddr, Bytes)>,
     pub(super) read_scratch: Box<[u8]>,
-    pub(super) render_scratch: BytesMut,
+    /// Where messages are rendered.
+    pub(super) rendered: Arena,
     seed: u64,
     pub(super) opening: Opening,
     stopping: bool,
@@ -179,7 +178,7 @@ impl Worker {
             batch: DatagramBatch::new(),
             arrived: Vec::new(),
             read_scratch: vec![0; READ_BYTES].into_boxed_slice(),
-            render_scratch: BytesMut::with_capacity(RENDER_BYTES),
+            rendered: Arena::new(),
             seed,
             opening: Opening::new(now),
             stopping: false,
@@ -353,11 +352,9 @@ impl Worker {
     }
 
     fn read_links_on(&mut self, now: Instant) {
-        for place in std::mem::take(&mut self.unread_links) {
-            if self.read_link(place, now) {
-                self.unread_links.push(place);
-            }
-        }
+        let mut unread = std::mem::take(&mut self.unread_links);
+        unread.retain(|place| self.read_link(*place, now));
+        self.unread_links = unread; // keeps its memory
     }
 
     fn tick(&mut self, now: Instant) {
@@ -463,9 +460,6 @@ impl Worker {
                 tracing::debug!(%error, container = %self.links[place].name, "link broke while writing");
                 self.lose_link(place, "it broke", now);
             }
-        }
-        if self.render_scratch.capacity() < RENDER_BYTES / 4 {
-            self.render_scratch.reserve(RENDER_BYTES); // reclaims the old room if nothing holds it any more
         }
     }
 

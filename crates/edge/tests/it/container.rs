@@ -142,9 +142,15 @@ impl FakeLink {
     /// Takes the next request and answers it; the request.
     pub(crate) fn answer(&mut self, status: u16) -> Message {
         let (sequence, _, request) = self.incoming();
-        self.send(&LinkFrame::Taken { up_to: sequence });
+        self.take(sequence);
         self.respond(&request, status);
         request
+    }
+
+    /// The edge need not keep that message, nor any before it, any longer.
+    pub(crate) fn take(&mut self, sequence: u64) {
+        self.receiver.taken(sequence);
+        self.send(&LinkFrame::Taken { up_to: sequence });
     }
 
     pub(crate) fn respond(&mut self, request: &Message, status: u16) {

@@ -25,6 +25,7 @@ impl Phone {
     pub(crate) fn tcp(edge: &RunningEdge) -> Phone {
         let stream = TcpStream::connect(edge.tcp).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.set_nodelay(true).unwrap();
         Phone::Tcp(stream, Box::new(StreamFramer::new(65_535)), BytesMut::new())
     }
 

@@ -6,6 +6,7 @@
 //! | an engine is named in one crate | an engine can be exchanged |
 //! | no default feature has faults in it | a release does not misbehave when asked to |
 //! | decision files name no socket, runtime or clock | they run in virtual time, and in a simulator |
+//! | no lock stands on an edge's way | a worker waits for nobody; cores do not slow each other down |
 //! | every file says at its head what it is | a stranger finds the room |
 //! | the conformance list names tests that exist | a renamed test does not leave a promise without proof |
 //! | no grab-bags, no overlong files | a file holds one idea |
@@ -112,6 +113,36 @@ const IMPURE: &[&str] = &[
     "std::net::TcpStream",
     "getrandom",
     "std::fs::",
+];
+
+/// What a message passes between the sockets of an edge and its links; a directory stands for all its files.
+const EDGES_WAY: &[&str] = &[
+    "sip/src",
+    "transport/src",
+    "edge/src",
+    "topology/src/choice.rs",
+    "topology/src/keys.rs",
+    "topology/src/routing_table.rs",
+    "topology/src/routing_table",
+    "topology/src/token.rs",
+    "topology/src/view.rs",
+];
+
+/// Beside that way: what is told once, at the start, and what is found out about containers.
+const BESIDE_EDGES_WAY: &[&str] = &["edge/src/server/findings.rs", "edge/src/server/opening.rs"];
+
+/// What may make a thread wait for another one.
+const LOCKS: &[&str] = &[
+    "Mutex",
+    "RwLock",
+    "Condvar",
+    "Barrier",
+    "OnceLock",
+    "LazyLock",
+    "OnceCell",
+    "parking_lot",
+    "tokio::sync",
+    ".lock(",
 ];
 
 /// Names that say nothing about what is inside.
@@ -265,6 +296,32 @@ fn decisions_are_pure() {
         }
     }
     assert!(decisions >= DECISIONS.len() / 2, "the decision files are where this test looks");
+}
+
+#[test]
+fn no_lock_stands_on_an_edges_way() {
+    let is_in = |name: &str, places: &[&str]| {
+        places.iter().any(|place| name == *place || name.starts_with(&format!("{place}/")))
+    };
+    let mut files = 0;
+    for path in sources().into_iter().filter(|path| !is_test(path)) {
+        let name = named(&path);
+        if !is_in(&name, EDGES_WAY) || is_in(&name, BESIDE_EDGES_WAY) {
+            continue;
+        }
+        files += 1;
+        let text = std::fs::read_to_string(&path).unwrap();
+        let code = text.lines().take_while(|line| !line.contains("#[cfg(test)]")).enumerate();
+        for (number, line) in code.filter(|(_, line)| !line.trim_start().starts_with("//")) {
+            let lock = LOCKS.iter().find(|lock| line.contains(**lock));
+            assert!(
+                lock.is_none(),
+                "{name}:{}: {lock:?} on the way of messages: one owner per piece of state",
+                number + 1
+            );
+        }
+    }
+    assert!(files > 2 * EDGES_WAY.len(), "the files are where this test looks");
 }
 
 #[test]

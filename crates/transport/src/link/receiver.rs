@@ -10,12 +10,10 @@ use thiserror::Error;
 
 use super::frame::{FrameError, LinkFrame};
 use super::sender::UNTAKEN_FRAMES_MAX;
+use crate::arena::Arena;
 
 /// Room that is made before every read.
 const READ_BYTES: usize = 64 * 1024;
-
-/// Room that is allocated at once, so that several reads share an allocation.
-const CHUNK_BYTES: usize = 256 * 1024;
 
 /// Why a link cannot go on. It must be closed; the edge offers what was not taken elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -39,7 +37,7 @@ pub enum LinkError {
 /// Cuts frames out of the bytes of a stream and keeps account of the messages taken.
 #[derive(Debug, Default)]
 pub struct LinkReceiver {
-    buffer: BytesMut,
+    read: Arena,
     window: TakenWindow,
 }
 
@@ -51,18 +49,12 @@ impl LinkReceiver {
 
     /// The buffer to read into, with room for a read (`AsyncReadExt::read_buf`). Only append to it.
     pub fn read_buffer(&mut self) -> &mut BytesMut {
-        if self.buffer.capacity() - self.buffer.len() < READ_BYTES {
-            self.buffer.reserve(CHUNK_BYTES);
-        }
-        &mut self.buffer
+        self.read.room(READ_BYTES)
     }
 
     /// Adds bytes that were read elsewhere.
     pub fn push(&mut self, bytes: &[u8]) {
-        if self.buffer.capacity() - self.buffer.len() < bytes.len() {
-            self.buffer.reserve(bytes.len().max(CHUNK_BYTES));
-        }
-        self.buffer.extend_from_slice(bytes);
+        self.read.room(bytes.len()).extend_from_slice(bytes);
     }
 
     /// The next whole frame, or `None` until more bytes come. An `Incoming` frame is untaken until
@@ -71,7 +63,7 @@ impl LinkReceiver {
     /// # Errors
     /// [`LinkError`]: close the link.
     pub fn next_frame(&mut self) -> Result<Option<LinkFrame>, LinkError> {
-        let frame = LinkFrame::decode(&mut self.buffer)?;
+        let frame = LinkFrame::decode(self.read.unsplit())?;
         if let Some(LinkFrame::Incoming(incoming)) = &frame {
             self.window.came(incoming.sequence)?;
         }
@@ -232,7 +224,7 @@ mod tests {
         sender.try_send_incoming(flow(), 0, Bytes::from_static(b"message")).expect("room");
         let mut receiver = LinkReceiver::new();
         receiver.read_buffer().extend_from_slice(sender.unwritten());
-        let buffer = receiver.buffer.as_ptr_range();
+        let buffer = receiver.read.unsplit().as_ptr_range();
         let frame = receiver.next_frame().expect("frame").expect("whole");
         let LinkFrame::Incoming(incoming) = frame else { panic!("not an Incoming: {frame:?}") };
         assert_eq!(incoming.bytes, b"message"[..]);

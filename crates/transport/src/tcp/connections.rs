@@ -18,7 +18,7 @@ use super::listener::{Accepted, Listener};
 use super::slab::{ConnectionId, Slab};
 use super::socket::{AcceptFailure, accept_failure, begin_connect, connect_outcome, set_options};
 use super::timing::{Deadlines, Left, Overdue};
-use super::write_queue::{Overfull, Wrote};
+use super::write_queue::{Overfull, SpareQueues, Wrote};
 use crate::arena::Arena;
 use crate::flow::{Flow, Transport, canonical};
 
@@ -118,6 +118,7 @@ pub struct Connections {
     incomplete_bytes: usize,
     scratch: Box<[u8]>,
     arena: Arena,
+    spare_queues: SpareQueues,
     counters: TcpCounters,
 }
 
@@ -135,6 +136,7 @@ impl Connections {
             incomplete_bytes: 0,
             scratch: vec![0; READ_BYTES].into_boxed_slice(),
             arena: Arena::new(),
+            spare_queues: SpareQueues::default(),
             counters: TcpCounters::default(),
         }
     }
@@ -316,7 +318,8 @@ impl Connections {
         if connection.state == State::Doomed {
             return Err(SendRefused::Gone);
         }
-        let pushed = connection.unwritten.push(bytes, tag, unwritten_bytes_max);
+        let pushed =
+            connection.unwritten.push(bytes, tag, unwritten_bytes_max, &mut self.spare_queues);
         match pushed {
             Ok(()) => connection.timing.queued(now),
             Err(Overfull) => connection.state = State::Doomed,
@@ -484,7 +487,7 @@ impl Connections {
         if connection.unwritten.is_empty() {
             return;
         }
-        match connection.unwritten.write_to(&mut connection.stream) {
+        match connection.unwritten.write_to(&mut connection.stream, &mut self.spare_queues) {
             Ok(Wrote::All) => connection.timing.written(now, Left::Nothing),
             Ok(Wrote::Blocked { progress: 0 }) => {}
             Ok(Wrote::Blocked { .. }) => connection.timing.written(now, Left::Some),

@@ -42,17 +42,43 @@ pub(super) enum Wrote {
     },
 }
 
+/// Memory of emptied queues, for the connections that have something to write next: an idle connection keeps none, and a
+/// message costs no allocation.
+#[derive(Debug, Default)]
+pub(super) struct SpareQueues(Vec<VecDeque<Waiting>>);
+
+/// Most queues that are spared: about as many connections as have something to write in one turn.
+const SPARE_QUEUES_MAX: usize = 256;
+/// A queue with room for more messages was a burst's, and is freed.
+const SPARE_MESSAGES_MAX: usize = 64;
+
+impl SpareQueues {
+    fn take(&mut self) -> VecDeque<Waiting> {
+        self.0.pop().unwrap_or_default()
+    }
+
+    fn give_back(&mut self, queue: VecDeque<Waiting>) {
+        if self.0.len() < SPARE_QUEUES_MAX && queue.capacity() <= SPARE_MESSAGES_MAX {
+            self.0.push(queue);
+        }
+    }
+}
+
 impl WriteQueue {
     pub(super) fn push(
         &mut self,
         bytes: Bytes,
         tag: u64,
         bytes_max: usize,
+        spares: &mut SpareQueues,
     ) -> Result<(), Overfull> {
         let cost = bytes.len() + OVERHEAD_BYTES;
         // A single message always fits an empty queue, however small the limit was configured.
         if !self.waiting.is_empty() && self.waiting_bytes + cost > bytes_max {
             return Err(Overfull);
+        }
+        if self.waiting.capacity() == 0 {
+            self.waiting = spares.take();
         }
         self.waiting_bytes += cost;
         self.waiting.push_back(Waiting { bytes, tag });
@@ -64,7 +90,11 @@ impl WriteQueue {
     }
 
     /// Writes until nothing is left or the peer's window is full.
-    pub(super) fn write_to(&mut self, stream: &mut impl Write) -> io::Result<Wrote> {
+    pub(super) fn write_to(
+        &mut self,
+        stream: &mut impl Write,
+        spares: &mut SpareQueues,
+    ) -> io::Result<Wrote> {
         let mut progress = 0;
         while !self.waiting.is_empty() {
             let slices: SmallVec<[IoSlice<'_>; BATCH_MESSAGES]> = self
@@ -89,8 +119,7 @@ impl WriteQueue {
                 Err(error) => return Err(error),
             }
         }
-        // An idle connection keeps no queue memory.
-        self.waiting = VecDeque::new();
+        spares.give_back(std::mem::take(&mut self.waiting));
         Ok(Wrote::All)
     }
 
@@ -155,13 +184,13 @@ mod tests {
             messages in vec(vec(any::<u8>(), 1..80), 0..60),
             steps in vec(0_usize..200, 0..40),
         ) {
-            let mut queue = WriteQueue::default();
+            let (mut queue, mut spares) = (WriteQueue::default(), SpareQueues::default());
             for (tag, message) in messages.iter().enumerate() {
                 let bytes = Bytes::copy_from_slice(message);
-                queue.push(bytes, tag as u64, usize::MAX).expect("no bound");
+                queue.push(bytes, tag as u64, usize::MAX, &mut spares).expect("no bound");
             }
             let mut window = Window { steps: steps.into(), got: Vec::new() };
-            while queue.write_to(&mut window).expect("window never breaks") != Wrote::All {}
+            while queue.write_to(&mut window, &mut spares).expect("window never breaks") != Wrote::All {}
             prop_assert_eq!(window.got, messages.concat());
             prop_assert_eq!(queue.waiting_bytes, 0);
         }
@@ -169,21 +198,47 @@ mod tests {
 
     #[test]
     fn a_message_over_the_bound_is_refused_and_tells_nothing_of_those_before() {
-        let mut queue = WriteQueue::default();
+        let (mut queue, mut spares) = (WriteQueue::default(), SpareQueues::default());
         let message = Bytes::from_static(&[1; 100]);
-        assert_eq!(queue.push(message.clone(), 1, 400), Ok(()));
-        assert_eq!(queue.push(message.clone(), 2, 400), Ok(()));
-        assert_eq!(queue.push(message, 3, 400), Err(Overfull));
+        assert_eq!(queue.push(message.clone(), 1, 400, &mut spares), Ok(()));
+        assert_eq!(queue.push(message.clone(), 2, 400, &mut spares), Ok(()));
+        assert_eq!(queue.push(message, 3, 400, &mut spares), Err(Overfull));
         assert_eq!(queue.unwritten_tags().collect::<Vec<_>>(), [1, 2]);
     }
 
     #[test]
     fn a_partly_written_message_is_still_unwritten() {
-        let mut queue = WriteQueue::default();
-        queue.push(Bytes::from_static(b"first"), 1, 1000).expect("fits");
-        queue.push(Bytes::from_static(b"second"), 2, 1000).expect("fits");
+        let (mut queue, mut spares) = (WriteQueue::default(), SpareQueues::default());
+        queue.push(Bytes::from_static(b"first"), 1, 1000, &mut spares).expect("fits");
+        queue.push(Bytes::from_static(b"second"), 2, 1000, &mut spares).expect("fits");
         let mut window = Window { steps: [7, 0].into(), got: Vec::new() };
-        assert_eq!(queue.write_to(&mut window).expect("write"), Wrote::Blocked { progress: 7 });
+        assert_eq!(
+            queue.write_to(&mut window, &mut spares).expect("write"),
+            Wrote::Blocked { progress: 7 }
+        );
         assert_eq!(queue.unwritten_tags().collect::<Vec<_>>(), [2]);
+    }
+
+    #[test]
+    fn an_emptied_queues_memory_goes_to_the_next_connection() {
+        let (mut one, mut other, mut spares) =
+            (WriteQueue::default(), WriteQueue::default(), SpareQueues::default());
+        one.push(Bytes::from_static(b"message"), 1, 1000, &mut spares).expect("fits");
+        let mut window = Window { steps: VecDeque::new(), got: Vec::new() };
+        assert_eq!(one.write_to(&mut window, &mut spares).expect("write"), Wrote::All);
+        assert_eq!((one.waiting.capacity(), spares.0.len()), (0, 1));
+        other.push(Bytes::from_static(b"message"), 2, 1000, &mut spares).expect("fits");
+        assert_eq!(spares.0.len(), 0);
+    }
+
+    #[test]
+    fn a_bursts_memory_is_not_spared() {
+        let (mut queue, mut spares) = (WriteQueue::default(), SpareQueues::default());
+        for tag in 0..2 * SPARE_MESSAGES_MAX as u64 {
+            queue.push(Bytes::from_static(b"message"), tag, usize::MAX, &mut spares).expect("fits");
+        }
+        let mut window = Window { steps: VecDeque::new(), got: Vec::new() };
+        assert_eq!(queue.write_to(&mut window, &mut spares).expect("write"), Wrote::All);
+        assert!(spares.0.is_empty());
     }
 }
