@@ -16,6 +16,12 @@ const IN_FLIGHT_MAX: usize = 100_000;
 /// Operations in flight of a closed loop, unless asked otherwise.
 const CONCURRENCY: usize = 64;
 
+/// Calls that are up, unless asked otherwise.
+const DIALOGS: u32 = 100;
+
+/// Most connections that this process opens: their ports are those of one address.
+const FLOWS_MAX: u32 = 60_000;
+
 /// Most contacts of all users together.
 const CONTACTS_MAX: u32 = 10_000_000;
 
@@ -39,6 +45,12 @@ pub(crate) enum Task {
     Options(LoadArgs),
     /// Calls between registered users of this process: INVITE, 180, 200, ACK, BYE, 200
     Call(LoadArgs),
+    /// Calls stay up, and their two sides ask each other in turn: requests in dialogs
+    Dialog(LoadArgs),
+    /// TCP: connect, register, close, one after the other
+    Churn(LoadArgs),
+    /// TCP: each user opens a connection, registers and holds it: memory per flow
+    Idle(LoadArgs),
     /// All users register at once, as after a restart: how long until each has a 200
     Storm(LoadArgs),
     /// Datagrams that the target sends back (see echo-server)
@@ -53,17 +65,33 @@ pub(crate) enum ScenarioName {
     Register,
     Options,
     Call,
+    Dialog,
     Storm,
+    Churn,
+    Idle,
     Echo,
 }
 
 impl ScenarioName {
+    /// Whether each user has a connection of its own.
+    pub(crate) fn has_own_flows(self) -> bool {
+        matches!(self, ScenarioName::Churn | ScenarioName::Idle)
+    }
+
+    /// Whether there is a steady state to come to before it is measured.
+    pub(crate) fn has_warmup(self) -> bool {
+        !matches!(self, ScenarioName::Storm | ScenarioName::Idle)
+    }
+
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             ScenarioName::Register => "register",
             ScenarioName::Options => "options",
             ScenarioName::Call => "call",
+            ScenarioName::Dialog => "dialog",
             ScenarioName::Storm => "storm",
+            ScenarioName::Churn => "churn",
+            ScenarioName::Idle => "idle",
             ScenarioName::Echo => "echo",
         }
     }
@@ -85,6 +113,14 @@ impl From<TransportArg> for Transport {
     }
 }
 
+/// What the sides of a call ask each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MethodArg {
+    Info,
+    /// INVITE again, with a session description.
+    Invite,
+}
+
 /// Arguments of `echo-server`.
 #[derive(Debug, Args)]
 pub(crate) struct EchoServerArgs {
@@ -99,9 +135,9 @@ pub(crate) struct LoadArgs {
     /// The server
     #[arg(long, value_name = "HOST:PORT", value_parser = resolve)]
     pub(crate) target: SocketAddr,
-    /// What carries the messages
-    #[arg(long, value_enum, default_value = "udp")]
-    pub(crate) transport: TransportArg,
+    /// What carries the messages [default: udp; churn and idle: tcp]
+    #[arg(long, value_enum)]
+    pub(crate) transport: Option<TransportArg>,
     /// Domain of all users, which are user0@DOMAIN, user1@DOMAIN, …
     #[arg(long, default_value = "example.org")]
     pub(crate) domain: String,
@@ -147,15 +183,26 @@ pub(crate) struct LoadArgs {
     /// Local address; may be given several times
     #[arg(long, value_name = "ADDR")]
     pub(crate) local: Vec<IpAddr>,
-    /// UDP: local port of the first socket, the others follow; contacts are the same in each run then [default: free ports]
-    #[arg(long, value_name = "PORT")]
-    pub(crate) local_port: Option<u16>,
+    /// UDP: local port of the first socket, the others follow, so that contacts are the same in each run; 0 takes free
+    /// ones
+    #[arg(long, value_name = "PORT", default_value_t = 20_000)]
+    pub(crate) local_port: u16,
+    /// Contacts name their phone and flow (RFC 5626), so that a new flow takes the place of the old one; always so
+    /// where connections come and go
+    #[arg(long)]
+    pub(crate) outbound: bool,
     /// Calls: time from 180 to 200
     #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
     pub(crate) ring: Duration,
     /// Calls: time from ACK to BYE
     #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
     pub(crate) hold: Duration,
+    /// Dialogs: calls that are up [default: as many as --concurrency, or 100]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) dialogs: Option<u32>,
+    /// Dialogs: what the sides of a call ask each other
+    #[arg(long, value_enum, default_value = "info")]
+    pub(crate) method: MethodArg,
     /// Echo: length of a datagram
     #[arg(long, value_name = "N", default_value_t = 420, value_parser = clap::value_parser!(u32).range(300..=60_000))]
     pub(crate) bytes: u32,
@@ -182,6 +229,14 @@ pub(crate) enum ArgumentError {
     /// Each contact costs memory here.
     #[error("--users times --contacts-per-user must be at most 10000000")]
     Contacts,
+    /// Ports are limited.
+    #[error(
+        "--users must be at most 60000: each has a connection of its own; run several processes"
+    )]
+    Flows,
+    /// A flow is one contact's.
+    #[error("--contacts-per-user must be 1: each user has one connection")]
+    OneContact,
     /// Calls have two ends.
     #[error("calls need --users 2 or more")]
     Users,
@@ -208,8 +263,15 @@ impl LoadArgs {
     /// The pace that was asked for.
     pub(crate) fn pace(&self, scenario: ScenarioName) -> PaceSetting {
         let concurrency = match scenario {
-            ScenarioName::Storm => (self.users * self.contacts_per_user) as usize,
-            _ => CONCURRENCY,
+            ScenarioName::Storm | ScenarioName::Idle => {
+                (self.users * self.contacts_per_user) as usize
+            }
+            ScenarioName::Register
+            | ScenarioName::Options
+            | ScenarioName::Call
+            | ScenarioName::Dialog
+            | ScenarioName::Churn
+            | ScenarioName::Echo => CONCURRENCY,
         };
         match self.rate {
             Some(rate) => PaceSetting::Open { rate, in_flight_max: self.in_flight_max },
@@ -217,21 +279,57 @@ impl LoadArgs {
         }
     }
 
+    /// Calls that are up in the dialogs' scenario: by default enough for all operations that may be in flight.
+    pub(crate) fn dialogs(&self) -> u32 {
+        let by_concurrency = self.concurrency.and_then(|count| u32::try_from(count).ok());
+        self.dialogs.or(by_concurrency).unwrap_or(DIALOGS)
+    }
+
+    /// Flows: each user has its own where flows are what is measured.
+    pub(crate) fn flows(&self, scenario: ScenarioName) -> u32 {
+        match scenario {
+            ScenarioName::Churn | ScenarioName::Idle => self.users,
+            ScenarioName::Register
+            | ScenarioName::Options
+            | ScenarioName::Call
+            | ScenarioName::Dialog
+            | ScenarioName::Storm
+            | ScenarioName::Echo => self.sockets,
+        }
+    }
+
+    /// The transport: flows are what TCP has.
+    pub(crate) fn transport(&self, scenario: ScenarioName) -> Transport {
+        match (self.transport, scenario) {
+            (Some(transport), _) => transport.into(),
+            (None, ScenarioName::Churn | ScenarioName::Idle) => Transport::Tcp,
+            (None, _) => Transport::Udp,
+        }
+    }
+
     /// Whether the arguments fit together.
     pub(crate) fn check(&self, scenario: ScenarioName) -> Result<(), ArgumentError> {
-        let passes_ports = self.local_port.is_some_and(|port| {
-            self.sockets.div_ceil(self.local.len().max(1) as u32) + u32::from(port) > 65_536
-        });
+        let has_calls = matches!(scenario, ScenarioName::Call | ScenarioName::Dialog);
+        let has_own_flows = scenario.has_own_flows();
+        let is_stream = self.transport(scenario).is_stream();
+        let ports = self.sockets.div_ceil(self.local.len().max(1) as u32);
+        let passes_ports = self.local_port != 0 && ports + u32::from(self.local_port) > 65_536;
         if self.concurrency.is_some_and(|count| !(1..=1_000_000).contains(&count)) {
             Err(ArgumentError::Concurrency)
         } else if self.rate.is_some_and(|rate| !(rate > 0.0 && rate <= 1e7)) {
             Err(ArgumentError::Rate)
         } else if self.users.saturating_mul(self.contacts_per_user) > CONTACTS_MAX {
             Err(ArgumentError::Contacts)
-        } else if scenario == ScenarioName::Call && self.users < 2 {
+        } else if has_calls && self.users < 2 {
             Err(ArgumentError::Users)
-        } else if scenario == ScenarioName::Echo && self.transport == TransportArg::Tcp {
+        } else if scenario == ScenarioName::Echo && is_stream {
             Err(ArgumentError::Transport { scenario: scenario.as_str(), transport: "udp" })
+        } else if has_own_flows && !is_stream {
+            Err(ArgumentError::Transport { scenario: scenario.as_str(), transport: "tcp" })
+        } else if has_own_flows && self.users > FLOWS_MAX {
+            Err(ArgumentError::Flows)
+        } else if has_own_flows && self.contacts_per_user > 1 {
+            Err(ArgumentError::OneContact)
         } else if self.server_pid.iter().any(|pid| *pid <= 0) {
             Err(ArgumentError::Pid)
         } else if self.duration.is_zero() {

@@ -12,6 +12,15 @@ use crate::phones::{User, Values};
 /// Port of a SIP URI that names none.
 const PORT_DEFAULT: u16 = 5060;
 
+/// Which way the Record-Route of the message is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    /// By the called side (RFC 3261 §12.1.1).
+    AsItStands,
+    /// By the caller (RFC 3261 §12.1.2).
+    Reversed,
+}
+
 /// The dialog as one of its sides sees it.
 #[derive(Clone, Debug)]
 pub(crate) struct DialogSide {
@@ -38,19 +47,36 @@ impl DialogSide {
     ) -> Option<DialogSide> {
         let local = answer.field(HeaderName::From)?;
         let remote = answer.field(HeaderName::To)?;
-        DialogSide::new(user, answer, (local, remote), cseq, target)
+        DialogSide::new(user, answer, Order::Reversed, (local, remote), cseq, target)
+    }
+
+    /// The callee's side, from the INVITE and the tag that was put onto its To; as for the caller otherwise.
+    pub(crate) fn of_callee(
+        user: User,
+        invite: &Message,
+        tag: &[u8],
+        target: SocketAddr,
+    ) -> Option<DialogSide> {
+        let mut local = invite.field(HeaderName::To)?.to_vec();
+        local.extend_from_slice(b";tag=");
+        local.extend_from_slice(tag);
+        let remote = invite.field(HeaderName::From)?;
+        DialogSide::new(user, invite, Order::AsItStands, (&local, remote), 0, target)
     }
 
     fn new(
         user: User,
         message: &Message,
+        order: Order,
         (local, remote): (&[u8], &[u8]),
         cseq: u32,
         target: SocketAddr,
     ) -> Option<DialogSide> {
         let contact = NameAddr::parse(message.values(HeaderName::Contact).next()?).ok()?.uri();
         let mut routes: Vec<&[u8]> = message.values(HeaderName::RecordRoute).collect();
-        routes.reverse(); // RFC 3261 §12.1.2
+        if order == Order::Reversed {
+            routes.reverse();
+        }
         let first = routes.first().and_then(|route| NameAddr::parse(route).ok());
         let next_hop = address(first.map_or(contact, |route| route.uri())).unwrap_or(target);
 

@@ -6,12 +6,14 @@
 //!
 //! No sockets, no clock: the driver brings datagrams and the time, and empties the [`Outbox`](crate::outbox::Outbox).
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sip::Message;
 use sip::framer::{self, Frame};
 
+use crate::flows::FlowEvent;
 use crate::pace::{Pace, PaceSetting};
 use crate::scenario::{Context, Origin, Scenario, Stage, Start};
 use crate::statistics::Statistics;
@@ -40,17 +42,28 @@ pub(crate) enum Phase {
     Preparing,
     WarmingUp,
     Measuring,
-    /// Since when.
     Draining,
     Leaving,
     Over,
 }
 
 /// Why a run did not come to be measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NotPrepared {
-    pub(crate) done: u64,
-    pub(crate) not_done: u64,
+    done: u64,
+    not_done: u64,
+    /// How they ended, and why the first connection did, if any.
+    how: String,
+}
+
+impl fmt::Display for NotPrepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let NotPrepared { done, not_done, how } = self;
+        write!(
+            f,
+            "not prepared: {done} registrations and calls succeeded, {not_done} did not ({how})"
+        )
+    }
 }
 
 /// A run.
@@ -66,8 +79,11 @@ pub(crate) struct Generator {
     /// When the phase ends at the latest.
     deadline: Option<Instant>,
     has_no_more: bool,
+    /// Nothing was free for the operation that is due; an answer will change that.
+    waits_for_free: bool,
     missed: u64,
     not_prepared: Option<NotPrepared>,
+    first_down: Option<String>,
 }
 
 impl Generator {
@@ -88,8 +104,10 @@ impl Generator {
             measured: None,
             deadline: None,
             has_no_more: false,
+            waits_for_free: false,
             missed: 0,
             not_prepared: None,
+            first_down: None,
         }
     }
 
@@ -109,12 +127,17 @@ impl Generator {
     }
 
     /// Why nothing was measured, if so.
-    pub(crate) fn not_prepared(&self) -> Option<NotPrepared> {
-        self.not_prepared
+    pub(crate) fn not_prepared(&mut self) -> Option<NotPrepared> {
+        self.not_prepared.take()
+    }
+
+    /// Why the first connection that ended did.
+    pub(crate) fn first_down(&self) -> Option<&str> {
+        self.first_down.as_deref()
     }
 
     /// Takes in what a flow brought: a datagram, or a message of a stream.
-    pub(crate) fn receive(&mut self, origin: Origin, bytes: Bytes, now: Instant) {
+    fn receive(&mut self, origin: Origin, bytes: Bytes, now: Instant) {
         let Generator { scenario, context, .. } = self;
         context.statistics.received(now);
         let message = match framer::datagram(bytes) {
@@ -123,7 +146,9 @@ impl Generator {
             Some(Frame::Ping | Frame::Pong | Frame::Stun(_)) => return,
             None => return context.statistics.malformed += 1,
         };
-        let Ok(message) = message else { return context.statistics.malformed += 1 };
+        let Ok(message) = message else {
+            return context.statistics.malformed += 1;
+        };
         if message.is_request() {
             return scenario.requested(context, &message, origin, now);
         }
@@ -133,6 +158,27 @@ impl Generator {
                 scenario.provisional(context, &request, &message, now);
             }
             None => scenario.repeated(context, &message, now),
+        }
+    }
+
+    /// Takes in what happened on a flow.
+    pub(crate) fn handle(&mut self, event: FlowEvent, now: Instant) {
+        match event {
+            FlowEvent::Message { flow, from, bytes } => {
+                self.receive(Origin { flow, from }, bytes, now);
+            }
+            FlowEvent::Up { flow, local } => {
+                self.context.phones.set_address(flow, local);
+                self.scenario.flow_up(&mut self.context, flow, now);
+            }
+            FlowEvent::Down { flow, failure, why } => {
+                self.first_down.get_or_insert(why);
+                let Generator { scenario, context, .. } = self;
+                for request in context.transactions.take_of_flow(flow) {
+                    scenario.failed(context, request, failure, now);
+                }
+                scenario.flow_down(context, flow, failure, now);
+            }
         }
     }
 
@@ -164,17 +210,20 @@ impl Generator {
 
     fn begin_operations(&mut self, now: Instant) {
         let Some(stage) = self.stage() else { return };
+        self.waits_for_free = false;
         for _ in 0..BEGINS_PER_TURN {
             if self.has_no_more {
                 return;
             }
-            let Some(intended) = self.pace.due(now, self.context.in_flight) else { return };
+            let Some(intended) = self.pace.due(now, self.context.in_flight) else {
+                return;
+            };
             if self.phase == Phase::Measuring && self.deadline.is_some_and(|end| intended >= end) {
                 return;
             }
             match self.scenario.begin(stage, &mut self.context, intended, now) {
                 Start::Begun => self.pace.begin(),
-                Start::NothingFree => return,
+                Start::NothingFree => return self.waits_for_free = true,
                 Start::NoMore => self.has_no_more = true,
             }
         }
@@ -184,6 +233,7 @@ impl Generator {
     pub(crate) fn has_more(&self, now: Instant) -> bool {
         self.stage().is_some()
             && !self.has_no_more
+            && !self.waits_for_free
             && self.pace.due(now, self.context.in_flight).is_some()
     }
 
@@ -199,6 +249,7 @@ impl Generator {
             Phase::Measuring if is_overdue || (self.has_no_more && is_quiet) => {
                 let end = self.deadline.unwrap_or(now).min(now);
                 self.missed = self.pace.missed(end);
+                self.scenario.time_is_up(&mut self.context, now);
                 self.context.statistics.close(end);
                 self.enter(Phase::Draining, Some(now + self.plan.drain));
             }
@@ -221,7 +272,12 @@ impl Generator {
         let not_done = self.context.statistics.lost_and_failed();
         if not_done > 0 {
             let done = self.context.statistics.completed;
-            self.not_prepared = Some(NotPrepared { done, not_done });
+            let statistics = &self.context.statistics;
+            let failed = statistics.failed.iter().map(|(why, count)| format!("{why}: {count}"));
+            let lost = (statistics.lost > 0).then(|| format!("no answer: {}", statistics.lost));
+            let how = failed.chain(lost).chain(self.first_down.clone());
+            let how = how.collect::<Vec<_>>().join(", ");
+            self.not_prepared = Some(NotPrepared { done, not_done, how });
             return self.enter(Phase::Over, None);
         }
         let from = now + self.plan.warmup;
@@ -243,9 +299,10 @@ impl Generator {
 
     /// When [`turn`](Self::turn) has something to do, if nothing arrives.
     pub(crate) fn next_due(&self, now: Instant) -> Option<Instant> {
+        let may_begin = !self.has_no_more && !self.waits_for_free;
         let pace = self
             .stage()
-            .filter(|_| !self.has_no_more)
+            .filter(|_| may_begin)
             .and_then(|_| self.pace.next_due(now, self.context.in_flight));
         let all =
             [self.context.transactions.next_due(), self.scenario.next_due(), pace, self.deadline];
@@ -259,3 +316,6 @@ pub(crate) enum Room {
     Some,
     None,
 }
+
+#[cfg(test)]
+mod tests;

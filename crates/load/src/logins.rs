@@ -67,7 +67,9 @@ impl Logins {
 
     /// The header line of a request that nobody asked for yet; empty if no challenge is remembered.
     pub(crate) fn line(&mut self, asked: Asked<'_>) -> Bytes {
-        let Some(password) = &self.password else { return Bytes::new() };
+        let Some(password) = &self.password else {
+            return Bytes::new();
+        };
         let Some(Some(known)) = self.known.get_mut(asked.user as usize) else {
             return Bytes::new();
         };
@@ -86,7 +88,9 @@ impl Logins {
         response: &Message,
         asked: Asked<'_>,
     ) -> Result<Bytes, Unanswerable> {
-        let Some(password) = &self.password else { return Err(Unanswerable) };
+        let Some(password) = &self.password else {
+            return Err(Unanswerable);
+        };
         let (challenges, header) = match response.status() {
             Some(407) => (HeaderName::ProxyAuthenticate, HeaderName::ProxyAuthorization),
             _ => (HeaderName::WwwAuthenticate, HeaderName::Authorization),

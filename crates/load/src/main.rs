@@ -5,27 +5,31 @@
 //! |---|---|
 //! | [`generator`], [`scenario`], [`pace`], [`transactions`], [`statistics`] | what arrives and what time it is into what is sent, and counts; pure |
 //! | [`template`], [`phones`], [`dialog`], [`logins`] | who calls whom into messages; pure |
-//! | [`driver`], [`udp_flows`] | sockets and clock into the former, in batches, on one thread |
+//! | [`preparation`], [`driver`], [`flows`], [`udp_flows`], [`tcp_flows`] | sockets and clock into the former, in batches, on one thread |
 //! | [`process_cost`], [`node_processes`] | processes into CPU time and memory |
-//! | [`report`] | counts into one JSON object and some lines |
+//! | [`report`], [`progress`] | counts into one JSON object and some lines |
 
 mod command_line;
 mod delays;
 mod dialog;
 mod driver;
 mod echo_server;
+mod flows;
 mod generator;
 mod logins;
 mod node_processes;
 mod outbox;
 mod pace;
 mod phones;
+mod preparation;
 mod process_cost;
+mod progress;
 mod report;
 mod run_id;
 mod scenario;
 mod statistics;
 mod table;
+mod tcp_flows;
 mod template;
 mod transactions;
 mod udp_flows;
@@ -38,7 +42,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser as _};
 
 use crate::command_line::{CommandLine, LoadArgs, ScenarioName, Task};
-use crate::driver::RunError;
+use crate::preparation::RunError;
 use crate::report::Report;
 
 fn main() -> ExitCode {
@@ -46,6 +50,9 @@ fn main() -> ExitCode {
         Task::Register(arguments) => load(ScenarioName::Register, &arguments),
         Task::Options(arguments) => load(ScenarioName::Options, &arguments),
         Task::Call(arguments) => load(ScenarioName::Call, &arguments),
+        Task::Dialog(arguments) => load(ScenarioName::Dialog, &arguments),
+        Task::Churn(arguments) => load(ScenarioName::Churn, &arguments),
+        Task::Idle(arguments) => load(ScenarioName::Idle, &arguments),
         Task::Storm(arguments) => load(ScenarioName::Storm, &arguments),
         Task::Echo(arguments) => load(ScenarioName::Echo, &arguments),
         Task::EchoServer(arguments) => {

@@ -20,6 +20,10 @@ pub(crate) enum Output {
         /// The message.
         message: Bytes,
     },
+    /// Open the flow's connection; it says when it is up or could not be.
+    Connect(FlowIndex),
+    /// Close the flow's connection.
+    Close(FlowIndex),
 }
 
 /// What is to be done, in order.

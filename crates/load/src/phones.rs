@@ -27,6 +27,7 @@ enum Place {
     Peer,
     Line,
     Contact,
+    Instance,
     Address,
     Key,
     Call,
@@ -45,6 +46,7 @@ fn place(name: &str) -> Option<Place> {
         "peer" => Place::Peer,
         "line" => Place::Line,
         "contact" => Place::Contact,
+        "instance" => Place::Instance,
         "address" => Place::Address,
         "key" => Place::Key,
         "call" => Place::Call,
@@ -72,6 +74,12 @@ Expires: {expires}
 {authorization}Content-Length: 0
 
 ";
+
+/// Stands in a REGISTER for which only a contact is wanted.
+const CONTACT: &str = "<sip:user{user}{contact}@{address}{transport}>";
+
+/// What a contact has behind it that names its phone and flow.
+const INSTANCE: &str = ";+sip.instance=\"<urn:uuid:00000000-0000-4000-8000-{instance}>\";reg-id=1";
 
 const OPTIONS: &str = "\
 OPTIONS sip:{domain} SIP/2.0
@@ -133,6 +141,13 @@ a=rtpmap:8 PCMA/8000
 a=sendrecv
 ";
 
+/// Whether contacts name their phone and flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outbound {
+    Yes,
+    No,
+}
+
 /// What every phone of a run has in common.
 #[derive(Clone, Debug)]
 pub(crate) struct PhoneSettings {
@@ -146,6 +161,8 @@ pub(crate) struct PhoneSettings {
     pub(crate) expires: u32,
     /// Number of the first user.
     pub(crate) first_user: u32,
+    /// Whether contacts name their phone and flow (RFC 5626 §4.1).
+    pub(crate) outbound: Outbound,
     /// Length of an echo's datagram, at least that of its header.
     pub(crate) echo_bytes: usize,
 }
@@ -196,12 +213,16 @@ impl Templates {
         let (empty, session) = ("Content-Length: 0\n\n".to_owned(), session_body());
         let contact = "Contact: <sip:user{user}@{address}{transport}>\n";
         let reinvite = IN_DIALOG.replace("{authorization}", &format!("{contact}{{authorization}}"));
-        let unregister_all = REGISTER
-            .replace("<sip:user{user}{contact}@{address}{transport}>", "*")
-            .replace("{expires}", "0");
+        let unregister_all = REGISTER.replace(CONTACT, "*").replace("{expires}", "0");
+        let register = match settings.outbound {
+            Outbound::No => REGISTER.to_owned(),
+            Outbound::Yes => REGISTER
+                .replace(CONTACT, &format!("{CONTACT}{INSTANCE}"))
+                .replace("{authorization}", "Supported: path, outbound\n{authorization}"),
+        };
         Templates {
             unregister_all: make(&unregister_all, "REGISTER", ""),
-            register: make(REGISTER, "REGISTER", ""),
+            register: make(&register, "REGISTER", ""),
             options: make(OPTIONS, "OPTIONS", ""),
             invite: make(INVITE, "INVITE", &session),
             // A transaction of its own that nobody answers: no other request may have its branch.
@@ -319,6 +340,8 @@ impl Phones {
                 out.put_u8(b'.');
                 put_decimal(out, u64::from(values.contact));
             }
+            // The last field of a UUID: twelve digits.
+            Place::Instance => out.put_slice(format!("{:012}", values.line).as_bytes()),
             Place::Address => out.put_slice(self.addresses[flow.0 as usize].as_bytes()),
             Place::Key => key.put(out),
             Place::Call => call.put(out),

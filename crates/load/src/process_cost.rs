@@ -118,6 +118,22 @@ mod tests {
     }
 
     #[test]
+    fn cpu_time_is_what_was_burnt() {
+        use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+        // The system ends it after one second of CPU time, however long that takes.
+        let script = "ulimit -t 1; while :; do :; done";
+        let mut child = std::process::Command::new("sh").args(["-c", script]).spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        // It has ended, and nobody has asked how: its clock is still there.
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(Pid::from_raw(pid).unwrap()), options).unwrap();
+        let burnt = cpu_time(pid);
+        child.wait().unwrap();
+        let burnt = burnt.unwrap().as_secs_f64();
+        assert!((0.97..1.2).contains(&burnt), "{burnt} s");
+    }
+
+    #[test]
     fn our_own_usage_is_found_and_a_process_that_is_gone_is_told() {
         let own = i32::try_from(std::process::id()).unwrap();
         let used = usage(&[own]);

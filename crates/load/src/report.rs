@@ -7,6 +7,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::command_line::ScenarioName;
 use crate::pace::PaceSetting;
 use crate::process_cost::Usage;
 use crate::statistics::Statistics;
@@ -64,6 +65,9 @@ pub(crate) struct ServerReport {
     pub(crate) anonymous_bytes: u64,
     /// `anonymous_bytes` at the beginning of the run, before the preparation.
     pub(crate) anonymous_bytes_before: u64,
+    /// Idle flows: what memory grew by since before the run, by flows that were held.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) anonymous_bytes_per_flow: Option<f64>,
     /// Processes that ended during the run, whose CPU is missing.
     pub(crate) gone: usize,
 }
@@ -92,7 +96,8 @@ pub(crate) struct Report {
     /// Operations a second, of an open loop.
     pub(crate) rate: Option<f64>,
     pub(crate) users: u32,
-    pub(crate) sockets: usize,
+    /// UDP sockets, or TCP connections at most.
+    pub(crate) flows: u32,
     pub(crate) digest: bool,
     pub(crate) duration_s: f64,
     pub(crate) warmup_s: f64,
@@ -124,6 +129,9 @@ pub(crate) struct Report {
     pub(crate) missed: u64,
     /// Datagrams that never left, because this process's own queue was full or the system refused them.
     pub(crate) unsent: u64,
+    /// Why the first connection that ended before its time did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) first_closed: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) server: Option<ServerReport>,
     pub(crate) load: LoadReport,
@@ -135,16 +143,17 @@ const LAG_TOLERATED: Duration = Duration::from_millis(100);
 /// What is said of a run beside its counts.
 #[derive(Clone, Debug)]
 pub(crate) struct RunFacts {
-    pub(crate) scenario: &'static str,
+    pub(crate) scenario: ScenarioName,
     pub(crate) transport: &'static str,
     pub(crate) target: String,
     pub(crate) pace: PaceSetting,
     pub(crate) users: u32,
-    pub(crate) sockets: usize,
+    pub(crate) flows: u32,
     pub(crate) digest: bool,
     pub(crate) warmup: Duration,
     pub(crate) missed: u64,
     pub(crate) unsent: u64,
+    pub(crate) first_down: Option<String>,
 }
 
 /// Readings of the processes' costs.
@@ -184,6 +193,12 @@ impl Report {
             pss_bytes: readings.end.proportional_bytes,
             anonymous_bytes: readings.end.anonymous_bytes,
             anonymous_bytes_before: readings.before.anonymous_bytes,
+            anonymous_bytes_per_flow: (facts.scenario == ScenarioName::Idle && statistics.ok > 0)
+                .then(|| {
+                    let (after, before) =
+                        (readings.end.anonymous_bytes, readings.before.anonymous_bytes);
+                    rounded((after as f64 - before as f64) / statistics.ok as f64)
+                }),
             gone: readings.end.gone,
             pids,
         });
@@ -193,14 +208,14 @@ impl Report {
         };
         let is_open = rate.is_some();
         Report {
-            scenario: facts.scenario,
+            scenario: facts.scenario.as_str(),
             transport: facts.transport,
             target: facts.target,
             loop_kind: if is_open { "open" } else { "closed" },
             concurrency,
             rate,
             users: facts.users,
-            sockets: facts.sockets,
+            flows: facts.flows,
             digest: facts.digest,
             duration_s: rounded(seconds),
             warmup_s: rounded(facts.warmup.as_secs_f64()),
@@ -219,12 +234,15 @@ impl Report {
             malformed: statistics.malformed,
             throughput_per_s: rounded(statistics.completed as f64 / seconds),
             messages_per_s: rounded(messages as f64 / seconds),
-            latency_us: Latencies::of(&statistics.latency),
+            // How long a flow was held is no latency.
+            latency_us: Latencies::of(&statistics.latency)
+                .filter(|_| facts.scenario != ScenarioName::Idle),
             invite_to_180_us: Latencies::of(&statistics.invite_to_180),
             fell_behind: is_open && (statistics.lag_max > LAG_TOLERATED || facts.missed > 0),
             lag_max_us: micros(statistics.lag_max.as_nanos() as f64),
             missed: facts.missed,
             unsent: facts.unsent,
+            first_closed: facts.first_down,
             server,
             load: LoadReport {
                 cpu_us_per_operation: per(own, statistics.completed),
@@ -258,6 +276,9 @@ impl Report {
         for (why, count) in &self.failed {
             let _ = writeln!(text, "  failed with {why}: {count}");
         }
+        if let Some(why) = &self.first_closed {
+            let _ = writeln!(text, "  the first connection that ended: {why}");
+        }
         let _ = writeln!(
             text,
             "throughput    {:.0} operations/s, {:.0} messages/s",
@@ -282,6 +303,9 @@ impl Report {
                 server.rss_bytes as f64 / 1e6,
                 server.pids.len(),
             );
+            if let Some(bytes) = server.anonymous_bytes_per_flow {
+                let _ = writeln!(text, "              {bytes:.0} bytes of its own memory a flow");
+            }
             if server.gone > 0 {
                 let gone = server.gone;
                 let _ = writeln!(text, "              {gone} of them ended: their CPU is missing");

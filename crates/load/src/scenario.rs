@@ -4,6 +4,8 @@
 mod calling;
 mod calls;
 mod echoing;
+mod idling;
+mod in_dialog;
 mod pinging;
 mod registering;
 
@@ -15,13 +17,15 @@ use sip::{Message, Method};
 
 pub(crate) use calling::{CallTimes, Calling};
 pub(crate) use echoing::Echoing;
+pub(crate) use idling::Idling;
+pub(crate) use in_dialog::{Asked as AskedInDialog, InDialog};
 pub(crate) use pinging::Pinging;
-pub(crate) use registering::{Registering, Repetition};
+pub(crate) use registering::{FlowUse, Registering, Repetition};
 
 use crate::logins::Logins;
 use crate::outbox::{FlowIndex, Outbox, Output};
 use crate::phones::Phones;
-use crate::statistics::{Begun, Outcome, Statistics};
+use crate::statistics::{Begun, Failure, Outcome, Statistics};
 use crate::table::Key;
 use crate::transactions::{ClientTransaction, Transactions};
 
@@ -125,6 +129,15 @@ pub(crate) trait Scenario: std::fmt::Debug {
     /// No final response came in time.
     fn given_up(&mut self, context: &mut Context, request: ClientTransaction, now: Instant);
 
+    /// A request got no answer, and will not: its flow is gone.
+    fn failed(
+        &mut self,
+        context: &mut Context,
+        request: ClientTransaction,
+        failure: Failure,
+        now: Instant,
+    );
+
     /// A provisional response to a request.
     fn provisional(
         &mut self,
@@ -144,6 +157,22 @@ pub(crate) trait Scenario: std::fmt::Debug {
     fn requested(&mut self, context: &mut Context, _request: &Message, _: Origin, _now: Instant) {
         context.statistics.strays += 1;
     }
+
+    /// A flow's connection is up.
+    fn flow_up(&mut self, _context: &mut Context, _flow: FlowIndex, _now: Instant) {}
+
+    /// A flow's connection is gone, or did not come up; what waited on it has been told as failed.
+    fn flow_down(
+        &mut self,
+        _context: &mut Context,
+        _flow: FlowIndex,
+        _failure: Failure,
+        _now: Instant,
+    ) {
+    }
+
+    /// The time that is measured is over.
+    fn time_is_up(&mut self, _context: &mut Context, _now: Instant) {}
 
     /// Does what is due at `now`.
     fn tick(&mut self, _context: &mut Context, _now: Instant) {}

@@ -31,6 +31,10 @@ pub(crate) enum Failure {
     Status(u16),
     /// The challenge cannot be answered: no digest, another algorithm, or no password was given.
     Challenge,
+    /// The flow's connection could not be opened.
+    Connect,
+    /// The flow's connection ended before its time.
+    Closed,
     /// A response without what it must have.
     Malformed,
 }
@@ -47,6 +51,8 @@ impl fmt::Display for Failure {
         match self {
             Failure::Status(status) => write!(f, "{status}"),
             Failure::Challenge => f.write_str("challenge"),
+            Failure::Connect => f.write_str("connect"),
+            Failure::Closed => f.write_str("closed"),
             Failure::Malformed => f.write_str("malformed"),
         }
     }
@@ -61,6 +67,25 @@ pub(crate) enum Outcome {
     Failed(Failure),
     /// Without an answer.
     Lost,
+}
+
+/// What happened since the last line of progress.
+#[derive(Debug)]
+pub(crate) struct Interval {
+    /// Operations that ended well.
+    pub(crate) done: u64,
+    /// Operations that got no answer.
+    pub(crate) lost: u64,
+    /// Operations that got a wrong one.
+    pub(crate) failed: u64,
+    /// Latencies of those that ended well, in nanoseconds.
+    pub(crate) latency: Histogram<u64>,
+}
+
+impl Interval {
+    fn new() -> Interval {
+        Interval { done: 0, lost: 0, failed: 0, latency: histogram() }
+    }
 }
 
 /// All counts of a run.
@@ -98,6 +123,9 @@ pub(crate) struct Statistics {
     /// By how much an operation began later than intended, at most.
     pub(crate) lag_max: Duration,
     lost_and_failed: u64,
+    /// By how much the last operation began late.
+    lag: Duration,
+    interval: Interval,
 }
 
 fn histogram() -> Histogram<u64> {
@@ -130,6 +158,8 @@ impl Statistics {
             malformed: 0,
             lag_max: Duration::ZERO,
             lost_and_failed: 0,
+            lag: Duration::ZERO,
+            interval: Interval::new(),
         }
     }
 
@@ -157,9 +187,10 @@ impl Statistics {
 
     /// An operation begins at `now`.
     pub(crate) fn begin(&mut self, intended: Instant, now: Instant) -> Begun {
+        self.lag = now.saturating_duration_since(intended);
         if self.is_in_window(intended) {
             self.begun += 1;
-            self.lag_max = self.lag_max.max(now.saturating_duration_since(intended));
+            self.lag_max = self.lag_max.max(self.lag);
         }
         Begun { intended }
     }
@@ -167,11 +198,16 @@ impl Statistics {
     /// An operation has ended.
     pub(crate) fn end(&mut self, begun: Begun, outcome: Outcome, now: Instant) {
         let latency = nanos(now.saturating_duration_since(begun.intended));
-        if outcome == Outcome::Done {
-            self.completed += u64::from(self.is_in_window(now));
-        } else {
-            self.lost_and_failed += 1;
+        match outcome {
+            Outcome::Done => {
+                self.completed += u64::from(self.is_in_window(now));
+                self.interval.done += 1;
+                self.interval.latency.saturating_record(latency);
+            }
+            Outcome::Failed(_) => self.interval.failed += 1,
+            Outcome::Lost => self.interval.lost += 1,
         }
+        self.lost_and_failed += u64::from(outcome != Outcome::Done);
         if !self.is_in_window(begun.intended) {
             return;
         }
@@ -213,6 +249,16 @@ impl Statistics {
         self.challenges += u64::from(now >= self.window.0);
     }
 
+    /// By how much the last operation began later than intended.
+    pub(crate) fn lag(&self) -> Duration {
+        self.lag
+    }
+
+    /// What happened since the last call.
+    pub(crate) fn take_interval(&mut self) -> Interval {
+        std::mem::replace(&mut self.interval, Interval::new())
+    }
+
     /// Operations that ended otherwise than they should, warm-up included.
     pub(crate) fn lost_and_failed(&self) -> u64 {
         self.lost_and_failed
@@ -239,6 +285,7 @@ mod tests {
         assert_eq!((statistics.lag_max, statistics.window()), (SECOND / 4, 2 * SECOND));
         let recorded = statistics.latency.max();
         assert!(statistics.latency.equivalent(recorded, 3_000_000_000), "{recorded} ns");
+        assert_eq!((statistics.take_interval().done, statistics.take_interval().done), (3, 0));
     }
 
     #[test]

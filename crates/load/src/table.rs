@@ -95,6 +95,18 @@ impl<T> Table<T> {
         Some(entry)
     }
 
+    /// Whether there is no entry.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.places.len() == self.free.len()
+    }
+
+    /// The entries that are asked for, by a walk through all places.
+    pub(crate) fn find_all(&self, mut is_one: impl FnMut(&T) -> bool) -> Vec<Key> {
+        let places = self.places.iter().zip(0..);
+        let found = places.filter(|(slot, _)| slot.entry.as_ref().is_some_and(&mut is_one));
+        found.map(|(slot, place)| Key { place, used: slot.used }).collect()
+    }
+
     /// Takes all entries out.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = T> + use<'_, T> {
         let free = &mut self.free;
@@ -132,6 +144,8 @@ mod tests {
         let second = table.insert("second");
         assert_eq!((first.place, table.get_mut(first)), (second.place, None));
         assert_eq!(table.get_mut(second).copied(), Some("second"));
+        assert_eq!(table.find_all(|entry| *entry == "second"), [second]);
+        assert!(!table.is_empty());
         assert_eq!(table.drain().collect::<Vec<_>>(), ["second"]);
         assert_eq!(table.remove(second), None);
     }

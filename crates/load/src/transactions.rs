@@ -135,11 +135,19 @@ impl Transactions {
         Key::parse(digits)
     }
 
+    /// Takes out the requests that wait on a flow that is gone.
+    pub(crate) fn take_of_flow(&mut self, flow: FlowIndex) -> Vec<ClientTransaction> {
+        let keys = self.table.find_all(|transaction| transaction.flow == flow);
+        keys.into_iter().filter_map(|key| self.table.remove(key)).collect()
+    }
+
     /// Does what is due at `now`, one transaction at a time; `None` when nothing more is.
     pub(crate) fn take_due(&mut self, now: Instant, outbox: &mut Outbox) -> Option<Overdue> {
         loop {
             let key = self.timers.take_due(now)?;
-            let Some(transaction) = self.table.get_mut(key) else { continue };
+            let Some(transaction) = self.table.get_mut(key) else {
+                continue;
+            };
             transaction.repetitions += 1;
             let Some(delay) = transaction.delays().get(transaction.repetitions) else {
                 return self.table.remove(key).map(Overdue::GivenUp);

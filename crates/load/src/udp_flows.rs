@@ -28,22 +28,22 @@ pub(crate) struct UdpFlows {
 }
 
 impl UdpFlows {
-    /// Opens `count` sockets, spread over the local addresses, each at the next port of its address from `port` on,
-    /// or at a free one. The index of each is its token.
+    /// Opens `count` sockets, spread over the local addresses, each at the next port of its address from `port` on; if
+    /// that is 0, at a free one. The index of each is its token.
     ///
     /// # Errors
     /// The address that cannot be bound, and why.
     pub(crate) fn open(
         count: u32,
         addresses: &[IpAddr],
-        port: Option<u16>,
+        port: u16,
         registry: &Registry,
     ) -> Result<UdpFlows, (SocketAddr, io::Error)> {
         let mut flows = Vec::new();
         for index in 0..count as usize {
             let address = addresses[index % addresses.len()];
             let offset = u16::try_from(index / addresses.len()).unwrap_or(u16::MAX);
-            let port = port.map_or(0, |first| first.saturating_add(offset));
+            let port = if port == 0 { 0 } else { port.saturating_add(offset) };
             let local = SocketAddr::new(address, port);
             let both = Interest::READABLE | Interest::WRITABLE;
             // Not with SO_REUSEPORT: another run at the same port would get some of our answers.
@@ -65,7 +65,9 @@ impl UdpFlows {
 
     /// Takes note of what a socket is ready for.
     pub(crate) fn note(&mut self, event: &Event) {
-        let Some(flow) = self.flows.get_mut(event.token().0) else { return };
+        let Some(flow) = self.flows.get_mut(event.token().0) else {
+            return;
+        };
         flow.is_readable |= event.is_readable() || event.is_error();
         flow.is_blocked &= !event.is_writable();
     }

@@ -4,12 +4,17 @@ use sip::{HeaderName, Message};
 use super::*;
 
 fn phones(transport: Transport) -> Phones {
+    phones_of(transport, Outbound::No)
+}
+
+fn phones_of(transport: Transport, outbound: Outbound) -> Phones {
     let settings = PhoneSettings {
         run: RunId::new(7),
         domain: "example.org".to_owned(),
         transport,
         expires: 600,
         first_user: 100,
+        outbound,
         echo_bytes: 500,
     };
     let mut phones = Phones::new(settings, 2);
@@ -46,6 +51,19 @@ fn a_register_names_its_user_contact_and_transaction() {
     assert_eq!(message.top_via().unwrap().branch(), Some(&b"z9hG4bK000000070000000300000004"[..]));
     assert_eq!((message.cseq().unwrap().number, message.expires()), (12, Some(600)));
     assert_eq!(field(&message, HeaderName::Authorization), "Digest x=\"y\"");
+}
+
+#[test]
+fn an_outbound_contact_names_its_phone_and_flow() {
+    let phones = phones_of(Transport::Udp, Outbound::Yes);
+    let values = Values { user: 3, line: 9, cseq: 1, ..Values::default() };
+    let message = request(phones.register(FlowIndex(1), key(), &values));
+    let contacts = message.contacts().unwrap();
+    let sip::Contacts::List(contacts) = contacts else { panic!("a list") };
+    let instance = contacts[0].instance().unwrap();
+    assert_eq!(&*instance, b"<urn:uuid:00000000-0000-4000-8000-000000000009>");
+    assert_eq!(contacts[0].reg_id(), Some(1));
+    assert_eq!(field(&message, HeaderName::Supported), "path, outbound");
 }
 
 #[test]

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use sip::{Message, Method};
 
-use super::calls::{CallEvent, Calls};
-use super::{Context, Origin, Registering, Repetition, Scenario, Stage, Start};
+use super::calls::{CallEvent, CalleeKeeps, Calls, Side};
+use super::{Context, FlowUse, Origin, Registering, Repetition, Scenario, Stage, Start};
 use crate::delays::Delays;
 use crate::phones::User;
-use crate::statistics::Outcome;
+use crate::statistics::{Failure, Outcome};
 use crate::table::Key;
 use crate::transactions::ClientTransaction;
 
@@ -40,8 +40,8 @@ impl Calling {
             users,
             next: 0,
             hold: times.hold,
-            registering: Registering::new(users, 1, Repetition::OnceAlone),
-            calls: Calls::new(times.ring),
+            registering: Registering::new(users, 1, Repetition::OnceAlone, FlowUse::Shared),
+            calls: Calls::new(times.ring, CalleeKeeps::Answers),
             held: Delays::default(),
         }
     }
@@ -50,7 +50,7 @@ impl Calling {
         match event {
             None => {}
             Some(CallEvent::Up(key)) if self.hold.is_zero() => {
-                self.calls.hang_up(context, key, now);
+                self.calls.ask(context, key, (Side::Caller, Method::Bye), now);
             }
             Some(CallEvent::Up(key)) => self.held.add(self.hold, now, key),
             Some(CallEvent::Over(key, outcome)) => {
@@ -104,6 +104,20 @@ impl Scenario for Calling {
         self.happened(context, Some(CallEvent::Over(request.owner, Outcome::Lost)), now);
     }
 
+    fn failed(
+        &mut self,
+        context: &mut Context,
+        request: ClientTransaction,
+        failure: Failure,
+        now: Instant,
+    ) {
+        if request.method == Method::Register {
+            return self.registering.failed(context, request, failure, now);
+        }
+        let outcome = Outcome::Failed(failure);
+        self.happened(context, Some(CallEvent::Over(request.owner, outcome)), now);
+    }
+
     fn provisional(
         &mut self,
         context: &mut Context,
@@ -134,7 +148,7 @@ impl Scenario for Calling {
         self.registering.tick(context, now);
         self.calls.tick(context, now);
         while let Some(key) = self.held.take_due(now) {
-            self.calls.hang_up(context, key, now);
+            self.calls.ask(context, key, (Side::Caller, Method::Bye), now);
         }
     }
 

@@ -38,11 +38,39 @@ pub(crate) enum CallEvent {
     Over(Key, Outcome),
 }
 
+/// Which side of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Caller,
+    Callee,
+}
+
+impl Side {
+    /// The one that the other is not.
+    pub(crate) fn other(self) -> Side {
+        match self {
+            Side::Caller => Side::Callee,
+            Side::Callee => Side::Caller,
+        }
+    }
+}
+
+/// What callees keep of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CalleeKeeps {
+    /// What it needs to answer.
+    Answers,
+    /// Its side of the dialog too, to ask something of its own.
+    Dialog,
+}
+
 /// An INVITE that is being answered, by either side.
 #[derive(Debug)]
 struct Answering {
+    /// Which INVITE: who answers it, and its number.
+    invite: (Side, u32),
     origin: Origin,
-    /// Empty for an INVITE in the dialog.
+    /// Nothing for an INVITE in the dialog, which is answered at once.
     ringing: Bytes,
     answer: Bytes,
     state: AnsweringState,
@@ -64,17 +92,32 @@ pub(crate) struct Call {
     callee: User,
     cseq: u32,
     challenges: u8,
+    /// Whether an operation of a scenario waits for this call.
+    pub(crate) is_waiting: bool,
+    /// Whose turn it is to ask something.
+    pub(crate) asks_next: Side,
     rings: bool,
     /// The last ACK of a 2xx, to be sent again for each repetition of that, by whom and where to.
     acknowledged: Option<(Origin, Bytes)>,
     caller_side: Option<DialogSide>,
+    callee_side: Option<DialogSide>,
     answering: Option<Answering>,
+}
+
+impl Call {
+    fn side_mut(&mut self, side: Side) -> Option<&mut DialogSide> {
+        match side {
+            Side::Caller => self.caller_side.as_mut(),
+            Side::Callee => self.callee_side.as_mut(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Due {
     Answer(Key),
-    RepeatAnswer(Key),
+    /// Of this INVITE, if it is still the last one.
+    RepeatAnswer(Key, (Side, u32)),
 }
 
 /// Calls that ring or are up.
@@ -82,13 +125,19 @@ enum Due {
 pub(crate) struct Calls {
     /// From 180 to 200.
     ring: Duration,
+    callee_keeps: CalleeKeeps,
     table: Table<Call>,
     due: Delays<Due>,
 }
 
 impl Calls {
-    pub(crate) fn new(ring: Duration) -> Calls {
-        Calls { ring, table: Table::default(), due: Delays::default() }
+    pub(crate) fn new(ring: Duration, callee_keeps: CalleeKeeps) -> Calls {
+        Calls { ring, callee_keeps, table: Table::default(), due: Delays::default() }
+    }
+
+    /// The call of this key.
+    pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut Call> {
+        self.table.get_mut(key)
     }
 
     /// Forgets a call.
@@ -99,6 +148,11 @@ impl Calls {
     /// Forgets all calls.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = Call> + use<'_> {
         self.table.drain()
+    }
+
+    /// The calls that an operation waits for.
+    pub(crate) fn waiting(&self) -> Vec<Key> {
+        self.table.find_all(|call| call.is_waiting)
     }
 
     /// Calls somebody.
@@ -115,16 +169,21 @@ impl Calls {
             callee,
             cseq: 0,
             challenges: 0,
+            is_waiting: true,
+            asks_next: Side::Caller,
             rings: false,
             acknowledged: None,
             caller_side: None,
+            callee_side: None,
             answering: None,
         });
         self.invite(context, key, None, now);
     }
 
     fn invite(&mut self, context: &mut Context, key: Key, answer: Option<Bytes>, now: Instant) {
-        let Some(call) = self.table.get_mut(key) else { return };
+        let Some(call) = self.table.get_mut(key) else {
+            return;
+        };
         call.cseq += 1;
         let uri = context.phones.address_of_record(call.callee);
         let asked = Asked { user: call.caller, method: b"INVITE", uri: &uri };
@@ -150,7 +209,9 @@ impl Calls {
         response: &Message,
         now: Instant,
     ) {
-        let Some(call) = self.table.get_mut(key) else { return };
+        let Some(call) = self.table.get_mut(key) else {
+            return;
+        };
         // RFC 3261 §21.1.2; 183 says the same to a caller.
         if matches!(response.status(), Some(180 | 183)) && !call.rings {
             call.rings = true;
@@ -172,8 +233,7 @@ impl Calls {
         match (request.method, response.status()) {
             (Method::Invite, Some(200..=299)) => self.acknowledge(context, key, response),
             (Method::Invite, status) => {
-                let invite = Message::parse(request.request.clone()).expect("we made it");
-                context.send(request.flow, request.to, sip::ack::ack(&invite, response));
+                acknowledge_refusal(context, request, response);
                 match status {
                     Some(401 | 407) => self.answer_challenge(context, key, response, now),
                     _ => failed,
@@ -195,11 +255,7 @@ impl Calls {
         let Some(side) = side else {
             return Some(CallEvent::Over(key, Outcome::Failed(Failure::Malformed)));
         };
-        // RFC 3261 §13.2.2.4: a transaction of its own, which nobody answers. Its branch is made of the call's key.
-        let ack = context.phones.in_dialog(Method::Ack, key, key, &side.values());
-        let route = Origin { flow: context.phones.flow_of(call.caller), from: side.next_hop };
-        context.send(route.flow, route.from, ack.clone());
-        call.acknowledged = Some((route, ack));
+        call.acknowledged = Some(acknowledge(context, key, &side));
         call.caller_side = Some(side);
         Some(CallEvent::Up(key))
     }
@@ -244,17 +300,43 @@ impl Calls {
         }
     }
 
-    /// The caller hangs up.
-    pub(crate) fn hang_up(&mut self, context: &mut Context, key: Key, now: Instant) {
-        let Some(side) = self.table.get_mut(key).and_then(|call| call.caller_side.as_mut()) else {
-            return;
-        };
+    /// One side sends a request in the dialog: BYE, INFO, or INVITE again.
+    pub(crate) fn ask(
+        &mut self,
+        context: &mut Context,
+        key: Key,
+        (asker, method): (Side, Method<'static>),
+        now: Instant,
+    ) {
+        let side = self.table.get_mut(key).and_then(|call| call.side_mut(asker));
+        let Some(side) = side else { return };
         side.cseq += 1;
         let route = (context.phones.flow_of(side.user), side.next_hop);
         let values = side.values();
-        context.request(key, Method::Bye, route, now, |phones, transaction| {
-            phones.in_dialog(Method::Bye, transaction, key, &values)
+        context.request(key, method, route, now, |phones, transaction| {
+            phones.in_dialog(method, transaction, key, &values)
         });
+    }
+
+    /// The final response to what the side whose turn it was asked in the dialog.
+    pub(crate) fn answered_in_dialog(
+        &mut self,
+        context: &mut Context,
+        request: &ClientTransaction,
+        response: &Message,
+    ) -> Option<CallEvent> {
+        let key = request.owner;
+        let call = self.table.get_mut(key)?;
+        let is_success = matches!(response.status(), Some(200..=299));
+        if request.method == Method::Invite && is_success {
+            let asker = call.asks_next;
+            let acknowledged = call.side_mut(asker).map(|side| acknowledge(context, key, side));
+            call.acknowledged = acknowledged;
+        } else if request.method == Method::Invite {
+            acknowledge_refusal(context, request, response);
+        }
+        let failed = Outcome::Failed(Failure::of(response.status()));
+        Some(CallEvent::Over(key, if is_success { Outcome::Done } else { failed }))
     }
 
     /// A request that reached one of the phones.
@@ -272,6 +354,11 @@ impl Calls {
         let to_tag = request.to().ok().and_then(|to| to.tag());
         match (request.method(), to_tag) {
             (Some(Method::Invite), None) => self.ring(context, key, request, origin, now),
+            (Some(Method::Invite), Some(tag)) => {
+                let is_callee = tag.starts_with(CALLEE_TAG_MARK);
+                let asked = if is_callee { Side::Callee } else { Side::Caller };
+                self.invited_again(context, key, (asked, request), origin, now);
+            }
             (Some(Method::Ack), _) => self.acknowledged(key),
             (Some(Method::Bye | Method::Info), Some(_)) => {
                 let answer = ResponseBuilder::new(request, 200).build();
@@ -289,17 +376,13 @@ impl Calls {
         origin: Origin,
         now: Instant,
     ) {
-        let Some(call) = self.table.get_mut(key) else { return };
-        if let Some(answering) = &call.answering {
-            // A repetition: what was said last is said again (RFC 3261 §17.2.1).
-            let last = match answering.state {
-                AnsweringState::Ringing => answering.ringing.clone(),
-                AnsweringState::Answered(_) => answering.answer.clone(),
-                AnsweringState::Acknowledged => return,
-            };
-            context.statistics.retransmitted(now);
-            return context.send(origin.flow, origin.from, last);
+        let number = (Side::Callee, number(invite));
+        if self.is_repetition(context, key, number, origin, now) {
+            return;
         }
+        let Some(call) = self.table.get_mut(key) else {
+            return;
+        };
         let mut tag = BytesMut::from(CALLEE_TAG_MARK);
         key.put(&mut tag);
         let contact = context.phones.contact(call.callee);
@@ -312,13 +395,69 @@ impl Calls {
         let ringing = response(180).build();
         let answer = response(200).body(b"application/sdp", session_description()).build();
         context.send(origin.flow, origin.from, ringing.clone());
-        call.answering =
-            Some(Answering { origin, ringing, answer, state: AnsweringState::Ringing });
+        if self.callee_keeps == CalleeKeeps::Dialog {
+            call.callee_side = DialogSide::of_callee(call.callee, invite, &tag, context.target);
+        }
+        let state = AnsweringState::Ringing;
+        call.answering = Some(Answering { invite: number, origin, ringing, answer, state });
         if self.ring.is_zero() {
             self.answer(context, key, now);
         } else {
             self.due.add(self.ring, now, Due::Answer(key));
         }
+    }
+
+    /// An INVITE that was seen already: what was said last is said again (RFC 3261 §17.2.1).
+    fn is_repetition(
+        &mut self,
+        context: &mut Context,
+        key: Key,
+        invite: (Side, u32),
+        origin: Origin,
+        now: Instant,
+    ) -> bool {
+        let answering = self.table.get_mut(key).and_then(|call| call.answering.as_ref());
+        let Some(answering) = answering.filter(|answering| answering.invite == invite) else {
+            return false;
+        };
+        let last = match answering.state {
+            AnsweringState::Ringing => Some(answering.ringing.clone()),
+            AnsweringState::Answered(_) => Some(answering.answer.clone()),
+            AnsweringState::Acknowledged => None,
+        };
+        if let Some(last) = last {
+            context.statistics.retransmitted(now);
+            context.send(origin.flow, origin.from, last);
+        }
+        true
+    }
+
+    fn invited_again(
+        &mut self,
+        context: &mut Context,
+        key: Key,
+        (asked, invite): (Side, &Message),
+        origin: Origin,
+        now: Instant,
+    ) {
+        let number = (asked, number(invite));
+        if self.is_repetition(context, key, number, origin, now) {
+            return;
+        }
+        let Some(call) = self.table.get_mut(key) else {
+            return;
+        };
+        let user = match asked {
+            Side::Caller => call.caller,
+            Side::Callee => call.callee,
+        };
+        let answer = ResponseBuilder::new(invite, 200)
+            .header(HeaderName::Contact, &context.phones.contact(user))
+            .body(b"application/sdp", session_description())
+            .build();
+        let (ringing, state) = (Bytes::new(), AnsweringState::Ringing);
+        call.answering = Some(Answering { invite: number, origin, ringing, answer, state });
+        self.answer(context, key, now);
     }
 
     fn answer(&mut self, context: &mut Context, key: Key, now: Instant) {
@@ -328,7 +467,8 @@ impl Calls {
         let origin = answering.origin;
         context.send(origin.flow, origin.from, answering.answer.clone());
         // Also over TCP: this is between phones, whatever carries it (RFC 3261 §13.3.1.4).
-        self.due.add(Duration::from_millis(ANSWER_MS[0]), now, Due::RepeatAnswer(key));
+        let repeat = Due::RepeatAnswer(key, answering.invite);
+        self.due.add(Duration::from_millis(ANSWER_MS[0]), now, repeat);
     }
 
     fn acknowledged(&mut self, key: Key) {
@@ -338,17 +478,27 @@ impl Calls {
         }
     }
 
-    fn repeat_answer(&mut self, context: &mut Context, key: Key, now: Instant) {
+    fn repeat_answer(
+        &mut self,
+        context: &mut Context,
+        key: Key,
+        invite: (Side, u32),
+        now: Instant,
+    ) {
         let answering = self.table.get_mut(key).and_then(|call| call.answering.as_mut());
-        let Some(answering) = answering else { return };
-        let AnsweringState::Answered(repetitions) = answering.state else { return };
+        let Some(answering) = answering.filter(|answering| answering.invite == invite) else {
+            return;
+        };
+        let AnsweringState::Answered(repetitions) = answering.state else {
+            return;
+        };
         answering.state = AnsweringState::Answered(repetitions + 1);
         let origin = answering.origin;
         context.statistics.retransmitted(now);
         context.send(origin.flow, origin.from, answering.answer.clone());
         // After the last one the callee waits in vain; the call is lost when the caller's time is over.
         if let Some(delay) = ANSWER_MS.get(repetitions + 1) {
-            self.due.add(Duration::from_millis(*delay), now, Due::RepeatAnswer(key));
+            self.due.add(Duration::from_millis(*delay), now, Due::RepeatAnswer(key, invite));
         }
     }
 
@@ -357,7 +507,7 @@ impl Calls {
         while let Some(due) = self.due.take_due(now) {
             match due {
                 Due::Answer(key) => self.answer(context, key, now),
-                Due::RepeatAnswer(key) => self.repeat_answer(context, key, now),
+                Due::RepeatAnswer(key, invite) => self.repeat_answer(context, key, invite, now),
             }
         }
     }
@@ -366,6 +516,26 @@ impl Calls {
     pub(crate) fn next_due(&self) -> Option<Instant> {
         self.due.next_due()
     }
+}
+
+/// Acknowledges a 2xx: RFC 3261 §13.2.2.4, a transaction of its own, which nobody answers. Its branch is made of the
+/// call's key and its number.
+fn acknowledge(context: &mut Context, key: Key, side: &DialogSide) -> (Origin, Bytes) {
+    let ack = context.phones.in_dialog(Method::Ack, key, key, &side.values());
+    let route = Origin { flow: context.phones.flow_of(side.user), from: side.next_hop };
+    context.send(route.flow, route.from, ack.clone());
+    (route, ack)
+}
+
+/// Acknowledges any other final response to an INVITE, under the INVITE's own branch (RFC 3261 §17.1.1.3).
+fn acknowledge_refusal(context: &mut Context, request: &ClientTransaction, response: &Message) {
+    let invite = Message::parse(request.request.clone()).expect("we made it");
+    context.send(request.flow, request.to, sip::ack::ack(&invite, response));
+}
+
+/// The number of a request's CSeq.
+fn number(request: &Message) -> u32 {
+    request.cseq().map_or(0, |cseq| cseq.number)
 }
 
 /// Answers what no call of ours is meant by: a server's OPTIONS is answered, other requests are refused.

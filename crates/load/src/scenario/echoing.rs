@@ -8,7 +8,7 @@ use sip::{Message, Method};
 
 use super::{Context, Scenario, Stage, Start};
 use crate::phones::{User, Values};
-use crate::statistics::{Begun, Outcome};
+use crate::statistics::{Begun, Failure, Outcome};
 use crate::table::Table;
 use crate::transactions::ClientTransaction;
 
@@ -53,13 +53,30 @@ impl Scenario for Echoing {
         _response: &Message,
         now: Instant,
     ) {
-        let Some(begun) = self.sent.remove(request.owner) else { return };
+        let Some(begun) = self.sent.remove(request.owner) else {
+            return;
+        };
         context.end(begun, Outcome::Done, now);
     }
 
     fn given_up(&mut self, context: &mut Context, request: ClientTransaction, now: Instant) {
-        let Some(begun) = self.sent.remove(request.owner) else { return };
+        let Some(begun) = self.sent.remove(request.owner) else {
+            return;
+        };
         context.end(begun, Outcome::Lost, now);
+    }
+
+    fn failed(
+        &mut self,
+        context: &mut Context,
+        request: ClientTransaction,
+        failure: Failure,
+        now: Instant,
+    ) {
+        let Some(begun) = self.sent.remove(request.owner) else {
+            return;
+        };
+        context.end(begun, Outcome::Failed(failure), now);
     }
 
     fn abandon(&mut self, context: &mut Context, now: Instant) {

@@ -53,7 +53,9 @@ impl Scenario for Pinging {
         response: &Message,
         now: Instant,
     ) {
-        let Some(begun) = self.pings.remove(request.owner) else { return };
+        let Some(begun) = self.pings.remove(request.owner) else {
+            return;
+        };
         let outcome = match response.status() {
             Some(200..=299) => Outcome::Done,
             status => Outcome::Failed(Failure::of(status)),
@@ -62,8 +64,23 @@ impl Scenario for Pinging {
     }
 
     fn given_up(&mut self, context: &mut Context, request: ClientTransaction, now: Instant) {
-        let Some(begun) = self.pings.remove(request.owner) else { return };
+        let Some(begun) = self.pings.remove(request.owner) else {
+            return;
+        };
         context.end(begun, Outcome::Lost, now);
+    }
+
+    fn failed(
+        &mut self,
+        context: &mut Context,
+        request: ClientTransaction,
+        failure: Failure,
+        now: Instant,
+    ) {
+        let Some(begun) = self.pings.remove(request.owner) else {
+            return;
+        };
+        context.end(begun, Outcome::Failed(failure), now);
     }
 
     fn abandon(&mut self, context: &mut Context, now: Instant) {

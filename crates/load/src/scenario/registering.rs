@@ -5,7 +5,7 @@
 //! registers again only when it is answered. A challenge is answered, twice at most. Who registers once and is told
 //! 503 with Retry-After comes again when that is over (RFC 3261 §21.5.4).
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use sip::{HeaderName, Message, Method};
 use super::{Context, Scenario, Stage, Start};
 use crate::delays::Delays;
 use crate::logins::{Asked, CHALLENGES_MAX};
+use crate::outbox::{FlowIndex, Output};
 use crate::phones::Values;
 use crate::statistics::{Begun, Failure, Outcome};
 use crate::table::{Key, Table};
@@ -36,9 +37,22 @@ pub(crate) enum Repetition {
     OnceAlone,
 }
 
+/// What connections users register over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FlowUse {
+    /// Those that are there, which users share.
+    Shared,
+    /// One of its own, opened before and closed behind the answer.
+    OwnClosed,
+    /// One of its own, opened before and kept.
+    OwnKept,
+}
+
 /// What a registration's next request does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
+    /// None yet: the flow's connection is being opened.
+    Connect,
     RemoveAll,
     Register,
 }
@@ -57,6 +71,9 @@ struct Registration {
 #[derive(Debug)]
 pub(crate) struct Registering {
     repetition: Repetition,
+    flow_use: FlowUse,
+    /// Registrations whose flow is being opened, by flow.
+    connecting: HashMap<FlowIndex, Key>,
     contacts_per_user: u32,
     /// Contacts that wait for their turn.
     waiting: VecDeque<u32>,
@@ -67,17 +84,29 @@ pub(crate) struct Registering {
 }
 
 impl Registering {
-    /// So many users with so many contacts each.
-    pub(crate) fn new(users: u32, contacts_per_user: u32, repetition: Repetition) -> Registering {
+    /// So many users with so many contacts each. Whose flow is its own has one contact.
+    pub(crate) fn new(
+        users: u32,
+        contacts_per_user: u32,
+        repetition: Repetition,
+        flow_use: FlowUse,
+    ) -> Registering {
         let lines = users * contacts_per_user;
         Registering {
             repetition,
+            flow_use,
+            connecting: HashMap::new(),
             contacts_per_user,
             waiting: (0..lines).collect(),
             cseqs: vec![0; lines as usize],
             under_way: Table::default(),
             put_off: Delays::default(),
         }
+    }
+
+    /// Whether an answer is waited for.
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.under_way.is_empty()
     }
 
     /// The next contact registers.
@@ -93,14 +122,21 @@ impl Registering {
                 Repetition::Once | Repetition::OnceAlone => Start::NoMore,
             };
         };
-        let step = match self.repetition {
-            Repetition::InTurn | Repetition::Once => Step::Register,
-            Repetition::OnceAlone => Step::RemoveAll,
+        let step = match (self.flow_use, self.repetition) {
+            (FlowUse::OwnClosed | FlowUse::OwnKept, _) => Step::Connect,
+            (FlowUse::Shared, Repetition::InTurn | Repetition::Once) => Step::Register,
+            (FlowUse::Shared, Repetition::OnceAlone) => Step::RemoveAll,
         };
         let begun = context.begin(intended, now);
         let owner =
             self.under_way.insert(Registration { begun, line, step, challenges: 0, put_offs: 0 });
-        self.send(context, owner, None, now);
+        if step == Step::Connect {
+            let flow = context.phones.flow_of(line / self.contacts_per_user);
+            self.connecting.insert(flow, owner);
+            context.outbox.push(Output::Connect(flow));
+        } else {
+            self.send(context, owner, None, now);
+        }
         Start::Begun
     }
 
@@ -111,7 +147,9 @@ impl Registering {
         authorization: Option<Bytes>,
         now: Instant,
     ) {
-        let Some(registration) = self.under_way.get_mut(owner) else { return };
+        let Some(registration) = self.under_way.get_mut(owner) else {
+            return;
+        };
         let (line, step) = (registration.line, registration.step);
         let (user, contact) = (line / self.contacts_per_user, line % self.contacts_per_user);
         let cseq = &mut self.cseqs[line as usize];
@@ -130,7 +168,7 @@ impl Registering {
         context.request(owner, Method::Register, (flow, context.target), now, |phones, key| {
             match step {
                 Step::RemoveAll => phones.unregister_all(flow, key, &values),
-                Step::Register => phones.register(flow, key, &values),
+                Step::Register | Step::Connect => phones.register(flow, key, &values),
             }
         });
     }
@@ -142,7 +180,9 @@ impl Registering {
         response: &Message,
         now: Instant,
     ) {
-        let Some(registration) = self.under_way.get_mut(owner) else { return };
+        let Some(registration) = self.under_way.get_mut(owner) else {
+            return;
+        };
         registration.challenges += 1;
         if registration.challenges > CHALLENGES_MAX {
             return self.end(context, owner, Outcome::Failed(Failure::of(response.status())), now);
@@ -160,8 +200,12 @@ impl Registering {
 
     /// Comes again later, if the 503 says when and this one may wait.
     fn put_off(&mut self, owner: Key, response: &Message, now: Instant) -> bool {
-        let Some(registration) = self.under_way.get_mut(owner) else { return false };
-        let Some(delay) = retry_after(response) else { return false };
+        let Some(registration) = self.under_way.get_mut(owner) else {
+            return false;
+        };
+        let Some(delay) = retry_after(response) else {
+            return false;
+        };
         let waits = self.repetition != Repetition::InTurn && registration.put_offs < PUT_OFFS_MAX;
         if waits {
             registration.put_offs += 1;
@@ -181,9 +225,17 @@ impl Registering {
     }
 
     fn end(&mut self, context: &mut Context, owner: Key, outcome: Outcome, now: Instant) {
-        let Some(registration) = self.under_way.remove(owner) else { return };
+        let Some(registration) = self.under_way.remove(owner) else {
+            return;
+        };
         if self.repetition == Repetition::InTurn {
             self.waiting.push_back(registration.line);
+        }
+        let flow = context.phones.flow_of(registration.line / self.contacts_per_user);
+        let is_kept = self.flow_use == FlowUse::OwnKept && outcome == Outcome::Done;
+        if self.flow_use != FlowUse::Shared && !is_kept {
+            self.connecting.remove(&flow);
+            context.outbox.push(Output::Close(flow));
         }
         context.end(registration.begun, outcome, now);
     }
@@ -229,6 +281,38 @@ impl Scenario for Registering {
 
     fn given_up(&mut self, context: &mut Context, request: ClientTransaction, now: Instant) {
         self.end(context, request.owner, Outcome::Lost, now);
+    }
+
+    fn failed(
+        &mut self,
+        context: &mut Context,
+        request: ClientTransaction,
+        failure: Failure,
+        now: Instant,
+    ) {
+        self.end(context, request.owner, Outcome::Failed(failure), now);
+    }
+
+    fn flow_up(&mut self, context: &mut Context, flow: FlowIndex, now: Instant) {
+        let Some(owner) = self.connecting.remove(&flow) else {
+            return;
+        };
+        if let Some(registration) = self.under_way.get_mut(owner) {
+            registration.step = Step::Register;
+            self.send(context, owner, None, now);
+        }
+    }
+
+    fn flow_down(
+        &mut self,
+        context: &mut Context,
+        flow: FlowIndex,
+        failure: Failure,
+        now: Instant,
+    ) {
+        if let Some(owner) = self.connecting.remove(&flow) {
+            self.end(context, owner, Outcome::Failed(failure), now);
+        }
     }
 
     fn tick(&mut self, context: &mut Context, now: Instant) {

@@ -3,5 +3,6 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod outlast_load;
+mod responder;
 mod scenarios;
 mod usage;

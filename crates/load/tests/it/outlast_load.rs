@@ -22,7 +22,9 @@ pub(crate) fn outlast_load(arguments: &[&str]) -> Output {
 pub(crate) fn run(scenario: &str, target: SocketAddr, more: &[&str]) -> (i32, Value) {
     let target = target.to_string();
     let mut arguments = vec![scenario, "--target", &target, "--json", "-", "--domain", DOMAIN];
-    for (name, value) in [("--duration", "400ms"), ("--warmup", "100ms"), ("--users", "20")] {
+    let usual =
+        [("--duration", "400ms"), ("--warmup", "100ms"), ("--users", "20"), ("--local-port", "0")];
+    for (name, value) in usual {
         if !more.contains(&name) {
             arguments.extend([name, value]);
         }

@@ -4,6 +4,7 @@ use serde_json::Value;
 use testbed::node::{Node, NodeOptions};
 
 use crate::outlast_load::{DOMAIN, EchoServer, PASSWORD, run};
+use crate::responder::Responder;
 
 /// A node that lets everybody register, or asks for passwords.
 fn node(authenticate: &str) -> Node {
@@ -60,6 +61,44 @@ fn an_open_node_is_registered_at_pinged_and_called() {
     assert_good(&result);
     assert!(number(&result.1["invite_to_180_us"], "p50") > 0.0, "{}", result.1);
     assert_eq!(node.registrations().len(), 20);
+}
+
+#[test]
+fn an_open_node_serves_dialogs_and_flows() {
+    let node = node("false");
+    let (udp, tcp) = (node.sip("udp"), node.sip("tcp"));
+    assert_good(&run("dialog", udp, &["--dialogs", "5", "--concurrency", "3"]));
+    assert_good(&run("dialog", udp, &["--dialogs", "5", "--rate", "40", "--method", "invite"]));
+    for scenario in ["register", "call", "dialog"] {
+        assert_good(&run(scenario, tcp, &["--transport", "tcp", "--concurrency", "4"]));
+    }
+    // More connections than a user may have contacts: a new flow takes the place of the old one.
+    assert_good(&run("churn", tcp, &["--users", "2", "--concurrency", "2"]));
+    let directory = node.directory().to_str().unwrap();
+    let (code, report) = run("idle", tcp, &["--users", "30", "--server-node", directory]);
+    assert_eq!((code, &report["ok"]), (0, &Value::from(30)), "{report}");
+    assert!(report["server"]["anonymous_bytes_per_flow"].is_number(), "{report}");
+}
+
+#[test]
+fn what_a_server_loses_is_sent_again_and_counted() {
+    let responder = Responder::start(200, 3);
+    let (code, report) = run("register", responder.address, &["--rate", "100"]);
+    assert_good(&(code, report.clone()));
+    assert!(number(&report, "retransmissions") > 5.0, "{report}");
+    assert!(number(&report["latency_us"], "max") > 400_000.0, "{report}");
+}
+
+#[test]
+fn wrong_answers_and_silence_end_with_1_and_are_counted() {
+    let responder = Responder::start(403, u32::MAX);
+    let (code, report) = run("register", responder.address, &["--concurrency", "1"]);
+    assert_eq!((code, &report["ok"]), (1, &Value::from(0)), "{report}");
+    assert_eq!(report["failed"]["403"], report["operations"], "{report}");
+    let silent = Responder::start(200, 1);
+    let (code, report) = run("options", silent.address, &["--rate", "50", "--drain", "300ms"]);
+    assert_eq!((code, &report["lost"]), (1, &report["operations"]), "{report}");
+    assert!(number(&report, "lost") > 0.0, "{report}");
 }
 
 #[test]

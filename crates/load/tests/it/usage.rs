@@ -39,13 +39,20 @@ fn wrong_command_lines_are_refused_with_2_and_say_what_is_wrong() {
     }
     refused(&[&["call"], &target[..], &["--users", "1"]].concat(), 2, &["--users 2"]);
     refused(&[&["echo"], &target[..], &["--transport", "tcp"]].concat(), 2, &["udp"]);
+    refused(&[&["idle"], &target[..], &["--transport", "udp"]].concat(), 2, &["tcp"]);
+    refused(&[&["churn"], &target[..], &["--users", "70000"]].concat(), 2, &["60000"]);
+    let two = ["--contacts-per-user", "2"];
+    refused(&[&["idle"], &target[..], &two].concat(), 2, &["one connection"]);
 }
 
 #[test]
 fn a_target_that_is_not_there_is_told_at_once() {
     // Nobody has this port any more.
     let free = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    refused(&["register", "--target", &free], 1, &["nothing listens at", &free, "--target"]);
+    for transport in ["udp", "tcp"] {
+        let arguments = ["register", "--target", &free, "--transport", transport];
+        refused(&arguments, 1, &["nothing listens at", &free, transport, "--target"]);
+    }
 }
 
 #[test]
