@@ -78,11 +78,6 @@ impl ScenarioName {
         matches!(self, ScenarioName::Churn | ScenarioName::Idle)
     }
 
-    /// Whether there is a steady state to come to before it is measured.
-    pub(crate) fn has_warmup(self) -> bool {
-        !matches!(self, ScenarioName::Storm | ScenarioName::Idle)
-    }
-
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             ScenarioName::Register => "register",
@@ -283,6 +278,19 @@ impl LoadArgs {
     pub(crate) fn dialogs(&self) -> u32 {
         let by_concurrency = self.concurrency.and_then(|count| u32::try_from(count).ok());
         self.dialogs.or(by_concurrency).unwrap_or(DIALOGS)
+    }
+
+    /// The warm-up, where there is a steady state to come to.
+    pub(crate) fn warmup(&self, scenario: ScenarioName) -> Duration {
+        match scenario {
+            ScenarioName::Storm | ScenarioName::Idle => Duration::ZERO,
+            ScenarioName::Register
+            | ScenarioName::Options
+            | ScenarioName::Call
+            | ScenarioName::Dialog
+            | ScenarioName::Churn
+            | ScenarioName::Echo => self.warmup,
+        }
     }
 
     /// Flows: each user has its own where flows are what is measured.

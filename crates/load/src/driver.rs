@@ -205,7 +205,7 @@ impl<'a> Driver<'a> {
             users: self.arguments.users,
             flows: self.arguments.flows(self.scenario),
             digest: self.arguments.digest.is_some(),
-            warmup: self.arguments.warmup,
+            warmup: self.arguments.warmup(self.scenario),
             missed: self.generator.missed(),
             unsent: self.flows.unsent(),
             first_down: self.generator.first_down().map(str::to_owned),

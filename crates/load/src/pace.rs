@@ -79,7 +79,8 @@ impl Pace {
             PaceSetting::Closed { .. } => 0,
             PaceSetting::Open { rate, .. } => {
                 let planned = until.saturating_duration_since(self.started).as_secs_f64() * rate;
-                (planned.ceil() as u64).saturating_sub(self.begun)
+                // What is meant for the very end, but for a rounding, is not meant before it.
+                ((planned - 1e-6).ceil() as u64).saturating_sub(self.begun)
             }
         }
     }
@@ -115,5 +116,9 @@ mod tests {
         assert_eq!(pace.due(start + Duration::from_secs(1), 50), None, "the bound");
         assert_eq!(pace.next_due(late, 50), None, "time alone does not help at the bound");
         assert_eq!(pace.missed(start + Duration::from_secs(1)), 95);
+        // Three times a third of a second is a little more than one second in binary.
+        let mut pace = Pace::new(PaceSetting::Open { rate: 7.0, in_flight_max: 50 }, start);
+        (0..21).for_each(|_| pace.begin());
+        assert_eq!(pace.missed(start + Duration::from_secs(3)), 0);
     }
 }

@@ -240,7 +240,7 @@ pub(crate) fn generator(
     let is_storm = scenario == ScenarioName::Storm;
     let plan = Plan {
         pace: arguments.pace(scenario),
-        warmup: if scenario.has_warmup() { arguments.warmup } else { Duration::ZERO },
+        warmup: arguments.warmup(scenario),
         duration: (!is_storm).then_some(arguments.duration),
         drain: arguments.drain,
     };

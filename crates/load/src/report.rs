@@ -68,6 +68,9 @@ pub(crate) struct ServerReport {
     /// Idle flows: what memory grew by since before the run, by flows that were held.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) anonymous_bytes_per_flow: Option<f64>,
+    /// The same of `pss_bytes`: for servers whose processes share their memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) pss_bytes_per_flow: Option<f64>,
     /// Processes that ended during the run, whose CPU is missing.
     pub(crate) gone: usize,
 }
@@ -185,6 +188,12 @@ impl Report {
         let messages = statistics.sent + statistics.received;
         let own = readings.own_end.saturating_sub(readings.own_begin);
         let cpu = readings.end.cpu.saturating_sub(readings.begin.cpu);
+        let per_flow = |memory: fn(&Usage) -> u64| {
+            let held = (facts.scenario == ScenarioName::Idle && statistics.ok > 0)
+                .then_some(statistics.ok as f64)?;
+            let grown = memory(&readings.end) as f64 - memory(&readings.before) as f64;
+            Some(rounded(grown / held))
+        };
         let server = (!pids.is_empty()).then(|| ServerReport {
             cpu_us_per_operation: per(cpu, statistics.completed),
             cpu_cores: rounded(cpu.as_secs_f64() / seconds),
@@ -193,12 +202,8 @@ impl Report {
             pss_bytes: readings.end.proportional_bytes,
             anonymous_bytes: readings.end.anonymous_bytes,
             anonymous_bytes_before: readings.before.anonymous_bytes,
-            anonymous_bytes_per_flow: (facts.scenario == ScenarioName::Idle && statistics.ok > 0)
-                .then(|| {
-                    let (after, before) =
-                        (readings.end.anonymous_bytes, readings.before.anonymous_bytes);
-                    rounded((after as f64 - before as f64) / statistics.ok as f64)
-                }),
+            anonymous_bytes_per_flow: per_flow(|usage| usage.anonymous_bytes),
+            pss_bytes_per_flow: per_flow(|usage| usage.proportional_bytes),
             gone: readings.end.gone,
             pids,
         });
@@ -276,6 +281,9 @@ impl Report {
         for (why, count) in &self.failed {
             let _ = writeln!(text, "  failed with {why}: {count}");
         }
+        if self.put_off > 0 {
+            let _ = writeln!(text, "  told to come later (503 with Retry-After): {}", self.put_off);
+        }
         if let Some(why) = &self.first_closed {
             let _ = writeln!(text, "  the first connection that ended: {why}");
         }
@@ -303,8 +311,13 @@ impl Report {
                 server.rss_bytes as f64 / 1e6,
                 server.pids.len(),
             );
-            if let Some(bytes) = server.anonymous_bytes_per_flow {
-                let _ = writeln!(text, "              {bytes:.0} bytes of its own memory a flow");
+            if let (Some(own), Some(all)) =
+                (server.anonymous_bytes_per_flow, server.pss_bytes_per_flow)
+            {
+                let _ = writeln!(
+                    text,
+                    "              {all:.0} bytes of memory a flow, {own:.0} of them nobody else's"
+                );
             }
             if server.gone > 0 {
                 let gone = server.gone;
