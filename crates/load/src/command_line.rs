@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use sip::Host;
 use thiserror::Error;
 use transport::Transport;
 
@@ -15,6 +16,9 @@ const IN_FLIGHT_MAX: usize = 100_000;
 
 /// Operations in flight of a closed loop, unless asked otherwise.
 const CONCURRENCY: usize = 64;
+
+/// Longest time from 180 to 200: below the 32 s after which a caller gives up.
+const RING_MAX: Duration = Duration::from_secs(30);
 
 /// Calls that are up, unless asked otherwise.
 const DIALOGS: u32 = 100;
@@ -246,6 +250,12 @@ pub(crate) enum ArgumentError {
     /// The process ids would be read as something else.
     #[error("--server-pid must be a process id, greater than 0")]
     Pid,
+    /// A caller waits for 32 s in all.
+    #[error("--ring must be 30s or less: a caller gives up after 32 s")]
+    Ring,
+    /// It stands in URIs.
+    #[error("--domain must be a host name or an address, for example example.org")]
+    Domain,
     /// Nothing to measure.
     #[error("--duration must not be 0")]
     Duration,
@@ -340,6 +350,10 @@ impl LoadArgs {
             Err(ArgumentError::OneContact)
         } else if self.server_pid.iter().any(|pid| *pid <= 0) {
             Err(ArgumentError::Pid)
+        } else if self.ring > RING_MAX {
+            Err(ArgumentError::Ring)
+        } else if Host::parse(self.domain.as_bytes()).is_none() {
+            Err(ArgumentError::Domain)
         } else if self.duration.is_zero() {
             Err(ArgumentError::Duration)
         } else if passes_ports {

@@ -16,7 +16,7 @@ use crate::flows::{Flows, TIMER};
 use crate::generator::{Generator, Phase, Room};
 use crate::outbox::Output;
 use crate::preparation::{self, RunError, system};
-use crate::process_cost::{cpu_time, usage};
+use crate::process_cost::{cpu_time, cpu_usage, usage};
 use crate::progress::Progress;
 use crate::report::{Readings, Report, RunFacts};
 use crate::run_id::RunId;
@@ -185,7 +185,7 @@ impl<'a> Driver<'a> {
         match (before, self.generator.phase()) {
             (before, now) if before == now => {}
             (_, Phase::Measuring) => {
-                self.readings.begin = usage(&self.pids);
+                self.readings.begin = cpu_usage(&self.pids);
                 self.readings.own_begin = own().unwrap_or_default();
             }
             (Phase::Measuring, _) => {

@@ -38,6 +38,9 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(4);
 /// Descriptors beside those of the flows.
 const OTHER_FILES: u64 = 64;
 
+/// Most connections from one address of the loopback, where users have one each: servers bound them (Outlast at 1,000).
+const CONNECTIONS_PER_ADDRESS: u32 = 500;
+
 /// Why a run could not be made.
 #[derive(Debug, Error)]
 pub(crate) enum RunError {
@@ -130,7 +133,8 @@ pub(crate) fn require_server(scenario: ScenarioName, arguments: &LoadArgs) -> Re
 
 /// Whether the system says that nobody has the port.
 fn probe(arguments: &LoadArgs) -> io::Result<()> {
-    let socket = UdpSocket::bind(SocketAddr::new(local_addresses(arguments)[0], 0))?;
+    let local = local_addresses(ScenarioName::Options, arguments)[0];
+    let socket = UdpSocket::bind(SocketAddr::new(local, 0))?;
     socket.connect(arguments.target)?;
     socket.set_read_timeout(Some(REFUSAL_PATIENCE))?;
     // A keep-alive (RFC 5626 §4.4.1): nobody has to answer it.
@@ -152,10 +156,18 @@ pub(crate) fn require_files(flows: u32) -> Result<(), RunError> {
         .map_err(|error| system("limit of files")(error.into()))
 }
 
-/// Local addresses to send from: as given, else the one that reaches the target.
-fn local_addresses(arguments: &LoadArgs) -> Vec<IpAddr> {
+/// Local addresses to send from: as given, else the one that reaches the target; on the loopback, which has many, as
+/// many as connections of one's own need.
+fn local_addresses(scenario: ScenarioName, arguments: &LoadArgs) -> Vec<IpAddr> {
     if !arguments.local.is_empty() {
         return arguments.local.clone();
+    }
+    if let (true, SocketAddr::V4(target)) = (scenario.has_own_flows(), arguments.target)
+        && target.ip().is_loopback()
+    {
+        let count = arguments.users.div_ceil(CONNECTIONS_PER_ADDRESS);
+        let first = u32::from(Ipv4Addr::LOCALHOST);
+        return (0..count).map(|number| Ipv4Addr::from(first + number).into()).collect();
     }
     let any: IpAddr = match arguments.target {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -177,7 +189,7 @@ pub(crate) fn open_flows(
     phones: &mut Phones,
     now: Instant,
 ) -> Result<Flows, RunError> {
-    let (count, locals) = (arguments.flows(scenario), local_addresses(arguments));
+    let (count, locals) = (arguments.flows(scenario), local_addresses(scenario, arguments));
     if arguments.transport(scenario) == Transport::Udp {
         let flows = UdpFlows::open(count, &locals, arguments.local_port, registry)
             .map_err(|(local, source)| RunError::Bind { local, source })?;
@@ -242,7 +254,8 @@ pub(crate) fn generator(
         pace: arguments.pace(scenario),
         warmup: arguments.warmup(scenario),
         duration: (!is_storm).then_some(arguments.duration),
-        drain: arguments.drain,
+        // Calls that begin last take as long as the others.
+        drain: arguments.drain + arguments.ring + arguments.hold,
     };
     Generator::new(plan, make_scenario(scenario, arguments), context, now)
 }

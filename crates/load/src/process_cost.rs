@@ -7,10 +7,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::Path;
 use std::time::Duration;
 
-use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::time::{clock_getcpuclockid, clock_getres, clock_gettime};
 use nix::unistd::Pid;
 
 /// What a set of processes has used, at one moment.
@@ -37,24 +36,35 @@ pub(crate) fn cpu_time(pid: i32) -> io::Result<Duration> {
 
 /// Whether there is a process of this id. Its clock would not tell: a great id names another process's clock.
 pub(crate) fn is_alive(pid: i32) -> bool {
-    Path::new(&format!("/proc/{pid}/status")).exists()
+    // A zombie has a clock, but no memory: its end is what is told.
+    fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| status.contains("VmRSS:"))
 }
 
-/// What these processes have used so far.
+/// The finest step of a process's clock, in nanoseconds; 0 where the system does not tell.
+pub(crate) fn cpu_resolution_ns() -> u64 {
+    let step = clock_getcpuclockid(Pid::this()).and_then(clock_getres);
+    step.map_or(0, |step| Duration::from(step).as_nanos() as u64)
+}
+
+/// The CPU time that these processes have used so far, and nothing else: reading memory holds them up.
+pub(crate) fn cpu_usage(pids: &[i32]) -> Usage {
+    let times = pids.iter().filter(|pid| is_alive(**pid)).filter_map(|pid| cpu_time(*pid).ok());
+    times.fold(Usage { gone: pids.len(), ..Usage::default() }, |usage, cpu| Usage {
+        cpu: usage.cpu + cpu,
+        gone: usage.gone - 1,
+        ..usage
+    })
+}
+
+/// What these processes have used so far; their CPU time is read before anything else.
 pub(crate) fn usage(pids: &[i32]) -> Usage {
-    let mut usage = Usage::default();
+    let mut usage = cpu_usage(pids);
     for &pid in pids {
-        // A zombie has a clock, but no memory: its end is what is told.
-        match (cpu_time(pid), fs::read_to_string(format!("/proc/{pid}/status"))) {
-            (Ok(cpu), Ok(status)) if status.contains("VmRSS:") => {
-                usage.cpu += cpu;
-                usage.rss_bytes += kilobytes(&status, "VmRSS:");
-                usage.anonymous_bytes += kilobytes(&status, "RssAnon:");
-                let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
-                usage.proportional_bytes += kilobytes(&rollup.unwrap_or_default(), "Pss:");
-            }
-            _ => usage.gone += 1,
-        }
+        let read = |name| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        let status = read("status");
+        usage.rss_bytes += kilobytes(&status, "VmRSS:");
+        usage.anonymous_bytes += kilobytes(&status, "RssAnon:");
+        usage.proportional_bytes += kilobytes(&read("smaps_rollup"), "Pss:");
     }
     usage
 }
@@ -127,8 +137,9 @@ mod tests {
         // It has ended, and nobody has asked how: its clock is still there.
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         waitid(WaitId::Pid(Pid::from_raw(pid).unwrap()), options).unwrap();
-        let burnt = cpu_time(pid);
+        let (burnt, is_still_alive) = (cpu_time(pid), is_alive(pid));
         child.wait().unwrap();
+        assert!(!is_still_alive, "what has ended is told, and not counted as if it lived");
         let burnt = burnt.unwrap().as_secs_f64();
         assert!((0.97..1.2).contains(&burnt), "{burnt} s");
     }
@@ -138,6 +149,7 @@ mod tests {
         let own = i32::try_from(std::process::id()).unwrap();
         let used = usage(&[own]);
         assert!(used.cpu > Duration::ZERO && used.gone == 0, "{used:?}");
+        assert!((1..=1_000).contains(&cpu_resolution_ns()), "{} ns", cpu_resolution_ns());
         assert!(used.rss_bytes >= used.anonymous_bytes && used.anonymous_bytes > 0, "{used:?}");
         assert!(used.proportional_bytes > 0, "{used:?}");
         // No process has the greatest id that there may be.

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::command_line::ScenarioName;
 use crate::pace::PaceSetting;
-use crate::process_cost::Usage;
+use crate::process_cost::{Usage, cpu_resolution_ns};
 use crate::statistics::Statistics;
 
 /// Latencies in microseconds.
@@ -197,7 +197,7 @@ impl Report {
         let server = (!pids.is_empty()).then(|| ServerReport {
             cpu_us_per_operation: per(cpu, statistics.completed),
             cpu_cores: rounded(cpu.as_secs_f64() / seconds),
-            cpu_resolution_ns: 1,
+            cpu_resolution_ns: cpu_resolution_ns(),
             rss_bytes: readings.end.rss_bytes,
             pss_bytes: readings.end.proportional_bytes,
             anonymous_bytes: readings.end.anonymous_bytes,
@@ -279,7 +279,12 @@ impl Report {
             self.retransmissions,
         );
         for (why, count) in &self.failed {
-            let _ = writeln!(text, "  failed with {why}: {count}");
+            let hint = match why.as_str() {
+                "challenge" => " (give --digest; the server may not know the users)",
+                "connect" | "closed" => " (connections)",
+                _ => "",
+            };
+            let _ = writeln!(text, "  failed with {why}: {count}{hint}");
         }
         if self.put_off > 0 {
             let _ = writeln!(text, "  told to come later (503 with Retry-After): {}", self.put_off);

@@ -7,7 +7,8 @@
 //!
 //! The Call-ID holds the call's key, so both sides find it without a search. [`Calls`] says when a call is up or over;
 //! what is done with it then is a scenario's business. A server that changes the Call-ID (a back-to-back agent) is not
-//! understood here.
+//! understood here. Deliberately absent: CANCEL; the repeated ACK of a refusal that is repeated (the operation has failed
+//! by then); answers to challenges of requests within a dialog.
 
 use std::time::{Duration, Instant};
 
@@ -475,6 +476,8 @@ impl Calls {
         let answering = self.table.get_mut(key).and_then(|call| call.answering.as_mut());
         if let Some(answering) = answering {
             answering.state = AnsweringState::Acknowledged;
+            // Nobody asks for them again, and a call may stay up for long.
+            (answering.ringing, answering.answer) = (Bytes::new(), Bytes::new());
         }
     }
 

@@ -34,6 +34,8 @@ fn wrong_command_lines_are_refused_with_2_and_say_what_is_wrong() {
         (&["--server-pid", "0"], "--server-pid"),
         (&["--local-port", "65530"], "65535"),
         (&["--challenge-each"], "--digest"),
+        (&["--ring", "40s"], "--ring"),
+        (&["--domain", "two words"], "--domain"),
     ] {
         refused(&[&["register"], &target[..], more].concat(), 2, &[words]);
     }
