@@ -132,6 +132,16 @@ impl Edges {
             .or_else(|| self.first(|address| address.own.is_ipv4() == local.is_ipv4()))
     }
 
+    /// The way back for a response that could not be sent by the link `last`: the next one in turn whose edge has an
+    /// address of the family of `local`; the same one again if there is no other.
+    pub fn next_for_response(&self, last: Option<LinkId>, local: SocketAddr) -> Option<LinkId> {
+        let fits = |address: &EdgeAddress| address.own.is_ipv4() == local.is_ipv4();
+        let mut fitting = self.links.iter().filter(|(_, own)| own.iter().any(fits));
+        let first = fitting.clone().next();
+        let next = fitting.find(|(link, _)| Some(**link) > last).or(first);
+        next.map(|(link, _)| *link)
+    }
+
     /// Who the host and port of a topmost Route are. `preferred` is taken when it serves that address, too,
     /// so that the messages of a call keep their order.
     pub fn route_owner(&self, host: &Host<'_>, port: Option<u16>, preferred: LinkId) -> RouteOwner {

@@ -15,7 +15,7 @@
 //! another container can go on with it: `set_ups` commits what happens to it before anything follows from that,
 //! `inquiries` reads the record of a message that belongs to no call here and hands the message on or takes the call
 //! over (`takeover`), `estates` finds the calls of containers that have died; `reach` holds back what needs links that
-//! are not there yet.
+//! are not there yet; `responses` sends again what an edge could not send.
 //!
 //! Deliberately absent: sockets, tasks, clocks.
 
@@ -27,6 +27,7 @@ mod jobs;
 mod pending;
 mod proxying;
 mod reach;
+mod responses;
 mod sending;
 mod sessions;
 mod set_ups;
@@ -40,13 +41,13 @@ use std::time::{Duration, Instant};
 
 use ahash::{AHashMap, AHashSet};
 use bytes::Bytes;
-use sip::{Framing, HeaderName, Message, Method, NameAddr, Uri};
+use sip::{Framing, Message, Method, NameAddr, Uri};
 use state::{Batch, CommitError, Key, Record, StoreError, UnixMillis, Version};
 use topology::{KeyRing, OwnerToken, TopologyView};
 use tracing::debug;
-use transport::link::{Accepting, Destination, Incoming, LinkFrame, SendError};
+use transport::link::{Accepting, Incoming, LinkFrame, SendError};
 
-use crate::application::{Duty, Ownership, Response};
+use crate::application::{Duty, Ownership};
 use crate::edges::{Edges, LinkId, RouteOwner};
 use crate::own_route::without_own_route;
 use crate::ownership::identity::{Identifier, SetUpId};
@@ -63,6 +64,7 @@ use jobs::{HeldCancel, Job};
 use pending::{CommitUse, Held, InHand, ReadUse};
 use proxying::{Context, Lookup, NO_LINK, Sending};
 use reach::Reach;
+use responses::Responses;
 use sessions::{SessionStart, Sessions};
 use set_ups::{Act, Gate, Ledger, Step};
 
@@ -113,6 +115,7 @@ pub struct Shard {
     estates: Estates,
     sessions: Sessions,
     reach: Reach,
+    responses: Responses,
     /// What the transactions have asked for and was not carried out yet.
     pending: Vec<TransactionEffect>,
     in_hand: InHand,
@@ -154,6 +157,7 @@ impl Shard {
             handed_on: VecDeque::new(),
             estates: Estates::default(),
             reach: Reach::default(),
+            responses: Responses::default(),
             pending: Vec::new(),
             in_hand: InHand::default(),
             next_id: 0,
@@ -235,15 +239,12 @@ impl Shard {
         // In the order of their beginning, not of the table: what a shard does depends on its events alone.
         lost.sort_unstable();
         for client in lost {
-            match (sibling, self.clients.get_mut(&client)) {
-                (Some(sibling), Some(sending)) => {
-                    sending.way.link = sibling;
-                    self.transactions.repeat_request(client, &mut self.pending);
-                }
-                (Some(_) | None, _) => {
-                    let gone = SendError::FlowGone;
-                    self.transactions.request_failed(client, gone, now, &mut self.pending);
-                }
+            if let (Some(sibling), Some(sending)) = (sibling, self.clients.get_mut(&client)) {
+                sending.way.link = sibling;
+                self.transactions.repeat_request(client, &mut self.pending);
+            } else if !self.goes_by_another_door(client, effects) {
+                let gone = SendError::FlowGone;
+                self.transactions.request_failed(client, gone, now, &mut self.pending);
             }
         }
         self.reach_changed(now, effects);
@@ -263,6 +264,7 @@ impl Shard {
         self.contexts_timeout(now, effects);
         self.sessions_timeout(now, effects);
         self.reach_timeout(now, effects);
+        self.responses_timeout(now, effects);
         self.settle(now, effects);
     }
 
@@ -277,6 +279,7 @@ impl Shard {
             self.next_removal(),
             self.sessions.next_timeout(),
             self.reach.next_timeout(),
+            self.responses.next_timeout(),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -515,43 +518,6 @@ impl Shard {
         }
     }
 
-    /// Answers without a transaction; an ACK is never answered.
-    fn refuse(
-        &self,
-        request: &Message,
-        origin: Origin,
-        status: u16,
-        reason: &'static str,
-        effects: &mut Vec<ShardEffect>,
-    ) {
-        if request.method() == Some(Method::Ack) || request.field(HeaderName::Via).is_none() {
-            return;
-        }
-        let response = Response::new(status).reason(reason);
-        self.send_response(None, origin, self.responder.render(request, &response), effects);
-    }
-
-    fn send_response(
-        &self,
-        server: Option<ServerId>,
-        origin: Origin,
-        bytes: Bytes,
-        effects: &mut Vec<ShardEffect>,
-    ) {
-        let Some(link) = self.edges.for_response(origin.link, origin.flow.local) else {
-            // The transaction repeats it when an edge is back.
-            return debug!("no edge to send a response by");
-        };
-        effects.push(ShardEffect::Send {
-            link,
-            frame: LinkFrame::Outgoing {
-                id: server.map_or(0, ServerId::to_raw),
-                destination: Destination::Via,
-                bytes,
-            },
-        });
-    }
-
     /// Carries out what the transactions ask for, until they ask for nothing more.
     fn settle(&mut self, now: Instant, effects: &mut Vec<ShardEffect>) {
         while !self.pending.is_empty() {
@@ -612,7 +578,7 @@ impl Shard {
                 self.send_request(client, bytes, now, effects);
             }
             TransactionEffect::SendResponse { server, origin, bytes } => {
-                self.send_response(server, origin, bytes, effects)
+                self.send_response_of(server, origin, bytes, now, effects);
             }
         }
     }

@@ -97,6 +97,7 @@ impl Shard {
         }
         self.take_over_what_waits(now, effects);
         self.start_what_waits(now, effects);
+        self.leave_by_new_doors(effects);
     }
 
     /// Patience may have come to its end.

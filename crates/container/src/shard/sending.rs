@@ -32,9 +32,8 @@ impl Shard {
             if !is_retried {
                 self.transactions.request_failed(client, error, now, &mut self.pending);
             }
-        } else if error != SendError::Full {
-            // A response that found no room is sent again when the request is; the transaction stays for that.
-            self.transactions.response_failed(ServerId::from_raw(id), now, &mut self.pending);
+        } else {
+            self.response_not_sent(ServerId::from_raw(id), error, now);
         }
         self.settle(now, effects);
     }

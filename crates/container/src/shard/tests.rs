@@ -7,21 +7,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use sip::HeaderName;
 use sip::transaction::Timers;
 use state::clock::ManualClock;
 use state::engine::fake::FakeStore;
 use state::{CommitError, Expect, Key, Space, Store, StoreError};
 use topology::{Incarnation, ProcessName};
-use transport::link::EdgeAddress;
+use transport::link::{Destination, EdgeAddress};
 use transport::{Flow, Transport};
 
 use super::*;
-use crate::application::{Action, Effects, ProxyPlan, Target};
+use crate::application::{Action, Effects, ProxyPlan, Response, Target};
 use crate::transactions::TransactionSettings;
 
 mod deaths;
 mod hand_on;
 mod reach;
+mod responses;
 mod ways;
 
 const EDGE_1: &str = "192.0.2.1:5060";

@@ -5,10 +5,10 @@ use sip::Message;
 use sip::transaction::Reliability;
 use tracing::debug;
 use transport::Transport;
-use transport::link::{Destination, SendError};
+use transport::link::{Destination, LinkFrame, SendError};
 
-use super::Shard;
 use super::proxying::{NO_LINK, Sending};
+use super::{Shard, ShardEffect};
 use crate::edges::{LinkId, RouteOwner};
 use crate::next_hop::{self, Hop, HopHost};
 use crate::proxy::{NextHop, TransportFailure};
@@ -151,6 +151,44 @@ impl Shard {
         let (link, transport, address) = self.edges.front_door(last)?;
         let destination = Destination::Address { transport, address };
         Some(Way { link, destination, ..sending.way })
+    }
+
+    /// A request through our own front door whose stream is gone with its link leaves by another edge, under the same
+    /// branch, so that it is a repetition to whoever has it; if there is no other edge yet, as soon as there is. False when
+    /// it is no such request, or is answered.
+    pub(super) fn goes_by_another_door(
+        &mut self,
+        client: ClientId,
+        effects: &mut Vec<ShardEffect>,
+    ) -> bool {
+        let Some(sending) = self.clients.get_mut(&client).filter(|sending| sending.by_front_door)
+        else {
+            return false;
+        };
+        let Some(request) = self.transactions.unanswered_request(client).cloned() else {
+            return false;
+        };
+        let Some((link, transport, address)) = self.edges.front_door(None) else {
+            return self.edges.awaits_any();
+        };
+        let destination = Destination::Address { transport, address };
+        sending.way = Way { link, destination, ..sending.way };
+        let frame = LinkFrame::Outgoing { id: client.to_raw(), destination, bytes: request };
+        effects.push(ShardEffect::Send { link, frame });
+        true
+    }
+
+    /// What waits for a door leaves, since there is one now.
+    pub(super) fn leave_by_new_doors(&mut self, effects: &mut Vec<ShardEffect>) {
+        let stranded = self.clients.iter().filter(|(_, sending)| {
+            let (link, is_stream) = (sending.way.link, sending.dies_with(sending.way.link));
+            sending.by_front_door && is_stream && !self.edges.is_up(link)
+        });
+        let mut stranded: Vec<ClientId> = stranded.map(|(client, _)| *client).collect();
+        stranded.sort_unstable();
+        for client in stranded {
+            self.goes_by_another_door(client, effects);
+        }
     }
 
     /// Whether a request that could not be sent leaves again soon, and by another edge.

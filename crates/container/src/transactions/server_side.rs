@@ -147,6 +147,18 @@ impl ServerTransaction {
         }
     }
 
+    /// The final response, as long as the client may not have it.
+    pub(super) fn final_response(&self) -> Option<&Bytes> {
+        let is_final = match &self.machine {
+            Machine::Invite(machine) => matches!(
+                machine.state(),
+                ServerInviteState::Completed | ServerInviteState::Accepted
+            ),
+            Machine::NonInvite(_) => self.only_repeats(),
+        };
+        self.response.as_ref().filter(|_| is_final)
+    }
+
     /// Whether nothing is left to do but to repeat the final response.
     pub(super) fn only_repeats(&self) -> bool {
         match &self.machine {

@@ -86,6 +86,19 @@ impl Transactions {
         ServerKey::of(request).and_then(|key| self.server_keys.get(&key).copied())
     }
 
+    /// The final response that a server transaction still repeats, and where it goes; None also for an INVITE's that is
+    /// acknowledged.
+    pub fn final_response(&self, server: ServerId) -> Option<(Origin, Bytes)> {
+        let transaction = self.servers.get(&server)?;
+        Some((transaction.origin, transaction.final_response()?.clone()))
+    }
+
+    /// The request of a client transaction that has no final response.
+    pub fn unanswered_request(&self, client: ClientId) -> Option<&Bytes> {
+        let transaction = self.clients.get(&client)?;
+        Some(&transaction.request).filter(|request| !request.is_empty())
+    }
+
     /// The client transaction that sent a request of `method` under `branch`.
     pub fn client_by_branch(&self, branch: &[u8], method: &[u8]) -> Option<ClientId> {
         self.client_keys.get(&ClientKey::new(branch, method)).copied()
