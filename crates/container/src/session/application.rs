@@ -190,8 +190,8 @@ pub enum SessionEvent {
     /// A request came: the initial one (then `leg` is [`CALLER`]), or one in a dialog. Wants [`SessionEffect::Respond`],
     /// at once or at a later event.
     ///
-    /// A BYE has ended its leg already; one that its handler leaves unanswered is answered 200, and so is an INVITE
-    /// of the same leg with 487. What a session leaves unanswered when it ends gets 500.
+    /// A BYE has ended its leg already, and whatever else of it was unanswered is answered 487; a BYE that its handler
+    /// leaves unanswered is answered 200. What a session leaves unanswered when it ends gets 500.
     Request {
         /// By which leg.
         leg: LegName,

@@ -38,5 +38,13 @@ pub const INVITES_MAX: usize = 32;
 pub const ANSWERS_MAX: usize = 32;
 /// Forks of one INVITE that answer 2xx and are acknowledged and ended; further ones give up by themselves.
 pub const FORKS_MAX: usize = 8;
-/// The longest record, in octets; an event that would make a longer one has no effects.
+/// The longest record, in octets; an event that would make a longer one has no effects, and a request that would all
+/// the same is answered 503 and changes nothing. What must be heard (a BYE, a response, a failure, the time) may take a
+/// quarter more with its effects, and is noted without them whatever it takes.
 pub const RECORD_BYTES_MAX: usize = 512 * 1024;
+/// At so many sessions of a shard a request that would begin another one is answered 503; what belongs to a session goes
+/// on, and those of dead containers are taken over all the same. A session with a long record counts as several, so that
+/// this bounds memory as well: at 2 kB for an idle one, half a gigabyte.
+pub const SESSIONS_MAX: usize = 250_000;
+/// The record of a usual session, in octets; one that is so many times as long counts for so many more.
+pub const USUAL_RECORD_BYTES: usize = 2 * 1024;

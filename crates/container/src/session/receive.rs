@@ -265,7 +265,7 @@ impl Session {
         // RFC 3261 §15.1.2: pending requests are answered 487.
         let pending: Vec<RequestId> = self
             .unanswered(name)
-            .filter(|request| request.method == "INVITE")
+            .filter(|request| request.method != "BYE")
             .map(|request| request.id)
             .collect();
         for request in pending {

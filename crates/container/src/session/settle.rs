@@ -28,6 +28,18 @@ impl Session {
         }
     }
 
+    /// The session as if nothing had ever come of it: nothing is left to be stored.
+    pub fn void(&self) -> Session {
+        let mut void = self.clone();
+        void.is_ending = true;
+        void.timers.clear();
+        void.failures.clear();
+        void.legs.clear();
+        void.incoming.clear();
+        void.outgoing.clear();
+        void
+    }
+
     /// Ends the session, whatever stands of it.
     pub(super) fn end(&mut self, context: Context<'_>, actions: &mut Vec<Action>) {
         self.is_ending = true;

@@ -204,6 +204,16 @@ fn what_the_other_side_asked_in_a_dialog_that_it_forgot_is_answered() {
 }
 
 #[test]
+fn bye_ends_whatever_was_asked_in_its_dialog() {
+    // RFC 3261 §15.1.2
+    let mut bench = Bench::talking();
+    bench.requests("caller", "INFO", 8);
+    bench.requests("caller", "INVITE", 9);
+    assert_eq!(bench.requests("caller", "BYE", 10), "caller BYE");
+    assert_eq!(bench.words(), ["487", "487", "200"]);
+}
+
+#[test]
 fn re_invite_answered_after_the_bye_is_acknowledged_and_no_second_bye_follows() {
     let mut bench = Bench::talking();
     bench.send("callee", "INVITE").unwrap();

@@ -4,10 +4,11 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use sip::{Message, Method};
+use tracing::debug;
 
 use super::super::jobs::HeldCancel;
 use super::super::{Shard, ShardEffect};
-use super::{Entry, Live, Queued, Step, status_of};
+use super::{Entered, Entry, Live, Queued, Step, status_of};
 use crate::application::Response;
 use crate::proxy::TransportFailure;
 use crate::session::receive::{Input, NewRequest};
@@ -48,6 +49,13 @@ impl Shard {
         } else if self.transactions.is_merged(server) {
             // RFC 3261 §8.2.2.2: the same request by another way.
             let response = Response::new(482);
+            self.transactions.respond_own(server, &response, now, &mut self.pending);
+        } else if self.sessions.are_full() {
+            debug!(
+                max = self.sessions.weight_max,
+                "there are too many sessions; refused another one"
+            );
+            let response = self.responder.try_again(request);
             self.transactions.respond_own(server, &response, now, &mut self.pending);
         } else {
             self.begin_session(id, application.name(), server, request, origin, now, effects);
@@ -93,23 +101,15 @@ impl Shard {
         let entry = Entry {
             record: Bytes::new(),
             version: None,
+            entered: Entered::default(),
             live: Some(Box::new(Live::new(session.clone()))),
             has_calls: true,
             armed: Armed::default(),
             not_before: None,
         };
-        self.sessions.entries.insert(id, entry);
-        let step = Step {
-            draft: session,
-            event: Some(event),
-            actions: Vec::new(),
-            held,
-            cancel: None,
-            begins: Some(server),
-            value: Bytes::new(),
-            attempts: 0,
-            is_paused: false,
-        };
+        self.sessions.insert(id, entry);
+        let step =
+            Step { held, begins: Some(server), ..Step::new(session, Some(event), Vec::new()) };
         self.tell(id, step, now, effects);
     }
 

@@ -57,9 +57,10 @@ impl Shard {
         let Some(entry) = self.sessions.entries.get_mut(&id) else { return };
         let Some(live) = entry.live.as_deref() else { return };
         let deadline = clocks.until(live.session.next_deadline(timers), now).min(LOOK_AGAIN);
+        // A step that pauses is tried again first, and looks at the deadline when it stands.
+        let next = entry.not_before.unwrap_or(now + deadline);
         let repeats = live.repeats.iter().map(|repeat| repeat.next);
-        let next = repeats.fold(now + deadline, Instant::min);
-        let next = entry.not_before.map_or(next, |not_before| next.max(not_before));
+        let next = repeats.fold(next, Instant::min);
         self.sessions.deadlines.arm(id, &mut entry.armed, Some(next));
     }
 

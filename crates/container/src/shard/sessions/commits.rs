@@ -5,19 +5,19 @@
 
 use std::time::Instant;
 
-use sip::{Message, Method};
 use state::{CommitError, Record, StoreError, Version};
 use tracing::{error, info, warn};
 
 use super::super::jobs::HeldCancel;
 use super::super::{CommitUse, ReadUse, Shard, ShardEffect, taken};
-use super::{Entry, Live, Queued, Step, records};
+use super::steps::is_refusable;
+use super::{Entered, Entry, Live, Queued, Step, records};
 use crate::application::Response;
 use crate::session::receive::Input;
 use crate::session::{Session, SessionId, codec};
 
-/// A commit that fails so often is given up when its input is a request, which is refused: nothing has happened.
-/// Anything else comes once only (a response by a stream, the end of a transaction) and is tried again, with a pause.
+/// A commit that fails so often is given up when its input is a request that can be refused: nothing has happened.
+/// Anything else (a BYE, too) comes once only (a response by a stream, the end of a transaction) and is tried again, with a pause.
 const ATTEMPTS_MAX: u32 = 8;
 
 impl Shard {
@@ -42,8 +42,8 @@ impl Shard {
 
     fn write_session(&mut self, id: SessionId, effects: &mut Vec<ShardEffect>) {
         let Some(entry) = self.sessions.entries.get(&id) else { return };
-        let Some(Live { session, step: Some(step), .. }) = entry.live.as_deref() else { return };
-        let before = entry.version.map(|version| (session, version));
+        let Some(Live { step: Some(step), .. }) = entry.live.as_deref() else { return };
+        let before = entry.version.map(|version| (entry.entered, version));
         let batch = records::update(before, &step.draft, step.value.clone());
         self.commit(CommitUse::Session(id), batch, effects);
     }
@@ -63,6 +63,9 @@ impl Shard {
                 self.settle(now, effects);
             }
             Err(CommitError::Conflict { .. } | CommitError::Unknown { .. }) => {
+                if let Some(step) = self.sessions.wake(id).and_then(|live| live.step.as_mut()) {
+                    step.is_in_doubt = true;
+                }
                 self.ask(ReadUse::SessionDoubt(id), records::key(id), effects);
             }
             Err(error) => self.write_session_again(id, &error, now, effects),
@@ -81,6 +84,7 @@ impl Shard {
         let Some(entry) = self.sessions.entries.get_mut(&id) else { return };
         let Some(Live { step: Some(step), .. }) = entry.live.as_deref_mut() else { return };
         let was_to_go = step.draft.is_over() && !step.draft.is_open();
+        step.is_in_doubt = result.is_err();
         match result {
             Ok(Some(record)) if record.value == step.value => {
                 self.session_stands(id, Some(record.version), now, effects);
@@ -96,9 +100,13 @@ impl Shard {
                 self.write_session_again(id, &error, now, effects);
             }
             Ok(Some(record))
-                if entry.version.is_some() && codec::owner(&record.value) == Ok(own) =>
+                if (entry.version.is_some() || was_to_go)
+                    && codec::owner(&record.value) == Ok(own) =>
             {
                 entry.version = Some(record.version);
+                if let Ok(stored) = Session::decode(id, &record.value) {
+                    entry.entered = Entered::of(&stored);
+                }
                 let error = CommitError::Unknown { reason: "the record is as it was" };
                 self.write_session_again(id, &error, now, effects);
             }
@@ -121,8 +129,7 @@ impl Shard {
         if waiting.attempts < ATTEMPTS_MAX {
             return self.write_session(id, effects);
         }
-        let is_refusable = waiting.held.as_ref().is_some_and(|held| is_answered(&held.message));
-        if !is_refusable {
+        if !is_refusable(waiting) {
             warn!(%error, session = %id, "a session cannot be stored; trying again in a while");
             waiting.is_paused = true;
             // Else what came behind it by its link would wait for it.
@@ -133,14 +140,30 @@ impl Shard {
             return self.pause_session(id, now);
         }
         error!(%error, session = %id, "a session could not be stored; refused a request");
-        let Some(Step { held, begins, .. }) = step.take() else { return };
-        self.refuse_queued(Queued { input: Input::Deadline, held, cancel: None }, now, effects);
-        if begins.is_some() {
-            self.sessions.entries.remove(&id);
+        let Some(mut refused) = step.take() else { return };
+        if refused.is_in_doubt {
+            refused.begins = None;
+            self.refuse_step(id, refused, now, effects);
+            self.undo_step(id, now);
         } else {
+            self.refuse_step(id, refused, now, effects);
             self.advance(id, now, effects);
         }
         self.settle(now, effects);
+    }
+
+    /// Nobody knows whether a refused step came about: the record becomes what it was, or goes if it was none, as soon
+    /// as the store can be asked. Else a successor would do what was refused.
+    fn undo_step(&mut self, id: SessionId, now: Instant) {
+        let Some(entry) = self.sessions.entries.get_mut(&id) else { return };
+        let Some(live) = entry.live.as_deref_mut() else { return };
+        let is_new = entry.record.is_empty();
+        let draft = if is_new { live.session.void() } else { live.session.clone() };
+        let value = if is_new { draft.encode() } else { entry.record.clone() };
+        let (is_in_doubt, is_paused) = (true, true);
+        let undoing = Step::new(draft, None, Vec::new());
+        live.step = Some(Step { value, is_in_doubt, is_paused, ..undoing });
+        self.pause_session(id, now);
     }
 
     /// The pause of a step is over.
@@ -164,7 +187,9 @@ impl Shard {
         let Some(step) = live.step.take() else { return };
         let Step { draft, actions, held, cancel, begins, value, .. } = step;
         entry.version = version.or(entry.version);
-        entry.record = value;
+        entry.entered = Entered::of(&draft);
+        self.sessions.weight += super::weight(&value);
+        self.sessions.weight -= super::weight(&std::mem::replace(&mut entry.record, value));
         entry.has_calls = draft.has_calls();
         let is_gone = draft.is_over() && !draft.is_open();
         let has_failures = draft.has_failures();
@@ -200,7 +225,7 @@ impl Shard {
 
     /// Nothing is left of a session.
     fn forget_session(&mut self, id: SessionId, now: Instant, effects: &mut Vec<ShardEffect>) {
-        let Some(entry) = self.sessions.entries.remove(&id) else { return };
+        let Some(entry) = self.sessions.remove(id) else { return };
         for queued in entry.live.into_iter().flat_map(|live| live.waiting) {
             self.unqueue(queued, now, effects);
         }
@@ -208,8 +233,7 @@ impl Shard {
 
     /// The session is another container's: nothing of it leaves here any more.
     fn lose_session(&mut self, id: SessionId, now: Instant, effects: &mut Vec<ShardEffect>) {
-        let Some(Entry { live: Some(live), version, .. }) = self.sessions.entries.remove(&id)
-        else {
+        let Some(Entry { live: Some(live), version, .. }) = self.sessions.remove(id) else {
             return;
         };
         let Live { session, waiting, step, .. } = *live;
@@ -254,9 +278,4 @@ impl Shard {
             self.sessions.clients.remove(&client);
         }
     }
-}
-
-/// Whether it is a request with an answer.
-fn is_answered(message: &Message) -> bool {
-    message.method().is_some_and(|method| method != Method::Ack)
 }

@@ -13,7 +13,7 @@ use tracing::{debug, error, info, warn};
 
 use super::super::proxying::NO_LINK;
 use super::super::{CommitUse, Held, InHand, ReadUse, Shard, ShardEffect, taken};
-use super::{Entry, Live, Queued, records};
+use super::{Entered, Entry, Live, Queued, records};
 use crate::ownership::index::Owned;
 use crate::ownership::neighbours::Standing;
 use crate::session::receive::Input;
@@ -134,7 +134,7 @@ impl Shard {
                 let mut claimed = session.clone();
                 claimed.owner = self.sessions.identity.owner();
                 let value = claimed.encode();
-                let before = Some((&session, record.version));
+                let before = Some((Entered::of(&session), record.version));
                 let batch = records::update(before, &claimed, value.clone());
                 let Some(inquiry) = self.sessions.inquiries.get_mut(&id) else { return };
                 inquiry.claim = Some(Box::new((claimed, value)));
@@ -205,12 +205,13 @@ impl Shard {
         let entry = Entry {
             record,
             version: Some(version),
+            entered: Entered::of(&session),
             has_calls: session.has_calls(),
             live: Some(Box::new(Live::new(session))),
             armed: Armed::default(),
             not_before: None,
         };
-        self.sessions.entries.insert(id, entry);
+        self.sessions.insert(id, entry);
         self.act_for_session(id, actions, now, effects);
         self.repeat_successes(id, now, now);
         if let Some(live) = self.sessions.wake(id)

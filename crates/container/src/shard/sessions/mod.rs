@@ -42,7 +42,7 @@ use crate::proxy::TransportFailure;
 use crate::session::identity::Identity;
 use crate::session::receive::Input;
 use crate::session::state::{Action, Context};
-use crate::session::{Session, SessionApplication, SessionEffect, SessionEvent, SessionId};
+use crate::session::{Session, SessionApplication, SessionEffect, SessionEvent, SessionId, limits};
 use crate::transactions::deadlines::{Armed, Deadlines};
 use crate::transactions::{ClientId, ServerId};
 pub(super) use actions::Start as SessionStart;
@@ -50,6 +50,7 @@ use actions::{Lookup, Sent};
 use clock::Repeat;
 use due::DueWatch;
 use inquiries::Inquiry;
+use records::Entered;
 
 /// How a run of a session's handler ended.
 #[derive(Debug)]
@@ -74,6 +75,10 @@ pub(super) struct Sessions {
     identity: Identity,
     timers: Timers,
     entries: AHashMap<SessionId, Entry>,
+    /// Of all entries.
+    weight: usize,
+    /// [`limits::SESSIONS_MAX`].
+    weight_max: usize,
     runs: AHashMap<JobId, SessionId>,
     deadlines: Deadlines<SessionId>,
     clients: AHashMap<ClientId, Sent>,
@@ -87,6 +92,8 @@ struct Entry {
     /// As it is stored; empty before the first commit.
     record: Bytes,
     version: Option<Version>,
+    /// Where the stored record stands in the indexes.
+    entered: Entered,
     /// None: nothing is under way, and the record is all there is.
     live: Option<Box<Live>>,
     has_calls: bool,
@@ -145,8 +152,30 @@ struct Step {
     /// What the record will be, once that is known.
     value: Bytes,
     attempts: u32,
+    /// A commit of it may have come about although nobody knows.
+    is_in_doubt: bool,
     /// The store has refused it too often; it is tried again when the pause is over.
     is_paused: bool,
+}
+
+impl Step {
+    /// Towards `draft`, with nothing asked for yet.
+    fn new(draft: Session, event: Option<SessionEvent>, actions: Vec<Action>) -> Step {
+        let (held, cancel, begins) = (None, None, None);
+        let (value, attempts, is_in_doubt, is_paused) = (Bytes::new(), 0, false, false);
+        Step {
+            draft,
+            event,
+            actions,
+            held,
+            cancel,
+            begins,
+            value,
+            attempts,
+            is_in_doubt,
+            is_paused,
+        }
+    }
 }
 
 impl Sessions {
@@ -157,6 +186,8 @@ impl Sessions {
             identity: identity(settings, own_name),
             timers: settings.transactions.timers,
             entries: AHashMap::new(),
+            weight: 0,
+            weight_max: limits::SESSIONS_MAX,
             runs: AHashMap::new(),
             deadlines: Deadlines::new(),
             clients: AHashMap::new(),
@@ -168,6 +199,24 @@ impl Sessions {
 
     pub(super) fn use_keys(&mut self, settings: &ShardSettings, own_name: &Bytes) {
         self.identity = identity(settings, own_name);
+    }
+
+    /// Whether no session is begun here any more for now.
+    fn are_full(&self) -> bool {
+        self.weight >= self.weight_max
+    }
+
+    fn insert(&mut self, id: SessionId, entry: Entry) {
+        self.weight += weight(&entry.record);
+        if let Some(replaced) = self.entries.insert(id, entry) {
+            self.weight -= weight(&replaced.record);
+        }
+    }
+
+    fn remove(&mut self, id: SessionId) -> Option<Entry> {
+        let removed = self.entries.remove(&id)?;
+        self.weight -= weight(&removed.record);
+        Some(removed)
     }
 
     pub(super) fn has(&self, id: SessionId) -> bool {
@@ -233,6 +282,11 @@ impl Sessions {
         }
         entry.live.as_deref_mut()
     }
+}
+
+/// As how many sessions one with this record counts.
+fn weight(record: &Bytes) -> usize {
+    1 + record.len() / limits::USUAL_RECORD_BYTES
 }
 
 fn identity(settings: &ShardSettings, own_name: &Bytes) -> Identity {

@@ -54,41 +54,81 @@ pub(super) fn due_in(bucket: u8) -> Prefix {
     Prefix::tag(tag_of(bucket))
 }
 
+/// Where a session stands in the indexes: a function of its record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Entered {
+    owner: Option<Incarnation>,
+    due: Option<UnixMillis>,
+    /// Of the entries, too.
+    lifetime: UnixMillis,
+}
+
+impl Entered {
+    pub(super) fn of(session: &Session) -> Entered {
+        Entered {
+            owner: session.is_open().then_some(session.owner.incarnation),
+            due: (!session.is_over()).then(|| session.due()),
+            lifetime: session.expires().saturating_add(LIFETIME_BEYOND),
+        }
+    }
+
+    /// The entries that go, and those that come or live for another time.
+    fn changed_to(self, is: Entered) -> (Entered, Entered) {
+        let is_refreshed = self.lifetime != is.lifetime;
+        let lost = Entered {
+            owner: self.owner.filter(|_| self.owner != is.owner),
+            due: self.due.filter(|_| self.due != is.due),
+            ..self
+        };
+        let new = Entered {
+            owner: is.owner.filter(|_| is_refreshed || self.owner != is.owner),
+            due: is.due.filter(|_| is_refreshed || self.due != is.due),
+            ..is
+        };
+        (lost, new)
+    }
+
+    fn strike(self, id: SessionId, mut batch: Batch) -> Batch {
+        if let Some(owner) = self.owner {
+            batch = owned(id, owner).strike(batch);
+        }
+        match self.due {
+            Some(due) => batch.delete(due_key(id, due), Expect::Any),
+            None => batch,
+        }
+    }
+
+    fn enter(self, id: SessionId, mut batch: Batch) -> Batch {
+        let lifetime = Some(self.lifetime);
+        if let Some(owner) = self.owner {
+            batch = owned(id, owner).enter(batch, lifetime);
+        }
+        match self.due {
+            Some(due) => batch.put(due_key(id, due), Expect::Any, Bytes::new(), lifetime),
+            None => batch,
+        }
+    }
+}
+
 /// What takes a session from `before` (with its version) to `after`, whose record is `value`; a session of which
 /// nothing is left disappears.
-pub(super) fn update(before: Option<(&Session, Version)>, after: &Session, value: Bytes) -> Batch {
+///
+/// `before` is of the record as it is stored: a commit of which nothing is known may have come about, and what is
+/// remembered would leave entries behind.
+pub(super) fn update(before: Option<(Entered, Version)>, after: &Session, value: Bytes) -> Batch {
     let id = after.id;
     let is_gone = after.is_over() && !after.is_open();
-    let lifetime = after.expires().saturating_add(LIFETIME_BEYOND);
+    let is = Entered::of(after);
     let expect = before.map_or(Expect::Absent, |(_, version)| Expect::Version(version));
     let mut batch = match is_gone {
         true => Batch::new().delete(key(id), expect),
-        false => Batch::new().put(key(id), expect, value, Some(lifetime)),
+        false => Batch::new().put(key(id), expect, value, Some(is.lifetime)),
     };
-    let (was_owned, is_owned) = (
-        before.map(|(session, _)| session).filter(|session| session.is_open()),
-        Some(after).filter(|session| session.is_open() && !is_gone),
-    );
-    let owner = |session: &Session| session.owner.incarnation;
-    if was_owned.map(owner) != is_owned.map(owner) {
-        if let Some(session) = was_owned {
-            batch = owned(id, owner(session)).strike(batch);
-        }
-        if let Some(session) = is_owned {
-            batch = owned(id, owner(session)).enter(batch, Some(lifetime));
-        }
-    }
-    let due = |session: &Session| (!session.is_over()).then(|| session.due());
-    let (was_due, is_due) = (before.and_then(|(session, _)| due(session)), due(after));
-    if was_due != is_due {
-        if let Some(was_due) = was_due {
-            batch = batch.delete(due_key(id, was_due), Expect::Any);
-        }
-        if let Some(is_due) = is_due {
-            batch = batch.put(due_key(id, is_due), Expect::Any, Bytes::new(), Some(lifetime));
-        }
-    }
-    batch
+    let was = before.map(|(entered, _)| entered).unwrap_or_default();
+    // An entry that stays and lives longer is written anew.
+    let (lost, new) = was.changed_to(is);
+    batch = lost.strike(id, batch);
+    new.enter(id, batch)
 }
 
 #[cfg(test)]

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
+use sip::Method;
 use tracing::{debug, error, warn};
 
 use super::super::jobs::HeldCancel;
 use super::super::{JobId, Shard, ShardEffect, taken};
 use super::{EventEnd, Queued, Sessions, Step};
 use crate::application::Response;
+use crate::session::receive::Input;
 use crate::session::state::Context;
 use crate::session::{SessionEffect, SessionEvent, SessionId, limits};
 
@@ -51,18 +52,9 @@ impl Shard {
             let (wall, guarded) = (clocks.wall(now), clocks.guarded(now));
             let context = Context { now: wall, guarded, identity, timers: *timers };
             let (mut draft, mut actions) = (live.session.clone(), Vec::new());
-            let event = draft.receive(queued.input, context, &mut actions);
-            let step = Step {
-                draft,
-                event,
-                actions,
-                held: queued.held,
-                cancel: queued.cancel,
-                begins: None,
-                value: Bytes::new(),
-                attempts: 0,
-                is_paused: false,
-            };
+            let Queued { input, held, cancel } = queued;
+            let event = draft.receive(input, context, &mut actions);
+            let step = Step { held, cancel, ..Step::new(draft, event, actions) };
             if step.event.is_some() {
                 return self.tell(id, step, now, effects);
             }
@@ -140,7 +132,7 @@ impl Shard {
         if applied.is_ok() {
             step.draft.settle(step.event.as_ref(), context, &mut step.actions);
             step.value = step.draft.encode();
-            if step.value.len() > limits::RECORD_BYTES_MAX {
+            if step.value.len() > record_bytes_max(&step) {
                 applied = Err(crate::session::apply::BrokenRule::Record(step.value.len()));
             }
         }
@@ -153,8 +145,27 @@ impl Shard {
             debug_assert!(refused.is_ok(), "a plain refusal breaks no rule");
             step.draft.settle(step.event.as_ref(), context, &mut step.actions);
             step.value = step.draft.encode();
+            if step.value.len() > limits::RECORD_BYTES_MAX && is_refusable(&step) {
+                warn!(session = %id, octets = step.value.len(), "a session is too long; refused a request");
+                return self.refuse_step(id, step, now, effects);
+            }
         }
         self.commit_step(id, step, now, effects);
+    }
+
+    /// Refuses the request that a step is of; the session is as before.
+    pub(super) fn refuse_step(
+        &mut self,
+        id: SessionId,
+        step: Step,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        let Step { held, begins, .. } = step;
+        self.refuse_queued(Queued { input: Input::Deadline, held, cancel: None }, now, effects);
+        if begins.is_some() {
+            self.sessions.remove(id);
+        }
     }
 
     /// What cannot wait for its session.
@@ -205,6 +216,28 @@ impl Shard {
             debug!(session = %id, octets = entry.record.len(), "at rest");
             entry.live = None;
         }
+    }
+}
+
+/// How long a record may become by a step.
+fn record_bytes_max(step: &Step) -> usize {
+    let max = limits::RECORD_BYTES_MAX;
+    if is_refusable(step) { max } else { max + max / 4 }
+}
+
+/// Whether the other side may be told to come again: by any request but BYE, which it says once and is gone.
+pub(super) fn is_refusable(step: &Step) -> bool {
+    match &step.event {
+        Some(SessionEvent::Request { message, .. }) => message.method() != Some(Method::Bye),
+        Some(
+            SessionEvent::Cancelled { .. }
+            | SessionEvent::Acknowledged { .. }
+            | SessionEvent::Response { .. }
+            | SessionEvent::Failed { .. }
+            | SessionEvent::Timer { .. }
+            | SessionEvent::Ending,
+        )
+        | None => false,
     }
 }
 

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod agent;
+mod bounds;
 mod front_door;
 mod phones;
 mod world;
@@ -36,6 +38,7 @@ fn call_with(hangup: Hangup, fate: Fate, trouble: Option<(usize, Trouble)>) -> (
         assert_eq!(phone.faults, Vec::<String>::new(), "{told}");
     }
     assert_eq!(world.infos(), 1, "a timer fires once: {told}");
+    world.check_indexes();
     // All that is kept for repetitions is forgotten, and so is the session.
     world.runs(40 * SECOND);
     assert_eq!(world.store.records(), 0, "{told}");
@@ -91,6 +94,48 @@ fn commit_that_goes_wrong_changes_nothing_of_a_call() {
     }
 }
 
+#[test]
+fn step_of_which_nothing_is_known_is_undone_when_its_request_was_refused() {
+    for hangup in [Hangup::Caller, Hangup::Callee] {
+        let (_, world) = call(hangup, Fate::Lives);
+        for at in 0..world.commits {
+            let mut world = World::new(hangup, Fate::Lives);
+            world.trouble = Some((at, Trouble::AppliedThenDeaf));
+            world.begins();
+            world.runs(10 * SECOND);
+            let told = world.log.join("\n");
+            world.check_indexes();
+            let is_refused = world.caller.faults.iter().any(|fault| fault.ends_with("503"));
+            assert!(is_refused || world.is_hung_up(), "commit {at}:\n{told}");
+            assert_eq!(is_refused, world.callee.rings() == 0, "commit {at}:\n{told}");
+            assert_eq!(is_refused, at == 0, "commit {at}:\n{told}");
+            world.runs(40 * SECOND);
+            assert_eq!((world.store.records(), world.sessions()), (0, 0), "commit {at}:\n{told}");
+        }
+    }
+}
+
+#[test]
+fn refused_request_of_a_call_is_undone_and_the_call_goes_on() {
+    let mut world = World::new(Hangup::Caller, Fate::Lives);
+    world.timer_after = 3 * SECOND;
+    world.begins();
+    world.runs(SECOND);
+    let before = world.record();
+    world.next_commit_goes_wrong(Trouble::AppliedThenDeaf);
+    world.caller_asks(100, 0);
+    assert_eq!(world.caller.faults, ["caller: INFO answered 503"]);
+    assert_ne!(world.record(), before, "the store has it, and nobody knows");
+    world.runs(SECOND * 9 / 4);
+    assert!(world.record() == before || world.is_hung_up(), "{}", world.log.join("\n"));
+    world.check_indexes();
+    world.runs_until_hung_up(60 * SECOND);
+    assert!(world.is_hung_up(), "{}", world.log.join("\n"));
+    world.runs(40 * SECOND);
+    world.check_indexes();
+    assert_eq!(world.store.records(), 0);
+}
+
 /// Nobody repeats anything here: what a container lets go is gone.
 #[test]
 fn answer_by_a_stream_outlasts_a_store_that_takes_nothing() {
@@ -112,7 +157,22 @@ fn answer_by_a_stream_outlasts_a_store_that_takes_nothing() {
         assert!(is_refused || world.is_hung_up(), "commit {at}:\n{told}");
         assert_eq!(world.callee.faults, Vec::<String>::new(), "commit {at}:\n{told}");
     }
-    assert!(refused <= 2, "the INVITE and the BYE, but {refused} were refused");
+    assert!(refused <= 1, "the INVITE, but {refused} were refused");
+}
+
+// RFC 3261 §13.3.1.4
+#[test]
+fn answer_is_repeated_with_doubled_pauses_until_its_ack() {
+    let mut world = World::new(Hangup::Callee, Fate::Lives);
+    world.caller.is_deaf_to_answers = true;
+    world.begins();
+    world.runs(12 * SECOND);
+    let pauses: Vec<u128> =
+        world.caller.answers.windows(2).map(|two| (two[1] - two[0]).as_millis()).collect();
+    assert_eq!(pauses, [500, 1_000, 2_000, 4_000, 4_000]);
+    world.caller.is_deaf_to_answers = false;
+    world.runs(40 * SECOND);
+    assert_eq!(world.caller.answers.len(), 7, "the next one is acknowledged");
 }
 
 #[test]

@@ -4,56 +4,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
-use sip::transaction::Timers;
-use sip::{Message, Method};
+use sip::Message;
 use state::Store;
 use state::engine::fake::FakeStore;
 use topology::{
-    Incarnation, KeyRing, ListenerTransport, ProcessEntry, ProcessName, ProcessState, ProcessType,
+    Incarnation, ListenerTransport, ProcessEntry, ProcessName, ProcessState, ProcessType,
     TopologyView,
 };
 use transport::link::{Destination, EdgeAddress, Incoming, LinkFrame, SendError};
 use transport::{Flow, Transport};
 
-use super::world::invite;
+use super::agent::{Agent, invite, settings};
 use crate::edges::LinkId;
-use crate::session::{LegName, SessionApplication, SessionEffect, SessionEvent, SessionView};
 use crate::shard::sessions::{EventEnd, SessionApplications};
-use crate::shard::{Shard, ShardEffect, ShardSettings};
-use crate::transactions::TransactionSettings;
+use crate::shard::{Shard, ShardEffect};
 
 const EDGES: [&str; 2] = ["192.0.2.1:5060", "192.0.2.2:5060"];
-
-/// Calls bob of our own domain.
-struct Agent;
-
-impl SessionApplication for Agent {
-    fn name(&self) -> &str {
-        "agent"
-    }
-
-    fn accepts(&self, request: &Message) -> bool {
-        request.method() == Some(Method::Invite)
-    }
-
-    fn on_event<'a>(
-        &'a self,
-        _: &'a SessionView,
-        event: &'a SessionEvent,
-    ) -> BoxFuture<'a, Vec<SessionEffect>> {
-        let call = SessionEffect::Call {
-            leg: LegName::new("callee"),
-            target: "sip:bob@example.com".into(),
-            from: "<sip:alice@example.com>".into(),
-            to: "<sip:bob@example.com>".into(),
-            headers: Vec::new(),
-            body: None,
-        };
-        let is_request = matches!(event, SessionEvent::Request { .. });
-        Box::pin(async move { if is_request { vec![call] } else { Vec::new() } })
-    }
-}
 
 /// One container, and what leaves it for the node's own front door.
 struct Bench {
@@ -64,27 +30,29 @@ struct Bench {
     sent: Vec<(u64, String, Vec<u8>, u64)>,
     /// To the caller.
     statuses: Vec<u16>,
+    /// What the edges listen on.
+    listeners: Transport,
 }
 
 impl Bench {
     fn new() -> Bench {
         let now = Instant::now();
-        let settings = ShardSettings {
-            name: ProcessName::new("c1"),
-            incarnation: Incarnation(1),
-            node: "n1".to_owned(),
-            keys: KeyRing::new([1; 32]),
-            transactions: TransactionSettings { timers: Timers::default(), transactions_max: 100 },
-            commit_conflicts_max: 3,
-        };
-        let mut shard = Shard::new(settings, now, SystemTime::now().into());
-        shard.host(SessionApplications(vec![Arc::new(Agent)]), vec!["example.com".to_owned()]);
+        let mut shard = Shard::new(settings(1), now, SystemTime::now().into());
+        // Of our own domain.
+        let agent =
+            Agent { timer_after: Duration::from_secs(3_600), callee: "sip:bob@example.com" };
+        shard.host(SessionApplications(vec![Arc::new(agent)]), vec!["example.com".to_owned()]);
         let store = FakeStore::default();
-        Bench { shard, store, now, sent: Vec::new(), statuses: Vec::new() }
+        let (sent, statuses, listeners) = (Vec::new(), Vec::new(), Transport::Udp);
+        Bench { shard, store, now, sent, statuses, listeners }
     }
 
     fn with_edges() -> Bench {
-        let mut bench = Bench::new();
+        Bench::with_listeners(Transport::Udp)
+    }
+
+    fn with_listeners(listeners: Transport) -> Bench {
+        let mut bench = Bench { listeners, ..Bench::new() };
         bench.link_up(1, EDGES[0]);
         bench.link_up(2, EDGES[1]);
         bench
@@ -127,7 +95,7 @@ impl Bench {
 
     fn link_up(&mut self, link: u64, own: &str) {
         let (own, public) = (own.parse().unwrap(), own.to_owned());
-        let addresses = vec![EdgeAddress { transport: Transport::Udp, own, public }];
+        let addresses = vec![EdgeAddress { transport: self.listeners, own, public }];
         let (peer_name, incarnation, worker) = (format!("edge{link}"), 9, 0);
         let hello = LinkFrame::Hello { peer_name, incarnation, worker, addresses };
         self.act(|shard, now, effects| shard.frame(LinkId(link), hello, now, effects).unwrap());
@@ -206,6 +174,36 @@ fn repetitions_leave_by_one_edge_after_the_other_under_one_branch() {
     assert!(bench.sent.iter().all(|(_, _, branch, _)| *branch == first));
     let ways = bench.ways();
     assert!(ways == by(&[2, 1, 2, 1, 2]) || ways == by(&[1, 2, 1, 2, 1]), "{ways:?}");
+}
+
+#[test]
+fn a_stream_to_a_door_that_is_gone_is_followed_by_one_to_another() {
+    for has_other in [true, false] {
+        let mut bench = Bench::with_listeners(Transport::Tcp);
+        bench.call();
+        let [(link, first, branch, id)] = &bench.sent[..] else { panic!("{:?}", bench.sent) };
+        let (link, first, branch, id) = (*link, first.clone(), branch.clone(), *id);
+        bench.ways();
+        let other = 3 - link;
+        if !has_other {
+            bench.link_down(other);
+            bench.awaits_edge();
+        }
+        bench.link_down(link);
+        if !has_other {
+            assert_eq!(bench.pass(Duration::from_secs(1)), []);
+            bench.link_up(3, &first);
+        }
+        let [(to, address, again, number)] = &bench.sent[..] else { panic!("{:?}", bench.sent) };
+        assert_eq!((again, *number), (&branch, id), "a repetition to whoever has it");
+        match has_other {
+            true => assert_eq!((*to, address == &first), (other, false)),
+            false => assert_eq!((*to, address), (3, &first)),
+        }
+        bench.ways();
+        assert_eq!(bench.pass(Duration::from_secs(20)), [], "a stream repeats nothing");
+        assert_eq!(bench.shard.left(), 1, "the call waits");
+    }
 }
 
 #[test]

@@ -7,6 +7,8 @@ use sip::{HeaderName, Message, Method, RequestBuilder, ResponseBuilder};
 
 const REPEAT: Duration = Duration::from_millis(500);
 const ANSWER_AFTER: Duration = Duration::from_millis(300);
+/// The CSeq number of the one request that ends the call.
+const BYE: u32 = 1_000;
 const TALK_TIME: Duration = Duration::from_secs(2);
 
 /// Who ends the call.
@@ -35,6 +37,10 @@ pub(super) struct Phone {
     answers_at: Option<Instant>,
     hangs_up_at: Option<Instant>,
     called_at: Option<Instant>,
+    /// When 2xx to its INVITE came.
+    pub(super) answers: Vec<Instant>,
+    /// As if they had not come.
+    pub(super) is_deaf_to_answers: bool,
     /// How long its own call took to be answered.
     pub(super) answered_after: Option<Duration>,
     pub(super) is_over: bool,
@@ -56,6 +62,8 @@ impl Phone {
             answers_at: None,
             hangs_up_at: None,
             called_at: None,
+            answers: Vec::new(),
+            is_deaf_to_answers: false,
             answered_after: None,
             is_over: false,
             remote: None,
@@ -73,7 +81,7 @@ impl Phone {
     }
 
     pub(super) fn calls(&mut self, now: Instant) -> Message {
-        let invite = super::world::invite();
+        let invite = super::agent::invite();
         self.invite = Some(invite.clone());
         self.called_at = Some(now);
         self.repeats.insert("INVITE", (invite.clone(), now + REPEAT));
@@ -104,8 +112,7 @@ impl Phone {
             sent.push(answer);
         }
         if self.hangs_up_at.take_if(|at| *at <= now).is_some() {
-            let bye = self.in_dialog(Method::Bye);
-            self.repeats.insert("BYE", (bye.clone(), now + REPEAT));
+            let bye = self.hangs_up(now);
             sent.push(bye);
         }
         sent
@@ -128,6 +135,10 @@ impl Phone {
             }
             (Method::Invite, 200) => {
                 self.repeats.remove("INVITE");
+                self.answers.push(now);
+                if self.is_deaf_to_answers {
+                    return Vec::new();
+                }
                 self.answered_after =
                     self.answered_after.or(self.called_at.map(|called_at| now - called_at));
                 let tag = response.to().unwrap().tag().unwrap().to_vec();
@@ -140,7 +151,8 @@ impl Phone {
                     self.hangs_up_at = Some(now + TALK_TIME);
                 }
                 self.answer = Some(response);
-                vec![self.in_dialog(Method::Ack)]
+                let number = self.invite.as_ref().unwrap().cseq().unwrap().number;
+                vec![self.in_dialog(Method::Ack, number, "")]
             }
             (Method::Bye, 200..=699) => {
                 self.repeats.remove("BYE");
@@ -152,6 +164,7 @@ impl Phone {
                 Vec::new()
             }
             (method, status) => {
+                self.repeats.remove("INVITE");
                 self.faults.push(format!("{}: {method} answered {status}", self.name));
                 Vec::new()
             }
@@ -221,21 +234,38 @@ impl Phone {
         response
     }
 
+    /// Where the other side of its call wants its requests.
+    pub(super) fn remote_target(&self) -> String {
+        let answer = self.answer.as_ref().unwrap();
+        let contact = answer.values(HeaderName::Contact).next().unwrap();
+        sip::NameAddr::parse(contact).unwrap().uri().escape_ascii().to_string()
+    }
+
+    /// Its BYE, repeated until it is answered.
+    pub(super) fn hangs_up(&mut self, now: Instant) -> Message {
+        let bye = self.in_dialog(Method::Bye, BYE, "");
+        self.repeats.insert("BYE", (bye.clone(), now + REPEAT));
+        bye
+    }
+
+    /// An INFO in the dialog, of so many octets at least.
+    pub(super) fn info(&self, number: u32, octets: usize) -> Message {
+        let method = Method::parse(b"INFO").unwrap();
+        self.in_dialog(method, number, &format!(";padding=x{}", "x".repeat(octets)))
+    }
+
     /// A request in the dialog, as the edge passes it on.
-    fn in_dialog(&self, method: Method<'_>) -> Message {
+    fn in_dialog(&self, method: Method<'_>, number: u32, padding: &str) -> Message {
         let (invite, answer) = (self.invite.as_ref().unwrap(), self.answer.as_ref().unwrap());
         let is_caller = self.name == "caller";
         let (contact, from, to) = match is_caller {
             true => (answer, answer.field(HeaderName::From), answer.field(HeaderName::To)),
             false => (invite, answer.field(HeaderName::To), answer.field(HeaderName::From)),
         };
-        let number = match method {
-            Method::Ack => invite.cseq().unwrap().number,
-            _ => 1_000,
-        };
         let contact = contact.values(HeaderName::Contact).next().unwrap();
         let uri = sip::NameAddr::parse(contact).unwrap().uri();
-        let via = format!("SIP/2.0/UDP 192.0.2.1;branch=z9hG4bK{}{method}", self.name);
+        let branch = format!("z9hG4bK{}{method}{number}", self.name);
+        let via = format!("SIP/2.0/UDP 192.0.2.1;branch={branch}{padding}");
         let cseq = format!("{number} {method}");
         let request = RequestBuilder::new(method, uri)
             .header(HeaderName::Via, via.as_bytes())

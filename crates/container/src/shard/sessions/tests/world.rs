@@ -6,27 +6,20 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
-use sip::transaction::Timers;
-use sip::{HeaderName, Message, Method};
+use sip::{HeaderName, Message};
 use state::engine::fake::{CommitFault, FakeStore};
-use state::{Prefix, Store, StoreError, UnixMillis};
+use state::{Key, Prefix, Space, Store, StoreError, UnixMillis};
 use topology::view::WEIGHT_DEFAULT;
-use topology::{
-    Incarnation, KeyRing, ProcessEntry, ProcessName, ProcessState, ProcessType, TopologyView,
-};
+use topology::{Incarnation, ProcessEntry, ProcessName, ProcessState, ProcessType, TopologyView};
 use transport::link::{EdgeAddress, Incoming, LinkFrame};
 use transport::{Flow, Transport};
 
+use super::agent::{Agent, settings};
 use super::phones::{Hangup, Phone};
-use crate::application::Response;
 use crate::edges::LinkId;
-use crate::session::{
-    CALLER, LegName, LegState, SessionApplication, SessionEffect, SessionEvent, SessionView,
-};
-use crate::shard::sessions::{EventEnd, SessionApplications};
-use crate::shard::{Shard, ShardEffect, ShardSettings};
-use crate::transactions::TransactionSettings;
+use crate::session::{Session, SessionId};
+use crate::shard::sessions::{EventEnd, SessionApplications, Sessions, records};
+use crate::shard::{Shard, ShardEffect};
 
 const EDGE: &str = "192.0.2.1:5060";
 const LINK: LinkId = LinkId(1);
@@ -61,99 +54,8 @@ pub(super) enum Trouble {
     Conflict,
     /// The store takes nothing, however often it is asked at once.
     Busy,
-}
-
-pub(super) fn invite() -> Message {
-    let text = "INVITE sip:bob@b2b.example.com SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bKcaller\r\n\
-         Record-Route: <sip:flow1@192.0.2.1;lr>\r\nMax-Forwards: 70\r\n\
-         From: <sip:alice@example.com>;tag=caller\r\nTo: <sip:bob@b2b.example.com>\r\nCall-ID: c1\r\n\
-         CSeq: 7 INVITE\r\nContact: <sip:alice@198.51.100.7>\r\nContent-Length: 0\r\n\r\n";
-    Message::parse(text.as_bytes().to_vec().into()).unwrap()
-}
-
-/// Calls bob, passes on what one side does, and asks the callee something when a timer fires.
-struct Agent {
-    timer_after: Duration,
-}
-
-impl SessionApplication for Agent {
-    fn name(&self) -> &str {
-        "agent"
-    }
-
-    fn accepts(&self, request: &Message) -> bool {
-        request.method() == Some(Method::Invite)
-    }
-
-    fn on_event<'a>(
-        &'a self,
-        session: &'a SessionView,
-        event: &'a SessionEvent,
-    ) -> BoxFuture<'a, Vec<SessionEffect>> {
-        Box::pin(async move { self.decide(session, event) })
-    }
-}
-
-impl Agent {
-    fn decide(&self, session: &SessionView, event: &SessionEvent) -> Vec<SessionEffect> {
-        let callee = || LegName::new("callee");
-        let send = |leg: &LegName, method: &'static str| SessionEffect::Send {
-            leg: leg.clone(),
-            method: method.into(),
-            headers: Vec::new(),
-            body: None,
-        };
-        match event {
-            SessionEvent::Request { leg, request, message } => match message.method().unwrap() {
-                Method::Invite => vec![
-                    SessionEffect::Call {
-                        leg: callee(),
-                        target: "sip:bob@198.51.100.9".into(),
-                        from: "<sip:alice@example.com>".into(),
-                        to: "<sip:bob@example.com>".into(),
-                        headers: Vec::new(),
-                        body: None,
-                    },
-                    SessionEffect::StartTimer {
-                        name: "ask".to_owned(),
-                        after: self.timer_after,
-                        every: None,
-                    },
-                    SessionEffect::Set {
-                        name: "first".to_owned(),
-                        value: request.0.to_string().into(),
-                    },
-                ],
-                Method::Bye => {
-                    let other = session.legs.iter().find(|other| other.name != *leg);
-                    other.map(|other| send(&other.name, "BYE")).into_iter().collect()
-                }
-                _ => Vec::new(),
-            },
-            SessionEvent::Response { message, leg } if leg.as_str() == "callee" => {
-                let status = message.status().unwrap();
-                let unanswered =
-                    session.leg(CALLER).and_then(|leg| leg.unanswered.first().cloned());
-                let is_invite = message.cseq().unwrap().method == Method::Invite;
-                let Some((request, _)) = unanswered.filter(|_| is_invite) else {
-                    return Vec::new();
-                };
-                let mut effects =
-                    vec![SessionEffect::Respond { request, response: Response::new(status) }];
-                if status == 200 {
-                    let (headers, body) = (Vec::new(), None);
-                    effects.push(SessionEffect::Acknowledge { leg: callee(), headers, body });
-                }
-                effects
-            }
-            SessionEvent::Timer { .. } => {
-                let stands =
-                    session.leg("callee").is_some_and(|leg| leg.state == LegState::Confirmed);
-                if stands { vec![send(&callee(), "INFO")] } else { Vec::new() }
-            }
-            _ => Vec::new(),
-        }
-    }
+    /// It stands, nobody knows, and for a while the store neither takes nor tells anything.
+    AppliedThenDeaf,
 }
 
 pub(super) struct World {
@@ -180,6 +82,10 @@ pub(super) struct World {
     busy_until: Instant,
     /// The next read fails.
     is_unreadable: bool,
+    /// Until then all of them do.
+    unreadable_until: Instant,
+    /// What came for calls whose Call-ID begins with `other`.
+    pub(super) others: Vec<Message>,
     turns: usize,
     /// Those in which there is, or was, something.
     buckets: BTreeSet<Bytes>,
@@ -215,6 +121,8 @@ impl World {
             commits: 0,
             busy_until: now,
             is_unreadable: false,
+            unreadable_until: now,
+            others: Vec::new(),
             turns: 0,
             buckets: BTreeSet::new(),
         }
@@ -237,16 +145,8 @@ impl World {
     }
 
     fn container(&self, number: u64) -> Container {
-        let settings = ShardSettings {
-            name: ProcessName::new(format!("c{number}")),
-            incarnation: Incarnation(number),
-            node: "n1".to_owned(),
-            keys: KeyRing::new([1; 32]),
-            transactions: TransactionSettings { timers: Timers::default(), transactions_max: 100 },
-            commit_conflicts_max: 3,
-        };
-        let mut shard = Shard::new(settings, self.now, self.wall());
-        let agent = Agent { timer_after: self.timer_after };
+        let mut shard = Shard::new(settings(number), self.now, self.wall());
+        let agent = Agent { timer_after: self.timer_after, callee: "sip:bob@198.51.100.9" };
         shard.host(SessionApplications(vec![Arc::new(agent)]), vec!["example.com".to_owned()]);
         let own = EDGE.parse().unwrap();
         let address = EdgeAddress { transport: Transport::Udp, own, public: EDGE.to_owned() };
@@ -438,7 +338,7 @@ impl World {
                 self.dies_behind(number);
             }
             ShardEffect::Read { read, key } => {
-                if std::mem::take(&mut self.is_unreadable) {
+                if std::mem::take(&mut self.is_unreadable) || self.now < self.unreadable_until {
                     self.store.inject_read_fault(StoreError::Busy { waiting: 1 });
                 }
                 let result = self.store.read(&key).now_or_never().unwrap();
@@ -471,6 +371,11 @@ impl World {
             self.busy_until = self.now + BUSY_TIME;
         }
         let fault = match trouble {
+            Some(Trouble::AppliedThenDeaf) => {
+                (self.busy_until, self.unreadable_until) =
+                    (self.now + BUSY_TIME, self.now + BUSY_TIME);
+                CommitFault::AppliedButUnknown
+            }
             _ if self.now < self.busy_until => CommitFault::Fails(StoreError::Busy { waiting: 1 }),
             Some(Trouble::AppliedButUnknown) => CommitFault::AppliedButUnknown,
             Some(Trouble::AppliedAndUnreadable) => {
@@ -496,7 +401,11 @@ impl World {
 
     fn reaches_phone(&mut self, number: usize, message: Message) {
         self.log.push(format!("   c{} -> {}", number + 1, word(&message)));
-        let is_callers = message.call_id().unwrap() == b"c1";
+        let call_id = message.call_id().unwrap();
+        if call_id.starts_with(b"other") {
+            return self.others.push(message);
+        }
+        let is_callers = call_id == b"c1";
         let phone = if is_callers { &mut self.caller } else { &mut self.callee };
         for answer in phone.comes(message, self.now) {
             self.reaches_container(answer.buffer().clone());
@@ -552,6 +461,66 @@ impl World {
         self.callee.requests("INFO")
     }
 
+    /// A message comes that is none of the two phones'; what is sent for it is in `others`.
+    pub(super) fn comes(&mut self, text: &str) {
+        self.reaches_container(Bytes::copy_from_slice(text.as_bytes()));
+        self.settles();
+    }
+
+    /// The caller asks something in its call, in a message of so many octets.
+    pub(super) fn caller_asks(&mut self, cseq: u32, octets: usize) {
+        let info = self.caller.info(cseq, octets);
+        self.reaches_container(info.buffer().clone());
+        self.settles();
+    }
+
+    /// The commit that the first container makes next goes wrong.
+    pub(super) fn next_commit_goes_wrong(&mut self, trouble: Trouble) {
+        self.trouble = Some((self.commits, trouble));
+    }
+
+    pub(super) fn second_container(&mut self) -> &mut Sessions {
+        &mut self.containers[1].as_mut().unwrap().shard.sessions
+    }
+
+    pub(super) fn caller_hangs_up(&mut self) {
+        let bye = self.caller.hangs_up(self.now);
+        self.reaches_container(bye.buffer().clone());
+        self.runs(Duration::from_secs(2));
+    }
+
+    pub(super) fn first_container(&mut self) -> &mut Sessions {
+        &mut self.containers[0].as_mut().unwrap().shard.sessions
+    }
+
+    /// The only record of a session.
+    pub(super) fn record(&self) -> Bytes {
+        self.stored("session").pop().unwrap().1
+    }
+
+    /// The indexes hold what follows from the records, and nothing else.
+    pub(super) fn check_indexes(&self) {
+        let entries = |space| self.stored(space).into_iter().map(|(key, _)| key);
+        let found: BTreeSet<Key> = entries("owned").chain(entries("due")).collect();
+        let mut expected = BTreeSet::new();
+        for (key, record) in self.stored("session") {
+            let session =
+                Session::decode(SessionId(key.id[..].try_into().unwrap()), &record).unwrap();
+            let writes = records::update(None, &session, record).writes;
+            expected
+                .extend(writes.into_iter().map(|write| write.key).filter(|other| *other != key));
+        }
+        let told = format!("{:?}:\n{}", self.trouble, self.log.join("\n"));
+        assert_eq!(found, expected, "{told}");
+    }
+
+    fn stored(&self, space: &'static str) -> Vec<(Key, Bytes)> {
+        let space = Space::named(space);
+        let page = self.store.scan(&space, &Prefix::All, None, 100);
+        let page = page.now_or_never().unwrap().unwrap();
+        page.into_iter().map(|(key, record)| (key, record.value)).collect()
+    }
+
     /// Sessions that anybody holds.
     pub(super) fn sessions(&self) -> usize {
         self.containers
@@ -569,9 +538,7 @@ impl World {
     }
 
     pub(super) fn stored_octets(&self) -> usize {
-        let space = state::Space::named("session");
-        let page = self.store.scan(&space, &Prefix::All, None, 10);
-        page.now_or_never().unwrap().unwrap()[0].1.value.len()
+        self.record().len()
     }
 }
 
