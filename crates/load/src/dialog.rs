@@ -124,3 +124,68 @@ fn address(uri: &[u8]) -> Option<SocketAddr> {
     let uri = uri.as_sip()?;
     Some(SocketAddr::new(uri.host.ip()?, uri.port.unwrap_or(PORT_DEFAULT)))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use sip::ResponseBuilder;
+
+    use super::*;
+
+    const INVITE: &str = "INVITE sip:b@example.org SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bKx\r\n\
+        Record-Route: <sip:192.0.2.8:5070;lr>, <sip:proxy.example.org;lr>\r\n\
+        Record-Route: <sip:192.0.2.9;lr>\r\n\
+        From: <sip:a@example.org>;tag=1\r\nTo: <sip:b@example.org>\r\nCall-ID: x\r\nCSeq: 7 INVITE\r\n\
+        Contact: <sip:a@192.0.2.1>\r\n\r\n";
+
+    fn target() -> SocketAddr {
+        "192.0.2.200:5060".parse().unwrap()
+    }
+
+    fn invite() -> Message {
+        Message::parse(INVITE.as_bytes().into()).unwrap()
+    }
+
+    fn answer(contact: &[u8]) -> Message {
+        let invite = invite();
+        let answer = ResponseBuilder::new(&invite, 200).to_tag(b"2").record_route();
+        Message::parse(answer.header(HeaderName::Contact, contact).build()).unwrap()
+    }
+
+    fn text(octets: &[u8]) -> &str {
+        std::str::from_utf8(octets).unwrap()
+    }
+
+    #[test]
+    fn the_caller_reads_the_record_route_backwards_and_the_callee_as_it_stands() {
+        let caller =
+            DialogSide::of_caller(3, &answer(b"<sip:b@192.0.2.2:99>"), 7, target()).unwrap();
+        assert_eq!(
+            text(caller.values().route),
+            "Route: <sip:192.0.2.9;lr>\r\nRoute: <sip:proxy.example.org;lr>\r\n\
+             Route: <sip:192.0.2.8:5070;lr>\r\n"
+        );
+        assert_eq!(caller.next_hop, "192.0.2.9:5060".parse().unwrap());
+        assert_eq!(text(caller.values().target), "sip:b@192.0.2.2:99");
+        assert_eq!(text(caller.values().remote), "<sip:b@example.org>;tag=2");
+        assert_eq!((caller.values().user, caller.cseq), (3, 7));
+
+        let callee = DialogSide::of_callee(4, &invite(), b"2", target()).unwrap();
+        assert!(text(callee.values().route).starts_with("Route: <sip:192.0.2.8:5070;lr>\r\n"));
+        assert_eq!(callee.next_hop, "192.0.2.8:5070".parse().unwrap());
+        assert_eq!(text(callee.values().local), "<sip:b@example.org>;tag=2");
+        assert_eq!(text(callee.values().remote), "<sip:a@example.org>;tag=1");
+        assert_eq!(text(callee.values().target), "sip:a@192.0.2.1");
+    }
+
+    #[test]
+    fn a_next_hop_that_is_a_name_is_the_target_and_one_without_contact_is_none() {
+        let bare = INVITE.replace("<sip:192.0.2.8:5070;lr>, ", "");
+        let callee =
+            DialogSide::of_callee(4, &Message::parse(bare.into()).unwrap(), b"2", target());
+        assert_eq!(callee.unwrap().next_hop, target());
+        let contactless = INVITE.replace("Contact", "X-Contact");
+        let contactless = Message::parse(contactless.into()).unwrap();
+        assert!(DialogSide::of_callee(4, &contactless, b"2", target()).is_none());
+    }
+}

@@ -48,6 +48,8 @@ enum Server {
     Refuses(u16),
     /// Relays requests within dialogs to nobody.
     ForgetsDialogs,
+    /// Relays the first ACK of each call to nobody.
+    LosesFirstAck,
     /// Says nothing.
     Silent,
 }
@@ -62,7 +64,10 @@ struct World {
     sent: u64,
     seed: u64,
     lost_percent: u64,
-    put_off: Vec<Vec<u8>>,
+    /// Call-IDs that were seen, for servers that treat the first request of each otherwise.
+    seen: Vec<Vec<u8>>,
+    /// Requests from callees.
+    of_callees: u64,
     connected: Vec<FlowIndex>,
     methods: BTreeMap<String, u64>,
 }
@@ -102,7 +107,8 @@ impl World {
             sent: 0,
             seed: 1,
             lost_percent: 0,
-            put_off: Vec::new(),
+            seen: Vec::new(),
+            of_callees: 0,
             connected: Vec::new(),
             methods: BTreeMap::new(),
         }
@@ -182,6 +188,8 @@ impl World {
         };
         let name = String::from_utf8_lossy(method.as_bytes()).into_owned();
         *self.methods.entry(name).or_default() += 1;
+        let is_callees = message.from().unwrap().tag().is_some_and(|tag| tag.starts_with(b"b"));
+        self.of_callees += u64::from(is_callees);
         let is_in_dialog = message.to().unwrap().tag().is_some();
         let is_mine = matches!(method, Method::Register | Method::Options);
         let is_new = || message.field(HeaderName::Authorization).is_none();
@@ -194,6 +202,7 @@ impl World {
             Server::ForgetsDialogs if is_in_dialog && method != Method::Ack => {
                 self.answer(message, 481);
             }
+            Server::LosesFirstAck if method == Method::Ack && self.is_first(message) => {}
             _ if is_mine => self.answer(message, 200),
             _ => self.relay_request(message),
         }
@@ -201,8 +210,8 @@ impl World {
 
     fn is_first(&mut self, message: &Message) -> bool {
         let call_id = message.call_id().unwrap().to_vec();
-        let is_first = !self.put_off.contains(&call_id);
-        self.put_off.push(call_id);
+        let is_first = !self.seen.contains(&call_id);
+        self.seen.push(call_id);
         is_first
     }
 
@@ -344,9 +353,24 @@ fn both_sides_of_a_dialog_ask_and_every_call_is_hung_up() {
         let begun = if method == "INVITE" { 5 } else { 0 };
         assert!(world.count(method).abs_diff(600 + begun) <= 2, "{:?}", world.methods);
         assert_eq!(world.count("BYE"), 5, "{:?}", world.methods);
+        // The sides take turns; ACKs of INVITEs come on top.
+        let share = world.of_callees as f64 / (world.count(method) + world.count("ACK")) as f64;
+        assert!((0.45..0.55).contains(&share), "{share}");
         // Each INVITE has its ACK.
         assert_eq!(world.count("ACK"), world.count("INVITE"), "{:?}", world.methods);
     }
+}
+
+#[test]
+fn an_answer_that_is_repeated_is_acknowledged_again() {
+    let times = CallTimes { ring: Duration::ZERO, hold: 20 * SECOND };
+    let scenario = Box::new(Calling::new(USERS, times));
+    let mut world = World::new(scenario, CLOSED, Server::LosesFirstAck).run();
+    let statistics = world.generator.context.statistics.retransmissions
+        + world.generator.statistics().retransmissions;
+    // Four calls, begun in the warm-up like their first repetitions; a callee without its ACK would go on repeating.
+    assert_eq!((world.count("INVITE"), world.count("ACK"), statistics), (4, 8, 0));
+    assert_eq!(world.count("BYE"), 4);
 }
 
 #[test]
