@@ -55,8 +55,8 @@ impl Extent {
     /// For the report.
     pub const FULL: Extent = Extent {
         rounds: 5,
-        duration: Duration::from_millis(2500),
-        warmup: Duration::from_millis(1000),
+        duration: Duration::from_millis(2000),
+        warmup: Duration::from_millis(800),
         users: 10_000,
     };
     /// For a look.

@@ -36,8 +36,8 @@ pub struct OutlastAtSize {
     pub refresh_cpu_us: f64,
     /// Time of a refresh at a low rate.
     pub refresh_us: Latency,
-    /// INVITE until 180 at a low rate: what a lookup and all around it takes.
-    pub lookup_us: Latency,
+    /// INVITE until 180 at a low rate: what a lookup and all around it takes. Of the fewest and the most bindings.
+    pub lookup_us: Option<Latency>,
     /// Operations that did not end as they should.
     pub failures: u64,
 }

@@ -1,6 +1,9 @@
-//! Rows of bars, each row on a scale of its own: how we stand beside a peer at each operation.
+//! Rows of bars, each row on a scale of its own: how we stand beside a peer at each operation. Whose a bar is says its
+//! colour, and the legend below all.
 
-use super::{Anchor, Canvas, FAINT_INK, Font, GRID, INK, LABEL, SMALL, SUBTITLE, TITLE};
+use super::{
+    Anchor, Canvas, FAINT_INK, Font, GRID, INK, LABEL, SMALL, SUBTITLE, TITLE, text_width,
+};
 
 /// One bar.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,14 +45,14 @@ pub struct BarChart {
 const WIDTH: f64 = 860.0;
 /// Where bars begin; left of it stand the rows' titles.
 const LEFT: f64 = 285.0;
-/// Where a bar of share 1 ends; right of it is room for figures.
-const RIGHT: f64 = 690.0;
+/// Where a bar of share 1 ends; right of it is room for a figure.
+const RIGHT: f64 = 770.0;
 const TOP: f64 = 78.0;
 const BAR: f64 = 17.0;
 const BAR_GAP: f64 = 4.0;
 const ROW_GAP: f64 = 22.0;
 /// A bar is not drawn longer than this share.
-const SHARE_MAX: f64 = 1.2;
+const SHARE_MAX: f64 = 1.0;
 
 impl Row {
     fn height(&self) -> f64 {
@@ -70,10 +73,28 @@ impl BarChart {
             draw_row(&mut canvas, row, y);
             y += row.height() + ROW_GAP;
         }
-        let legend = bottom + 12.0;
-        canvas.line([LEFT, legend - 4.0, LEFT + 26.0, legend - 4.0], INK, 1.2);
-        canvas.text((LEFT + 33.0, legend), Anchor::Start, SMALL, "least to most of the rounds");
+        self.draw_legend(&mut canvas, bottom + 12.0);
         canvas.finish()
+    }
+}
+
+impl BarChart {
+    /// Each name once, whichever row has it.
+    fn draw_legend(&self, canvas: &mut Canvas, y: f64) {
+        const SWATCH: f64 = 13.0;
+        let mut drawn: Vec<&str> = Vec::new();
+        let mut left = 24.0;
+        for bar in self.rows.iter().flat_map(|row| &row.bars) {
+            if drawn.contains(&bar.name.as_str()) {
+                continue;
+            }
+            drawn.push(&bar.name);
+            canvas.rectangle([left, y - 10.5, SWATCH, SWATCH], 2.5, bar.colour);
+            canvas.text((left + 20.0, y), Anchor::Start, SMALL, &bar.name);
+            left += 20.0 + text_width(&bar.name) + 24.0;
+        }
+        canvas.line([left, y - 4.0, left + 22.0, y - 4.0], INK, 1.2);
+        canvas.text((left + 29.0, y), Anchor::Start, SMALL, "least to most of the rounds");
     }
 }
 
@@ -97,12 +118,7 @@ fn draw_row(canvas: &mut Canvas, row: &Row, top: f64) {
         canvas.line([most, centre - 3.0, most, centre + 3.0], INK, 1.2);
         let end = at(bar.share).max(most) + 8.0;
         let font = Font { size: 12.0, colour: FAINT_INK, weight: 400 };
-        canvas.text(
-            (end, centre + 4.2),
-            Anchor::Start,
-            font,
-            &format!("{}  {}", bar.name, bar.figure),
-        );
+        canvas.text((end, centre + 4.2), Anchor::Start, font, &bar.figure);
         y += BAR + BAR_GAP;
     }
 }
@@ -125,12 +141,12 @@ mod tests {
 
     #[test]
     fn a_bar_is_as_long_as_its_share() {
-        assert!(chart(0.5).contains(r#"width="202.5""#), "{}", chart(0.5));
-        assert!(chart(1.0).contains(r#"width="405.0""#));
+        assert!(chart(0.5).contains(r#"width="242.5""#), "{}", chart(0.5));
+        assert!(chart(1.0).contains(r#"width="485.0""#));
     }
 
     #[test]
     fn a_bar_that_is_too_long_stays_in_the_picture() {
-        assert!(chart(70.0).contains(r#"width="486.0""#), "{}", chart(70.0));
+        assert!(chart(70.0).contains(r#"width="485.0""#), "{}", chart(70.0));
     }
 }

@@ -1,6 +1,6 @@
 //! Lines over an axis, in one or more panels beside each other.
 
-use super::{Anchor, Canvas, FAINT_INK, Font, GRID, SMALL, SUBTITLE, TITLE};
+use super::{Anchor, Canvas, FAINT_INK, Font, GRID, SMALL, SUBTITLE, TITLE, text_width};
 
 /// How figures become places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,7 +146,7 @@ impl LineChart {
             canvas.path(&[(left, y - 4.0), (left + 24.0, y - 4.0)], series.colour, series.dashes);
             canvas.dot((left + 12.0, y - 4.0), series.colour);
             canvas.text((left + 31.0, y), Anchor::Start, SMALL, &series.name);
-            left += 31.0 + 6.6 * series.name.chars().count() as f64 + 26.0;
+            left += 31.0 + text_width(&series.name) + 26.0;
         }
     }
 

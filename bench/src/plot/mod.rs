@@ -121,6 +121,11 @@ impl Canvas {
     }
 }
 
+/// About how wide a text in [`SMALL`] is; fonts differ.
+fn text_width(text: &str) -> f64 {
+    6.6 * text.chars().count() as f64
+}
+
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }

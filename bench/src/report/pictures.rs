@@ -62,7 +62,7 @@ fn cpu(figures: &Comparison) -> BarChart {
             ("Kamailio, as packaged", packaged, THEIRS),
         ];
         let cpus = bars.map(|(_, contender, _)| figures.cpu_us(group, contender));
-        let whole = cpus.iter().flatten().map(|cpu| cpu.median).fold(0.0, f64::max);
+        let whole = cpus.iter().flatten().map(|cpu| cpu.max).fold(0.0, f64::max);
         let bars = bars.iter().zip(cpus).filter_map(|((name, _, colour), cpu)| {
             let cpu = cpu?;
             Some(Bar {
