@@ -97,7 +97,7 @@ impl Registering {
             flow_use,
             connecting: HashMap::new(),
             contacts_per_user,
-            waiting: (0..lines).collect(),
+            waiting: scattered(lines).collect(),
             cseqs: vec![0; lines as usize],
             under_way: Table::default(),
             put_off: Delays::default(),
@@ -241,6 +241,21 @@ impl Registering {
     }
 }
 
+/// Every contact once, in an order that is none of their names: a server that keeps them sorted, page by page, would
+/// have an easier life with neighbours in a row than phones give it.
+fn scattered(lines: u32) -> impl Iterator<Item = u32> {
+    let count = u64::from(lines.max(1));
+    // About the golden ratio's part of all: whatever the count, no two in a row are close to each other.
+    let about = (count as f64 * 0.618_033_988_75) as u64;
+    let stride = (about.max(1)..).find(|stride| greatest_common_divisor(*stride, count) == 1);
+    let stride = stride.unwrap_or(1);
+    (0..u64::from(lines)).map(move |number| (number * stride % count) as u32)
+}
+
+fn greatest_common_divisor(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+}
+
 /// After how long a 503 asks to come again, if it does.
 fn retry_after(response: &Message) -> Option<Duration> {
     let value = response.field(HeaderName::RetryAfter)?;
@@ -328,6 +343,23 @@ impl Scenario for Registering {
     fn abandon(&mut self, context: &mut Context, now: Instant) {
         for registration in self.under_way.drain() {
             context.end(registration.begun, Outcome::Lost, now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everybody_comes_once_and_neighbours_come_far_apart() {
+        for lines in [1, 2, 7, 1_000, 10_000, 99_991] {
+            let order: Vec<u32> = scattered(lines).collect();
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            assert!(sorted.into_iter().eq(0..lines), "{lines}");
+            let closest = order.windows(2).map(|pair| pair[0].abs_diff(pair[1])).min();
+            assert!(lines < 10 || closest > Some(lines / 4), "{lines}: {closest:?}");
         }
     }
 }
