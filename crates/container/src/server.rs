@@ -9,11 +9,12 @@
 mod link;
 mod resolver;
 mod wedge;
+mod work;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -23,11 +24,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::FutureExt;
 use state::clock::Clock;
-use state::{CommitError, Key, Record, Store, StoreError, Version};
+use state::{Store, UnixMillis};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
@@ -38,13 +37,11 @@ use transport::link::{LinkFrame, Refused, SendError};
 
 use crate::application::{Application, Duty, IncomingRequest, Tick};
 use crate::edges::LinkId;
-use crate::shard::{
-    CommitId, EventEnd, HandlerEnd, JobId, LookupId, ReadId, ScanId, SessionApplications, Shard,
-    ShardEffect, ShardSettings,
-};
+use crate::shard::{LookupId, SessionApplications, Shard, ShardEffect, ShardSettings};
 use link::{Link, LinkEnd};
 use resolver::Resolver;
 use wedge::Wedge;
+use work::{Finished, Work};
 
 /// More links are refused: an edge has one for each of its cores.
 const LINKS_MAX: usize = 1_024;
@@ -166,32 +163,23 @@ impl ServerHandle {
     }
 }
 
-/// The end of something that took time.
-enum Finished {
-    Handled(JobId, HandlerEnd),
-    EventHandled(JobId, EventEnd),
-    Committed(CommitId, Result<Vec<Version>, CommitError>),
-    Read(ReadId, Result<Option<Record>, StoreError>),
-    Scanned(ScanId, Result<Vec<(Key, Record)>, StoreError>),
-    Resolved { lookup: LookupId, host: String, port: u16, addresses: Vec<IpAddr> },
-    Ticked(Vec<Duty>),
-}
-
 /// A container process's one shard with everything around it.
 pub struct Server {
     settings: ServerSettings,
-    store: Arc<dyn Store>,
     application: Arc<dyn Application>,
     shard: Shard,
     listener: UnixListener,
     accepts_from: Instant,
     links: BTreeMap<LinkId, Link>,
     next_link: u64,
-    work: FuturesUnordered<BoxFuture<'static, Finished>>,
+    work: Work,
     resolver: Resolver,
     commands: mpsc::Receiver<Command>,
     has_commander: bool,
     effects: Vec<ShardEffect>,
+    spare_effects: Vec<ShardEffect>,
+    /// The wall clock and its guarded reading, as of this turn.
+    clocks: (UnixMillis, UnixMillis),
     alarm: Pin<Box<Sleep>>,
     next_heartbeat: Instant,
     next_tick: Instant,
@@ -218,19 +206,21 @@ impl Server {
         let (sender, commands) = mpsc::channel(COMMANDS_MAX);
         let now = Instant::now();
         let vitals = Vitals::default();
+        let work = Work::new(Arc::clone(&application), store, settings.handler_time_max);
         let server = Server {
             shard: Shard::new(settings.shard.clone(), now, settings.clock.wall()),
-            store,
             application,
             listener,
             accepts_from: now,
             links: BTreeMap::new(),
             next_link: 0,
-            work: FuturesUnordered::new(),
+            work,
             resolver: Resolver::new(),
             commands,
             has_commander: true,
             effects: Vec::new(),
+            spare_effects: Vec::new(),
+            clocks: (settings.clock.wall(), settings.clock.now()),
             alarm: Box::pin(tokio::time::sleep(Duration::ZERO)),
             next_heartbeat: now + settings.heartbeat.interval,
             next_tick: now + settings.tick_interval,
@@ -272,7 +262,9 @@ impl Server {
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let now = Instant::now();
         self.vitals.pulse.count();
-        self.shard.tell_time(now, self.settings.clock.wall(), self.settings.clock.now());
+        let (wall, guarded) = (self.settings.clock.wall(), self.settings.clock.now());
+        self.clocks = (wall, guarded);
+        self.shard.tell_time(now, wall, guarded);
         let mut has_progressed = self.poll_commands(cx, now);
         has_progressed |= self.poll_accept(cx, now);
         has_progressed |= self.poll_links(cx, now);
@@ -385,41 +377,41 @@ impl Server {
         }
         let began = Instant::now();
         for count in 0..FINISHED_PER_TURN_MAX {
-            if count % 16 == 15 && began.elapsed() > FINISHED_TIME_MAX {
+            if count > 0 && began.elapsed() > FINISHED_TIME_MAX {
                 return true;
             }
-            let Poll::Ready(Some(finished)) = self.work.poll_next_unpin(cx) else {
-                return count > 0;
-            };
-            match finished {
-                Finished::Handled(job, end) => self.shard.handled(job, end, now, &mut self.effects),
-                Finished::EventHandled(job, end) => {
-                    self.shard.event_handled(job, end, now, &mut self.effects);
-                }
-                Finished::Committed(commit, result) => {
-                    self.shard.committed(commit, result, now, &mut self.effects);
-                }
-                Finished::Read(read, result) => {
-                    self.shard.read(read, result, now, &mut self.effects);
-                }
-                Finished::Scanned(scan, result) => {
-                    self.shard.scanned(scan, result, now, &mut self.effects);
-                }
-                Finished::Resolved { lookup, host, port, addresses } => {
-                    self.resolver.remember(host, &addresses, now);
-                    let addresses: Vec<_> =
-                        addresses.into_iter().map(|ip| SocketAddr::new(ip, port)).collect();
-                    self.shard.resolved(lookup, &addresses, now, &mut self.effects);
-                }
-                Finished::Ticked(duties) => {
-                    self.is_ticking = false;
-                    self.duties.extend(duties);
-                }
-            }
+            let Some(finished) = self.work.poll(cx) else { return count > 0 };
+            self.finish(finished, now);
             // A commit follows at once, so that its batch joins those of this turn.
             self.carry_out(now);
         }
         true
+    }
+
+    /// Tells the shard of the end of something.
+    fn finish(&mut self, finished: Finished, now: Instant) {
+        let effects = &mut self.effects;
+        match finished {
+            Finished::Handled(job, end) => self.shard.handled(job, end, now, effects),
+            Finished::EventHandled(job, end) => self.shard.event_handled(job, end, now, effects),
+            Finished::Committed(commits) => {
+                for (commit, outcome) in commits {
+                    self.shard.committed(commit, outcome, now, effects);
+                }
+            }
+            Finished::Read(read, result) => self.shard.read(read, result, now, effects),
+            Finished::Scanned(scan, result) => self.shard.scanned(scan, result, now, effects),
+            Finished::Resolved { lookup, host, port, addresses } => {
+                self.resolver.remember(host, &addresses, now);
+                let addresses: Vec<_> =
+                    addresses.into_iter().map(|ip| SocketAddr::new(ip, port)).collect();
+                self.shard.resolved(lookup, &addresses, now, effects);
+            }
+            Finished::Ticked(duties) => {
+                self.is_ticking = false;
+                self.duties.extend(duties);
+            }
+        }
     }
 
     fn run_timers(&mut self, now: Instant) {
@@ -462,70 +454,39 @@ impl Server {
     /// Begins what the shard asks for, until it asks for nothing more.
     fn carry_out(&mut self, now: Instant) {
         while !self.effects.is_empty() {
-            for effect in std::mem::take(&mut self.effects) {
-                match effect {
-                    ShardEffect::Send { link, frame } => self.send(link, &frame, now),
-                    ShardEffect::Taken { link, sequence } => {
-                        if let Some(link) = self.links.get_mut(&link) {
-                            link.taken(sequence);
-                        }
-                    }
-                    ShardEffect::Handle { job, request, flow, attempt } => {
-                        let clock = &self.settings.clock;
-                        let request = IncomingRequest {
-                            message: *request,
-                            flow,
-                            now: clock.wall(),
-                            expiry_now: clock.now(),
-                            attempt,
-                        };
-                        self.handle(job, request);
-                    }
-                    ShardEffect::HandleEvent { job, application, session, event } => {
-                        let time_max = self.settings.handler_time_max;
-                        self.work.push(Box::pin(async move {
-                            let run = async { application.on_event(&session, &event).await };
-                            let run = AssertUnwindSafe(run).catch_unwind();
-                            let end = match tokio::time::timeout(time_max, run).await {
-                                Ok(Ok(asked)) => EventEnd::Done(asked),
-                                Ok(Err(_)) => EventEnd::Panicked,
-                                Err(_) => EventEnd::TimedOut,
-                            };
-                            Finished::EventHandled(job, end)
-                        }));
-                    }
-                    ShardEffect::Commit { commit, batch } => {
-                        let store = Arc::clone(&self.store);
-                        let time_max = self.settings.handler_time_max;
-                        self.work.push(Box::pin(async move {
-                            let end = tokio::time::timeout(time_max, store.commit(batch)).await;
-                            // What is given up may be applied all the same.
-                            let late = CommitError::Unknown { reason: "the store took too long" };
-                            Finished::Committed(commit, end.unwrap_or(Err(late)))
-                        }));
-                    }
-                    ShardEffect::Read { read, key } => {
-                        let store = Arc::clone(&self.store);
-                        let time_max = self.settings.handler_time_max;
-                        self.work.push(Box::pin(async move {
-                            let end = tokio::time::timeout(time_max, store.read(&key)).await;
-                            Finished::Read(read, end.unwrap_or_else(|_| Err(too_late())))
-                        }));
-                    }
-                    ShardEffect::Scan { scan, space, prefix, after, limit } => {
-                        let store = Arc::clone(&self.store);
-                        let time_max = self.settings.handler_time_max;
-                        self.work.push(Box::pin(async move {
-                            let page = store.scan(&space, &prefix, after.as_ref(), limit);
-                            let end = tokio::time::timeout(time_max, page).await;
-                            Finished::Scanned(scan, end.unwrap_or_else(|_| Err(too_late())))
-                        }));
-                    }
-                    ShardEffect::Resolve { lookup, host, port } => {
-                        self.resolve(lookup, host, port, now);
-                    }
+            let asked = std::mem::take(&mut self.spare_effects);
+            let mut asked = std::mem::replace(&mut self.effects, asked);
+            for effect in asked.drain(..) {
+                self.begin(effect, now);
+            }
+            self.spare_effects = asked; // keeps its memory
+        }
+    }
+
+    fn begin(&mut self, effect: ShardEffect, now: Instant) {
+        match effect {
+            ShardEffect::Send { link, frame } => self.send(link, &frame, now),
+            ShardEffect::Taken { link, sequence } => {
+                if let Some(link) = self.links.get_mut(&link) {
+                    link.taken(sequence);
                 }
             }
+            ShardEffect::Handle { job, request, flow, attempt } => {
+                let (message, (wall, expiry_now)) = (*request, self.clocks);
+                let request = IncomingRequest { message, flow, now: wall, expiry_now, attempt };
+                if let Some(handled) = self.work.handle(job, request) {
+                    self.finish(handled, now);
+                }
+            }
+            ShardEffect::HandleEvent { job, application, session, event } => {
+                self.work.handle_event(job, application, session, event);
+            }
+            ShardEffect::Commit { commit, batch } => self.work.commit(commit, batch),
+            ShardEffect::Read { read, key } => self.work.read(read, key),
+            ShardEffect::Scan { scan, space, prefix, after, limit } => {
+                self.work.scan(scan, space, prefix, after, limit);
+            }
+            ShardEffect::Resolve { lookup, host, port } => self.resolve(lookup, host, port, now),
         }
     }
 
@@ -538,20 +499,6 @@ impl Server {
         if let LinkFrame::Outgoing { id, .. } = frame {
             self.shard.send_failed(*id, error, now, &mut self.effects);
         }
-    }
-
-    fn handle(&mut self, job: JobId, request: IncomingRequest) {
-        let application = Arc::clone(&self.application);
-        let time_max = self.settings.handler_time_max;
-        self.work.push(Box::pin(async move {
-            let run = AssertUnwindSafe(async { application.handle(&request).await }).catch_unwind();
-            let end = match tokio::time::timeout(time_max, run).await {
-                Ok(Ok(effects)) => HandlerEnd::Done(effects),
-                Ok(Err(_)) => HandlerEnd::Panicked,
-                Err(_) => HandlerEnd::TimedOut,
-            };
-            Finished::Handled(job, end)
-        }));
     }
 
     fn resolve(&mut self, lookup: LookupId, host: String, port: u16, now: Instant) {
@@ -653,10 +600,4 @@ fn listen(path: &Path) -> Result<UnixListener, ServerError> {
     let listener = UnixListener::bind(path).map_err(failed)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
     Ok(listener)
-}
-
-/// A read that was given up.
-fn too_late() -> StoreError {
-    let source = Arc::new(io::Error::from(io::ErrorKind::TimedOut));
-    StoreError::Engine { doing: "answer in time", source }
 }

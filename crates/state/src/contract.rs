@@ -41,7 +41,8 @@ macro_rules! contract_tests {
         $crate::contract_tests!($engine, $subject,
             a_put_is_read_back, what_was_never_put_is_absent, absent_is_expected_once, a_version_is_expected_exactly,
             a_conflict_spares_nothing_of_its_batch, versions_are_never_given_twice, a_batch_lies_within_one_tag,
-            what_is_too_large_is_refused, an_empty_batch_succeeds, expectations_see_the_state_before_the_batch,
+            what_is_too_large_is_refused, an_empty_batch_succeeds,
+            batches_together_end_each_for_itself, expectations_see_the_state_before_the_batch,
             a_missing_record_is_deleted_without_error, an_ended_lifetime_hides_the_record,
             an_expired_record_counts_as_absent, a_refresh_moves_the_end, a_put_without_lifetime_stays,
             scans_go_in_key_order_by_pages, prefixes_select, spaces_do_not_mix, keys_are_any_bytes,
@@ -205,6 +206,40 @@ pub async fn what_is_too_large_is_refused(subject: &Subject) {
 pub async fn an_empty_batch_succeeds(subject: &Subject) {
     let versions = subject.store.commit(Batch::new()).await.expect("an empty batch succeeds");
     assert!(versions.is_empty());
+}
+
+/// Batches that are committed together share nothing but their way.
+pub async fn batches_together_end_each_for_itself(subject: &Subject) {
+    let put = |id: &str, expect| Batch::new().put(key(id), expect, "value", None);
+    let too_long = Batch::new().put(key("d"), Expect::Any, vec![0; VALUE_BYTES_MAX + 1], None);
+    let mut batches = vec![
+        put("a", Expect::Absent),
+        put("b", Expect::Version(Version(1))),
+        Batch::new(),
+        // What the batch before it left counts.
+        put("a", Expect::Absent),
+        too_long,
+        put("c", Expect::Absent),
+    ];
+    // More than are written in one go.
+    batches.extend((0..1_000).map(|number| put(&number.to_string(), Expect::Absent)));
+    let outcomes = subject.store.commit_all(batches).await;
+    assert_eq!(outcomes.len(), 1_006);
+    assert!(
+        matches!(&outcomes[1], Err(CommitError::Conflict { key, .. }) if **key == self::key("b"))
+    );
+    assert!(
+        matches!(&outcomes[3], Err(CommitError::Conflict { key, .. }) if **key == self::key("a"))
+    );
+    assert!(matches!(&outcomes[4], Err(CommitError::ValueTooLong { .. })));
+    assert!(matches!(&outcomes[2], Ok(versions) if versions.is_empty()));
+    let versions = outcomes.iter().flatten().flatten().collect::<Vec<_>>();
+    assert_eq!(versions.len(), 1_002);
+    assert!(versions.is_sorted_by(|one, other| one < other), "{versions:?}");
+    for (id, is_there) in [("a", true), ("b", false), ("c", true), ("d", false), ("999", true)] {
+        assert_eq!(subject.read(&key(id)).await.is_some(), is_there, "{id}");
+    }
+    assert!(subject.store.commit_all(Vec::new()).await.is_empty());
 }
 
 /// Expectations are about the state before the batch; changes apply in order, so the last write to a record stays.

@@ -31,6 +31,6 @@ pub use batch::{Batch, Change, Expect, Write};
 pub use error::{CommitError, StoreError};
 pub use key::{Key, Prefix, Space};
 pub use record::{Record, Version};
-pub use store::{BoxFuture, Store};
+pub use store::{BoxFuture, CommitOutcome, Store};
 pub use time::UnixMillis;
 pub use watch::{Event, Watch};

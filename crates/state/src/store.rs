@@ -8,6 +8,10 @@ use crate::watch::Watch;
 
 /// A boxed future that may be sent to another thread.
 pub use futures_util::future::BoxFuture;
+use futures_util::future::join_all;
+
+/// How a commit ended: the new version of each write, in order.
+pub type CommitOutcome = Result<Vec<Version>, CommitError>;
 
 /// The most records one scan returns, whatever limit it is given.
 pub const SCAN_RECORDS_MAX: usize = 10_000;
@@ -48,5 +52,11 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// [`CommitError`]; nothing was changed, except after [`CommitError::Unknown`].
-    fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<Vec<Version>, CommitError>>;
+    fn commit(&self, batch: Batch) -> BoxFuture<'_, CommitOutcome>;
+
+    /// Applies batches that have nothing to do with one another, each whole or not at all, and returns the outcome of
+    /// each, in order, when all are known. Cheaper than one by one for whoever has many at a time.
+    fn commit_all(&self, batches: Vec<Batch>) -> BoxFuture<'_, Vec<CommitOutcome>> {
+        Box::pin(join_all(batches.into_iter().map(|batch| self.commit(batch))))
+    }
 }

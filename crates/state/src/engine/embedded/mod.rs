@@ -18,8 +18,8 @@ use std::sync::{Arc, PoisonError};
 use crate::batch::Batch;
 use crate::error::{CommitError, StoreError};
 use crate::key::{Key, Prefix, Space};
-use crate::record::{Record, Version};
-use crate::store::{BoxFuture, Store};
+use crate::record::Record;
+use crate::store::{BoxFuture, CommitOutcome, Store};
 use crate::watch::Watch;
 
 mod apply;
@@ -160,19 +160,45 @@ impl Store for EmbeddedStore {
         Ok(watch)
     }
 
-    fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<Vec<Version>, CommitError>> {
-        if let Err(error) = batch.check() {
-            return ready(Err(error));
-        }
-        if batch.is_empty() {
-            return ready(Ok(Vec::new()));
+    fn commit(&self, batch: Batch) -> BoxFuture<'_, CommitOutcome> {
+        let outcomes = self.commit_all(vec![batch]);
+        Box::pin(async move { outcomes.await.pop().expect("one outcome for one batch") })
+    }
+
+    fn commit_all(&self, batches: Vec<Batch>) -> BoxFuture<'_, Vec<CommitOutcome>> {
+        // What is known without the store; `None`: it is in the group.
+        let mut outcomes = Vec::with_capacity(batches.len());
+        let mut group = Vec::with_capacity(batches.len());
+        for batch in batches {
+            outcomes.push(match batch.check() {
+                Err(error) => Some(Err(error)),
+                Ok(()) if batch.is_empty() => Some(Ok(Vec::new())),
+                Ok(()) => {
+                    group.push(batch);
+                    None
+                }
+            });
         }
         // Queued now, not when the future is first polled: commits made together are grouped.
-        let sent =
-            self.open.queue.as_ref().map_or(Err(StoreError::Closed), |queue| queue.send(batch));
+        let queue = self.open.queue.as_ref();
+        let send = |job| queue.map_or(Err(StoreError::Closed), |queue| queue.send(job));
+        let sent: Vec<_> = writer::jobs(group).map(|job| (job.len(), send(job))).collect();
         Box::pin(async move {
-            let outcome = sent?.await;
-            outcome.unwrap_or(Err(CommitError::Unknown { reason: "the writing thread ended" }))
+            let mut written = Vec::with_capacity(outcomes.len());
+            for (count, sent) in sent {
+                let unknown = CommitError::Unknown { reason: "the writing thread ended" };
+                match sent {
+                    Ok(outcome) => {
+                        written.extend(outcome.await.unwrap_or_else(|_| vec![Err(unknown); count]));
+                    }
+                    Err(error) => written.extend(vec![Err(error.into()); count]),
+                }
+            }
+            let mut written = written.into_iter();
+            let known = |known: Option<CommitOutcome>| {
+                known.unwrap_or_else(|| written.next().expect("one outcome for each batch"))
+            };
+            outcomes.into_iter().map(known).collect()
         })
     }
 }

@@ -24,11 +24,15 @@ use super::open_store::OpenStore;
 use crate::batch::Batch;
 use crate::error::{CommitError, StoreError};
 use crate::record::Version;
+use crate::store::CommitOutcome;
 
 /// How many batches may wait for the writer.
 pub(super) const QUEUE_BATCHES_MAX: usize = 4_096;
 const GROUP_BATCHES_MAX: usize = 512;
 const GROUP_BYTES_MAX: usize = 8 << 20;
+/// Of batches that come together; one with more bytes is a job by itself.
+const JOB_BATCHES_MAX: usize = 128;
+const JOB_BYTES_MAX: usize = 1 << 20;
 
 /// Growth of the file, in pages, after which the keeper is asked to look for dead readers: they may be the cause.
 const GROWTH_SUSPICIOUS: usize = 1_024;
@@ -37,11 +41,10 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// The pause between two sweeps while more is due: callers go first.
 const SWEEP_PAUSE: Duration = Duration::from_millis(5);
 
-type Outcome = Result<Vec<Version>, CommitError>;
-
+/// Batches that came together, at least one.
 struct Job {
-    batch: Batch,
-    answer: oneshot::Sender<Outcome>,
+    batches: Vec<Batch>,
+    answer: oneshot::Sender<Vec<CommitOutcome>>,
 }
 
 /// The callers' end. Dropping it lets the writer finish what is queued and end.
@@ -63,14 +66,22 @@ pub(super) struct Writer {
 }
 
 impl Queue {
-    /// Queues a checked batch; the receiver gets the outcome.
-    pub(super) fn send(&self, batch: Batch) -> Result<oneshot::Receiver<Outcome>, StoreError> {
+    /// Queues checked batches, all or none; the receiver gets the outcome of each.
+    pub(super) fn send(
+        &self,
+        batches: Vec<Batch>,
+    ) -> Result<oneshot::Receiver<Vec<CommitOutcome>>, StoreError> {
+        let count = batches.len();
+        let waiting = self.waiting.fetch_add(count, Ordering::Relaxed);
+        if waiting + count > QUEUE_BATCHES_MAX {
+            self.waiting.fetch_sub(count, Ordering::Relaxed);
+            return Err(StoreError::Busy { waiting });
+        }
         let (answer, outcome) = oneshot::channel();
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        match self.jobs.try_send(Job { batch, answer }) {
+        match self.jobs.try_send(Job { batches, answer }) {
             Ok(()) => Ok(outcome),
             Err(refused) => {
-                let waiting = self.waiting.fetch_sub(1, Ordering::Relaxed) - 1;
+                let waiting = self.waiting.fetch_sub(count, Ordering::Relaxed) - count;
                 match refused {
                     TrySendError::Full(_) => Err(StoreError::Busy { waiting }),
                     TrySendError::Disconnected(_) => Err(StoreError::Closed),
@@ -95,6 +106,28 @@ pub(super) fn writer(shared: Arc<OpenStore>) -> (Queue, Writer) {
     (queue, writer)
 }
 
+/// Cuts batches that came together so that each job is a small part of a group.
+pub(super) fn jobs(batches: Vec<Batch>) -> impl Iterator<Item = Vec<Batch>> {
+    let mut left = batches.into_iter().peekable();
+    std::iter::from_fn(move || {
+        let mut job = vec![left.next()?];
+        let mut bytes = job[0].weight();
+        while job.len() < JOB_BATCHES_MAX
+            && let Some(batch) = left.next_if(|batch| bytes + batch.weight() <= JOB_BYTES_MAX)
+        {
+            bytes += batch.weight();
+            job.push(batch);
+        }
+        Some(job)
+    })
+}
+
+impl Job {
+    fn weight(&self) -> usize {
+        self.batches.iter().map(Batch::weight).sum()
+    }
+}
+
 impl Writer {
     /// Works until the [`Queue`] is dropped and empty.
     pub(super) fn run(mut self) {
@@ -116,23 +149,25 @@ impl Writer {
     }
 
     fn group(&self, first: Job) -> Vec<Job> {
-        let mut bytes = first.batch.weight();
+        let (mut count, mut bytes) = (first.batches.len(), first.weight());
         let mut group = vec![first];
-        while group.len() < GROUP_BATCHES_MAX && bytes < GROUP_BYTES_MAX {
+        // The last job may reach over the bounds, so they are off by one job at most.
+        while count < GROUP_BATCHES_MAX && bytes < GROUP_BYTES_MAX {
             match self.jobs.try_recv() {
                 Ok(job) => {
-                    bytes += job.batch.weight();
+                    count += job.batches.len();
+                    bytes += job.weight();
                     group.push(job);
                 }
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
             }
         }
-        self.waiting.fetch_sub(group.len(), Ordering::Relaxed);
+        self.waiting.fetch_sub(count, Ordering::Relaxed);
         group
     }
 
     fn write(&mut self, group: Vec<Job>) {
-        let batches: Vec<&Batch> = group.iter().map(|job| &job.batch).collect();
+        let batches: Vec<&Batch> = group.iter().flat_map(|job| &job.batches).collect();
         let outcomes = match self.commit(&batches) {
             Ok(outcomes) => outcomes,
             // Nothing was applied. One batch may have been too much for the rest: each gets its own try.
@@ -141,9 +176,10 @@ impl Writer {
             }
             Err(error) => vec![Err(error); batches.len()],
         };
-        for (job, outcome) in group.into_iter().zip(outcomes) {
+        let mut outcomes = outcomes.into_iter();
+        for job in group {
             // A caller that no longer waits is fine: dropping the future does not take the commit back.
-            let _ = job.answer.send(outcome);
+            let _ = job.answer.send(outcomes.by_ref().take(job.batches.len()).collect());
         }
     }
 
@@ -151,7 +187,7 @@ impl Writer {
     ///
     /// # Errors
     /// What every batch of the group is answered: the transaction failed as a whole.
-    fn commit(&mut self, batches: &[&Batch]) -> Result<Vec<Outcome>, CommitError> {
+    fn commit(&mut self, batches: &[&Batch]) -> Result<Vec<CommitOutcome>, CommitError> {
         let shared = Arc::clone(&self.shared);
         let environment = &shared.environment;
         let turn = shared.take_turn()?;
