@@ -13,7 +13,8 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use sip::{BRANCH_COOKIE, Message};
+use sip::{BRANCH_COOKIE, Message, Via};
+use smallvec::SmallVec;
 use topology::Key;
 
 /// 120 bits: no two transactions of a cluster share them.
@@ -27,12 +28,17 @@ const _: () = assert!(MAC_BYTES.is_multiple_of(3) && MAC_BYTES / 3 * 4 == MAC_CH
 pub(crate) struct Branch([u8; BRANCH_CHARS]);
 
 impl Branch {
-    /// The branch under which `request` leaves; `key` is the node's for the purpose `"branch"`.
-    pub(crate) fn of(request: &Message, sender: Sender, key: &Key) -> Branch {
+    /// The branch under which `request` leaves whose top Via is `top`; `key` is the node's for the purpose `"branch"`.
+    pub(crate) fn of(
+        request: &Message,
+        top: Option<&Via<'_>>,
+        sender: Sender,
+        key: &Key,
+    ) -> Branch {
         let mut branch = [0; BRANCH_CHARS];
         let (cookie, mac) = branch.split_at_mut(BRANCH_COOKIE.len());
         cookie.copy_from_slice(BRANCH_COOKIE);
-        mac.copy_from_slice(&identify(request, sender, key, Purpose::Branch));
+        mac.copy_from_slice(&identify(request, top, sender, key, Purpose::Branch));
         Branch(branch)
     }
 
@@ -47,7 +53,7 @@ impl Branch {
 ///
 /// Source: RFC 3261 §8.2.7.
 pub(crate) fn to_tag(request: &Message, sender: Sender, key: &Key) -> [u8; MAC_CHARS] {
-    identify(request, sender, key, Purpose::ToTag)
+    identify(request, request.top_via().ok().as_ref(), sender, key, Purpose::ToTag)
 }
 
 /// Who wrote the top Via of a request.
@@ -65,26 +71,33 @@ enum Purpose {
     ToTag = 2,
 }
 
+/// What is hashed, as far as usual without heap.
+type Hashed = SmallVec<[u8; 256]>;
+
 /// The keyed hash of what all messages of a transaction share.
-fn identify(request: &Message, sender: Sender, key: &Key, purpose: Purpose) -> [u8; MAC_CHARS] {
-    let mut hash = blake3::Hasher::new_keyed(key.current());
-    hash.update(&[purpose as u8]);
-    let via = request.top_via().ok();
-    match via.and_then(|via| via.rfc3261_branch()) {
+fn identify(
+    request: &Message,
+    top: Option<&Via<'_>>,
+    sender: Sender,
+    key: &Key,
+    purpose: Purpose,
+) -> [u8; MAC_CHARS] {
+    // Collected and hashed at once: most fit one block, and a hasher's own state is ten times as large.
+    let mut hashed = Hashed::from_slice(&[purpose as u8]);
+    match top.and_then(|via| via.rfc3261_branch()) {
         Some(branch) => {
-            hash.update(b"3261");
-            add(&mut hash, branch);
+            hashed.extend_from_slice(b"3261");
+            add(&mut hashed, branch);
         }
-        None => add_rfc2543_identity(&mut hash, request),
+        None => add_rfc2543_identity(&mut hashed, request, top),
     }
     // Branches are unique per sender only if two senders are told apart. No sent-by is empty, so
     // none is taken for an own edge's.
     match sender {
-        Sender::OwnEdge => add(&mut hash, b""),
-        Sender::Other => add(&mut hash, via.map_or(&b"none"[..], |via| via.sent_by())),
+        Sender::OwnEdge => add(&mut hashed, b""),
+        Sender::Other => add(&mut hashed, top.map_or(&b"none"[..], |via| via.sent_by())),
     }
-    let mut mac = [0; MAC_BYTES];
-    hash.finalize_xof().fill(&mut mac);
+    let mac: [u8; MAC_BYTES] = key.tag(&hashed);
     let mut text = [0; MAC_CHARS];
     URL_SAFE_NO_PAD.encode_slice(mac, &mut text).expect("15 octets are 20 characters");
     text
@@ -93,20 +106,19 @@ fn identify(request: &Message, sender: Sender, key: &Key, purpose: Purpose) -> [
 /// Without a cookie the branch identifies nothing (RFC 3261 §16.11, §17.2.3): From tag, Call-ID,
 /// CSeq number, Request-URI and top Via do. The To tag is left out: an INVITE has none, the ACK for
 /// its 404 has one.
-fn add_rfc2543_identity(hash: &mut blake3::Hasher, request: &Message) {
-    hash.update(b"2543");
+fn add_rfc2543_identity(hashed: &mut Hashed, request: &Message, top: Option<&Via<'_>>) {
+    hashed.extend_from_slice(b"2543");
     let from = request.from().ok();
-    add(hash, from.and_then(|from| from.tag()).unwrap_or_default());
-    add(hash, request.call_id().unwrap_or_default());
+    add(hashed, from.and_then(|from| from.tag()).unwrap_or_default());
+    add(hashed, request.call_id().unwrap_or_default());
     let number = request.cseq().map_or(0, |cseq| cseq.number);
-    hash.update(&number.to_be_bytes());
-    add(hash, request.request_uri().unwrap_or_default());
-    let via = request.top_via().ok();
-    add(hash, via.and_then(|via| via.branch()).unwrap_or_default());
+    hashed.extend_from_slice(&number.to_be_bytes());
+    add(hashed, request.request_uri().unwrap_or_default());
+    add(hashed, top.and_then(|via| via.branch()).unwrap_or_default());
 }
 
 /// Adds a field so that its borders count: `("ab", "c")` and `("a", "bc")` differ.
-fn add(hash: &mut blake3::Hasher, field: &[u8]) {
-    hash.update(&(field.len() as u64).to_be_bytes());
-    hash.update(field);
+fn add(hashed: &mut Hashed, field: &[u8]) {
+    hashed.extend_from_slice(&(field.len() as u64).to_be_bytes());
+    hashed.extend_from_slice(field);
 }

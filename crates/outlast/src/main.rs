@@ -32,6 +32,11 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 use command_line::{CommandLine, ConfigCommand, Task};
 use failure::Failure;
 
+/// Messages, records and futures are small and short-lived; the C library's allocator takes a sixth of a container's
+/// time with them.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let matches = CommandLine::command().get_matches();
     let command_line = CommandLine::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());

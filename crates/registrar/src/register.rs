@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use sip::{Contact, HeaderName, Host, Message, NameAddr, QValue, Uri};
+use smallvec::SmallVec;
 use transport::Flow;
 
 /// Bounds of what one binding may hold. A request beyond one of them is answered 400 and changes nothing.
@@ -237,21 +238,21 @@ fn fingerprint(message: &Message, call_id: &[u8], cseq: u32) -> u64 {
 }
 
 /// Hashes the parts of a request that make it what it is.
-pub(crate) struct FingerprintParts(blake3::Hasher);
+pub(crate) struct FingerprintParts(SmallVec<[u8; 512]>);
 
 impl FingerprintParts {
     pub(crate) fn new() -> FingerprintParts {
-        FingerprintParts(blake3::Hasher::new())
+        FingerprintParts(SmallVec::new())
     }
 
     pub(crate) fn add(&mut self, part: &[u8]) {
         // The length keeps ("ab", "c") and ("a", "bc") apart.
-        self.0.update(&(part.len() as u64).to_be_bytes());
-        self.0.update(part);
+        self.0.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        self.0.extend_from_slice(part);
     }
 
     pub(crate) fn finish(self) -> u64 {
-        let hash = self.0.finalize();
+        let hash = blake3::hash(&self.0);
         u64::from_be_bytes(hash.as_bytes()[..8].try_into().expect("a hash has 32 octets"))
     }
 }
