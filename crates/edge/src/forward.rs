@@ -353,7 +353,8 @@ pub fn refuse(arrival: &Arrival<'_>, refusal: Refusal, view: &View<'_>) -> Decis
     if is_for_lack && comes_again && view.routing.is_vacant_for_a_moment() {
         return Decision::Drop(DropReason::Vacancy);
     }
-    match reply::refuse(request, view.sender(request), arrival.flow, refusal, key) {
+    let sender = view.sender(request.top_via().ok().as_ref());
+    match reply::refuse(request, sender, arrival.flow, refusal, key) {
         Some((address, bytes)) => {
             Decision::Reply { hop: address.into(), bytes, status: refusal.status() }
         }
@@ -371,14 +372,11 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Who wrote the top Via of `request`.
-    fn sender(&self, request: &Message) -> Sender {
+    /// Who wrote the top Via of a request.
+    fn sender(&self, top: Option<&Via<'_>>) -> Sender {
         let is_by_edge =
             |via: &Via<'_>| self.listeners.wrote(via) || self.of_other_edge(via).is_some();
-        match request.top_via() {
-            Ok(top) if is_by_edge(&top) => Sender::OwnEdge,
-            Ok(_) | Err(_) => Sender::Other,
-        }
+        if top.is_some_and(is_by_edge) { Sender::OwnEdge } else { Sender::Other }
     }
 
     /// The address of the other edge of the node that wrote `via`.

@@ -2,6 +2,7 @@
 //! nothing.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::ops::Deref;
 
 use smallvec::SmallVec;
@@ -30,6 +31,34 @@ impl HeaderValue {
         self.0.extend_from_slice(bytes);
     }
 
+    /// Appends a number in decimal.
+    pub(crate) fn push_number(&mut self, number: u16) {
+        let mut divisor = 10_000;
+        while divisor > 1 && number < divisor {
+            divisor /= 10;
+        }
+        while divisor > 0 {
+            let digit = u8::try_from(number / divisor % 10).expect("a digit");
+            self.push(&[b'0' + digit]);
+            divisor /= 10;
+        }
+    }
+
+    /// Appends an address, without brackets.
+    pub(crate) fn push_ip(&mut self, ip: IpAddr) {
+        match ip {
+            IpAddr::V4(ip) => {
+                for (place, octet) in ip.octets().into_iter().enumerate() {
+                    if place > 0 {
+                        self.push(b".");
+                    }
+                    self.push_number(octet.into());
+                }
+            }
+            IpAddr::V6(ip) => self.push_display(ip),
+        }
+    }
+
     /// Appends what `value` prints.
     pub(crate) fn push_display(&mut self, value: impl fmt::Display) {
         fmt::Write::write_fmt(self, format_args!("{value}"))
@@ -49,5 +78,24 @@ impl fmt::Write for HeaderValue {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         self.push(text.as_bytes());
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_addresses_are_written_as_they_print() {
+        for number in [0, 1, 9, 10, 70, 99, 100, 255, 999, 1_000, 5_060, 9_999, 10_000, 65_535] {
+            let mut value = HeaderValue::new();
+            value.push_number(number);
+            assert_eq!(*value, *number.to_string().as_bytes());
+        }
+        for text in ["0.0.0.0", "192.0.2.10", "255.255.255.255", "2001:db8::9:1"] {
+            let mut value = HeaderValue::new();
+            value.push_ip(text.parse().expect("an address"));
+            assert_eq!(*value, *text.as_bytes());
+        }
     }
 }

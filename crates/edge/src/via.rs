@@ -8,10 +8,9 @@
 use std::net::SocketAddr;
 
 use sip::{Message, Via};
-use topology::Key;
 use transport::{Flow, Transport};
 
-use crate::branch::{Branch, Sender};
+use crate::branch::Branch;
 use crate::flow_token::{FlowKeys, FlowToken, TokenKind};
 use crate::header_value::HeaderValue;
 use crate::listener::{Listener, PORT_DEFAULT};
@@ -46,11 +45,11 @@ pub(crate) fn filled_in(via: &Via<'_>, source: SocketAddr) -> Option<HeaderValue
     }
     if differs || asks_rport {
         value.push(b";received=");
-        value.push_display(source.ip());
+        value.push_ip(source.ip());
     }
     if asks_rport {
         value.push(b";rport=");
-        value.push_display(source.port());
+        value.push_number(source.port());
     }
     Some(value)
 }
@@ -59,14 +58,13 @@ pub(crate) fn filled_in(via: &Via<'_>, source: SocketAddr) -> Option<HeaderValue
 /// requests of containers have none, their responses find the container by its own Via below.
 pub(crate) fn added(
     request: &Message,
-    sender: Sender,
+    branch: Branch,
     listener: &Listener,
     back: Option<Flow>,
-    branch_key: &Key,
     flow_keys: &FlowKeys,
 ) -> HeaderValue {
     let mut value = HeaderValue::new().with(listener.via_start().as_bytes());
-    value.push(Branch::of(request, sender, branch_key).as_bytes());
+    value.push(branch.as_bytes());
     if let Some(flow) = back {
         value.push(b";");
         value.push(FLOW_PARAM);

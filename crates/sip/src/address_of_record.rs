@@ -58,12 +58,12 @@ impl AddressOfRecord {
     pub fn write(uri: &SipUri<'_>, out: &mut impl fmt::Write) -> fmt::Result {
         out.write_str("sip:")?;
         if let Some(user) = uri.user {
-            for (byte, _) in (Decoded { bytes: user }) {
-                if may_stand_in_user(byte) {
-                    out.write_char(char::from(byte))?;
-                } else {
-                    write!(out, "%{byte:02X}")?;
+            match std::str::from_utf8(user) {
+                // Nearly all of them: at once.
+                Ok(text) if user.iter().all(|&byte| may_stand_in_user(byte)) => {
+                    out.write_str(text)?
                 }
+                Ok(_) | Err(_) => write_escaped(user, out)?,
             }
             out.write_char('@')?;
         }
@@ -82,6 +82,17 @@ impl From<&SipUri<'_>> for AddressOfRecord {
         AddressOfRecord::write(uri, &mut text).expect("a String takes all");
         AddressOfRecord { text: text.into_boxed_str() }
     }
+}
+
+fn write_escaped(user: &[u8], out: &mut impl fmt::Write) -> fmt::Result {
+    for (byte, _) in (Decoded { bytes: user }) {
+        if may_stand_in_user(byte) {
+            out.write_char(char::from(byte))?;
+        } else {
+            write!(out, "%{byte:02X}")?;
+        }
+    }
+    Ok(())
 }
 
 /// `unreserved` and `user-unreserved` of RFC 3261 §25.1.

@@ -98,11 +98,13 @@ impl Message {
     }
 
     fn check_vias(&self) -> Result<(), Rejection> {
-        for value in self.values(HeaderName::Via) {
+        let mut vias = self.values(HeaderName::Via);
+        let top = Via::parse(vias.next().ok_or(Rejection::bad_request("Missing Via"))?)?;
+        for value in vias {
             Via::parse(value)?;
         }
         // RFC 4475 §3.2.1: the cookie alone would make all such requests one transaction.
-        if self.top_via()?.branch() == Some(BRANCH_COOKIE) {
+        if top.branch() == Some(BRANCH_COOKIE) {
             return Err(Rejection::bad_request("Empty Branch"));
         }
         Ok(())

@@ -9,6 +9,7 @@ const LWS: u8 = 2;
 const WORD: u8 = 4;
 const HOST: u8 = 8;
 const URI: u8 = 16;
+const VALUE: u8 = 32;
 
 static CLASSES: [u8; 256] = classes();
 
@@ -24,6 +25,9 @@ const fn classes() -> [u8; 256] {
         // phones send `#` and raw UTF-8, and a proxy forwards what it need not understand.
         if b > 0x20 && b != 0x7f && !matches!(b, b'<' | b'>' | b'"') {
             table[byte] |= URI;
+        }
+        if b > 0x20 && b != 0x7f && !matches!(b, b';' | b',' | b'"' | b'<' | b'>' | b'=') {
+            table[byte] |= VALUE;
         }
         byte += 1;
     }
@@ -60,6 +64,12 @@ pub(crate) fn is_host_byte(byte: u8) -> bool {
 /// Whether `byte` may stand in a URI between `<` and `>`.
 pub(crate) fn is_uri_byte(byte: u8) -> bool {
     CLASSES[byte as usize] & URI != 0
+}
+
+/// Whether `byte` may stand in a parameter's value without quotes. Wider than `token / host`: `received=::1` and
+/// `branch=a/b` are met in the field.
+pub(crate) fn is_value_byte(byte: u8) -> bool {
+    CLASSES[byte as usize] & VALUE != 0
 }
 
 /// Whether `bytes` is a non-empty `token`.

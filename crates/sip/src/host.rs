@@ -3,7 +3,7 @@
 //! RFC 3261 §25.1 with the corrections of RFC 5954: `[:::]` is no address, and IPv6 addresses are compared by
 //! value, not by spelling. Names are compared without regard to case (§19.1.4); nothing is resolved here.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -83,9 +83,13 @@ impl fmt::Display for Host<'_> {
         match self {
             Host::Ipv4(address) => write!(f, "{address}"),
             Host::Ipv6(address) => write!(f, "[{address}]"),
-            Host::Name(name) => {
-                name.iter().try_for_each(|b| write!(f, "{}", b.to_ascii_lowercase() as char))
-            }
+            Host::Name(name) => match std::str::from_utf8(name) {
+                // Nearly all of them: at once.
+                Ok(text) if !name.iter().any(u8::is_ascii_uppercase) => f.write_str(text),
+                Ok(_) | Err(_) => {
+                    name.iter().try_for_each(|b| f.write_char(char::from(b.to_ascii_lowercase())))
+                }
+            },
         }
     }
 }
@@ -99,11 +103,29 @@ pub fn parse_address(bytes: &[u8]) -> Option<IpAddr> {
     parse_ip(bare).map(IpAddr::V4).or_else(|| parse_ipv6(bare).map(IpAddr::V6))
 }
 
+/// Four decimal octets without leading zeros: what `Ipv4Addr`'s own parser takes, in a quarter of its time, for it is
+/// asked several times a message.
 fn parse_ip(bytes: &[u8]) -> Option<Ipv4Addr> {
-    if !bytes.first()?.is_ascii_digit() {
-        return None;
+    let mut octets = [0_u8; 4];
+    let mut rest = bytes;
+    for (place, octet) in octets.iter_mut().enumerate() {
+        if place > 0 {
+            rest = rest.strip_prefix(b".")?;
+        }
+        let digits = rest.iter().take(4).take_while(|byte| byte.is_ascii_digit()).count();
+        let (number, after) = rest.split_at(digits);
+        *octet = match *number {
+            [a] => a - b'0',
+            [b'1'..=b'9', ..] if digits <= 3 => {
+                let value =
+                    number.iter().fold(0_u16, |sum, digit| sum * 10 + u16::from(digit - b'0'));
+                u8::try_from(value).ok()?
+            }
+            _ => return None,
+        };
+        rest = after;
     }
-    std::str::from_utf8(bytes).ok()?.parse().ok()
+    rest.is_empty().then(|| Ipv4Addr::from(octets))
 }
 
 fn parse_ipv6(bytes: &[u8]) -> Option<Ipv6Addr> {
@@ -114,7 +136,7 @@ fn parse_ipv6(bytes: &[u8]) -> Option<Ipv6Addr> {
 pub(crate) fn split_port(bytes: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
     let host_length = match bytes.first()? {
         b'[' => memchr::memchr(b']', bytes)? + 1,
-        _ => memchr::memchr(b':', bytes).unwrap_or(bytes.len()),
+        _ => bytes.iter().position(|&byte| byte == b':').unwrap_or(bytes.len()),
     };
     match &bytes[host_length..] {
         [] => Some((&bytes[..host_length], None)),
@@ -150,6 +172,40 @@ mod tests {
         assert_eq!(Host::parse(b"AtLanTa.CoM").expect("name").to_string(), "atlanta.com");
         assert_eq!(Host::parse(b"a b"), None);
         assert_eq!(Host::parse(b""), None);
+    }
+
+    #[test]
+    fn ipv4_is_read_as_the_standard_library_reads_it() {
+        let mut texts: Vec<String> = [
+            "",
+            ".",
+            "1",
+            "1.2.3",
+            "1.2.3.4.",
+            "1.2.3.4.5",
+            ".1.2.3.4",
+            "1..2.3",
+            "01.2.3.4",
+            "00.0.0.0",
+            "0.0.0.0",
+            "256.1.1.1",
+            "1.2.3.1000",
+            "1.2.3.0255",
+            "1.2.3.4a",
+            "a.b.c.d",
+            "1.2.3.-4",
+            "1.2.3.+4",
+            "1. 2.3.4",
+            "255.255.255.255",
+            "249.199.99.9",
+            "12345.1.1.1",
+        ]
+        .map(str::to_owned)
+        .into();
+        texts.extend((0..=300).map(|octet| format!("10.{octet}.0.{}", 300 - octet)));
+        for text in texts {
+            assert_eq!(parse_ip(text.as_bytes()), text.parse().ok(), "{text:?}");
+        }
     }
 
     #[test]

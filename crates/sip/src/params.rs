@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use crate::grammar::Cursor;
+use crate::grammar::{Cursor, is_value_byte};
 
 /// The parameters of one header value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,11 +62,6 @@ fn next_param<'a>(cursor: &mut Cursor<'a>) -> Option<(&'a [u8], Option<&'a [u8]>
         _ => cursor.take_while(is_value_byte),
     };
     (!value.is_empty()).then_some((name, Some(value)))
-}
-
-/// Wider than `token / host`: `received=::1` and `branch=a/b` are met in the field.
-fn is_value_byte(byte: u8) -> bool {
-    byte > 0x20 && byte != 0x7f && !matches!(byte, b';' | b',' | b'"' | b'<' | b'>' | b'=')
 }
 
 /// The content of a quoted string, escapes resolved; anything else is returned as it is.

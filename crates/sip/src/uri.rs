@@ -32,13 +32,11 @@ impl<'a> Uri<'a> {
     /// There is no scheme, or a `sip:`/`sips:` URI is malformed; see [`UriError`].
     pub fn parse(bytes: &'a [u8]) -> Result<Uri<'a>, UriError> {
         let (scheme, rest) = split_scheme(bytes).ok_or(UriError::Scheme)?;
-        if !rest.iter().all(|&b| is_uri_byte(b)) {
-            return Err(UriError::Byte);
-        }
+        let seen = Seen::in_bytes(rest).ok_or(UriError::Byte)?;
         if scheme.eq_ignore_ascii_case(b"sip") {
-            SipUri::parse_rest(false, rest).map(Uri::Sip)
+            SipUri::parse_rest(false, rest, seen).map(Uri::Sip)
         } else if scheme.eq_ignore_ascii_case(b"sips") {
-            SipUri::parse_rest(true, rest).map(Uri::Sip)
+            SipUri::parse_rest(true, rest, seen).map(Uri::Sip)
         } else if scheme.eq_ignore_ascii_case(b"tel") {
             Ok(Uri::Tel(rest))
         } else {
@@ -74,6 +72,31 @@ pub(crate) fn split_scheme(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     (rest[0] == b':' && scheme.first()?.is_ascii_alphabetic()).then_some((scheme, &rest[1..]))
 }
 
+/// What one look at every byte of a URI finds. Most are so short that a search for each would cost more than the look.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    percent: bool,
+    /// Where the first `@` stands.
+    first_at: Option<usize>,
+}
+
+impl Seen {
+    /// `None` if one may not stand in a URI.
+    fn in_bytes(bytes: &[u8]) -> Option<Seen> {
+        let mut seen = Seen::default();
+        for (place, &byte) in bytes.iter().enumerate() {
+            if !is_uri_byte(byte) {
+                return None;
+            }
+            seen.percent |= byte == b'%';
+            if byte == b'@' && seen.first_at.is_none() {
+                seen.first_at = Some(place);
+            }
+        }
+        Some(seen)
+    }
+}
+
 /// The parts of a SIP or SIPS URI, all as on the wire.
 #[derive(Clone, Copy, Debug)]
 pub struct SipUri<'a> {
@@ -93,12 +116,12 @@ pub struct SipUri<'a> {
 }
 
 impl<'a> SipUri<'a> {
-    fn parse_rest(secure: bool, rest: &'a [u8]) -> Result<SipUri<'a>, UriError> {
-        if !is_well_escaped(rest) {
+    fn parse_rest(secure: bool, rest: &'a [u8], seen: Seen) -> Result<SipUri<'a>, UriError> {
+        if seen.percent && !is_well_escaped(rest) {
             return Err(UriError::Byte);
         }
         // RFC 3261 §25.1: "@" is lawful nowhere else unescaped, and "?", ";" and "/" are lawful in the user part.
-        let (user, password, after) = match memchr::memchr(b'@', rest) {
+        let (user, password, after) = match seen.first_at {
             None => (None, None, rest),
             Some(at) => {
                 let (user, password) = split_once(&rest[..at], b':');
@@ -108,7 +131,8 @@ impl<'a> SipUri<'a> {
                 (Some(user), password, &rest[at + 1..])
             }
         };
-        let host_end = memchr::memchr2(b';', b'?', after).unwrap_or(after.len());
+        let is_host_end = |&byte: &u8| matches!(byte, b';' | b'?');
+        let host_end = after.iter().position(is_host_end).unwrap_or(after.len());
         let (host_port, tail) = after.split_at(host_end);
         let (host, port) = split_port(host_port).ok_or(UriError::Host)?;
         let host = Host::parse(host).ok_or(UriError::Host)?;

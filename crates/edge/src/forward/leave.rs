@@ -9,6 +9,7 @@ use sip::{Edits, HeaderName, MAX_FORWARDS_INITIAL, MESSAGE_BYTES_MAX, Message, M
 use transport::{Flow, Transport};
 
 use super::{Decision, Hop, NatTraversal, Source, View};
+use crate::branch::Branch;
 use crate::flow_token::{FlowToken, TokenKind};
 use crate::header_value::HeaderValue;
 use crate::listener::Listener;
@@ -206,19 +207,20 @@ impl Leaving<'_> {
 
     /// Source: RFC 3261 §16.6(8), §18.2.1.
     fn add_via(&self, listener: &Listener, view: &View<'_>, edits: &mut Edits) {
+        let top = self.request.top_via().ok();
         let back = match self.came_from {
             CameFrom::Link => None,
             CameFrom::Socket(flow, _) => {
-                let filled =
-                    self.request.top_via().ok().and_then(|top| via::filled_in(&top, flow.remote));
+                let filled = top.and_then(|top| via::filled_in(&top, flow.remote));
                 if let Some(filled) = filled {
                     edits.replace_first_value(HeaderName::Via, &filled);
                 }
                 Some(flow)
             }
         };
-        let (sender, keys) = (view.sender(self.request), view.keys);
-        let added = via::added(self.request, sender, listener, back, &keys.branch, &keys.flow);
+        let (top, keys) = (top.as_ref(), view.keys);
+        let branch = Branch::of(self.request, top, view.sender(top), &keys.branch);
+        let added = via::added(self.request, branch, listener, back, &keys.flow);
         edits.push_front(HeaderName::Via, &added);
     }
 }
@@ -226,10 +228,11 @@ impl Leaving<'_> {
 /// One less than received, 70 if there is none. Source: RFC 3261 §16.6(3).
 fn max_forwards(request: &Message) -> HeaderValue {
     let mut value = HeaderValue::new();
-    value.push_display(match request.max_forwards() {
+    let left = match request.max_forwards() {
         Ok(Some(left)) => left.saturating_sub(1),
         Ok(None) | Err(_) => MAX_FORWARDS_INITIAL,
-    });
+    };
+    value.push_number(left.into());
     value
 }
 

@@ -22,10 +22,11 @@ pub(super) fn from_outside(arrival: &Arrival<'_>, view: &View<'_>, out: &mut Byt
         return Decision::Drop(DropReason::MalformedResponse);
     }
     match response.top_via() {
-        Ok(top) if view.listeners.wrote(&top) => {}
-        Ok(_) | Err(_) => return Decision::Drop(DropReason::NotOurVia),
+        Ok(top) if view.listeners.wrote(&top) => {
+            pop(response, &top, arrival.attempt, view, out).unwrap_or_else(Decision::Drop)
+        }
+        Ok(_) | Err(_) => Decision::Drop(DropReason::NotOurVia),
     }
-    pop(response, arrival.attempt, view, out).unwrap_or_else(Decision::Drop)
 }
 
 /// Decides about a response that a container made or passes on.
@@ -36,7 +37,7 @@ pub(super) fn from_link(
 ) -> Result<Decision, SendError> {
     let top = response.top_via().map_err(|_| SendError::Refused)?;
     if view.listeners.wrote(&top) {
-        return pop(response, Attempt::First, view, out).map_err(|_| SendError::Refused);
+        return pop(response, &top, Attempt::First, view, out).map_err(|_| SendError::Refused);
     }
     to_other_edge(response, &top, view).ok_or_else(|| match way_back(&top, &view.keys.flow) {
         // An edge of the node wrote it, one that our view does not show yet: soon it may.
@@ -54,20 +55,19 @@ fn to_other_edge(response: &Message, top: &Via<'_>, view: &View<'_>) -> Option<D
     Some(Decision::Send { hop, bytes: response.buffer().clone() })
 }
 
-/// Takes our Via off and sends the response where it, or the next one, says.
+/// Takes our Via, the topmost, off and sends the response where it, or the next one, says.
 fn pop(
     response: &Message,
+    top: &Via<'_>,
     attempt: Attempt,
     view: &View<'_>,
     out: &mut BytesMut,
 ) -> Result<Decision, DropReason> {
-    let mut vias = response.values(HeaderName::Via);
-    let top = vias.next().and_then(|value| Via::parse(value).ok()).ok_or(DropReason::NotOurVia)?;
-    let next = vias.next().ok_or(DropReason::NoSecondVia)?;
+    let next = response.values(HeaderName::Via).nth(1).ok_or(DropReason::NoSecondVia)?;
     let next = Via::parse(next).map_err(|_| DropReason::MalformedResponse)?;
     let mut edits = Edits::new();
     edits.remove_first_value(HeaderName::Via);
-    match way_back(&top, &view.keys.flow) {
+    match way_back(top, &view.keys.flow) {
         WayBack::Forged => Err(DropReason::ForgedVia),
         WayBack::Flow(flow) => {
             let hop = Hop::from(reply_address(Some(&next), flow));
