@@ -100,6 +100,7 @@ pub struct EdgeProcess {
     waiting_room: WaitingRoom,
     next_probe: Moment,
     probes: u64,
+    turned_at: Moment,
     /// When a drain is over.
     ends_at: Option<Moment>,
     scratch: BytesMut,
@@ -121,6 +122,7 @@ impl EdgeProcess {
             waiting_room: WaitingRoom::default(),
             next_probe: around.now,
             probes: 0,
+            turned_at: around.now,
             ends_at: None,
             scratch: BytesMut::new(),
             seed: start.incarnation.0,
@@ -133,6 +135,10 @@ impl EdgeProcess {
     /// Does everything that is ready.
     pub fn turn(&mut self, words: Vec<Word>, around: &mut Surroundings<'_>) -> Turned {
         let mut turned = Turned::GoesOn;
+        let last = std::mem::replace(&mut self.turned_at, around.now);
+        if around.now - last > self.start.heartbeat.interval {
+            self.routing.stood_still(around.instant);
+        }
         for word in words {
             match word {
                 Word::View(view) => self.take_view(&view, around),

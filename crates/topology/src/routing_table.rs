@@ -329,6 +329,15 @@ impl RoutingTable {
         }
     }
 
+    /// Whoever keeps this table did nothing until `now`, for longer than an interval: what came meanwhile is still to be
+    /// read, and nobody's silence proves anything.
+    pub fn stood_still(&mut self, now: Instant) {
+        tracing::warn!("was kept from looking; the clocks of all containers start anew");
+        for route in &mut self.routes {
+            route.clock_starts_anew(now);
+        }
+    }
+
     /// Closes what has been silent for too long.
     pub fn tick(&mut self, now: Instant, changes: &mut Vec<RoutingChange>) {
         if self.next_deadline().is_some_and(|deadline| deadline <= now) {
@@ -439,10 +448,7 @@ impl RoutingTable {
     fn settle(&mut self, now: Instant, changes: &mut Vec<RoutingChange>) {
         let settings = self.settings;
         if self.next_deadline().is_some_and(|deadline| deadline + settings.interval < now) {
-            tracing::warn!("was kept from looking; the clocks of all containers start anew");
-            for route in &mut self.routes {
-                route.clock_starts_anew(now);
-            }
+            self.stood_still(now);
         }
         for route in &mut self.routes {
             route.find_unresponsive(&settings, now, changes);

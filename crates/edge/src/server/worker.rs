@@ -115,6 +115,8 @@ pub(super) struct Worker {
     pub(super) rendered: Arena,
     seed: u64,
     pub(super) opening: Opening,
+    /// When the last turn began.
+    turned_at: Instant,
     stopping: bool,
 }
 
@@ -181,6 +183,7 @@ impl Worker {
             rendered: Arena::new(),
             seed,
             opening: Opening::new(now),
+            turned_at: now,
             stopping: false,
         };
         worker.take_view(&Arc::new(view.clone()), now);
@@ -209,6 +212,10 @@ impl Worker {
 
     /// One turn of the loop: what is ready, what is due, then everything that was queued by it.
     fn turn(&mut self, events: &Events, now: Instant) {
+        let last = std::mem::replace(&mut self.turned_at, now);
+        if now.saturating_duration_since(last) > self.shared.settings.heartbeat.interval {
+            self.routing.stood_still(now);
+        }
         for event in events {
             self.event(event, now);
         }

@@ -177,6 +177,20 @@ fn who_was_kept_from_looking_takes_nobody_for_silent() {
 }
 
 #[test]
+fn who_stood_still_hears_what_waits_before_it_judges() {
+    for stands_still in [true, false] {
+        let mut fixture = Fixture::serving(&["container1"]);
+        // Silent for too long by now, but not by so much that the lateness tells.
+        fixture.now += INTERVAL * 4 - Duration::from_millis(1);
+        if stands_still {
+            fixture.table.stood_still(fixture.now);
+        }
+        let closed = fixture.notify(&[("container1", 1, ProcessState::Ready)]);
+        assert_eq!(closed.is_empty(), stands_still, "{closed:?}");
+    }
+}
+
+#[test]
 fn a_container_that_pings_again_is_taken_back() {
     let mut fixture = Fixture::serving(&["container1"]);
     fixture.pass(INTERVAL * 3);
