@@ -77,6 +77,9 @@ pub use sessions::{EventEnd, SessionApplications};
 /// A container that did nothing for so long may have been taken for dead (heartbeats come several times a second).
 const STANDSTILL: Duration = Duration::from_secs(1);
 
+/// Room that is kept for what transactions ask for.
+const PENDING_KEPT_MAX: usize = 64;
+
 /// One shard: all transactions, contexts and jobs of a container.
 pub struct Shard {
     settings: ShardSettings,
@@ -118,6 +121,8 @@ pub struct Shard {
     responses: Responses,
     /// What the transactions have asked for and was not carried out yet.
     pending: Vec<TransactionEffect>,
+    /// Room for what they ask for while that is carried out.
+    spare_pending: Vec<TransactionEffect>,
     in_hand: InHand,
     next_id: u64,
 }
@@ -159,6 +164,7 @@ impl Shard {
             reach: Reach::default(),
             responses: Responses::default(),
             pending: Vec::new(),
+            spare_pending: Vec::new(),
             in_hand: InHand::default(),
             next_id: 0,
             settings,
@@ -521,9 +527,13 @@ impl Shard {
     /// Carries out what the transactions ask for, until they ask for nothing more.
     fn settle(&mut self, now: Instant, effects: &mut Vec<ShardEffect>) {
         while !self.pending.is_empty() {
-            for effect in std::mem::take(&mut self.pending) {
+            let spare = std::mem::take(&mut self.spare_pending);
+            let mut pending = std::mem::replace(&mut self.pending, spare);
+            for effect in pending.drain(..) {
                 self.carry_out(effect, now, effects);
             }
+            pending.shrink_to(PENDING_KEPT_MAX);
+            self.spare_pending = pending;
         }
     }
 
