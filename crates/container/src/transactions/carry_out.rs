@@ -41,7 +41,7 @@ impl Transactions {
                     }
                 }
                 ServerAction::SendTrying => {
-                    transaction.response = transaction.request.as_ref().map(Responder::trying);
+                    transaction.response = transaction.request.as_deref().map(Responder::trying);
                 }
                 ServerAction::ResendResponse => {}
                 ServerAction::DeliverAck => {

@@ -346,7 +346,7 @@ impl Transactions {
         effects: &mut Vec<TransactionEffect>,
     ) {
         let request =
-            self.servers.get(&server).and_then(|transaction| transaction.request.as_ref());
+            self.servers.get(&server).and_then(|transaction| transaction.request.as_deref());
         if let Some(request) = request {
             let bytes = self.responder.render(request, response);
             self.respond(server, response.status, bytes, now, effects);
@@ -372,7 +372,7 @@ impl Transactions {
         let Some(transaction) = self.servers.get_mut(&server) else {
             return false;
         };
-        let Some(key) = transaction.request.as_ref().and_then(MergeKey::of) else {
+        let Some(key) = transaction.request.as_deref().and_then(MergeKey::of) else {
             return false;
         };
         match self.merge_keys.get(&key) {
@@ -387,7 +387,7 @@ impl Transactions {
 
     /// The request of a server transaction that has no final response yet.
     pub fn pending_request(&self, server: ServerId) -> Option<&Message> {
-        self.servers.get(&server)?.request.as_ref()
+        self.servers.get(&server)?.request.as_deref()
     }
 
     /// How many server transactions have no final response yet.

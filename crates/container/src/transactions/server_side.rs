@@ -26,8 +26,8 @@ pub(super) struct ServerTransaction {
     pub(super) merge_key: Option<MergeKey>,
     /// Where the latest copy of the request came from: responses go back there.
     pub(super) origin: Origin,
-    /// Kept until the final response, for responses of our own.
-    pub(super) request: Option<Message>,
+    /// Kept until the final response, for responses of our own; boxed, as the transaction outlives it by far.
+    pub(super) request: Option<Box<Message>>,
     /// As how many it counts.
     pub(super) weight: usize,
     /// A non-INVITE that has its final response, and is counted so.
@@ -88,7 +88,7 @@ impl ServerTransaction {
             merge_key: None,
             origin,
             weight: super::weight(request.as_ref().map_or(0, |request| request.buffer().len())),
-            request,
+            request: request.map(Box::new),
             is_answered: false,
             response: None,
             trying: match kind {
