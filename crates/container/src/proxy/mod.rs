@@ -30,6 +30,7 @@ mod best_response;
 mod branch;
 mod challenges;
 mod effect;
+mod progress;
 mod replay;
 mod request;
 mod target_set;
@@ -46,6 +47,8 @@ use best_response::{Answer, Asked, Outcome, Outcomes};
 pub use branch::BranchDeriver;
 use branch::LoopMark;
 pub use effect::{NextHop, ProxyEffect, Resumption, TransportFailure};
+pub use progress::BranchIndex;
+use progress::{Branch, BranchState, Progress};
 pub use replay::Contradiction;
 pub use request::{Forwarded, forward_ack};
 use target_set::{Callee, TargetSet};
@@ -54,73 +57,6 @@ use target_set::{Callee, TargetSet};
 ///
 /// Source: RFC 5393 §5.3.3
 const MAX_BREADTH_DEFAULT: u32 = 60;
-
-/// Which branch of a context; the n-th that was started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct BranchIndex(usize);
-
-impl BranchIndex {
-    /// As a number, for records.
-    pub fn number(self) -> usize {
-        self.0
-    }
-}
-
-/// How far the search for the callee has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Progress {
-    /// Further targets may be tried.
-    Searching,
-    /// Nobody further is tried: a 6xx came, or we refuse the request ourselves.
-    Declined,
-    /// The caller sent CANCEL.
-    Cancelled,
-    /// The caller has its final response.
-    Answered,
-    /// Nothing more will happen.
-    Finished,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum BranchState {
-    /// No response yet.
-    Calling,
-    /// No response yet, and CANCEL goes out as soon as one comes (§9.1).
-    CancelPending,
-    /// A provisional response came.
-    Proceeding,
-    /// CANCEL went out.
-    Cancelling,
-    /// A 2xx to INVITE came; others may follow (RFC 6026).
-    Accepted,
-    /// Over.
-    Terminated,
-}
-
-impl BranchState {
-    /// Whether the branch may still yield its first final response.
-    fn is_pending(self) -> bool {
-        match self {
-            BranchState::Calling
-            | BranchState::CancelPending
-            | BranchState::Proceeding
-            | BranchState::Cancelling => true,
-            BranchState::Accepted | BranchState::Terminated => false,
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Branch {
-    state: BranchState,
-    /// A 101–199 came: the callee itself was reached.
-    progressed: bool,
-    /// Timer C, the wait for the final response to a CANCEL, or the wait for late 2xx; INVITE only.
-    deadline: Option<Instant>,
-    /// What is left of the phone's flows.
-    callee: Callee,
-    max_breadth: u32,
-}
 
 /// The response context of one proxied request.
 ///

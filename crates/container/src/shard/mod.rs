@@ -11,8 +11,8 @@
 //!                                 └────────────────────────────────┘ bounded
 //! ```
 //!
-//! `jobs` holds the middle, `proxying` the right end. An INVITE that is proxied has a record in the store, so that
-//! another container can go on with it: `set_ups` commits what happens to it before anything follows from that,
+//! `incoming` holds the left end, `jobs` the middle, `proxying` the right end. An INVITE that is proxied has a record in
+//! the store, so that another container can go on with it: `set_ups` commits what happens to it before anything follows from that,
 //! `inquiries` reads the record of a message that belongs to no call here and hands the message on or takes the call
 //! over (`takeover`), `estates` finds the calls of containers that have died; `reach` holds back what needs links that
 //! are not there yet; `responses` sends again what an edge could not send.
@@ -21,6 +21,7 @@
 
 mod clocks;
 mod estates;
+mod incoming;
 mod inquiries;
 mod interface;
 mod jobs;
@@ -41,24 +42,22 @@ use std::time::{Duration, Instant};
 
 use ahash::{AHashMap, AHashSet};
 use bytes::Bytes;
-use sip::{Framing, Message, Method, NameAddr, Uri};
+use sip::{NameAddr, Uri};
 use state::{Batch, CommitError, Key, Record, StoreError, UnixMillis, Version};
 use topology::{KeyRing, OwnerToken, TopologyView};
-use tracing::debug;
-use transport::link::{Accepting, Incoming, LinkFrame, SendError};
+use transport::link::{Accepting, LinkFrame, SendError};
 
 use crate::application::{Duty, Ownership};
 use crate::edges::{Edges, LinkId, RouteOwner};
-use crate::own_route::without_own_route;
 use crate::ownership::identity::{Identifier, SetUpId};
 use crate::ownership::neighbours::{Neighbours, News};
 use crate::proxy::BranchDeriver;
 use crate::responder::Responder;
-use crate::session::SessionId;
 use crate::transactions::deadlines::Deadlines;
-use crate::transactions::{ClientId, Origin, ServerId, TransactionEffect, Transactions};
+use crate::transactions::{ClientId, ServerId, TransactionEffect, Transactions};
 use clocks::Clocks;
 use estates::Estates;
+use incoming::taken;
 use inquiries::{HandedOn, Inquiry};
 use jobs::{HeldCancel, Job};
 use pending::{CommitUse, Held, InHand, ReadUse};
@@ -66,7 +65,7 @@ use proxying::{Context, Lookup, NO_LINK, Sending};
 use reach::Reach;
 use responses::Responses;
 use sessions::{SessionStart, Sessions};
-use set_ups::{Act, Gate, Ledger, Step};
+use set_ups::Ledger;
 
 pub use interface::{
     CommitId, JobId, LinkFault, LookupId, ReadId, ScanId, ShardEffect, ShardSettings,
@@ -412,118 +411,6 @@ impl Shard {
         }
     }
 
-    fn incoming(
-        &mut self,
-        link: LinkId,
-        incoming: Incoming,
-        now: Instant,
-        effects: &mut Vec<ShardEffect>,
-    ) {
-        let offered = Some((link, incoming.sequence));
-        let origin = Origin { link, flow: incoming.flow };
-        match Message::parse(incoming.bytes) {
-            Ok(message) => {
-                let held = Held { message, origin, hops: incoming.hops, offered, rounds: 0 };
-                self.dispatch(held, now, effects);
-            }
-            Err(error) => {
-                debug!(%error, "dropped what an edge took for a message");
-                taken(offered, effects);
-            }
-        }
-    }
-
-    /// Looks at a message, for the first time or again.
-    fn dispatch(&mut self, held: Held, now: Instant, effects: &mut Vec<ShardEffect>) {
-        let Held { message, origin, hops, offered, rounds } = held;
-        self.in_hand = InHand { offered, hops, rounds };
-        if message.is_request() {
-            self.request(message, origin, now, effects);
-        } else {
-            self.response(message, origin, now, effects);
-        }
-        self.hand_empty(now, effects);
-    }
-
-    /// The message in hand was looked at. If nobody took it over it was absorbed, answered or dropped, and the edge
-    /// need not keep it.
-    fn hand_empty(&mut self, now: Instant, effects: &mut Vec<ShardEffect>) {
-        self.settle(now, effects);
-        taken(self.in_hand.offered.take(), effects);
-    }
-
-    /// Takes the message in hand over.
-    fn hold(&mut self, message: Message, origin: Origin) -> Held {
-        let InHand { offered, hops, rounds } = std::mem::take(&mut self.in_hand);
-        Held { message, origin, hops, offered, rounds }
-    }
-
-    fn request(
-        &mut self,
-        request: Message,
-        origin: Origin,
-        now: Instant,
-        effects: &mut Vec<ShardEffect>,
-    ) {
-        // The edge has checked it, but a plain SIP peer in an edge's place may not have.
-        if let Err(rejection) = request.check_request(Framing::Datagram) {
-            return self.refuse(&request, origin, rejection.status, rejection.reason, effects);
-        }
-        // What may be proxied is kept until somebody answers, minutes for an INVITE, and would keep the
-        // link's whole read buffer with it; a REGISTER is answered at once.
-        let request = match request.method() {
-            Some(Method::Register) => request,
-            _ => request.detached(),
-        };
-        let request = match without_own_route(&request) {
-            Ok(rewritten) => rewritten.unwrap_or(request),
-            Err(fault) => return self.refuse(&request, origin, 400, fault, effects),
-        };
-        if let Some(id) = self.sessions.named_by(&request) {
-            if !self.sessions.has(id) && !self.transactions.knows(&request) {
-                let held = self.hold(request, origin);
-                return self.inquire_session(id, held, effects);
-            }
-        // Of an INVITE that is not here: another container's, or a dead one's.
-        } else if let Some(Method::Ack | Method::Cancel) = request.method()
-            && !self.transactions.knows(&request)
-            && let Some(id) = self.identifier.of_request(&request)
-            && !self.sessions.has(SessionId(id.0))
-        {
-            let held = self.hold(request, origin);
-            return self.inquire(id, held, effects);
-        }
-        self.transactions.request(request, origin, now, &mut self.pending);
-    }
-
-    fn response(
-        &mut self,
-        response: Message,
-        origin: Origin,
-        now: Instant,
-        effects: &mut Vec<ShardEffect>,
-    ) {
-        if response.check_response().is_err() {
-            return debug!("dropped a malformed response");
-        }
-        if self.session_response(&response, origin, now, effects) {
-            return;
-        }
-        let Some(client) = self.transactions.client_of(&response) else {
-            return self.response_to_nobody(response, origin, now, effects);
-        };
-        match self.gate(client, &response) {
-            Gate::Open => {
-                self.transactions.response(response, now, &mut self.pending);
-            }
-            Gate::Closed(id, event) => {
-                let held = self.hold(response.detached(), origin);
-                self.note(id, Step { event, act: Act::Response(held) }, now, effects);
-            }
-            Gate::Repeated => {}
-        }
-    }
-
     /// Carries out what the transactions ask for, until they ask for nothing more.
     fn settle(&mut self, now: Instant, effects: &mut Vec<ShardEffect>) {
         while !self.pending.is_empty() {
@@ -622,11 +509,4 @@ fn deriver(settings: &ShardSettings, own_name: Bytes) -> BranchDeriver {
     let owner = OwnerToken { incarnation: settings.incarnation, shard: 0 };
     let owner_token = owner.encode(&settings.keys.derive("owner"));
     BranchDeriver::new(&settings.keys.derive("branch"), owner_token, own_name)
-}
-
-/// The edge need not keep a message any longer.
-fn taken(offered: Option<(LinkId, u64)>, effects: &mut Vec<ShardEffect>) {
-    if let Some((link, sequence)) = offered {
-        effects.push(ShardEffect::Taken { link, sequence });
-    }
 }

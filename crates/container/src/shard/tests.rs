@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use sip::HeaderName;
 use sip::transaction::Timers;
+use sip::{HeaderName, Message, Method};
 use state::clock::ManualClock;
 use state::engine::fake::FakeStore;
 use state::{CommitError, Expect, Key, Space, Store, StoreError};
 use topology::{Incarnation, ProcessName};
-use transport::link::{Destination, EdgeAddress};
+use transport::link::{Destination, EdgeAddress, Incoming};
 use transport::{Flow, Transport};
 
 use super::*;

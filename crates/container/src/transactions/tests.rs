@@ -5,11 +5,12 @@
 use std::time::Duration;
 
 use sip::HeaderName;
-use sip::transaction::ClientInviteState;
+use sip::transaction::{ClientInviteState, Timers};
 use topology::KeyRing;
-use transport::Transport;
+use transport::{Flow, Transport};
 
 use super::*;
+use crate::edges::LinkId;
 
 /// A layer in virtual time, with what it has asked for.
 struct Bench {
