@@ -231,8 +231,7 @@ pub fn run(bench: &Bench, extent: Extent, mut progress: impl FnMut(&str)) -> Com
                     }
                     Err(error) => {
                         progress(&format!("{run} {error:#}"));
-                        let why =
-                            format!("{error:#}").lines().next().unwrap_or_default().to_owned();
+                        let why = first_line(&error);
                         comparison.missing.push(format!("{}, {}: {why}", group.id, contender.id));
                     }
                 }
@@ -240,6 +239,11 @@ pub fn run(bench: &Bench, extent: Extent, mut progress: impl FnMut(&str)) -> Com
         }
     }
     comparison
+}
+
+/// What of an error goes into a report; the rest was shown as it happened.
+pub(crate) fn first_line(error: &anyhow::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 fn measure(bench: &Bench, contender: &Contender, round: usize) -> anyhow::Result<Sample> {

@@ -71,7 +71,7 @@ pub struct Load {
     pub warmup: Duration,
     /// Sockets or connections that the users share.
     pub sockets: u32,
-    /// UDP port of the first socket, the others' follow: contacts are the same in each run with it.
+    /// UDP port of the first socket, the others' follow: contacts are the same in each run with it. `None`: free ones.
     pub local_port: Option<u16>,
     /// Further arguments.
     pub arguments: Vec<String>,
@@ -115,9 +115,6 @@ impl Load {
         option("duration", format!("{}ms", self.duration.as_millis()));
         option("warmup", format!("{}ms", self.warmup.as_millis()));
         option("sockets", self.sockets.to_string());
-        if let Some(port) = self.local_port {
-            option("local-port", port.to_string());
-        }
         if self.digest {
             option("digest", PASSWORD.to_owned());
         }
@@ -246,7 +243,7 @@ pub fn run(bench: &Bench, server: &Server, load: &Load) -> anyhow::Result<LoadRe
 pub struct Running {
     child: std::process::Child,
     report: PathBuf,
-    command_line: String,
+    scenario: &'static str,
 }
 
 impl Running {
@@ -263,6 +260,10 @@ impl Running {
         let report = bench.unused_file("load")?;
         let mut command = Command::new(bench.binaries.join("outlast-load"));
         command.args(load.arguments()).args(["--target", &target.to_string()]);
+        if load.transport == Transport::Udp {
+            let port = load.local_port.map_or_else(free_local_ports, Ok)?;
+            command.args(["--local-port", &port.to_string()]);
+        }
         match watch {
             Watch::Node(directory) => {
                 command.arg("--server-node").arg(directory);
@@ -274,11 +275,10 @@ impl Running {
             }
         }
         command.arg("--json").arg(&report);
-        let command_line = format!("{command:?}");
         let log = fs::File::create(report.with_extension("log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().context("outlast-load cannot be started")?;
-        Ok(Running { child, report, command_line })
+        Ok(Running { child, report, scenario: load.scenario })
     }
 
     /// Whether it has ended by now.
@@ -298,11 +298,12 @@ impl Running {
         const NOT_ALL_ANSWERED: i32 = 1;
         let status = self.child.wait()?;
         let log = fs::read_to_string(self.report.with_extension("log")).unwrap_or_default();
+        let words = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
         if !status.success() && status.code() != Some(NOT_ALL_ANSWERED) {
-            bail!("{} ended with {status}:\n{log}", self.command_line);
+            bail!("outlast-load {} ended with {status}: {words}", self.scenario);
         }
         let text = fs::read_to_string(&self.report)
-            .with_context(|| format!("{} left no report:\n{log}", self.command_line))?;
+            .with_context(|| format!("outlast-load {} left no report: {words}", self.scenario))?;
         serde_json::from_str(&text).with_context(|| format!("the report cannot be read: {text}"))
     }
 }

@@ -1,7 +1,7 @@
 //! `bench`: measures, and writes what came out. `bench/run` builds what it needs and starts it.
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use bench::machine::Made;
@@ -22,6 +22,9 @@ struct CommandLine {
     /// The repository.
     #[arg(long, default_value = ".")]
     repository: PathBuf,
+    /// Directory for servers; whoever gives it removes it
+    #[arg(long)]
+    scratch: PathBuf,
     /// Share of the bindings, calls and connections of `scale`: less than 1 to try it out
     #[arg(long, default_value_t = 1.0)]
     share: f64,
@@ -57,13 +60,12 @@ impl Mode {
 }
 
 fn main() -> anyhow::Result<()> {
-    let CommandLine { mode, binaries, repository, share } = CommandLine::parse();
+    let CommandLine { mode, binaries, repository, scratch, share } = CommandLine::parse();
     let repository = repository.canonicalize().context("--repository")?;
-    let scratch = Scratch::new()?;
     let bench = Bench {
         binaries: binaries.canonicalize().context("--binaries")?,
         peers: repository.join("bench/peers"),
-        scratch: scratch.0.clone(),
+        scratch: scratch.canonicalize().context("--scratch")?,
         users: compare::Extent::FULL.users,
     };
     if mode == Mode::Quick {
@@ -102,23 +104,4 @@ fn say(line: &str) {
 
 fn show(text: &str) -> anyhow::Result<()> {
     Ok(std::io::stdout().lock().write_all(text.as_bytes())?)
-}
-
-/// A directory for servers, gone with its value.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> anyhow::Result<Scratch> {
-        let path = std::env::temp_dir().join(format!("outlast-bench-{}", std::process::id()));
-        std::fs::create_dir(&path).with_context(|| path.display().to_string())?;
-        Ok(Scratch(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let directory: &Path = &self.0;
-        // What a server that was killed left behind.
-        let _ = std::fs::remove_dir_all(directory);
-    }
 }

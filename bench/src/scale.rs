@@ -9,6 +9,7 @@ mod storms;
 
 use serde::{Deserialize, Serialize};
 
+use crate::compare;
 use crate::load::Latency;
 use crate::server::Bench;
 
@@ -170,8 +171,7 @@ pub fn run(bench: &Bench, extent: &Extent, mut progress: impl FnMut(&str)) -> Sc
     let mut part = |what: &str, measure: &mut Measure<'_>| {
         if let Err(error) = measure(&mut figures, &mut progress) {
             progress(&format!("{what}: {error:#}"));
-            let why = format!("{error:#}").lines().next().unwrap_or_default().to_owned();
-            figures.missing.push(format!("{what}: {why}"));
+            figures.missing.push(format!("{what}: {}", compare::first_line(&error)));
         }
     };
     part("many bindings", &mut |figures, progress| {
