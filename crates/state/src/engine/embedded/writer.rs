@@ -26,8 +26,9 @@ use crate::error::{CommitError, StoreError};
 use crate::record::Version;
 use crate::store::CommitOutcome;
 
-/// How many batches may wait for the writer.
-pub(super) const QUEUE_BATCHES_MAX: usize = 4_096;
+/// How many batches may wait for the writer: about half a second of work for it. With fewer, everybody who comes back
+/// at once after a failure would be sent away, and come back again.
+pub(super) const QUEUE_BATCHES_MAX: usize = 16_384;
 const GROUP_BATCHES_MAX: usize = 512;
 const GROUP_BYTES_MAX: usize = 8 << 20;
 /// Of batches that come together; one with more bytes is a job by itself.
