@@ -110,6 +110,8 @@ impl Bench {
         actions.into_iter().for_each(|action| self.leaves(action));
         self.lives += 1;
         self.session = Session::decode(draft.id, &draft.encode()).unwrap();
+        // What it would send again is the container's, not the agent's.
+        let _repetitions = self.session.resume(self.now);
         self.session.owner = identity(self.lives).owner();
     }
 
