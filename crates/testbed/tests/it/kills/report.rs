@@ -108,7 +108,7 @@ fn machine() -> String {
     let load = read("/proc/loadavg");
     let load: Vec<&str> = load.split(' ').take(3).collect();
     format!(
-        "{processors} cores ({model}), {} GB, Linux {}, load {} at the end (others work on it as well)",
+        "{processors} cores ({model}), {} GB, Linux {}, load {} at the end",
         kilobytes >> 20,
         read("/proc/sys/kernel/osrelease").trim(),
         load.join(" ")
