@@ -94,7 +94,7 @@ pub struct Shard {
     /// Boxed, like the records: a table that grows moves its entries.
     contexts: AHashMap<ServerId, Box<Context>>,
     context_deadlines: Deadlines<ServerId>,
-    clients: AHashMap<ClientId, Sending>,
+    clients: AHashMap<ClientId, Box<Sending>>,
     lookups: AHashMap<LookupId, Lookup>,
     neighbours: Neighbours,
     identifier: Identifier,
@@ -110,6 +110,10 @@ pub struct Shard {
     removing: usize,
     /// Calls that may have been taken over without our knowing; until that is known nothing is repeated.
     doubtful: AHashSet<SetUpId>,
+    /// Those of them that were not asked for yet.
+    unverified: Vec<SetUpId>,
+    /// How many are being looked up.
+    verifying: usize,
     /// We may have been taken for dead: all calls are to be looked up.
     is_doubtful: bool,
     inquiries: AHashMap<SetUpId, Inquiry>,
@@ -156,6 +160,8 @@ impl Shard {
             removals: Deadlines::new(),
             removing: 0,
             doubtful: AHashSet::new(),
+            unverified: Vec::new(),
+            verifying: 0,
             is_doubtful: false,
             inquiries: AHashMap::new(),
             handed_on: VecDeque::new(),

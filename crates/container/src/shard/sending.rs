@@ -197,7 +197,7 @@ impl Shard {
             by_front_door: false,
             datagram: datagram.map(|way| (way, start)),
         };
-        self.clients.insert(client, sending);
+        self.clients.insert(client, Box::new(sending));
         true
     }
 
@@ -217,7 +217,7 @@ impl Shard {
         let user = Some((server, branch));
         let (cancels, by_front_door, datagram) = (None, false, None);
         let sending = Sending { user, cancels, decides, way, by_front_door, datagram };
-        self.clients.insert(client, sending);
+        self.clients.insert(client, Box::new(sending));
         match resumption {
             Some(Resumption::Cancel) => {
                 let cancel = self.cancel_branch(server, branch, now);
@@ -247,10 +247,10 @@ impl Shard {
     ) -> Option<ClientId> {
         let Progress::Started(client) = self.progress(server, branch)? else { return None };
         let sending = self.clients.get(&client)?;
-        let cancelling = Sending { user: None, datagram: None, ..sending.clone() };
+        let cancelling = Sending { user: None, datagram: None, ..Sending::clone(sending) };
         let reliability = cancelling.way.reliability;
         let cancel = self.transactions.cancel(client, reliability, now, &mut self.pending)?;
-        self.clients.insert(cancel, cancelling);
+        self.clients.insert(cancel, Box::new(cancelling));
         Some(cancel)
     }
 

@@ -45,6 +45,9 @@ const REMOVAL_ROUND: Duration = Duration::from_millis(500);
 /// So many removals are under way at a time; others' commits go between them.
 const REMOVALS_MAX: usize = 256;
 
+/// So many of the calls that are doubted are looked up at a time, so that heartbeats go on meanwhile.
+const VERIFICATIONS_MAX: usize = 256;
+
 /// Whoever begins a record so long after the INVITE came may have missed a whole call.
 pub(super) const BEGUN_WITHIN: Duration = Duration::from_secs(5);
 
@@ -498,7 +501,17 @@ impl Shard {
         let doubtful =
             doubtful.filter(|(_, ledger)| !ledger.is_over && !ledger.record.is_answered());
         self.doubtful = doubtful.map(|(id, _)| *id).collect();
-        for id in self.doubtful.clone() {
+        self.unverified = self.doubtful.iter().copied().collect();
+        // Not in the order of the table: what a shard does depends on its events alone.
+        self.unverified.sort_unstable();
+        self.verify_on(effects);
+    }
+
+    fn verify_on(&mut self, effects: &mut Vec<ShardEffect>) {
+        while self.verifying < VERIFICATIONS_MAX
+            && let Some(id) = self.unverified.pop()
+        {
+            self.verifying += 1;
             self.ask(ReadUse::Verify(id), SetUp::key(id), effects);
         }
     }
@@ -512,6 +525,7 @@ impl Shard {
         effects: &mut Vec<ShardEffect>,
     ) {
         self.doubtful.remove(&id);
+        self.verifying -= 1;
         let own = self.settings.incarnation;
         let is_ours = match result {
             Ok(Some(record)) => SetUp::decode(&record.value).is_ok_and(|found| found.owner == own),
@@ -522,6 +536,7 @@ impl Shard {
         if !is_ours {
             self.lose(id, now, effects);
         }
+        self.verify_on(effects);
     }
 
     /// The call is another container's: it is dropped without a word, and the messages that waited go there.

@@ -570,3 +570,26 @@ fn quiet_is_when_nobody_waits_for_an_answer() {
     bench.done(Effects { batch: Batch::new(), action: Action::Drop });
     assert!(bench.shard.is_quiet());
 }
+
+#[test]
+fn who_stood_still_looks_up_many_calls_in_portions_and_all_of_them() {
+    let mut bench = Bench::new();
+    let settings = TransactionSettings { timers: Timers::default(), transactions_max: 1_000 };
+    bench.shard.transactions = Transactions::new(settings, bench.shard.responder.clone());
+    for call in 0..300 {
+        bench.incoming(request("INVITE", &format!("b{call}"), ""));
+        bench.done(target("sip:bob@198.51.100.8"));
+    }
+    assert_eq!(bench.shard.set_ups.len(), 300);
+    bench.effects.clear();
+    let wall = std::time::SystemTime::now().into();
+    bench.now += Duration::from_secs(2);
+    bench.shard.tell_time(bench.now, wall, wall);
+    bench.shard.timeout(bench.now, &mut bench.effects);
+    let is_read = |effect: &&ShardEffect| matches!(effect, ShardEffect::Read { .. });
+    assert_eq!(bench.effects.iter().filter(is_read).count(), 256);
+    assert_eq!(bench.shard.next_timeout(), None, "nothing is repeated before");
+    bench.serve();
+    assert!(bench.shard.doubtful.is_empty() && bench.shard.next_timeout().is_some());
+    assert_eq!((bench.shard.set_ups.len(), bench.shard.verifying), (300, 0));
+}

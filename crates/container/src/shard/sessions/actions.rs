@@ -153,7 +153,7 @@ impl Shard {
         let (user, cancels, datagram_start) = (None, None, None);
         let sending =
             Sending { user, cancels, decides, way, by_front_door, datagram: datagram_start };
-        self.clients.insert(client, sending);
+        self.clients.insert(client, Box::new(sending));
         let Start { session, branch, method, request } = start;
         self.sessions.clients.insert(client, Sent { session, branch, method, request, datagram });
     }
@@ -240,11 +240,11 @@ impl Shard {
     fn cancel_for_session(&mut self, branch: &Bytes, now: Instant) {
         let Some(client) = self.transactions.client_by_branch(branch, b"INVITE") else { return };
         let Some(sending) = self.clients.get(&client) else { return };
-        let cancelling = Sending { user: None, datagram: None, ..sending.clone() };
+        let cancelling = Sending { user: None, datagram: None, ..Sending::clone(sending) };
         let reliability = cancelling.way.reliability;
         let cancel = self.transactions.cancel(client, reliability, now, &mut self.pending);
         if let Some(cancel) = cancel {
-            self.clients.insert(cancel, cancelling);
+            self.clients.insert(cancel, Box::new(cancelling));
         }
     }
 
