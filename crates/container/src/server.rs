@@ -378,13 +378,14 @@ impl Server {
         let began = Instant::now();
         for count in 0..FINISHED_PER_TURN_MAX {
             if count > 0 && began.elapsed() > FINISHED_TIME_MAX {
-                return true;
+                break;
             }
             let Some(finished) = self.work.poll(cx) else { return count > 0 };
             self.finish(finished, now);
             // A commit follows at once, so that its batch joins those of this turn.
             self.carry_out(now);
         }
+        self.work.begin_commits(); // they do not wait for all the rest
         true
     }
 

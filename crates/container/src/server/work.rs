@@ -53,7 +53,7 @@ impl Work {
         Work { application, store, time_max, running, commits }
     }
 
-    /// The next that has ended. Commits that were asked for begin when nothing else is left to do.
+    /// The next that has ended. Commits that were asked for begin when nothing else is left to do, at the latest.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Option<Finished> {
         loop {
             match self.running.poll_next_unpin(cx) {
@@ -84,9 +84,12 @@ impl Work {
         None
     }
 
-    /// Commits a batch, together with others.
+    /// Commits a batch, together with others of this turn; it does not wait for more of them than make a group.
     pub(super) fn commit(&mut self, commit: CommitId, batch: Batch) {
         self.commits.push((commit, batch));
+        if self.commits.len() >= COMMITS_TOGETHER_MAX {
+            self.begin_commits();
+        }
     }
 
     /// Reads a record. Never at once: of the hundred thousand that a takeover asks for, each leads to more.
@@ -141,19 +144,20 @@ impl Work {
         self.running.push(work);
     }
 
-    fn begin_commits(&mut self) {
-        while !self.commits.is_empty() {
-            let count = self.commits.len().min(COMMITS_TOGETHER_MAX);
-            let (ids, batches): (Vec<_>, Vec<_>) = self.commits.drain(..count).unzip();
-            let (store, time_max) = (Arc::clone(&self.store), self.time_max);
-            self.running.push(Box::pin(async move {
-                let outcomes = tokio::time::timeout(time_max, store.commit_all(batches)).await;
-                // What is given up may be applied all the same.
-                let late = CommitError::Unknown { reason: "the store took too long" };
-                let outcomes = outcomes.unwrap_or_else(|_| vec![Err(late); count]);
-                Finished::Committed(ids.into_iter().zip(outcomes).collect())
-            }));
+    /// Begins the commits asked for so far, at the end of a turn that leaves something to do.
+    pub(super) fn begin_commits(&mut self) {
+        if self.commits.is_empty() {
+            return;
         }
+        let (ids, batches): (Vec<_>, Vec<_>) = self.commits.drain(..).unzip();
+        let (store, time_max) = (Arc::clone(&self.store), self.time_max);
+        self.running.push(Box::pin(async move {
+            let outcomes = tokio::time::timeout(time_max, store.commit_all(batches)).await;
+            // What is given up may be applied all the same.
+            let late = CommitError::Unknown { reason: "the store took too long" };
+            let outcomes = outcomes.unwrap_or_else(|_| vec![Err(late); ids.len()]);
+            Finished::Committed(ids.into_iter().zip(outcomes).collect())
+        }));
     }
 }
 
