@@ -74,9 +74,9 @@ impl Binding {
         let mut out = Vec::with_capacity(self.contact.len() + 48);
         out.push(b'<');
         out.extend_from_slice(&self.contact);
-        out.extend_from_slice(format!(">;expires={}", self.expires_seconds(now)).as_bytes());
+        put(&mut out, format_args!(">;expires={}", self.expires_seconds(now)));
         if self.q != QValue::ONE {
-            out.extend_from_slice(format!(";q={}", self.q).as_bytes());
+            put(&mut out, format_args!(";q={}", self.q));
         }
         if let Some(instance) = &self.instance {
             out.extend_from_slice(b";+sip.instance=\"");
@@ -89,10 +89,14 @@ impl Binding {
             out.push(b'"');
         }
         if let Some(reg_id) = self.reg_id {
-            out.extend_from_slice(format!(";reg-id={reg_id}").as_bytes());
+            put(&mut out, format_args!(";reg-id={reg_id}"));
         }
         out
     }
+}
+
+fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+    std::io::Write::write_fmt(out, text).expect("memory takes all");
 }
 
 /// All bindings of an address-of-record, the oldest first.

@@ -14,6 +14,12 @@ use crate::reason::reason_phrase;
 use crate::structure::Field;
 use crate::write::{put_body, put_decimal, put_field, put_value};
 
+/// Version, status and line ends, `;tag=`, and the names of Content-Type and Content-Length with the length.
+const FRAME_BYTES: usize = 80;
+
+/// Room for the fields of a usual response.
+const FIELDS_BYTES_USUAL: usize = 256;
+
 /// The fields that a response takes from its request, or some of them.
 const COPIED: u128 = HeaderName::Via.bit()
     | HeaderName::RecordRoute.bit()
@@ -76,6 +82,9 @@ impl<'a> ResponseBuilder<'a> {
 
     /// Adds any header field by name.
     pub fn header_named(mut self, name: &[u8], value: &[u8]) -> Self {
+        if self.fields.capacity() == 0 {
+            self.fields.reserve(FIELDS_BYTES_USUAL);
+        }
         put_field(&mut self.fields, name, value);
         self
     }
@@ -93,7 +102,8 @@ impl<'a> ResponseBuilder<'a> {
         let copied =
             self.request.raw_fields().iter().filter(|field| COPIED & field.name.bit() != 0);
         let copied: usize = copied.map(|field| usize::from(field.end - field.start)).sum();
-        let capacity = copied + self.fields.len() + self.body.len() + 256;
+        let said = self.reason.len() + self.to_tag.len() + self.content_type.len();
+        let capacity = copied + said + self.fields.len() + self.body.len() + FRAME_BYTES;
         let mut out = BytesMut::with_capacity(capacity);
         out.extend_from_slice(b"SIP/2.0 ");
         put_decimal(&mut out, u64::from(self.status));
