@@ -321,6 +321,12 @@ impl Shard {
             (Some(action), Some(server)) => {
                 self.jobs_by_server.remove(&server);
                 match (action, job.set_up) {
+                    // Our trouble, after a standstill most likely, is not that of whoever has the request now.
+                    (Action::Respond(response), _)
+                        if job.is_offered_elsewhere && (500..600).contains(&response.status) =>
+                    {
+                        self.transactions.drop_server(server);
+                    }
                     (Action::Respond(response), _) => {
                         self.transactions.respond_own(server, &response, now, &mut self.pending);
                     }

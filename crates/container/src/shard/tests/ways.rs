@@ -302,3 +302,32 @@ fn request_whose_link_went_down_before_it_was_taken_is_left_to_another_container
     bench.frame(3, LinkFrame::Incoming(incoming)).unwrap();
     assert_eq!(bench.words(), ["handle 0"]);
 }
+
+#[test]
+fn request_that_fails_here_after_its_link_went_down_is_answered_by_another_container() {
+    let ends = [
+        HandlerEnd::TimedOut,
+        HandlerEnd::Panicked,
+        HandlerEnd::Done(Effects::respond(Response::new(503))),
+    ];
+    for end in ends {
+        let mut bench = Bench::new();
+        bench.incoming(request("INVITE", "aaa", ""));
+        bench.link_down(1);
+        bench.handled(end);
+        assert_eq!(bench.words(), ["handle 0", "taken 1"]);
+        assert!(bench.shard.transactions.is_empty());
+    }
+    let mut bench = Bench::new();
+    bench.incoming(request("MESSAGE", "aaa", ""));
+    bench.link_down(1);
+    bench.done(ok_with_commit());
+    bench.committed(Err(CommitError::Store(StoreError::Busy { waiting: 9 })));
+    assert_eq!(bench.words(), ["handle 0", "commit", "taken 1"]);
+    // What it decided is said.
+    let mut bench = Bench::new();
+    bench.incoming(request("MESSAGE", "aaa", ""));
+    bench.link_down(1);
+    bench.done(Effects::respond(Response::new(404)));
+    assert_eq!(bench.words(), ["handle 0", "2: 404", "taken 1"]);
+}
