@@ -523,7 +523,8 @@ impl EdgeProcess {
     fn follow(&mut self, changes: &[RoutingChange], around: &mut Surroundings<'_>) {
         for change in changes {
             match change {
-                RoutingChange::Closed { name, incarnation, .. } => {
+                RoutingChange::Closed { name, incarnation, .. }
+                | RoutingChange::Outlived { name, incarnation } => {
                     let is_named =
                         |link: &Link| link.name == *name && link.answered == Some(*incarnation);
                     if let Some(place) = self.links.iter().position(is_named) {

@@ -141,6 +141,13 @@ pub enum RoutingChange {
         /// The witness.
         reason: ClosedReason,
     },
+    /// A link without an open route leads to a life that is over: it is to be given up for one to the later life.
+    Outlived {
+        /// The container.
+        name: ProcessName,
+        /// The life that is over.
+        incarnation: Incarnation,
+    },
     /// It answers nothing, ejected or not: the manager shall know.
     Unresponsive {
         /// The container.
@@ -260,7 +267,8 @@ impl RoutingTable {
             return;
         };
         if incarnation < route.incarnation {
-            return; // that life is over
+            // That life is over, however long it still listens: the link is wanted for the one that there is now.
+            return changes.push(RoutingChange::Outlived { name: name.clone(), incarnation });
         }
         if incarnation > route.incarnation {
             route.begin_life(incarnation, ClosedReason::Replaced, changes);
@@ -516,19 +524,19 @@ impl Route {
         }
     }
 
-    /// Forgets what is known of the former life, closing it if it was open.
+    /// Forgets what is known of the former life, closing it if it was open. A link to a life that the manager had
+    /// buried before would keep the edge from this one.
     fn begin_life(
         &mut self,
         incarnation: Incarnation,
         reason: ClosedReason,
         changes: &mut Vec<RoutingChange>,
     ) {
+        let (name, former) = (self.name.clone(), self.incarnation);
         if self.state != RouteState::Closed {
-            changes.push(RoutingChange::Closed {
-                name: self.name.clone(),
-                incarnation: self.incarnation,
-                reason,
-            });
+            changes.push(RoutingChange::Closed { name, incarnation: former, reason });
+        } else if self.linked {
+            changes.push(RoutingChange::Outlived { name, incarnation: former });
         }
         *self = Route { weight: self.weight, incarnation, ..Route::new(self.name.clone()) };
     }

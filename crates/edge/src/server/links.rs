@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mio::Token;
-use topology::{Accepting, Incarnation, ProcessState, RoutingChange, TopologyView};
+use topology::{Accepting, Incarnation, ProcessName, ProcessState, RoutingChange, TopologyView};
 use transport::link::{self, LinkFrame};
 use transport::{Flow, Transport};
 
@@ -248,13 +248,10 @@ impl Worker {
                 }
                 RoutingChange::Closed { name, incarnation, reason } => {
                     tracing::warn!(container = %name, %incarnation, ?reason, worker = self.index, "container serves no more");
-                    let place = self
-                        .links
-                        .iter()
-                        .position(|link| link.name == *name && link.answered == Some(*incarnation));
-                    if let Some(place) = place {
-                        self.lose_link(place, "the container serves no more", now);
-                    }
+                    self.lose_link_to(name, *incarnation, "the container serves no more", now);
+                }
+                RoutingChange::Outlived { name, incarnation } => {
+                    self.lose_link_to(name, *incarnation, "that life is over", now);
                 }
                 RoutingChange::Unresponsive { name, incarnation } => {
                     tracing::warn!(container = %name, %incarnation, worker = self.index, "container answers no probes");
@@ -265,6 +262,13 @@ impl Worker {
                     self.shared.findings.responsive(self.index, name, *incarnation);
                 }
             }
+        }
+    }
+
+    fn lose_link_to(&mut self, name: &ProcessName, life: Incarnation, why: &str, now: Instant) {
+        let leads_there = |link: &Link| link.name == *name && link.answered == Some(life);
+        if let Some(place) = self.links.iter().position(leads_there) {
+            self.lose_link(place, why, now);
         }
     }
 

@@ -304,6 +304,25 @@ fn a_link_to_a_life_that_the_manager_buried_stays_closed() {
 }
 
 #[test]
+fn a_link_to_a_buried_life_is_given_up_as_soon_as_there_is_another_one() {
+    let outlived = [RoutingChange::Outlived {
+        name: ProcessName::new("container1"),
+        incarnation: Incarnation(1),
+    }];
+    let mut fixture = Fixture::serving(&["container1"]);
+    fixture.notify(&[("container1", 1, ProcessState::Backoff)]);
+    fixture.link_down("container1", 1);
+    fixture.link_up("container1", 1); // the next one does not listen yet
+    assert_eq!(fixture.notify(&[("container1", 2, ProcessState::Starting)]), outlived);
+    // It may be met once more, and is not stayed with.
+    assert_eq!(fixture.link_up("container1", 1), outlived);
+    fixture.link_down("container1", 1);
+    assert_eq!(fixture.link_up("container1", 2), []);
+    fixture.heartbeat("container1", 2, Accepting::Accepting);
+    assert_eq!(fixture.accepting(), ["container1"]);
+}
+
+#[test]
 fn a_container_that_left_the_topology_is_removed() {
     let mut fixture = Fixture::serving(&["container1"]);
     fixture.notify(&[("container1", 1, ProcessState::Ready)]);
@@ -623,6 +642,10 @@ proptest! {
                     RoutingChange::Closed { name, incarnation, .. } => {
                         let open = told.remove(&name);
                         prop_assert_eq!(open.map(|(life, _)| life), Some(incarnation), "closed what was not open");
+                    }
+                    RoutingChange::Outlived { name, incarnation } => {
+                        let route = fixture.table.route(&name);
+                        prop_assert!(route.is_some_and(|route| route.incarnation > incarnation), "it is not over");
                     }
                     RoutingChange::Unresponsive { name, incarnation } => {
                         prop_assert!(unresponsive.insert(name, incarnation) != Some(incarnation), "said twice");
