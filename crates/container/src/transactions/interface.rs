@@ -54,7 +54,7 @@ pub struct Origin {
 pub enum TransactionEffect {
     /// A request began a server transaction: answer it.
     Begun {
-        /// To be named in [`Transactions::respond`].
+        /// To be named in [`Transactions::respond`](super::Transactions::respond).
         server: ServerId,
         /// The request.
         request: Message,
