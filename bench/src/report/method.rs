@@ -60,6 +60,8 @@ pub(super) const HOW: &str = "
 - A relayed call is INVITE, 100, 180, 200, ACK, BYE and 200 through registrar and proxy. Outlast commits its set-up record
   before 100 leaves.
 
+What was changed and tried, and what profiles show, stands in [NOTES.md](NOTES.md).
+
 Make it again: `bench/run` for everything, `bench/run compare`, `bench/run latency` or `bench/run scale` for a part,
 `bench/run quick` for a look that writes nothing. `bench/instructions BASE` compares the forward path's instructions
 with those of another commit, `cargo bench -p bench` times the steps alone.
