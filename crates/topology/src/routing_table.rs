@@ -469,7 +469,11 @@ impl RoutingTable {
         self.rebuild();
         if !self.accepting.is_empty() {
             self.vacant_until = None;
-        } else if accepted && self.draining.is_empty() {
+        } else if accepted
+            && self.draining.is_empty()
+            && self.routes.iter().any(|route| route.kind == RouteKind::Container)
+        {
+            // Of a container the next life comes; nobody here starts a peer again.
             self.vacant_until = Some(now + VACANCY_MAX);
         }
     }

@@ -339,6 +339,7 @@ fn a_peer_needs_no_heartbeat_and_leaves_only_when_its_address_fails() {
     assert_eq!(fixture.accepting(), ["asterisk"]);
     fixture.link_down("asterisk", 0);
     assert_eq!(fixture.accepting(), [""; 0]);
+    assert!(!fixture.table.is_vacant_for_a_moment(), "nobody starts it again");
     fixture.link_up("asterisk", 0);
     assert_eq!(fixture.accepting(), ["asterisk"]);
 }
