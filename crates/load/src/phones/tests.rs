@@ -1,3 +1,5 @@
+//! What leaves a phone: its requests, as a server that knows nothing of it reads them.
+
 #![allow(clippy::unwrap_used)]
 use sip::{HeaderName, Message};
 

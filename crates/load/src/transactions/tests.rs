@@ -1,3 +1,5 @@
+//! Transactions in virtual time: repetitions, answers, and what counts as lost.
+
 #![allow(clippy::unwrap_used)]
 use super::*;
 
