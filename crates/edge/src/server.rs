@@ -8,6 +8,7 @@
 //! ```text
 //! run ── View, Stop ──▶ mailbox ─▶ Worker ─┬─ intake.rs    socket ─▶ frame ─▶ decision
 //!                                          ├─ outbound.rs  decision ─▶ socket, link, other worker
+//!                                          ├─ datagrams.rs, accepting.rs  its sockets
 //!                                          ├─ links.rs     containers: connect, frames, death
 //!                                          ├─ handed_on.rs what waits for a link to its owner
 //!                                          ├─ probing.rs   containers: do they work off messages?
@@ -32,7 +33,9 @@ use crate::forward::{Keys, NatTraversal};
 use crate::listener::{Listener, Listeners, PublicAddressError};
 use crate::peer::Peer;
 
+mod accepting;
 mod counters;
+mod datagrams;
 mod findings;
 pub mod handed_on;
 mod intake;

@@ -17,6 +17,41 @@ use crate::flow_token::{FlowToken, TokenKind};
 use crate::forward::{self, Attempt, Decision, DropReason, HandOn, Hop};
 use crate::keep_alive::NAT_KEEP_ALIVE;
 
+/// Bytes of one read from a link.
+const READ_BYTES: usize = 64 * 1024;
+
+/// The links of one worker, and the containers that they are for.
+#[derive(Debug)]
+pub(super) struct Links {
+    /// A container's place stays, connected or not: places are named by tokens of the poll.
+    pub(super) all: Vec<Link>,
+    /// Places that may have more to read than a turn's share.
+    pub(super) unread: Vec<usize>,
+    /// Containers that the manager names.
+    pub(super) named: Vec<ProcessName>,
+    /// Those that it calls ready, as long as the worker is not open.
+    pub(super) ready: Vec<ProcessName>,
+    scratch: Box<[u8]>,
+}
+
+impl Links {
+    pub(super) fn new() -> Links {
+        Links {
+            all: Vec::new(),
+            unread: Vec::new(),
+            named: Vec::new(),
+            ready: Vec::new(),
+            scratch: vec![0; READ_BYTES].into_boxed_slice(),
+        }
+    }
+
+    /// When each link is to be looked at.
+    pub(super) fn deadlines(&self) -> impl Iterator<Item = Instant> {
+        let is_wanted = |link: &&Link| link.is_connected() || self.named.contains(&link.name);
+        self.all.iter().filter(is_wanted).filter_map(Link::next_deadline)
+    }
+}
+
 impl Worker {
     /// Takes over a new picture: routes, links, the addresses of the other edges.
     pub(super) fn take_view(&mut self, view: &Arc<TopologyView>, now: Instant) {
@@ -34,21 +69,19 @@ impl Worker {
         self.other_edges.dedup();
         for container in view.containers() {
             let Some(path) = &container.link else { continue };
-            match self.links.iter_mut().find(|link| link.name == container.name) {
+            match self.links.all.iter_mut().find(|link| link.name == container.name) {
                 Some(link) => link.named_again(path.clone(), now),
-                // A container's place stays, connected or not: places are named by tokens of the
-                // poll.
-                None => self.links.push(Link::new(container.name.clone(), path.clone(), now)),
+                None => self.links.all.push(Link::new(container.name.clone(), path.clone(), now)),
             }
         }
-        self.named_containers = view
+        self.links.named = view
             .containers()
             .filter(|container| container.link.is_some())
             .map(|entry| entry.name.clone())
             .collect();
         if self.opening != Opening::Open {
             let is_ready = |state| matches!(state, ProcessState::Ready | ProcessState::Draining);
-            self.ready_containers = view
+            self.links.ready = view
                 .containers()
                 .filter(|container| container.link.is_some() && is_ready(container.state))
                 .map(|entry| entry.name.clone())
@@ -59,19 +92,19 @@ impl Worker {
 
     /// Connects what is due, gives up what does not answer its hello.
     pub(super) fn tick_links(&mut self, now: Instant) {
-        for place in 0..self.links.len() {
-            if !self.links[place].is_due(now) {
+        for place in 0..self.links.all.len() {
+            if !self.links.all[place].is_due(now) {
                 continue;
             }
-            if self.links[place].is_connected() {
+            if self.links.all[place].is_connected() {
                 self.lose_link(place, "the hello was not answered", now);
                 continue;
             }
-            if !self.named_containers.contains(&self.links[place].name) {
+            if !self.links.named.contains(&self.links.all[place].name) {
                 continue; // the manager does not name it any more
             }
             let hello = self.hello();
-            let link = &mut self.links[place];
+            let link = &mut self.links.all[place];
             match link.connect(&hello, self.poll.registry(), Token(LINK_TOKENS + place), now) {
                 Ok(()) => tracing::debug!(container = %link.name, "link opened"),
                 Err(error) => tracing::debug!(%error, container = %link.name, "no link yet"),
@@ -97,15 +130,32 @@ impl Worker {
         }
     }
 
+    /// Reads the links that have something; those with more keep their turn.
+    pub(super) fn read_links(&mut self, now: Instant) {
+        let mut unread = std::mem::take(&mut self.links.unread);
+        unread.retain(|place| self.read_link(*place, now));
+        self.links.unread = unread; // keeps its memory
+    }
+
+    /// Writes what is queued for the containers.
+    pub(super) fn flush_links(&mut self, now: Instant) {
+        for place in 0..self.links.all.len() {
+            if let Err(error) = self.links.all[place].flush() {
+                tracing::debug!(%error, container = %self.links.all[place].name, "link broke while writing");
+                self.lose_link(place, "it broke", now);
+            }
+        }
+    }
+
     /// Reads a link and does what its frames say; whether there may be more to read.
-    pub(super) fn read_link(&mut self, place: usize, now: Instant) -> bool {
-        let outcome = self.links[place].read(&mut self.read_scratch);
+    fn read_link(&mut self, place: usize, now: Instant) -> bool {
+        let outcome = self.links.all[place].read(&mut self.links.scratch);
         loop {
-            match self.links[place].next_frame() {
+            match self.links.all[place].next_frame() {
                 Ok(Some(frame)) => self.frame_of_container(place, frame, now),
                 Ok(None) => break,
                 Err(error) => {
-                    tracing::error!(%error, container = %self.links[place].name, "link closed; do edge and container run the same release?");
+                    tracing::error!(%error, container = %self.links.all[place].name, "link closed; do edge and container run the same release?");
                     self.lose_link(place, "its frames are unreadable", now);
                     return false;
                 }
@@ -121,7 +171,7 @@ impl Worker {
         let mut changes = Vec::new();
         match frame {
             LinkFrame::HelloAnswer { name, incarnation } => {
-                let link = &mut self.links[place];
+                let link = &mut self.links.all[place];
                 if link.name.as_str() != name {
                     tracing::error!(expected = %link.name, found = name, "another container listens at a link's path");
                     return self.lose_link(place, "another container answered", now);
@@ -134,7 +184,7 @@ impl Worker {
                 }
             }
             LinkFrame::Taken { up_to } => {
-                self.links[place].taken(up_to);
+                self.links.all[place].taken(up_to);
                 self.answered(place, now, &mut changes);
             }
             LinkFrame::ProbeAnswer { .. } => self.answered(place, now, &mut changes),
@@ -150,7 +200,7 @@ impl Worker {
                     link::Accepting::Accepting => Accepting::Accepting,
                     link::Accepting::Draining => Accepting::Draining,
                 };
-                let name = self.links[place].name.clone();
+                let name = self.links.all[place].name.clone();
                 self.routing.heartbeat(
                     &name,
                     Incarnation(incarnation),
@@ -164,14 +214,14 @@ impl Worker {
             | LinkFrame::Incoming(_)
             | LinkFrame::SendFailed { .. }
             | LinkFrame::Probe { .. } => {
-                tracing::error!(container = %self.links[place].name, "a container sent an edge's frame; ignored");
+                tracing::error!(container = %self.links.all[place].name, "a container sent an edge's frame; ignored");
             }
         }
         self.follow_changes(&changes, now);
     }
 
     fn answered(&mut self, place: usize, now: Instant, changes: &mut Vec<RoutingChange>) {
-        let link = &self.links[place];
+        let link = &self.links.all[place];
         if let Some(incarnation) = link.answered {
             self.routing.answered(&link.name, incarnation, now, changes);
         }
@@ -209,7 +259,7 @@ impl Worker {
         bytes: bytes::Bytes,
         now: Instant,
     ) {
-        let origin = Origin::Link { link: place, life: self.links[place].life, id };
+        let origin = Origin::Link { link: place, life: self.links.all[place].life, id };
         let ticket = Ticket { worker: self.index, origin };
         let Ok(message) = sip::Message::parse(bytes) else {
             return self.report(ticket, link::SendError::Refused, now);
@@ -267,15 +317,15 @@ impl Worker {
 
     fn lose_link_to(&mut self, name: &ProcessName, life: Incarnation, why: &str, now: Instant) {
         let leads_there = |link: &Link| link.name == *name && link.answered == Some(life);
-        if let Some(place) = self.links.iter().position(leads_there) {
+        if let Some(place) = self.links.all.iter().position(leads_there) {
             self.lose_link(place, why, now);
         }
     }
 
     /// Gives a link up and offers what it kept to the next candidates.
     pub(super) fn lose_link(&mut self, place: usize, why: &str, now: Instant) {
-        let (name, answered) = (self.links[place].name.clone(), self.links[place].answered);
-        let untaken: Vec<_> = self.links[place].disconnect(self.poll.registry(), now).collect();
+        let (name, answered) = (self.links.all[place].name.clone(), self.links.all[place].answered);
+        let untaken: Vec<_> = self.links.all[place].disconnect(self.poll.registry(), now).collect();
         tracing::debug!(container = %name, why, untaken = untaken.len(), "link closed");
         if let Some(incarnation) = answered {
             let mut changes = Vec::new();

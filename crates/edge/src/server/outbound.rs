@@ -118,7 +118,7 @@ impl Worker {
         now: Instant,
     ) -> bool {
         let life = Some(self.routing.routes()[container].incarnation);
-        let Some(link) = self.links.iter_mut().find(|link| link.answered == life) else {
+        let Some(link) = self.links.all.iter_mut().find(|link| link.answered == life) else {
             return false;
         };
         let is_offered = link.offer(flow, hops, bytes).is_ok();
@@ -194,11 +194,8 @@ impl Worker {
         ticket: Ticket,
         now: Instant,
     ) {
-        match self.udp.iter_mut().find(|endpoint| endpoint.socket.local() == local) {
-            Some(endpoint) => {
-                let number = self.outstanding.insert(ticket);
-                endpoint.socket.queue(remote, bytes, number);
-            }
+        match self.datagrams.socket(local) {
+            Some(socket) => socket.queue(remote, bytes, self.outstanding.insert(ticket)),
             // A token of an address that this edge had in a former life.
             None => self.report(ticket, SendError::FlowGone, now),
         }
@@ -261,7 +258,7 @@ impl Worker {
         match ticket.origin {
             Origin::Nobody => {}
             Origin::Link { link, life, id } => {
-                let link = &mut self.links[link];
+                let link = &mut self.links.all[link];
                 if link.life == life {
                     link.send(&LinkFrame::SendFailed { id, error });
                 }

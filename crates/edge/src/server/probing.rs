@@ -35,7 +35,7 @@ impl Worker {
         self.probing.next = now + self.shared.settings.heartbeat.interval;
         self.probing.count += 1;
         let probe = LinkFrame::Probe { id: self.probing.count };
-        for link in &mut self.links {
+        for link in &mut self.links.all {
             // The link of a former life may not have ended yet.
             let place = link.answered.and_then(|life| self.routing.linked(life));
             if let Some(place) = place {

@@ -7,18 +7,20 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token};
 use topology::{Incarnation, ProcessName, RouteState, RoutingTable, TopologyView};
 use transport::link::SendError;
-use transport::tcp::{Accepted, ConnectionEvent, ConnectionId, Connections, Listener};
-use transport::udp::{DatagramBatch, Flushed, Received, UdpEndpoint};
+use transport::tcp::{ConnectionEvent, ConnectionId, Connections, Listener};
+use transport::udp::UdpEndpoint;
 use transport::{Arena, Flow, Transport};
 
+use super::accepting::Accepting;
 use super::counters::{Counters, SocketLosses};
+use super::datagrams::Datagrams;
 use super::handed_on::WaitingRoom;
 use super::link::Link;
+use super::links::Links;
 use super::mailbox::{Mailbox, Start, ToWorker, WAKER};
 use super::opening::{Opening, Serves};
 use super::outstanding::{Origin, Outstanding, Ticket};
@@ -35,8 +37,6 @@ pub(super) const LINK_TOKENS: usize = 0x3_0000;
 const EVENTS: usize = 1_024;
 /// Messages of other workers served in one turn.
 const MAIL_PER_TURN: usize = 256;
-/// Bytes of one read from a link.
-const READ_BYTES: usize = 64 * 1024;
 /// Routing and counters are looked after at least this often; signs of life may be due more often.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -60,27 +60,6 @@ pub(super) fn take_over(sockets: Vec<EdgeSocket>) -> Result<Sockets, EdgeError> 
     Ok(taken)
 }
 
-/// A UDP socket and what it still has.
-#[derive(Debug)]
-pub(super) struct Udp {
-    pub(super) socket: UdpEndpoint,
-    /// A batch ended before the socket was empty.
-    readable: bool,
-    /// The last flush left datagrams behind.
-    blocked: bool,
-}
-
-/// Whether connections wait to be accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Waiting {
-    /// Not that we know.
-    Nobody,
-    /// Some may.
-    Now,
-    /// Some do, but descriptors are short.
-    ForRoom,
-}
-
 /// One worker.
 pub(super) struct Worker {
     pub(super) index: u16,
@@ -89,18 +68,11 @@ pub(super) struct Worker {
     pub(super) poll: Poll,
     inbox: Receiver<ToWorker>,
     pub(super) mailboxes: Vec<Mailbox>,
-    pub(super) udp: Vec<Udp>,
-    listeners: Vec<(Listener, Waiting)>,
-    /// When listeners that were short of descriptors accept again.
-    accept_again: Instant,
+    pub(super) datagrams: Datagrams,
+    accepting: Accepting,
     pub(super) connections: Connections,
     pub(super) tcp_events: Vec<ConnectionEvent>,
-    pub(super) links: Vec<Link>,
-    /// Links that had more to read than a turn's share.
-    unread_links: Vec<usize>,
-    pub(super) named_containers: Vec<ProcessName>,
-    /// Those that the manager calls ready, as long as the worker is not open.
-    pub(super) ready_containers: Vec<ProcessName>,
+    pub(super) links: Links,
     pub(super) routing: RoutingTable,
     pub(super) other_edges: Vec<SocketAddr>,
     probes: Probes,
@@ -108,9 +80,6 @@ pub(super) struct Worker {
     pub(super) outstanding: Outstanding,
     pub(super) waiting_room: WaitingRoom,
     pub(super) counters: Counters,
-    batch: DatagramBatch,
-    arrived: Vec<(SocketAddr, SocketAddr, Bytes)>,
-    pub(super) read_scratch: Box<[u8]>,
     /// Where messages are rendered.
     pub(super) rendered: Arena,
     seed: u64,
@@ -134,19 +103,13 @@ impl Worker {
         let now = Instant::now();
         let Start { poll, inbox } = start;
         let both = Interest::READABLE | Interest::WRITABLE;
-        let mut udp = Vec::new();
-        for (place, mut socket) in sockets.udp.into_iter().enumerate() {
-            poll.registry().register(&mut socket, Token(UDP_TOKENS + place), both)?;
-            udp.push(Udp { socket, readable: true, blocked: false });
+        let Sockets { mut udp, tcp: mut listeners } = sockets;
+        for (place, socket) in udp.iter_mut().enumerate() {
+            poll.registry().register(socket, Token(UDP_TOKENS + place), both)?;
         }
-        let mut listeners = Vec::new();
-        for (place, mut listener) in sockets.tcp.into_iter().enumerate() {
-            poll.registry().register(
-                &mut listener,
-                Token(LISTENER_TOKENS + place),
-                Interest::READABLE,
-            )?;
-            listeners.push((listener, Waiting::Now));
+        for (place, listener) in listeners.iter_mut().enumerate() {
+            let token = Token(LISTENER_TOKENS + place);
+            poll.registry().register(listener, token, Interest::READABLE)?;
         }
         let mut routing = RoutingTable::new(shared.settings.heartbeat);
         for peer in &shared.settings.peers {
@@ -162,14 +125,10 @@ impl Worker {
             poll,
             inbox,
             mailboxes,
-            udp,
-            listeners,
-            accept_again: now,
+            datagrams: Datagrams::new(udp),
+            accepting: Accepting::new(listeners, now),
             tcp_events: Vec::new(),
-            links: Vec::new(),
-            unread_links: Vec::new(),
-            named_containers: Vec::new(),
-            ready_containers: Vec::new(),
+            links: Links::new(),
             routing,
             other_edges: Vec::new(),
             probes,
@@ -177,9 +136,6 @@ impl Worker {
             outstanding: Outstanding::new(),
             waiting_room: WaitingRoom::default(),
             counters: Counters::new(now),
-            batch: DatagramBatch::new(),
-            arrived: Vec::new(),
-            read_scratch: vec![0; READ_BYTES].into_boxed_slice(),
             rendered: Arena::new(),
             seed,
             opening: Opening::new(now),
@@ -220,12 +176,12 @@ impl Worker {
             self.event(event, now);
         }
         self.read_mail(now);
-        self.read_links_on(now);
+        self.read_links(now);
         // Behind all that may tell of a container: nothing else would wake the loop for it.
         self.open(now);
         if self.opening == Opening::Open {
             self.receive_datagrams(now);
-            self.accept(now);
+            self.accepting.accept(&mut self.connections, self.poll.registry(), now);
         }
         self.connections.continue_reading(now, &mut self.tcp_events);
         self.connection_events(now);
@@ -254,17 +210,18 @@ impl Worker {
             Token(place @ LINK_TOKENS..) => {
                 let place = place - LINK_TOKENS;
                 if event.is_writable() {
-                    self.links[place].writable();
+                    self.links.all[place].writable();
                 }
-                self.unread_links.push(place);
+                self.links.unread.push(place);
             }
-            Token(place @ LISTENER_TOKENS..) => {
-                self.listeners[place - LISTENER_TOKENS].1 = Waiting::Now
-            }
+            Token(place @ LISTENER_TOKENS..) => self.accepting.readable(place - LISTENER_TOKENS),
             Token(place @ UDP_TOKENS..) => {
-                let endpoint = &mut self.udp[place - UDP_TOKENS];
-                endpoint.readable |= event.is_readable() || event.is_error();
-                endpoint.blocked &= !event.is_writable();
+                if event.is_readable() || event.is_error() {
+                    self.datagrams.readable(place - UDP_TOKENS);
+                }
+                if event.is_writable() {
+                    self.datagrams.writable(place - UDP_TOKENS);
+                }
             }
             Token(other) => tracing::error!(token = other, "event of an unknown token"),
         }
@@ -298,78 +255,29 @@ impl Worker {
             self.routing.route(name).is_some_and(|route| route.state != RouteState::Closed)
         };
         let serves = if self.routing.buckets().candidates().is_empty() {
-            let nobody = self.named_containers.is_empty() && self.shared.settings.peers.is_empty();
+            let nobody = self.links.named.is_empty() && self.shared.settings.peers.is_empty();
             if nobody { Serves::Nobody } else { Serves::Expected }
-        } else if self.ready_containers.iter().all(is_open) {
+        } else if self.links.ready.iter().all(is_open) {
             Serves::Everybody
         } else {
             Serves::Somebody
         };
         if self.opening.look(serves, now) {
-            self.ready_containers = Vec::new(); // not looked at again
+            self.links.ready = Vec::new(); // not looked at again
             self.shared.announcement.opened();
         }
     }
 
     fn receive_datagrams(&mut self, now: Instant) {
-        for place in 0..self.udp.len() {
-            let Udp { socket, readable, .. } = &mut self.udp[place];
-            if !*readable {
-                continue;
-            }
-            let local = socket.local();
-            let arrived = &mut self.arrived;
-            let received = socket.receive_batch(&mut self.batch, |bytes, remote| {
-                arrived.push((local, remote, bytes))
-            });
-            match received {
-                Ok(Received::More) => {}
-                Ok(Received::Drained) => *readable = false,
-                Err(error) => {
-                    *readable = false;
-                    tracing::error!(%error, %local, "UDP socket cannot be read");
-                }
-            }
-        }
-        let mut arrived = std::mem::take(&mut self.arrived);
+        let mut arrived = self.datagrams.receive();
         for (local, remote, bytes) in arrived.drain(..) {
             self.datagram(local, remote, bytes, now);
         }
-        self.arrived = arrived;
-    }
-
-    fn accept(&mut self, now: Instant) {
-        for (listener, waiting) in &mut self.listeners {
-            if *waiting != Waiting::Now {
-                continue;
-            }
-            match self.connections.accept_from(listener, self.poll.registry(), now) {
-                Ok(Accepted::More) => {}
-                Ok(Accepted::Drained) => *waiting = Waiting::Nobody,
-                Ok(Accepted::Short) => {
-                    *waiting = Waiting::ForRoom;
-                    self.accept_again = now + TICK;
-                }
-                Err(error) => {
-                    *waiting = Waiting::Nobody;
-                    tracing::error!(%error, local = %listener.local(), "TCP listener cannot accept");
-                }
-            }
-        }
-    }
-
-    fn read_links_on(&mut self, now: Instant) {
-        let mut unread = std::mem::take(&mut self.unread_links);
-        unread.retain(|place| self.read_link(*place, now));
-        self.unread_links = unread; // keeps its memory
+        self.datagrams.reuse(arrived);
     }
 
     fn tick(&mut self, now: Instant) {
-        for (_, waiting) in &mut self.listeners {
-            if *waiting == Waiting::ForRoom && now >= self.accept_again {
-                *waiting = Waiting::Now;
-            }
-        }
+        self.accepting.tick(now);
         let mut changes = Vec::new();
         self.routing.tick(now, &mut changes);
         self.follow_changes(&changes, now);
@@ -391,13 +299,10 @@ impl Worker {
             given_up: tcp.incomplete + tcp.slow_readers + tcp.framing_errors,
             ..SocketLosses::default()
         };
-        self.udp.iter().fold(connections, |sum, udp| {
-            let counters = udp.socket.counters();
-            SocketLosses {
-                truncated: sum.truncated + counters.truncated,
-                unsent: sum.unsent + counters.undeliverable + counters.overflowed,
-                ..sum
-            }
+        self.datagrams.counters().fold(connections, |sum, udp| SocketLosses {
+            truncated: sum.truncated + udp.truncated,
+            unsent: sum.unsent + udp.undeliverable + udp.overflowed,
+            ..sum
         })
     }
 
@@ -462,28 +367,12 @@ impl Worker {
         self.flush_datagrams(now);
         self.connections.flush(now, &mut self.tcp_events);
         self.connection_events(now);
-        for place in 0..self.links.len() {
-            if let Err(error) = self.links[place].flush() {
-                tracing::debug!(%error, container = %self.links[place].name, "link broke while writing");
-                self.lose_link(place, "it broke", now);
-            }
-        }
+        self.flush_links(now);
     }
 
     fn flush_datagrams(&mut self, now: Instant) {
         let mut failed = Vec::new();
-        for Udp { socket, blocked, .. } in &mut self.udp {
-            if *blocked || !socket.has_queued() {
-                continue;
-            }
-            match socket.flush(&mut self.batch, |undelivered| failed.push(undelivered.tag)) {
-                Ok(Flushed::Empty) => {}
-                Ok(Flushed::Blocked) => *blocked = true,
-                Err(error) => {
-                    tracing::error!(%error, local = %socket.local(), "UDP socket cannot be written")
-                }
-            }
-        }
+        self.datagrams.flush(&mut failed);
         for number in failed {
             self.undelivered(number, SendError::Unreachable, now);
         }
@@ -492,25 +381,17 @@ impl Worker {
     /// How long the poll may wait.
     fn timeout(&self, now: Instant) -> Duration {
         let is_open = self.opening == Opening::Open;
-        let unfinished = self
-            .udp
-            .iter()
-            .any(|udp| (udp.readable && is_open) || (udp.socket.has_queued() && !udp.blocked))
-            || (is_open && self.listeners.iter().any(|(_, waiting)| *waiting == Waiting::Now))
-            || !self.unread_links.is_empty()
+        let unfinished = (is_open && (self.datagrams.has_unread() || self.accepting.has_waiting()))
+            || !self.links.unread.is_empty()
             // What a flush itself brought about: errors of what it could not send, messages of the
             // links it lost.
-            || self.links.iter().any(Link::has_unflushed)
+            || self.datagrams.has_unflushed()
+            || self.links.all.iter().any(Link::has_unflushed)
             || self.connections.has_unflushed()
             || self.connections.has_unfinished_reads();
         if unfinished {
             return Duration::ZERO;
         }
-        let links = self
-            .links
-            .iter()
-            .filter(|link| link.is_connected() || self.named_containers.contains(&link.name))
-            .filter_map(Link::next_deadline);
         let deadlines = [
             self.routing.next_deadline(),
             self.connections.next_deadline(),
@@ -522,7 +403,7 @@ impl Worker {
         deadlines
             .into_iter()
             .flatten()
-            .chain(links)
+            .chain(self.links.deadlines())
             .map(|deadline| deadline.saturating_duration_since(now))
             .fold(TICK.min(self.shared.settings.heartbeat.round_max()), Duration::min)
     }
