@@ -6,8 +6,9 @@
 //! `Deserialize`), so that nobody else reads the file.
 //!
 //! The way through the crate: [`first_run()`] writes the file, `reader` (positions, unknown keys) and
-//! `parse` (which keys there are) read it, [`settings`] holds what they mean. Deliberately absent:
-//! cluster-wide settings and their repository, reloading.
+//! `parse` (which keys there are) read it, [`settings`] holds what they mean. [`manifest`] does the same for
+//! `outlast-app.toml`, which describes an application. Deliberately absent: cluster-wide settings and their
+//! repository, reloading.
 
 use std::fs;
 use std::io::Read as _;
@@ -15,6 +16,7 @@ use std::path::Path;
 
 pub mod first_run;
 pub mod listen;
+pub mod manifest;
 mod nearest;
 mod parse;
 pub mod problem;
@@ -43,22 +45,29 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// # Errors
 /// [`ConfigError::Unreadable`], or [`ConfigError::Refused`] with every problem of the file.
 pub fn load(path: &Path) -> Result<NodeConfig, ConfigError> {
+    let text = text_of(path, FILE_NAME)?;
+    parse::parse(&text).map_err(|problems| ConfigError::Refused { path: path.to_owned(), problems })
+}
+
+/// The text of a file that problems call `name`.
+fn text_of(path: &Path, name: &'static str) -> Result<String, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
     let mut bytes = Vec::new();
     fs::File::open(path)
         .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
         .map_err(unreadable)?;
-    let refused = |problems| ConfigError::Refused { path: path.to_owned(), problems };
+    let refused = |line, message| ConfigError::Refused {
+        path: path.to_owned(),
+        problems: vec![Problem::of_file(name, line, message)],
+    };
     if bytes.len() as u64 > FILE_BYTES_MAX {
-        let message = format!("needs at most {FILE_BYTES_MAX} octets");
-        return Err(refused(vec![Problem::of_file(1, message)]));
+        return Err(refused(1, format!("needs at most {FILE_BYTES_MAX} octets")));
     }
-    let text = String::from_utf8(bytes).map_err(|error| {
+    String::from_utf8(bytes).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count();
-        refused(vec![Problem::of_file(line, "needs text in UTF-8".to_owned())])
-    })?;
-    parse::parse(&text).map_err(refused)
+        refused(line, "needs text in UTF-8".to_owned())
+    })
 }
 
 /// Checks the text of a file.

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use toml::de::{DeTable, DeValue};
+use toml::de::DeValue;
 
+use crate::FILE_NAME;
 use crate::listen::{Listen, domain_name};
 use crate::problem::Problem;
-use crate::reader::{Expected, Reader, Section, integer_in};
+use crate::reader::{Expected, Reader, Section, integer_in, read};
 use crate::settings::{
     Application, ContainerSettings, DigestAlgorithm, Durability, EDGE_SOCKETS_MAX, EDGES_MAX,
     EdgeInstance, EdgeSettings, HeartbeatSettings, KeysSettings, LogLevel, LogSettings,
@@ -36,19 +37,7 @@ const DOMAIN: Expected<'_> =
 
 /// Every problem of `text` at once, or the configuration.
 pub(crate) fn parse(text: &str) -> Result<NodeConfig, Vec<Problem>> {
-    let mut reader = Reader::new(text);
-    let (table, errors) = DeTable::parse_recoverable(text);
-    for error in &errors {
-        let at = error.span().map_or(0, |span| span.start);
-        reader.report(at, String::new(), error.message().to_owned());
-    }
-    // A broken table would only yield riddles about keys that are there.
-    if !errors.is_empty() {
-        return Err(reader.into_problems());
-    }
-    let config = node_config(&mut reader, Section::root(table));
-    let problems = reader.into_problems();
-    if problems.is_empty() { Ok(config) } else { Err(problems) }
+    read(FILE_NAME, text, node_config)
 }
 
 fn node_config(reader: &mut Reader<'_>, mut root: Section<'_>) -> NodeConfig {
@@ -109,7 +98,7 @@ impl Names {
     }
 }
 
-fn process_name(text: &str) -> Option<String> {
+pub(crate) fn process_name(text: &str) -> Option<String> {
     let fits = text.len() <= 32
         && text.starts_with(|first: char| first.is_ascii_lowercase())
         && text

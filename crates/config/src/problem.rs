@@ -2,15 +2,15 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::FILE_NAME;
+use crate::manifest;
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("{path} cannot be read: {source}{hint}", path = path.display(), hint = unreadable_hint(source))]
+    #[error("{path} cannot be read: {source}{hint}", path = path.display(), hint = unreadable_hint(path, source))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -35,8 +35,12 @@ pub enum ConfigError {
     },
 }
 
-fn unreadable_hint(source: &io::Error) -> &'static str {
+fn unreadable_hint(path: &Path, source: &io::Error) -> &'static str {
+    let is_manifest = path.file_name().is_some_and(|name| name == manifest::FILE_NAME);
     match source.kind() {
+        io::ErrorKind::NotFound if is_manifest => {
+            "; it belongs beside the component, `outlast app new NAME` writes one"
+        }
         io::ErrorKind::NotFound => "; the first `outlast up` writes one",
         _ => "",
     }
@@ -54,6 +58,8 @@ impl fmt::Display for Lines<'_> {
 /// `outlast.toml:12 edge.instances.listen: "5060" needs address:port, for example "0.0.0.0:5060"`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
+    /// The file's name: `outlast.toml`, or `outlast-app.toml` of an application.
+    pub file: &'static str,
     /// Line of the file, counted from 1.
     pub line: usize,
     /// The setting, dotted; empty when the file as a whole is wrong.
@@ -63,17 +69,17 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub(crate) fn of_file(line: usize, message: String) -> Problem {
-        Problem { line, key: String::new(), message }
+    pub(crate) fn of_file(file: &'static str, line: usize, message: String) -> Problem {
+        Problem { file, line, key: String::new(), message }
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Problem { line, key, message } = self;
+        let Problem { file, line, key, message } = self;
         match key.as_str() {
-            "" => write!(f, "{FILE_NAME}:{line} {message}"),
-            key => write!(f, "{FILE_NAME}:{line} {key}: {message}"),
+            "" => write!(f, "{file}:{line} {message}"),
+            key => write!(f, "{file}:{line} {key}: {message}"),
         }
     }
 }

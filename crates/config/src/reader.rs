@@ -20,6 +20,7 @@ const SHOWN_CHARS_MAX: usize = 60;
 
 /// The text and what was found wrong with it so far.
 pub(crate) struct Reader<'t> {
+    file: &'static str,
     text: &'t str,
     problems: Vec<Problem>,
 }
@@ -31,13 +32,35 @@ pub(crate) struct Expected<'a> {
     pub(crate) example: &'a str,
 }
 
+/// What `sections` makes of `text`, or every problem of it at once.
+pub(crate) fn read<T>(
+    file: &'static str,
+    text: &str,
+    sections: impl FnOnce(&mut Reader<'_>, Section<'_>) -> T,
+) -> Result<T, Vec<Problem>> {
+    let mut reader = Reader::new(file, text);
+    let (table, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        let at = error.span().map_or(0, |span| span.start);
+        reader.report(at, String::new(), error.message().to_owned());
+    }
+    // A broken table would only yield riddles about keys that are there.
+    if !errors.is_empty() {
+        return Err(reader.into_problems());
+    }
+    let value = sections(&mut reader, Section::root(table));
+    let problems = reader.into_problems();
+    if problems.is_empty() { Ok(value) } else { Err(problems) }
+}
+
 impl<'t> Reader<'t> {
-    pub(crate) fn new(text: &'t str) -> Reader<'t> {
-        Reader { text, problems: Vec::new() }
+    /// `file` is the name that problems carry.
+    fn new(file: &'static str, text: &'t str) -> Reader<'t> {
+        Reader { file, text, problems: Vec::new() }
     }
 
     /// The problems in the order of their lines.
-    pub(crate) fn into_problems(mut self) -> Vec<Problem> {
+    fn into_problems(mut self) -> Vec<Problem> {
         self.problems.sort_by_key(|problem| problem.line);
         self.problems
     }
@@ -45,10 +68,10 @@ impl<'t> Reader<'t> {
     pub(crate) fn report(&mut self, at: usize, key: String, message: String) {
         let before = &self.text.as_bytes()[..at.min(self.text.len())];
         let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
-        self.problems.push(Problem { line, key, message });
+        self.problems.push(Problem { file: self.file, line, key, message });
     }
 
-    fn refuse(&mut self, key: String, span: Range<usize>, expected: Expected<'_>) {
+    pub(crate) fn refuse(&mut self, key: String, span: Range<usize>, expected: Expected<'_>) {
         let Expected { needs, example } = expected;
         let shown = self.shown(span.clone());
         let message = format!("{shown} needs {needs}, for example {example}");
@@ -83,7 +106,7 @@ pub(crate) struct Section<'t> {
 }
 
 impl<'t> Section<'t> {
-    pub(crate) fn root(table: Spanned<DeTable<'t>>) -> Section<'t> {
+    fn root(table: Spanned<DeTable<'t>>) -> Section<'t> {
         let at = table.span().start;
         Section::new(String::new(), at, table.into_inner())
     }
@@ -150,6 +173,22 @@ impl<'t> Section<'t> {
             }
         };
         Section::new(path, span.start, table)
+    }
+
+    /// The table of that name; `None` when the file has none.
+    pub(crate) fn optional_section(
+        &mut self,
+        reader: &mut Reader<'_>,
+        name: &'static str,
+    ) -> Option<Section<'t>> {
+        let is_there = self.entries.iter().any(|entry| entry.name == name);
+        let section = self.section(reader, name);
+        is_there.then_some(section)
+    }
+
+    /// The value of that name as it stands; `None` when the file does not set it.
+    pub(crate) fn value(&mut self, name: &'static str) -> Option<Spanned<DeValue<'t>>> {
+        self.take(name).map(|entry| entry.value)
     }
 
     /// The array of tables of that name; `None` when the file has none.

@@ -1,0 +1,218 @@
+//! `outlast-app.toml`: what an application is called, which requests are its, and what it may use.
+//!
+//! It stands beside the component that it names. Like `outlast.toml` it becomes a value that is whole and checked, or a
+//! list of everything wrong with it. [`condition`] is the condition by which requests are chosen; who weighs a request
+//! against it is whoever has one.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub mod condition;
+mod parse;
+mod size_text;
+#[cfg(test)]
+mod tests;
+mod version;
+
+pub use condition::Condition;
+pub use version::Version;
+
+use crate::time_text;
+use crate::{ConfigError, Problem};
+
+/// The file's name, beside the component.
+pub const FILE_NAME: &str = "outlast-app.toml";
+
+/// An application as its author describes it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// 1 to 32 of a–z, 0–9 and `-`, beginning with a letter: names it in commands, records and logs.
+    pub name: String,
+    /// Which one this is; versions live side by side.
+    pub version: Version,
+    /// File name of the component, in the manifest's directory.
+    pub component: String,
+    /// Whether its sessions are in the store and outlive their container.
+    pub distributable: bool,
+    /// Applications are asked in rising order, then by name; the registrar is asked last. −1,000 to 1,000.
+    pub order: i32,
+    /// How its sessions are replicated.
+    pub cluster: ClusterSettings,
+    /// Its SIP side.
+    pub sip: SipSettings,
+    /// Its HTTP side; none: it serves no HTTP.
+    pub http: Option<HttpSettings>,
+    /// Its sessions.
+    pub session: SessionSettings,
+    /// Its instances.
+    pub instances: InstanceSettings,
+    /// What one event may use.
+    pub limits: Limits,
+    /// What its handlers read by `config.get`. The operator may set other values.
+    pub config: BTreeMap<String, String>,
+    /// When a new version counts as well.
+    pub health: HealthSettings,
+}
+
+impl Manifest {
+    /// Names this version of the application in records of sessions: `NAME@VERSION`.
+    pub fn id(&self) -> String {
+        format!("{}@{}", self.name, self.version)
+    }
+}
+
+/// How sessions are replicated.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterSettings {
+    /// Whether they are replicated; `false` is the same as `distributable = false`.
+    pub enabled: bool,
+    /// The containers among which they are.
+    pub group_name: String,
+    /// When messages leave.
+    pub replication: Replication,
+    /// How many other hosts must hold a write. Without effect on a single node, whose store has no copies.
+    pub write_quota: u8,
+    /// Whether copies may lie on one host. Without effect on a single node.
+    pub allow_colocation: bool,
+}
+
+impl Default for ClusterSettings {
+    fn default() -> ClusterSettings {
+        ClusterSettings {
+            enabled: true,
+            group_name: "default".to_owned(),
+            replication: Replication::BeforeReply,
+            write_quota: 0,
+            allow_colocation: true,
+        }
+    }
+}
+
+/// When the messages of an event leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Replication {
+    /// When the session is committed: nothing that anybody heard of is lost.
+    BeforeReply,
+    /// At once, while the commit is under way: sooner, and what was just said may be forgotten with the container.
+    AfterReply,
+}
+
+/// The SIP side of an application.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SipSettings {
+    /// Which initial requests are its; none: no request from outside begins a session.
+    pub condition: Option<Condition>,
+    /// Whether handlers hear `created`.
+    pub hears_created: bool,
+    /// Whether handlers hear `ended`.
+    pub hears_ended: bool,
+    /// What a request is answered whose handler failed: 400–699.
+    pub on_failure: u16,
+}
+
+impl Default for SipSettings {
+    fn default() -> SipSettings {
+        SipSettings { condition: None, hears_created: false, hears_ended: false, on_failure: 500 }
+    }
+}
+
+/// The HTTP side of an application.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpSettings {
+    /// Requests whose path is this, or begins with it and a `/`, are its. Begins with `/`; the longest path wins.
+    pub path: String,
+    /// Requests for this host only; none: for any.
+    pub host: Option<String>,
+    /// Name of the cookie that carries the session.
+    pub session_cookie: String,
+}
+
+/// The sessions of an application.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionSettings {
+    /// How long one lives unless its handler says otherwise, and how much longer it may be told to live.
+    #[serde(with = "time_text")]
+    pub expires: Duration,
+}
+
+impl Default for SessionSettings {
+    fn default() -> SessionSettings {
+        SessionSettings { expires: Duration::from_secs(24 * 3600) }
+    }
+}
+
+/// The instances of an application.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceSettings {
+    /// Whether an instance serves many events, one after the other, and so sees what earlier ones left in its memory;
+    /// else each event has a fresh one.
+    pub reuse: bool,
+}
+
+/// What one event may use. What a session may hold stands beside the functions that fill it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Linear memory of an instance, in octets.
+    pub memory: u64,
+    /// CPU time of a handler.
+    #[serde(with = "time_text")]
+    pub time: Duration,
+    /// Octets of the body of an HTTP request that comes with a session.
+    pub http_body: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { memory: 64 << 20, time: Duration::from_millis(50), http_body: 1 << 20 }
+    }
+}
+
+/// When a new version counts as well, during an upgrade.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthSettings {
+    /// An HTTP path below `http.path` that must answer 2xx; none: a trial instantiation must succeed.
+    pub http_path: Option<String>,
+    /// How many of a hundred events of the new version may fail while it is watched.
+    pub failures_percent_max: u8,
+    /// How long each container is watched before the next one follows.
+    #[serde(with = "time_text")]
+    pub watch: Duration,
+}
+
+impl Default for HealthSettings {
+    fn default() -> HealthSettings {
+        HealthSettings { http_path: None, failures_percent_max: 5, watch: Duration::from_secs(2) }
+    }
+}
+
+/// Reads and checks a manifest.
+///
+/// # Errors
+/// [`ConfigError::Unreadable`], or [`ConfigError::Refused`] with every problem of the file.
+pub fn load(path: &Path) -> Result<Manifest, ConfigError> {
+    let text = crate::text_of(path, FILE_NAME)?;
+    parse(&text).map_err(|problems| ConfigError::Refused { path: path.to_owned(), problems })
+}
+
+/// Checks the text of a manifest.
+///
+/// # Errors
+/// Every problem of the text, in the order of its lines.
+pub fn parse(text: &str) -> Result<Manifest, Vec<Problem>> {
+    parse::parse(text)
+}
+
+impl fmt::Display for Replication {
+    /// As the manifest spells it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Replication::BeforeReply => "before-reply",
+            Replication::AfterReply => "after-reply",
+        })
+    }
+}
