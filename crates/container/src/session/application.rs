@@ -151,6 +151,8 @@ pub struct LegView {
     pub waiting: Vec<Bytes>,
     /// Whether an own INVITE has its 2xx and wants [`SessionEffect::Acknowledge`].
     pub wants_ack: bool,
+    /// The leg that it is linked with.
+    pub linked: Option<LegName>,
 }
 
 /// Who began a leg.
@@ -305,6 +307,37 @@ pub enum SessionEffect {
         /// For example the offer.
         body: Option<Body>,
     },
+    /// Sends a request that belongs to no dialog and begins none, such as MESSAGE. Its answer comes as
+    /// [`SessionEvent::Response`] or [`SessionEvent::Failed`], and ends its leg.
+    SendOutside {
+        /// Names it, as in [`SessionEffect::Call`].
+        leg: LegName,
+        /// Any method but those that begin a dialog or belong into one: INVITE, SUBSCRIBE, REFER, BYE, ACK, CANCEL, PRACK,
+        /// UPDATE, INFO.
+        method: Bytes,
+        /// As in [`SessionEffect::Call`].
+        target: Bytes,
+        /// Value of From, without tag.
+        from: Bytes,
+        /// Value of To, without tag.
+        to: Bytes,
+        /// Further headers; none that belongs to the container.
+        headers: Vec<Header>,
+        /// Its body.
+        body: Option<Body>,
+    },
+    /// Links two legs, so that whoever looks at one finds the other; undoes the links that they had.
+    Link {
+        /// One of them.
+        a: LegName,
+        /// The other one; not the same.
+        b: LegName,
+    },
+    /// Undoes the link of a leg; nothing if it has none.
+    Unlink {
+        /// Of either side.
+        leg: LegName,
+    },
     /// Sends a request in a dialog that is [`LegState::Confirmed`]; never ACK or CANCEL. A re-INVITE that crosses
     /// another INVITE of the leg fails with 491. BYE ends the leg, and leaves when an open 2xx is acknowledged
     /// (RFC 3261 §15); on a leg that has ended already it is nothing.
@@ -340,8 +373,14 @@ pub enum SessionEffect {
         /// At least [`TIMER_MIN`](super::limits::TIMER_MIN).
         after: Duration,
     },
+    /// Whether the session ends by itself once it has neither leg nor timer. One that a SIP request began does, unless it
+    /// is told otherwise; one that began by something else lives until it expires.
+    EndWhenReady {
+        /// Whether it does from now on.
+        wanted: bool,
+    },
     /// Ends the session: legs that stand get BYE, calling ones CANCEL, unanswered requests 500; effects behind it
     /// are nothing, nothing more is told to the application, and the record goes when all of that is answered. A session without a leg or a timer ends
-    /// like this by itself.
+    /// like this by itself ([`SessionEffect::EndWhenReady`]).
     End,
 }

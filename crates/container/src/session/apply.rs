@@ -6,12 +6,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use sip::{HeaderName, Method, NameAddr, RequestBuilder, Uri};
+use sip::{HeaderName, Method, RequestBuilder};
 
-use super::identity::RequestName;
+use super::legs::Beginning;
 use super::limits;
-use super::state::{Action, Bye, Context, Leg, OutgoingRequest, Session, Silence, Stage, Timer};
-use super::{LegDirection, LegName, LegState, RequestId, SessionEffect};
+use super::state::{Action, Bye, Context, OutgoingRequest, Session, Silence, Stage, Timer};
+use super::{LegName, LegState, RequestId, SessionEffect};
 use crate::application::{Body, FieldName, Header, Response};
 
 /// The rule that an effect breaks: a bug of the application.
@@ -48,14 +48,17 @@ pub enum BrokenRule {
     /// The name is taken, or there are [`limits::LEGS_MAX`] legs.
     #[error("there can be no new leg {0}: the name is taken, or there are {max} legs", max = limits::LEGS_MAX)]
     NoLeg(LegName),
+    /// No leg of that name, or both are the same.
+    #[error("leg {0} cannot be linked: there is none of that name, or it is the other one as well")]
+    NoLink(LegName),
     /// Not a `sip:` URI without headers.
     #[error("{0:?} cannot be called: it is no sip: URI without headers")]
     Target(Bytes),
     /// Not an address, or one with a tag.
     #[error("{0:?} is no address for From or To")]
     Address(Bytes),
-    /// ACK, CANCEL, or no method at all.
-    #[error("a session cannot send {0:?} by itself")]
+    /// No method, one that the container sends, or, outside of dialogs, one that belongs into one.
+    #[error("a session cannot send {0:?} there")]
     Method(Bytes),
     /// More than [`limits::OUTGOING_MAX`].
     #[error("{0} requests without a final response, or INVITEs with a late one; at most {max} are sent", max = limits::OUTGOING_MAX)]
@@ -127,8 +130,15 @@ impl Session {
                 self.respond(request, response, context, actions)?;
             }
             SessionEffect::Call { leg, target, from, to, headers, body } => {
-                self.call(leg, Addresses { target, from, to }, &headers, body, context, actions)?;
+                let beginning = Beginning { leg, target, from, to, headers, body };
+                self.call(beginning, context, actions)?;
             }
+            SessionEffect::SendOutside { leg, method, target, from, to, headers, body } => {
+                let beginning = Beginning { leg, target, from, to, headers, body };
+                self.send_outside(&method, beginning, context, actions)?;
+            }
+            SessionEffect::Link { a, b } => self.link(a, b)?,
+            SessionEffect::Unlink { leg } => self.unlink(&leg),
             SessionEffect::Send { leg, method, headers, body } => {
                 self.send_in_dialog(leg, method, &headers, body, context, actions)?;
             }
@@ -141,6 +151,7 @@ impl Session {
                 let after = checked_time(after, limits::SESSION_TIME_MAX)?;
                 self.expires = context.now.saturating_add(after);
             }
+            SessionEffect::EndWhenReady { wanted } => self.ends_when_ready = wanted,
             SessionEffect::End => self.end(context, actions),
         }
         Ok(())
@@ -179,55 +190,6 @@ impl Session {
             response.headers.insert(0, Header { name, value: contact });
         }
         self.answer(request, &response, context, actions);
-        Ok(())
-    }
-
-    fn call(
-        &mut self,
-        leg: LegName,
-        addresses: Addresses,
-        headers: &[Header],
-        body: Option<Body>,
-        context: Context<'_>,
-        actions: &mut Vec<Action>,
-    ) -> Result<(), BrokenRule> {
-        checked_name(leg.as_str())?;
-        if self.legs.len() >= limits::LEGS_MAX || self.legs.iter().any(|known| known.name == leg) {
-            return Err(BrokenRule::NoLeg(leg));
-        }
-        addresses.check()?;
-        checked_headers(headers, Contact::Ours)?;
-        let ordinal = self.take_ordinal();
-        let call_id = context.identity.call_id(self.id, ordinal);
-        let tag = context.identity.tag(self.id, ordinal);
-        let name = RequestName {
-            application: &self.application,
-            call_id: call_id.as_bytes(),
-            remote_tag: b"",
-            cseq: CSEQ_FIRST,
-            method: Method::Invite,
-        };
-        let (branch, via) = context.identity.via(self.id, &name);
-        let from = [&addresses.from[..], b";tag=", tag.as_bytes()].concat();
-        let contact = context.identity.contact(self.id);
-        let request = RequestBuilder::new(Method::Invite, &addresses.target)
-            .header(HeaderName::Via, &via)
-            .header(HeaderName::MaxForwards, self.max_forwards.to_string().as_bytes())
-            .header(HeaderName::From, &from)
-            .header(HeaderName::To, &addresses.to)
-            .header(HeaderName::CallId, call_id.as_bytes())
-            .header(HeaderName::CSeq, b"1 INVITE")
-            .header(HeaderName::Contact, &contact);
-        let request = completed(request, headers, body);
-        self.legs.push(Leg {
-            name: leg.clone(),
-            direction: LegDirection::Outgoing,
-            state: LegState::Early,
-            call_id: call_id.into(),
-            dialog: None,
-            bye: Bye::None,
-        });
-        self.send(Some(leg), (Method::Invite, branch, request), Silence::Told, context, actions);
         Ok(())
     }
 
@@ -328,45 +290,16 @@ impl OutgoingRequest {
     }
 }
 
-/// The first CSeq number of a leg of ours.
-const CSEQ_FIRST: u32 = 1;
-
-/// Who calls whom.
-struct Addresses {
-    target: Bytes,
-    from: Bytes,
-    to: Bytes,
-}
-
-impl Addresses {
-    fn check(&self) -> Result<(), BrokenRule> {
-        let is_target = match Uri::parse(&self.target) {
-            Ok(Uri::Sip(uri)) => !uri.secure && !uri.has_headers(),
-            Ok(Uri::Tel(_) | Uri::Other { .. }) | Err(_) => false,
-        };
-        if !is_target {
-            return Err(BrokenRule::Target(self.target.clone()));
-        }
-        for address in [&self.from, &self.to] {
-            let is_free = NameAddr::parse(address).is_ok_and(|address| address.tag().is_none());
-            if !is_free {
-                return Err(BrokenRule::Address(address.clone()));
-            }
-        }
-        Ok(())
-    }
-}
-
 /// Whose Contact a message carries.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Contact {
+pub(super) enum Contact {
     /// The container's, if any.
     Ours,
     /// The application's.
     Theirs,
 }
 
-fn checked_headers(headers: &[Header], contact: Contact) -> Result<(), BrokenRule> {
+pub(super) fn checked_headers(headers: &[Header], contact: Contact) -> Result<(), BrokenRule> {
     for header in headers {
         let name = match &header.name {
             FieldName::Known(name) => *name,
@@ -393,7 +326,7 @@ fn checked_headers(headers: &[Header], contact: Contact) -> Result<(), BrokenRul
     Ok(())
 }
 
-fn checked_name(name: &str) -> Result<(), BrokenRule> {
+pub(super) fn checked_name(name: &str) -> Result<(), BrokenRule> {
     match name.len() {
         1..=limits::NAME_BYTES_MAX => Ok(()),
         _ => Err(BrokenRule::Name(name.chars().take(limits::NAME_BYTES_MAX).collect())),
@@ -404,7 +337,11 @@ fn checked_time(time: Duration, max: Duration) -> Result<Duration, BrokenRule> {
     if (limits::TIMER_MIN..=max).contains(&time) { Ok(time) } else { Err(BrokenRule::Time(time)) }
 }
 
-fn completed(mut request: RequestBuilder, headers: &[Header], body: Option<Body>) -> Bytes {
+pub(super) fn completed(
+    mut request: RequestBuilder,
+    headers: &[Header],
+    body: Option<Body>,
+) -> Bytes {
     for header in headers {
         request = match &header.name {
             FieldName::Known(name) => request.header(*name, &header.value),

@@ -40,7 +40,8 @@ impl Session {
         let mut writer = Writer::new(FORMAT_LEVEL, 1_024);
         writer.fixed(&self.owner.incarnation.0.to_be_bytes());
         writer.fixed(&self.owner.shard.to_be_bytes());
-        writer.fixed(&[u8::from(self.is_ending), self.max_forwards]);
+        let (is_ending, ends_when_ready) = (self.is_ending, self.ends_when_ready);
+        writer.fixed(&[u8::from(is_ending), u8::from(ends_when_ready), self.max_forwards]);
         writer.octets(self.application.as_bytes());
         writer.number(self.created.0);
         writer.number(self.expires.0);
@@ -74,7 +75,7 @@ impl Session {
         let mut whole = Reader::new(record, FORMAT_LEVEL)?;
         let reader = &mut whole;
         let owner = read_owner(reader)?;
-        let [is_ending, max_forwards] = reader.fixed()?;
+        let [is_ending, ends_when_ready, max_forwards] = reader.fixed()?;
         let session = Session {
             id,
             owner,
@@ -96,6 +97,7 @@ impl Session {
                 Ok((leg_name(reader)?, reader.octets()?, reader.small()?))
             })?,
             max_forwards,
+            ends_when_ready: flag(ends_when_ready)?,
             is_ending: flag(is_ending)?,
         };
         whole.finish()?;
@@ -128,6 +130,8 @@ impl Leg {
         };
         writer.fixed(&[direction, state, bye, dialog]);
         writer.octets(&self.call_id);
+        // A leg has a name of one octet at least.
+        writer.octets(self.linked.as_ref().map_or(b"", |leg| leg.as_str().as_bytes()));
         let Some(dialog) = &self.dialog else { return };
         writer.octets(&dialog.local);
         writer.octets(&dialog.remote);
@@ -142,6 +146,7 @@ impl Leg {
         let name = leg_name(reader)?;
         let [direction, state, bye, dialog] = reader.fixed()?;
         let call_id = reader.octets()?;
+        let linked = Some(reader.text()?).filter(|leg| !leg.is_empty());
         let dialog = match dialog {
             0 => None,
             1 => Some(read_dialog(reader, &call_id, DialogState::Early)?),
@@ -170,6 +175,7 @@ impl Leg {
                 3 => Bye::Done,
                 _ => return Err(RecordError::Malformed),
             },
+            linked: linked.map(|leg| LegName::new(&leg)),
         })
     }
 }

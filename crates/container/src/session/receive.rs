@@ -13,9 +13,9 @@ use transport::Flow;
 
 use super::identity::RequestName;
 use super::state::{
-    Action, Answer, Bye, Context, IncomingRequest, Leg, OutgoingRequest, Session, Silence, Stage,
+    Action, Answer, Bye, Context, IncomingRequest, OutgoingRequest, Session, Silence, Stage,
 };
-use super::{LegDirection, LegName, LegState, RequestId, SessionEvent, SessionId, limits};
+use super::{LegName, LegState, RequestId, SessionEvent, SessionId, limits};
 use crate::application::Response;
 
 /// Something that reached a session.
@@ -23,6 +23,8 @@ use crate::application::Response;
 pub enum Input {
     /// A request that begins a server transaction, in a dialog of the session.
     Request(NewRequest),
+    /// An initial request that belongs to the session by its key, and begins a leg of its own.
+    Join(NewRequest),
     /// The other side cancels the INVITE of this key.
     Cancelled {
         /// The INVITE's.
@@ -84,21 +86,17 @@ impl Session {
         context: Context<'_>,
     ) -> Result<(Session, SessionEvent), NoSession> {
         let request = &begun_by.request;
-        let no_session = |status, reason| NoSession { status, reason };
-        let method = request.method().ok_or(no_session(400, "Malformed Request"))?;
+        let mut session = Session::open(id, application, context);
+        session.ends_when_ready = true;
         let max_forwards = request.max_forwards().ok().flatten();
-        let head = head_of(request);
-        let call_id = request.call_id().map_err(|_| no_session(400, "Malformed Call-ID"))?;
-        let mut dialog = None;
-        if method == Method::Invite {
-            // As its first response will make it.
-            let ringing = context.identity.responder.render(&head, &Response::new(180));
-            let ringing =
-                Message::parse(ringing).map_err(|_| no_session(400, "Malformed INVITE"))?;
-            let made = Dialog::at_server(&head, &ringing);
-            dialog = Some(made.map_err(|_| no_session(400, "Missing or Malformed Contact"))?);
-        }
-        let mut session = Session {
+        session.max_forwards = max_forwards.unwrap_or(sip::MAX_FORWARDS_INITIAL).saturating_sub(1);
+        let event = session.join(begun_by, context)?;
+        Ok((session, event))
+    }
+
+    /// A session without a leg, that lives until it expires.
+    pub fn open(id: SessionId, application: &str, context: Context<'_>) -> Session {
+        Session {
             id,
             owner: context.identity.owner(),
             application: application.into(),
@@ -111,20 +109,20 @@ impl Session {
             outgoing: Vec::new(),
             failures: Vec::new(),
             last_ordinal: 0,
-            max_forwards: max_forwards.unwrap_or(sip::MAX_FORWARDS_INITIAL).saturating_sub(1),
+            max_forwards: sip::MAX_FORWARDS_INITIAL,
+            ends_when_ready: false,
             is_ending: false,
-        };
-        let leg = LegName::caller();
-        session.legs.push(Leg {
-            name: leg.clone(),
-            direction: LegDirection::Incoming,
-            state: LegState::Early,
-            call_id: Bytes::copy_from_slice(call_id),
-            dialog,
-            bye: Bye::None,
-        });
-        let event = session.wants_answer(leg, begun_by, &head);
-        Ok((session, event))
+        }
+    }
+
+    /// Takes in an initial request as a leg of its own.
+    fn join(&mut self, new: &NewRequest, context: Context<'_>) -> Result<SessionEvent, NoSession> {
+        if new.request.method().is_none() {
+            return Err(NoSession { status: 400, reason: "Malformed Request" });
+        }
+        let head = head_of(&new.request);
+        let leg = self.add_caller(&head, context)?;
+        Ok(self.wants_answer(leg, new, &head))
     }
 
     /// Takes in what came; the event that the application is to be told, if any. What is to be done once the changes
@@ -138,6 +136,7 @@ impl Session {
         self.take_dates_back(context.now);
         let event = match input {
             Input::Request(request) => self.request(&request, context, actions),
+            Input::Join(request) => self.joined(&request, context, actions),
             Input::Cancelled { key } => self.cancelled(&key, context, actions),
             Input::Acknowledged { ack } => self.acknowledged(ack),
             Input::Response { response } => self.response(response, context, actions),
@@ -148,6 +147,47 @@ impl Session {
         event.filter(|_| !self.is_ending)
     }
 
+    /// Whether a request is a repetition; its answer is given again if it has one.
+    fn is_known(&self, new: &NewRequest, actions: &mut Vec<Action>) -> bool {
+        if let Some((status, response)) = self.answer_to(&new.key) {
+            let response = response.clone();
+            actions.push(Action::Answer { key: new.key.clone(), status, response });
+            return true;
+        }
+        self.incoming.iter().any(|known| known.key == new.key)
+    }
+
+    /// Whether there is room for another request that wants an answer.
+    fn has_room_for(&self, method: Method<'_>) -> bool {
+        let unanswered = self.incoming.iter().filter(|known| known.answer.is_none()).count();
+        let invites = self.incoming.iter().filter(|known| known.method == "INVITE").count();
+        let is_invite = method == Method::Invite;
+        unanswered < limits::UNANSWERED_MAX && !(is_invite && invites >= limits::INVITES_MAX)
+    }
+
+    fn joined(
+        &mut self,
+        new: &NewRequest,
+        context: Context<'_>,
+        actions: &mut Vec<Action>,
+    ) -> Option<SessionEvent> {
+        if self.is_known(new, actions) {
+            return None;
+        }
+        let request = &new.request;
+        let responder = &context.identity.responder;
+        let method = request.method()?;
+        let joined = if self.is_ending || !self.has_room_for(method) {
+            Err(responder.try_again(request))
+        } else {
+            self.join(new, context).map_err(|refused| match refused.status {
+                503 => responder.try_again(request),
+                status => Response::new(status).reason(refused.reason),
+            })
+        };
+        joined.map_err(|response| refuse(new, &response, context, actions)).ok()
+    }
+
     fn request(
         &mut self,
         new: &NewRequest,
@@ -155,18 +195,11 @@ impl Session {
         actions: &mut Vec<Action>,
     ) -> Option<SessionEvent> {
         let request = &new.request;
-        if let Some((status, response)) = self.answer_to(&new.key) {
-            let response = response.clone();
-            actions.push(Action::Answer { key: new.key.clone(), status, response });
-            return None;
-        }
-        if self.incoming.iter().any(|known| known.key == new.key) {
-            return None; // its answer will come
+        if self.is_known(new, actions) {
+            return None; // its answer will come, or comes again
         }
         let mut refuse = |response: Response| {
-            let rendered = context.identity.responder.render(request, &response);
-            let (key, status) = (new.key.clone(), response.status);
-            actions.push(Action::Answer { key, status, response: rendered });
+            refuse(new, &response, context, actions);
             None
         };
         let has_request = |dialog: &Dialog| dialog.has_request(request);
@@ -179,11 +212,7 @@ impl Session {
         if is_over && method != Method::Bye {
             return refuse(Response::new(481));
         }
-        let unanswered = self.incoming.iter().filter(|known| known.answer.is_none()).count();
-        let invites = self.incoming.iter().filter(|known| known.method == "INVITE").count();
-        if unanswered >= limits::UNANSWERED_MAX
-            || (method == Method::Invite && invites >= limits::INVITES_MAX)
-        {
+        if !self.has_room_for(method) {
             return refuse(context.identity.responder.try_again(request));
         }
         let dialog = self.legs[at].dialog.as_mut().expect("the leg was found by its dialog");
@@ -454,6 +483,13 @@ impl Session {
             renewed: context.now,
         });
     }
+}
+
+/// Answers a request of which the application does not hear.
+fn refuse(new: &NewRequest, response: &Response, context: Context<'_>, actions: &mut Vec<Action>) {
+    let rendered = context.identity.responder.render(&new.request, response);
+    let (key, status) = (new.key.clone(), response.status);
+    actions.push(Action::Answer { key, status, response: rendered });
 }
 
 pub(super) fn failed_event((leg, method, status): (LegName, Bytes, u16)) -> SessionEvent {

@@ -4,7 +4,7 @@
 //! commit of what it means: whoever takes the session over before that sends the request again and hears it again.
 //!
 //! An INVITE that has failed or was given up is kept for a while: a callee that answers all the same is acknowledged and
-//! told BYE. A request that is answered 481 or 408 ends its dialog.
+//! told BYE. A request that is answered 481 or 408 ends its dialog; one outside of dialogs ends its leg, whatever the answer.
 //!
 //! A provisional response changes nothing that lasts, and so costs no commit. Deliberately absent with that: early
 //! dialogs of our own INVITEs, in which a callee could send requests only by way of RFC 3262.
@@ -185,10 +185,7 @@ impl Session {
         request.give_up(context.kept(), context);
         let (method, silence) = (request.method.clone(), request.silence);
         let name = request.leg.clone()?;
-        let leg = self.leg(&name)?;
-        if leg.state == LegState::Early {
-            leg.state = LegState::Ended;
-        }
+        self.end_if_early(&name)?;
         self.lose_dialog(&name, response.status(), context, actions);
         match (silence, was_cancelled) {
             (Silence::Silent, _) => None,
@@ -208,6 +205,7 @@ impl Session {
         actions.push(Action::Accept { response: Box::new(response.clone()) });
         let request = self.outgoing.remove(at);
         let name = request.leg?;
+        self.end_if_early(&name);
         let is_refresh = Method::parse(&request.method).is_some_and(sip::dialog::is_target_refresh);
         if let Some(dialog) = self.leg(&name).and_then(|leg| leg.dialog.as_mut())
             && is_refresh
@@ -240,14 +238,20 @@ impl Session {
             self.outgoing.remove(at);
         }
         let name = request.leg.clone()?;
-        let leg = self.leg(&name)?;
-        if request.is_invite() && leg.state == LegState::Early {
-            leg.state = LegState::Ended;
-        }
+        self.end_if_early(&name)?;
         let status = if matches!(request.stage, Stage::Cancelled { .. }) { 487 } else { status };
         self.lose_dialog(&name, Some(status), context, actions);
         let event = SessionEvent::Failed { leg: name, method: request.method, status };
         (request.silence == Silence::Told).then_some(event)
+    }
+
+    /// The request that a leg of ours began with is answered, and there is no dialog: the leg is over. None: it is gone.
+    fn end_if_early(&mut self, name: &LegName) -> Option<()> {
+        let leg = self.leg(name)?;
+        if leg.state == LegState::Early {
+            leg.state = LegState::Ended;
+        }
+        Some(())
     }
 
     /// A request on a leg has failed with this status. RFC 3261 §12.2.1.2: at 481 and 408 the other side knows the dialog

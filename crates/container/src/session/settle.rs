@@ -23,7 +23,8 @@ impl Session {
         self.hang_up(context, actions);
         self.forget(context);
         self.drop_ended_legs();
-        if self.legs.is_empty() && self.timers.is_empty() && self.failures.is_empty() {
+        let is_ready = self.legs.is_empty() && self.timers.is_empty() && self.failures.is_empty();
+        if is_ready && self.ends_when_ready {
             self.end(context, actions);
         }
     }
@@ -132,6 +133,7 @@ impl Session {
 
     fn drop_ended_legs(&mut self) {
         let (incoming, outgoing) = (&self.incoming, &mut self.outgoing);
+        let mut dropped = Vec::new();
         self.legs.retain(|leg| {
             let is_waited_for =
                 outgoing.iter().any(|request| request.is_of(&leg.name) && request.is_open())
@@ -146,9 +148,13 @@ impl Session {
                 for request in outgoing.iter_mut().filter(|request| request.is_of(&leg.name)) {
                     request.leg = None;
                 }
+                dropped.push(leg.name.clone());
             }
             stays
         });
+        for name in dropped {
+            self.unlink(&name);
+        }
     }
 }
 

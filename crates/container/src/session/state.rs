@@ -42,6 +42,8 @@ pub struct Session {
     pub(super) last_ordinal: u64,
     /// What a new leg's Max-Forwards is: one less than the initial request's.
     pub(super) max_forwards: u8,
+    /// Whether it ends when it has neither leg nor timer.
+    pub(super) ends_when_ready: bool,
     /// Told to end: nothing more is told to the application.
     pub(super) is_ending: bool,
 }
@@ -65,6 +67,8 @@ pub(super) struct Leg {
     /// None: an outgoing leg without an answer, or one that began with something else than INVITE.
     pub(super) dialog: Option<Dialog>,
     pub(super) bye: Bye,
+    /// The leg that names this one as well.
+    pub(super) linked: Option<LegName>,
 }
 
 /// Whether a leg is to be ended by a BYE of ours.
@@ -377,6 +381,7 @@ impl Session {
                 .map(|request| request.method.clone())
                 .collect(),
             wants_ack: outgoing().any(|request| request.wants_ack(leg)),
+            linked: leg.linked.clone(),
         }
     }
 

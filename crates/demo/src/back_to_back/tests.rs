@@ -50,6 +50,7 @@ fn leg(name: &str, direction: LegDirection, state: LegState) -> LegView {
         unanswered: Vec::new(),
         waiting: Vec::new(),
         wants_ack: false,
+        linked: None,
     }
 }
 
@@ -101,7 +102,11 @@ impl Driver {
             | SessionEffect::StopTimer { .. }
             | SessionEffect::Acknowledge { .. }
             | SessionEffect::Cancel { .. }
-            | SessionEffect::ExpireAfter { .. } => {}
+            | SessionEffect::ExpireAfter { .. }
+            | SessionEffect::EndWhenReady { .. } => {}
+            SessionEffect::SendOutside { .. }
+            | SessionEffect::Link { .. }
+            | SessionEffect::Unlink { .. } => panic!("the agent has no use for {effect:?}"),
         }
     }
 

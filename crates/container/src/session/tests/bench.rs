@@ -40,7 +40,7 @@ pub(super) fn identity(incarnation: u64) -> Identity {
     Identity::new(&KeyRing::new([1; 32]), owner, "c1.n1.outlast.invalid")
 }
 
-fn flow() -> Flow {
+pub(super) fn flow() -> Flow {
     let (local, remote) = ("192.0.2.1:5060".parse().unwrap(), "198.51.100.7:5060".parse().unwrap());
     Flow::new(Transport::Udp, local, remote)
 }
@@ -118,6 +118,14 @@ impl Bench {
             acks,
             event: Some(event),
         })
+    }
+
+    /// A session without a leg.
+    pub(super) fn opened() -> Bench {
+        let mut bench = Bench::new();
+        bench.session = Session::open(SessionId([8; 16]), "app", bench.context());
+        bench.event = None;
+        bench
     }
 
     fn context(&self) -> Context<'_> {

@@ -5,6 +5,7 @@
 mod bench;
 mod duties;
 mod endings;
+mod legs;
 mod rules;
 mod takeover;
 
