@@ -28,6 +28,7 @@ const AT_ONCE: usize = 48;
 /// Rounds before the count begins: queues and rings have the length that they need then.
 const ROUNDS_BEFORE: usize = 60;
 const ROUNDS: usize = 60;
+const COUNTS_MAX: usize = 5;
 
 const CONTAINER: &str = "container1";
 const LIFE: u64 = 11;
@@ -70,10 +71,19 @@ fn forwarding_allocates_nothing_from_socket_to_link_and_back() {
     }
 }
 
-/// The allocations of the edge after it has seen the same often enough.
+/// The allocations of the edge after it has seen the same often enough: the least of some counts. On a busy machine
+/// more piles up in one turn than ever before, and a queue grows once for it; what is allocated for messages or turns
+/// is in each count.
 fn steadily(mut round: impl FnMut()) -> u64 {
     (0..ROUNDS_BEFORE).for_each(|_| round());
-    allocations::of_others(|| (0..ROUNDS).for_each(|_| round()))
+    let mut least = u64::MAX;
+    for _ in 0..COUNTS_MAX {
+        least = least.min(allocations::of_others(|| (0..ROUNDS).for_each(|_| round())));
+        if least == 0 {
+            break;
+        }
+    }
+    least
 }
 
 impl Scene {
