@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::identity::{Identity, LivingProcess};
-use super::lock_file;
+use super::{lock_file, lock_holder};
 
 /// How long a manager waits for another one's end: it was killed, and may hold the lock until it is gone.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -45,7 +45,8 @@ impl ManagerLock {
         Ok(ManagerLock { _file: file })
     }
 
-    /// The manager that holds the lock.
+    /// The manager that holds the lock. It writes who it is as soon as it has it; of one that was stopped between the
+    /// two the kernel knows.
     pub(crate) async fn holder(path: &Path) -> io::Result<Option<LivingProcess>> {
         let file = open(path)?;
         let begun = Instant::now();
@@ -62,7 +63,14 @@ impl ManagerLock {
                 return Ok(Some(living));
             }
             if begun.elapsed() >= PATIENCE {
-                return Err(io::Error::other("somebody holds it and does not say who"));
+                let holder = lock_holder::of(&file)?.map(LivingProcess::found).transpose()?;
+                return match holder.flatten() {
+                    Some(living) => Ok(Some(living)),
+                    None => Err(io::Error::other(format!(
+                        "a process that cannot be found holds {0}; end it, for example by: fuser -k {0}",
+                        path.display()
+                    ))),
+                };
             }
             tokio::time::sleep(AGAIN_AFTER).await;
         }

@@ -33,6 +33,7 @@ mod left_behind;
 mod lines;
 mod listeners;
 mod lock_file;
+mod lock_holder;
 mod manager;
 mod manager_lock;
 mod operator_lines;

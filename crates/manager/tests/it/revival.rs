@@ -158,6 +158,27 @@ fn a_guardian_that_dies_before_its_manager_runs_needs_no_more_than_one_other() {
 }
 
 #[test]
+fn a_manager_that_was_stopped_before_it_wrote_who_it_is_is_in_nobodys_way() {
+    let mut node = Node::start(config_on_free_ports());
+    node.kill_guardian();
+    node.kill_manager();
+    // What such a manager leaves: the lock, with the last one's name in the file.
+    let lock = node.directory().join("run/manager.lock");
+    let mut holder = Command::new("flock");
+    let mut holder =
+        Stranger(holder.arg("--no-fork").arg(&lock).args(["sleep", "600"]).spawn().unwrap());
+    let is_held = || {
+        let lock = fs::File::open(&lock).unwrap();
+        matches!(lock.try_lock(), Err(fs::TryLockError::WouldBlock)).then_some(())
+    };
+    until("the lock to be held", is_held);
+    node.guard_again();
+    node.awaits_serving();
+    assert!(holder.0.try_wait().unwrap().is_some(), "it was killed");
+    node.stop();
+}
+
+#[test]
 fn a_child_that_died_meanwhile_is_started_again() {
     let mut node = Node::start(config_on_free_ports());
     let before = node.node_status();
