@@ -1,4 +1,5 @@
-//! `forward-path STEP TIMES`: does one step of the forward path so many times. `forward-path list` names them.
+//! `forward-path STEP TIMES`: does one step of the forward path so many times. `forward-path list` names them,
+//! `forward-path title STEP` says what one does.
 //! `bench/instructions` runs it twice under callgrind and takes the difference.
 
 use std::io::Write as _;
@@ -12,11 +13,12 @@ fn main() -> ExitCode {
     match words[..] {
         ["list"] => {
             let names: String = STEPS.iter().map(|step| format!("{}\n", step.name)).collect();
-            match std::io::stdout().write_all(names.as_bytes()) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(_) => ExitCode::FAILURE,
-            }
+            print(&names)
         }
+        ["title", name] => match STEPS.iter().find(|step| step.name == name) {
+            Some(step) => print(&format!("{}\n", step.title)),
+            None => usage(),
+        },
         [name, times] => {
             let step = STEPS.iter().find(|step| step.name == name);
             let (Some(step), Ok(times)) = (step, times.parse::<u64>()) else { return usage() };
@@ -30,7 +32,14 @@ fn main() -> ExitCode {
     }
 }
 
+fn print(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
 fn usage() -> ExitCode {
-    eprintln!("forward-path STEP TIMES, or forward-path list");
+    eprintln!("forward-path STEP TIMES, forward-path title STEP, or forward-path list");
     ExitCode::from(2)
 }
