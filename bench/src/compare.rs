@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::load::{self, Load, LoadReport, Transport};
+use crate::progress::Progress;
 use crate::server::{Allocator, Authentication, Bench, Server, ServerKind};
 use crate::statistics::Summary;
 
@@ -55,8 +56,8 @@ impl Extent {
     /// For the report.
     pub const FULL: Extent = Extent {
         rounds: 5,
-        duration: Duration::from_millis(2000),
-        warmup: Duration::from_millis(800),
+        duration: Duration::from_millis(1800),
+        warmup: Duration::from_millis(700),
         users: 10_000,
     };
     /// For a look.
@@ -66,6 +67,52 @@ impl Extent {
         warmup: Duration::from_millis(700),
         users: 10_000,
     };
+}
+
+/// An operation as the short table and the picture show it: ours beside Kamailio's twice.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// The operation.
+    pub title: &'static str,
+    /// How it is carried, and what else tells it from others.
+    pub remark: &'static str,
+    /// The group's id.
+    pub group: &'static str,
+    /// Our contender's.
+    pub ours: &'static str,
+    /// Kamailio's with its fastest allocator.
+    pub fastest: &'static str,
+    /// Kamailio's as packaged.
+    pub packaged: &'static str,
+}
+
+/// What is shown of the groups at a glance.
+pub const ROWS: [Row; 9] = [
+    Row::of("REGISTER", "UDP", "register-udp"),
+    Row::with_digest("UDP", "register-udp"),
+    Row::of("REGISTER", "TCP", "register-tcp"),
+    Row::with_digest("TCP", "register-tcp"),
+    Row::of("New connection, REGISTER, end", "TCP", "churn-tcp"),
+    Row::of("Relayed call", "through registrar, UDP", "call-udp"),
+    Row::of("Relayed call", "through registrar, TCP", "call-tcp"),
+    Row::of("Message in a dialog", "forwarded without state, UDP", "dialog-udp"),
+    Row::of("OPTIONS keep-alive", "UDP", "options-udp"),
+];
+
+impl Row {
+    const fn of(title: &'static str, remark: &'static str, group: &'static str) -> Row {
+        let (ours, fastest, packaged) = ("outlast", "kamailio-fast", "kamailio");
+        Row { title, remark, group, ours, fastest, packaged }
+    }
+
+    const fn with_digest(remark: &'static str, group: &'static str) -> Row {
+        Row {
+            ours: "outlast-digest",
+            fastest: "kamailio-digest-fast",
+            packaged: "kamailio-digest",
+            ..Row::of("REGISTER with digest", remark, group)
+        }
+    }
 }
 
 /// Connections that the users of a load over TCP share.
@@ -96,20 +143,23 @@ pub fn groups(extent: Extent) -> Vec<Group> {
         ];
         Group { id, title, contenders }
     };
-    let over_tcp = Load { transport: Transport::Tcp, sockets: CONNECTIONS, ..load("register") };
-    let relayed = |id, title, scenario| Group {
+    let over_tcp =
+        |scenario| Load { transport: Transport::Tcp, sockets: CONNECTIONS, ..load(scenario) };
+    let three = |id, title, load: Load| Group {
         id,
         title,
         contenders: vec![
-            contender("outlast", Outlast(Off), load(scenario)),
-            contender("kamailio-fast", Kamailio(Off, Fast), load(scenario)),
-            contender("kamailio", Kamailio(Off, Packaged), load(scenario)),
+            contender("outlast", Outlast(Off), load.clone()),
+            contender("kamailio-fast", Kamailio(Off, Fast), load.clone()),
+            contender("kamailio", Kamailio(Off, Packaged), load),
         ],
     };
     vec![
         register("register-udp", "REGISTER over UDP", load("register")),
-        register("register-tcp", "REGISTER over TCP", over_tcp),
-        relayed("call-udp", "relayed call over UDP", "call"),
+        register("register-tcp", "REGISTER over TCP", over_tcp("register")),
+        three("churn-tcp", "TCP connection, a REGISTER, and its end", over_tcp("churn")),
+        three("call-udp", "relayed call over UDP", load("call")),
+        three("call-tcp", "relayed call over TCP", over_tcp("call")),
         Group {
             id: "dialog-udp",
             title: "message of a request in a dialog, forwarded over UDP",
@@ -120,7 +170,7 @@ pub fn groups(extent: Extent) -> Vec<Group> {
                 contender("echo", Echo, load("echo")),
             ],
         },
-        relayed("options-udp", "OPTIONS keep-alive over UDP", "options"),
+        three("options-udp", "OPTIONS keep-alive over UDP", load("options")),
     ]
 }
 
@@ -209,28 +259,24 @@ impl Comparison {
 }
 
 /// Runs every group of `extent`. What cannot be run is written down, and the rest goes on.
-pub fn run(bench: &Bench, extent: Extent, mut progress: impl FnMut(&str)) -> Comparison {
+pub fn run(bench: &Bench, extent: Extent, mut say: impl FnMut(&str)) -> Comparison {
     let mut comparison = Comparison::default();
     let groups = groups(extent);
+    let runs = groups.iter().map(|group| group.contenders.len()).sum::<usize>() * extent.rounds;
+    let mut progress = Progress::of(runs, &mut say);
     for round in 0..extent.rounds {
         for group in &groups {
             for place in 0..group.contenders.len() {
                 let contender = &group.contenders[(place + round) % group.contenders.len()];
-                let run = format!(
-                    "round {} of {}  {:<13} {:<21}",
-                    round + 1,
-                    extent.rounds,
-                    group.id,
-                    contender.id
-                );
+                let run = format!("{:<13} {:<21}", group.id, contender.id);
                 match measure(bench, contender, round) {
                     Ok(sample) => {
-                        progress(&format!("{run} {sample}"));
+                        progress.done(&format!("{run} {sample}"));
                         let of_group = comparison.groups.entry(group.id.to_owned()).or_default();
                         of_group.entry(contender.id.to_owned()).or_default().push(sample);
                     }
                     Err(error) => {
-                        progress(&format!("{run} {error:#}"));
+                        progress.done(&format!("{run} {error:#}"));
                         let why = first_line(&error);
                         comparison.missing.push(format!("{}, {}: {why}", group.id, contender.id));
                     }
@@ -282,6 +328,17 @@ mod tests {
         // The second round ran on a machine a quarter as fast; the fourth has no other half.
         assert_eq!((ratio.median, ratio.min, ratio.max, ratio.rounds), (0.5, 0.5, 0.6, 3));
         assert_eq!(comparison.cpu_ratio("g", "ours", "nobody"), None);
+    }
+
+    #[test]
+    fn rows_name_groups_and_contenders_that_are_measured() {
+        let groups = groups(Extent::QUICK);
+        for row in ROWS {
+            let group = groups.iter().find(|group| group.id == row.group).expect("it is measured");
+            for id in [row.ours, row.fastest, row.packaged] {
+                assert!(group.contenders.iter().any(|contender| contender.id == id), "{id}");
+            }
+        }
     }
 
     #[test]

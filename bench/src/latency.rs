@@ -1,19 +1,23 @@
-//! Latency below saturation: REGISTER and INVITE→180 at a fifth, half and four fifths of what each server can do.
+//! Latency below saturation: REGISTER and INVITE→180 at a fifth, half and four fifths of what each server can do, and
+//! at one rate for all.
 //!
 //! Capacity is what the closed loop reached in the same round, load and server together on the machine's cores. Then an
 //! open loop sends at a share of it: operations begin at their time whether or not earlier ones were answered, and
-//! latency counts from the time meant, so a server that stalls cannot hide it.
+//! latency counts from the time meant, so a server that stalls cannot hide it. At shares of its own capacity a faster
+//! server is sent more; so all are sent the same as well, half of what the slowest can do.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::load::{self, Latency, Load, LoadReport, Pace};
+use crate::progress::Progress;
 use crate::server::{Allocator, Authentication, Bench, Server, ServerKind};
-use crate::statistics::Summary;
 
 /// Shares of the capacity.
 pub const SHARES: [f64; 3] = [0.2, 0.5, 0.8];
+/// Share of the slowest server's capacity that all are sent.
+const SHARE_OF_SLOWEST: f64 = 0.5;
 
 /// What is timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,17 +62,22 @@ pub enum Who {
     Outlast,
     /// In memory, at its fastest.
     Kamailio,
+    /// In memory, as packaged.
+    KamailioPackaged,
 }
 
 impl Who {
-    /// Both.
-    pub const ALL: [Who; 2] = [Who::Outlast, Who::Kamailio];
+    /// All of them.
+    pub const ALL: [Who; 3] = [Who::Outlast, Who::Kamailio, Who::KamailioPackaged];
+    /// Those that are timed at shares of what they can do.
+    pub const AT_SHARES: [Who; 2] = [Who::Outlast, Who::Kamailio];
 
     /// For the reader.
     pub fn name(self) -> &'static str {
         match self {
             Who::Outlast => "Outlast",
-            Who::Kamailio => "Kamailio",
+            Who::Kamailio => "Kamailio, fastest allocator",
+            Who::KamailioPackaged => "Kamailio, as packaged",
         }
     }
 
@@ -76,6 +85,7 @@ impl Who {
         match self {
             Who::Outlast => ServerKind::Outlast(Authentication::Off),
             Who::Kamailio => ServerKind::Kamailio(Authentication::Off, Allocator::Fast),
+            Who::KamailioPackaged => ServerKind::Kamailio(Authentication::Off, Allocator::Packaged),
         }
     }
 }
@@ -102,23 +112,26 @@ pub struct Timed {
 /// All runs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LatencyFigures {
-    /// In the order they were made.
+    /// At shares of each server's capacity, in the order they were made.
     pub runs: Vec<Timed>,
+    /// At one rate for all.
+    #[serde(default)]
+    pub equal: Vec<Timed>,
 }
 
 impl LatencyFigures {
-    /// A figure of all rounds.
-    pub fn summary(
-        &self,
-        who: Who,
-        operation: Operation,
-        share: f64,
-        figure: impl Fn(&Timed) -> f64,
-    ) -> Option<Summary> {
-        let runs = self.runs.iter().filter(|run| {
+    /// The rounds of a server at a share of its capacity.
+    pub fn at_share(&self, who: Who, operation: Operation, share: f64) -> Vec<&Timed> {
+        let is_meant = |run: &&Timed| {
             run.who == who && run.operation == operation && (run.share - share).abs() < 1e-9
-        });
-        Summary::of(runs.map(figure))
+        };
+        self.runs.iter().filter(is_meant).collect()
+    }
+
+    /// The rounds of a server at the rate that all were sent.
+    pub fn at_equal_rate(&self, who: Who, operation: Operation) -> Vec<&Timed> {
+        let is_meant = |run: &&Timed| run.who == who && run.operation == operation;
+        self.equal.iter().filter(is_meant).collect()
     }
 }
 
@@ -135,72 +148,111 @@ pub struct Extent {
 
 impl Extent {
     /// For the report.
-    pub const FULL: Extent = Extent { rounds: 3, duration: Duration::from_secs(3), users: 10_000 };
+    pub const FULL: Extent =
+        Extent { rounds: 3, duration: Duration::from_millis(2500), users: 10_000 };
 }
 
-/// Measures both servers and both operations at all shares.
+/// Measures all servers and both operations.
 ///
 /// # Errors
 /// When a server does not start or a load cannot run.
 pub fn run(
     bench: &Bench,
     extent: Extent,
-    mut progress: impl FnMut(&str),
+    mut say: impl FnMut(&str),
 ) -> anyhow::Result<LatencyFigures> {
     let mut figures = LatencyFigures::default();
-    for round in 1..=extent.rounds {
+    // A run for each server's capacity and for the rate of all, and those at shares.
+    let of_operation = 2 * Who::ALL.len() + SHARES.len() * Who::AT_SHARES.len();
+    let mut progress = Progress::of(extent.rounds * Operation::ALL.len() * of_operation, &mut say);
+    for _ in 0..extent.rounds {
         for operation in Operation::ALL {
+            let mut capacities = Vec::new();
             for who in Who::ALL {
-                for run in measure(bench, extent, operation, who)? {
-                    progress(&format!(
-                        "round {round} of {}  {:<15} {:<9} {:>3.0} % of {:>7.0}/s  p50 {:>7.0}  p99 {:>7.0}  p99.9 {:>7.0} µs",
-                        extent.rounds,
-                        operation.title(),
-                        who.name(),
-                        run.share * 100.0,
-                        run.capacity_per_s,
-                        run.latency_us.p50,
-                        run.latency_us.p99,
-                        run.latency_us.p999,
-                    ));
-                    figures.runs.push(run);
+                let shares: &[f64] = if Who::AT_SHARES.contains(&who) { &SHARES } else { &[] };
+                let mut measured = Measured::start(bench, extent, operation, who)?;
+                let capacity = measured.capacity(&mut progress)?;
+                for &share in shares {
+                    let rate = capacity * share;
+                    figures.runs.push(measured.at(rate, capacity, &mut progress)?);
                 }
+                capacities.push((who, capacity));
+            }
+            let slowest = capacities.iter().map(|(_, capacity)| *capacity);
+            let rate = slowest.fold(f64::INFINITY, f64::min) * SHARE_OF_SLOWEST;
+            for (who, capacity) in capacities {
+                let mut measured = Measured::start(bench, extent, operation, who)?;
+                figures.equal.push(measured.at(rate, capacity, &mut progress)?);
             }
         }
     }
     Ok(figures)
 }
 
-fn measure(
-    bench: &Bench,
-    extent: Extent,
+/// A server that runs, and the load that it gets.
+struct Measured<'b> {
+    bench: &'b Bench,
+    server: Server,
+    load: Load,
     operation: Operation,
     who: Who,
-) -> anyhow::Result<Vec<Timed>> {
-    let server = Server::start(bench, who.kind())?;
-    let load = Load {
-        duration: Duration::from_secs(2),
-        // Each run registers the same contacts; others would add up and all ring.
-        local_port: Some(load::free_local_ports()?),
-        ..Load::saturating(operation.scenario(), extent.users)
-    };
-    let capacity_per_s = load::run(bench, &server, &load)?.throughput_per_s;
-    let mut runs = Vec::new();
-    for share in SHARES {
-        let rate = capacity_per_s * share;
-        let load = Load { pace: Pace::Open { rate }, duration: extent.duration, ..load.clone() };
-        let report = load::run(bench, &server, &load)?;
-        runs.push(Timed {
-            who,
-            operation,
+}
+
+impl<'b> Measured<'b> {
+    fn start(
+        bench: &'b Bench,
+        extent: Extent,
+        operation: Operation,
+        who: Who,
+    ) -> anyhow::Result<Measured<'b>> {
+        let server = Server::start(bench, who.kind())?;
+        let load = Load {
+            duration: extent.duration,
+            warmup: Duration::from_millis(700),
+            // Each run registers the same contacts; others would add up and all ring.
+            local_port: Some(load::free_local_ports()?),
+            ..Load::saturating(operation.scenario(), extent.users)
+        };
+        Ok(Measured { bench, server, load, operation, who })
+    }
+
+    /// What the closed loop reaches, operations a second.
+    fn capacity(&mut self, progress: &mut Progress<'_>) -> anyhow::Result<f64> {
+        let load = Load { duration: Duration::from_millis(1500), ..self.load.clone() };
+        let capacity = load::run(self.bench, &self.server, &load)?.throughput_per_s;
+        let (operation, who) = (self.operation.title(), self.who.name());
+        progress.done(&format!("{operation:<15} {who:<27} can do {capacity:>7.0}/s"));
+        Ok(capacity)
+    }
+
+    /// How long operations take at that rate.
+    fn at(
+        &mut self,
+        rate: f64,
+        capacity_per_s: f64,
+        progress: &mut Progress<'_>,
+    ) -> anyhow::Result<Timed> {
+        let load = Load { pace: Pace::Open { rate }, ..self.load.clone() };
+        let report = load::run(self.bench, &self.server, &load)?;
+        let latency_us = self.operation.latency(&report);
+        progress.done(&format!(
+            "{:<15} {:<27} at     {rate:>7.0}/s  p50 {:>7.0}  p99 {:>7.0}  p99.9 {:>7.0} µs",
+            self.operation.title(),
+            self.who.name(),
+            latency_us.p50,
+            latency_us.p99,
+            latency_us.p999,
+        ));
+        Ok(Timed {
+            who: self.who,
+            operation: self.operation,
             capacity_per_s,
-            share,
-            latency_us: operation.latency(&report),
+            share: rate / capacity_per_s,
+            latency_us,
             failures: report.failures(),
             operations: report.operations,
-        });
+        })
     }
-    Ok(runs)
 }
 
 #[cfg(test)]
@@ -208,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_summary_is_of_one_server_one_operation_and_one_share() {
+    fn rounds_are_told_apart_by_server_operation_and_share() {
         let run = |who, share, p50| Timed {
             who,
             operation: Operation::Register,
@@ -225,12 +277,13 @@ mod tests {
                 run(Who::Outlast, 0.5, 50.0),
                 run(Who::Kamailio, 0.2, 70.0),
             ],
+            equal: vec![run(Who::Outlast, 0.2, 5.0), run(Who::Kamailio, 0.1, 4.0)],
         };
-        let summary = figures
-            .summary(Who::Outlast, Operation::Register, 0.2, |run| run.latency_us.p50)
-            .expect("there are two runs");
-        assert_eq!((summary.median, summary.rounds), (2.0, 2));
-        let none = figures.summary(Who::Outlast, Operation::InviteTo180, 0.2, |_| 1.0);
-        assert_eq!(none, None);
+        let p50s = |runs: Vec<&Timed>| -> Vec<f64> {
+            runs.into_iter().map(|run| run.latency_us.p50).collect()
+        };
+        assert_eq!(p50s(figures.at_share(Who::Outlast, Operation::Register, 0.2)), [1.0, 3.0]);
+        assert!(figures.at_share(Who::Outlast, Operation::InviteTo180, 0.2).is_empty());
+        assert_eq!(p50s(figures.at_equal_rate(Who::Kamailio, Operation::Register)), [4.0]);
     }
 }

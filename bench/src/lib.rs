@@ -17,6 +17,7 @@ pub mod machine;
 pub mod messages;
 pub mod pieces;
 pub mod plot;
+pub mod progress;
 pub mod report;
 pub mod scale;
 pub mod server;

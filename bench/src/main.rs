@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use bench::machine::Made;
 use bench::pieces::{Piece, Pieces};
 use bench::server::Bench;
+use bench::steps::timing;
 use bench::{compare, latency, report, scale};
 use clap::{Parser, ValueEnum};
 
@@ -42,6 +43,8 @@ enum Mode {
     Latency,
     /// A million bindings, a hundred thousand calls.
     Scale,
+    /// The steps of a message's way, each alone.
+    Steps,
     /// The report and its plots, from figures that are there.
     Report,
 }
@@ -86,7 +89,14 @@ fn main() -> anyhow::Result<()> {
     }
     if mode.includes(Mode::Scale) {
         let figures = scale::run(&bench, &scale::Extent::share(share), say);
-        pieces.scale = Some(Piece { made, figures });
+        pieces.scale = Some(Piece { made: made.clone(), figures });
+    }
+    if mode.includes(Mode::Steps) {
+        let tell = |time: &timing::StepTime| {
+            say(&format!("{:<20} {:>9.1} ns", time.name, time.nanoseconds.median));
+        };
+        let figures = timing::run(&bench.scratch.join("steps"), |_| true, tell);
+        pieces.steps = Some(Piece { made, figures });
     }
     pieces.write(&results)?;
     report::write(&pieces, &repository)?;

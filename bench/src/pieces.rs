@@ -12,6 +12,7 @@ use crate::compare::Comparison;
 use crate::latency::LatencyFigures;
 use crate::machine::Made;
 use crate::scale::ScaleFigures;
+use crate::steps::timing::StepTime;
 
 /// Figures, and how they came about.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,6 +32,8 @@ pub struct Pieces {
     pub scale: Option<Piece<ScaleFigures>>,
     /// Percentiles below saturation.
     pub latency: Option<Piece<LatencyFigures>>,
+    /// The steps of a message's way, each alone.
+    pub steps: Option<Piece<Vec<StepTime>>>,
 }
 
 impl Pieces {
@@ -43,6 +46,7 @@ impl Pieces {
             compare: read(&directory.join("compare.json"))?,
             scale: read(&directory.join("scale.json"))?,
             latency: read(&directory.join("latency.json"))?,
+            steps: read(&directory.join("steps.json"))?,
         })
     }
 
@@ -54,7 +58,8 @@ impl Pieces {
         fs::create_dir_all(directory)?;
         write(&directory.join("compare.json"), self.compare.as_ref())?;
         write(&directory.join("scale.json"), self.scale.as_ref())?;
-        write(&directory.join("latency.json"), self.latency.as_ref())
+        write(&directory.join("latency.json"), self.latency.as_ref())?;
+        write(&directory.join("steps.json"), self.steps.as_ref())
     }
 }
 

@@ -169,6 +169,7 @@ impl Extent {
 pub fn run(bench: &Bench, extent: &Extent, mut progress: impl FnMut(&str)) -> ScaleFigures {
     let mut figures = ScaleFigures::default();
     let mut part = |what: &str, measure: &mut Measure<'_>| {
+        progress(&format!("{what} …"));
         if let Err(error) = measure(&mut figures, &mut progress) {
             progress(&format!("{what}: {error:#}"));
             figures.missing.push(format!("{what}: {}", compare::first_line(&error)));

@@ -2,10 +2,11 @@
 //!
 //! A step does the same each time, on the same input, so that its instructions can be compared between commits to a few
 //! in a thousand. Input is made of messages and of what the code itself answers to them, not of its inner types, so that
-//! a change inside does not ask for a change here. Deliberately absent: sockets, which `bench/run` measures, and time.
+//! a change inside does not ask for a change here. Deliberately absent: sockets, which `bench/run` measures, and, but for [`timing`], time.
 
 mod forwarding;
 mod stored;
+pub mod timing;
 
 use std::hint::black_box;
 use std::time::Instant;

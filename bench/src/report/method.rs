@@ -7,10 +7,11 @@ use crate::pieces::Pieces;
 
 /// A line for each piece: command, commit, machine, versions.
 pub(super) fn made(pieces: &Pieces) -> String {
-    let pieces: [(&str, Option<&Made>); 3] = [
+    let pieces: [(&str, Option<&Made>); 4] = [
         ("beside Kamailio", pieces.compare.as_ref().map(|piece| &piece.made)),
         ("latency", pieces.latency.as_ref().map(|piece| &piece.made)),
         ("scale", pieces.scale.as_ref().map(|piece| &piece.made)),
+        ("steps alone", pieces.steps.as_ref().map(|piece| &piece.made)),
     ];
     let mut text = String::from(
         "\n| part | command | commit | when | machine | with |\n|---|---|---|---|---|---|\n",
@@ -46,8 +47,9 @@ pub(super) const HOW: &str = "
   configuration reduced to what the operation needs, bindings in memory only (`db_mode` 0), no log lines, a worker a core.
   It promises less: what it holds is gone when it ends. Its sanity checks and NAT helpers are off; Outlast's are on. CPU is
   that of all its processes. It runs twice: *as packaged*, with the allocator that it uses unless asked otherwise (`qm`),
-  and with its *fastest* (`-x fm -X fm`), which makes it several times faster here. What is beside it in latency and scale
-  is the fastest.
+  and with its *fastest* (`-x fm -X fm`), which makes it several times faster here. What is beside it in scale is the
+  fastest. Its shared memory is all there before the first message (`shm_force_alloc`, `mlock_pages`): a call takes 42 kB
+  of it for seconds, and the page faults of a run as short as these would otherwise be a fifth of its time.
 - The echo (`outlast-load echo-server`) receives and sends datagrams in batches and does nothing else: what the kernel
   asks for a message, whoever forwards it.
 - `outlast-load` is the load of all of them, on the same cores as the server. A saturating run is a closed loop of 256
@@ -62,7 +64,6 @@ pub(super) const HOW: &str = "
 
 What was changed and tried, and what profiles show, stands in [NOTES.md](NOTES.md).
 
-Make it again: `bench/run` for everything, `bench/run compare`, `bench/run latency` or `bench/run scale` for a part,
-`bench/run quick` for a look that writes nothing. `bench/instructions BASE` compares the forward path's instructions
-with those of another commit, `cargo bench -p bench` times the steps alone.
+Make it again: `bench/run` for everything, `bench/run compare`, `latency`, `scale` or `steps` for a part, `bench/run quick`
+for a look that writes nothing. `bench/instructions BASE` compares the steps' instructions with those of another commit.
 ";

@@ -6,6 +6,7 @@ mod latency;
 mod method;
 mod pictures;
 mod scale;
+mod steps;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -40,6 +41,9 @@ pub fn results(pieces: &Pieces) -> String {
     }
     if let Some(piece) = &pieces.scale {
         text += &scale::section(&piece.figures);
+    }
+    if let Some(piece) = &pieces.steps {
+        text += &steps::section(&piece.figures);
     }
     text += method::HOW;
     text

@@ -1,10 +1,11 @@
 //! The plots of the report.
 
-use crate::compare::Comparison;
+use crate::compare::{self, Comparison, ROWS};
 use crate::latency::{LatencyFigures, Operation, SHARES, Timed, Who};
 use crate::pieces::Pieces;
 use crate::plot::{Bar, BarChart, LineChart, OURS, Panel, Row, Scale, Series, THEIRS, THEIRS_DARK};
 use crate::scale::{ScaleFigures, SizeFigures};
+use crate::statistics::Summary;
 
 pub(super) fn all(pieces: &Pieces) -> Vec<(&'static str, String)> {
     let mut pictures = Vec::new();
@@ -22,43 +23,12 @@ pub(super) fn all(pieces: &Pieces) -> Vec<(&'static str, String)> {
     pictures
 }
 
-/// A row's title and remark, its group, our contender, Kamailio's at its fastest and as packaged.
-const COMPARED: [[&str; 6]; 7] = [
-    ["REGISTER", "UDP", "register-udp", "outlast", "kamailio-fast", "kamailio"],
-    [
-        "REGISTER with digest",
-        "UDP",
-        "register-udp",
-        "outlast-digest",
-        "kamailio-digest-fast",
-        "kamailio-digest",
-    ],
-    ["REGISTER", "TCP", "register-tcp", "outlast", "kamailio-fast", "kamailio"],
-    [
-        "REGISTER with digest",
-        "TCP",
-        "register-tcp",
-        "outlast-digest",
-        "kamailio-digest-fast",
-        "kamailio-digest",
-    ],
-    ["Relayed call", "through registrar, UDP", "call-udp", "outlast", "kamailio-fast", "kamailio"],
-    [
-        "Message in a dialog",
-        "forwarded without state, UDP",
-        "dialog-udp",
-        "outlast",
-        "kamailio-fast",
-        "kamailio",
-    ],
-    ["OPTIONS keep-alive", "UDP", "options-udp", "outlast", "kamailio-fast", "kamailio"],
-];
-
 fn cpu(figures: &Comparison) -> BarChart {
-    let row = |[title, remark, group, ours, fast, packaged]: &[&str; 6]| {
+    let row = |row: &compare::Row| {
+        let compare::Row { title, remark, group, ours, fastest, packaged } = *row;
         let bars = [
             ("Outlast", ours, OURS),
-            ("Kamailio, fastest allocator", fast, THEIRS_DARK),
+            ("Kamailio, fastest allocator", fastest, THEIRS_DARK),
             ("Kamailio, as packaged", packaged, THEIRS),
         ];
         let cpus = bars.map(|(_, contender, _)| figures.cpu_us(group, contender));
@@ -74,18 +44,14 @@ fn cpu(figures: &Comparison) -> BarChart {
             })
         });
         let bars: Vec<Bar> = bars.collect();
-        (!bars.is_empty()).then(|| Row {
-            title: (*title).to_owned(),
-            remark: (*remark).to_owned(),
-            bars,
-        })
+        (!bars.is_empty()).then(|| Row { title: title.to_owned(), remark: remark.to_owned(), bars })
     };
     BarChart {
         title: "CPU for an operation, beside Kamailio's".to_owned(),
         subtitle: "All processes of the server, at saturation; each row has its own scale. Outlast's state is durable, \
                    Kamailio's is in memory."
             .to_owned(),
-        rows: COMPARED.iter().filter_map(row).collect(),
+        rows: ROWS.iter().filter_map(row).collect(),
     }
 }
 
@@ -94,10 +60,11 @@ fn latency(figures: &LatencyFigures) -> LineChart {
     let percentiles: [Percentile; 2] =
         [("p50", |run| run.latency_us.p50, ""), ("p99", |run| run.latency_us.p99, "5 4")];
     let panels = Operation::ALL.into_iter().map(|operation| {
-        let series = Who::ALL.into_iter().flat_map(|who| {
+        let series = Who::AT_SHARES.into_iter().flat_map(|who| {
             percentiles.into_iter().map(move |(name, figure, dashes)| {
                 let points = SHARES.into_iter().filter_map(|share| {
-                    let summary = figures.summary(who, operation, share, figure)?;
+                    let runs = figures.at_share(who, operation, share);
+                    let summary = Summary::of(runs.into_iter().map(figure))?;
                     Some((share * 100.0, summary.median))
                 });
                 Series {
@@ -105,6 +72,7 @@ fn latency(figures: &LatencyFigures) -> LineChart {
                     colour: match who {
                         Who::Outlast => OURS,
                         Who::Kamailio => THEIRS_DARK,
+                        Who::KamailioPackaged => THEIRS,
                     },
                     dashes,
                     points: points.collect(),
@@ -162,22 +130,5 @@ fn scale(figures: &ScaleFigures) -> LineChart {
                 series("Kamailio, in memory", THEIRS_DARK, |size| size.kamailio.refresh_cpu_us),
             ],
         }],
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::compare;
-
-    #[test]
-    fn rows_name_groups_and_contenders_that_there_are() {
-        let groups = compare::groups(compare::Extent::QUICK);
-        for [_, _, group, contenders @ ..] in COMPARED {
-            let group = groups.iter().find(|found| found.id == group).expect("it is measured");
-            for id in contenders {
-                assert!(group.contenders.iter().any(|contender| contender.id == id), "{id}");
-            }
-        }
     }
 }

@@ -17,8 +17,12 @@ use super::{
 use crate::load::Watch;
 
 const BINARY: &str = "kamailio";
-/// Octets of shared memory for a table, beside what it holds: room enough is no advantage, too little would be a fault.
-const SHARED_MEGABYTES: &str = "4096";
+/// Shared memory, all of which is touched at the start: room for the calls of some seconds, 42 kB each.
+const SHARED_MEGABYTES: &str = "3072";
+/// The same for a large table.
+const SHARED_MEGABYTES_LARGE: &str = "4096";
+/// Slots of a table that is not large.
+const SLOTS_LOG2: u32 = 14;
 const PRIVATE_MEGABYTES: &str = "64";
 const START_LIMIT: Duration = Duration::from_secs(60);
 const CONTROL: &str = "control.sock";
@@ -35,7 +39,7 @@ pub(super) fn registrar(
 
 /// Forwards without state.
 pub(super) fn stateless(bench: &Bench, allocator: Allocator) -> anyhow::Result<Server> {
-    start(bench, "stateless.cfg", Authentication::Off, allocator, 14)
+    start(bench, "stateless.cfg", Authentication::Off, allocator, SLOTS_LOG2)
 }
 
 fn start(
@@ -52,7 +56,8 @@ fn start(
     command.current_dir(&directory).args(["-DD", "-E", "-f"]);
     command.arg(bench.peers.join("kamailio").join(configuration));
     command.arg("-Y").arg(&directory).arg("-w").arg(&directory);
-    command.args(["-m", SHARED_MEGABYTES, "-M", PRIVATE_MEGABYTES]);
+    let shared = if slots_log2 > SLOTS_LOG2 { SHARED_MEGABYTES_LARGE } else { SHARED_MEGABYTES };
+    command.args(["-m", shared, "-M", PRIVATE_MEGABYTES]);
     if allocator == Allocator::Fast {
         command.args(["-x", "fm", "-X", "fm"]);
     }
