@@ -5,7 +5,7 @@
 //! registers again only when it is answered. A challenge is answered, twice at most. Who registers once and is told
 //! 503 with Retry-After comes again when that is over (RFC 3261 §21.5.4).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -76,7 +76,7 @@ pub(crate) struct Registering {
     connecting: HashMap<FlowIndex, Key>,
     contacts_per_user: u32,
     /// Contacts that wait for their turn.
-    waiting: VecDeque<u32>,
+    waiting: Turns,
     /// Last CSeq of each contact.
     cseqs: Vec<u32>,
     under_way: Table<Registration>,
@@ -97,7 +97,7 @@ impl Registering {
             flow_use,
             connecting: HashMap::new(),
             contacts_per_user,
-            waiting: scattered(lines).collect(),
+            waiting: Turns::new(lines),
             cseqs: vec![0; lines as usize],
             under_way: Table::default(),
             put_off: Delays::default(),
@@ -116,7 +116,7 @@ impl Registering {
         intended: Instant,
         now: Instant,
     ) -> Start {
-        let Some(line) = self.waiting.pop_front() else {
+        let Some(line) = self.waiting.next() else {
             return match self.repetition {
                 Repetition::InTurn => Start::NothingFree,
                 Repetition::Once | Repetition::OnceAlone => Start::NoMore,
@@ -229,7 +229,7 @@ impl Registering {
             return;
         };
         if self.repetition == Repetition::InTurn {
-            self.waiting.push_back(registration.line);
+            self.waiting.come_again(registration.line);
         }
         let flow = context.phones.flow_of(registration.line / self.contacts_per_user);
         let is_kept = self.flow_use == FlowUse::OwnKept && outcome == Outcome::Done;
@@ -241,15 +241,59 @@ impl Registering {
     }
 }
 
-/// Every contact once, in an order that is none of their names: a server that keeps them sorted, page by page, would
-/// have an easier life with neighbours in a row than phones give it.
-fn scattered(lines: u32) -> impl Iterator<Item = u32> {
-    let count = u64::from(lines.max(1));
-    // About the golden ratio's part of all: whatever the count, no two in a row are close to each other.
-    let about = (count as f64 * 0.618_033_988_75) as u64;
-    let stride = (about.max(1)..).find(|stride| greatest_common_divisor(*stride, count) == 1);
-    let stride = stride.unwrap_or(1);
-    (0..u64::from(lines)).map(move |number| (number * stride % count) as u32)
+/// Whose turn it is: everybody once, and then again, always in one order; who is under way misses a turn.
+///
+/// Not in the order in which they have ended: what a server answers together would then come together the next time,
+/// and soon all users of one of its processes in a row and none of the others', as no phones do.
+///
+/// The order is none of their names: a server that keeps them sorted, page by page, would have an easier life with
+/// neighbours in a row than phones give it.
+#[derive(Debug)]
+struct Turns {
+    stride: u64,
+    /// The place in the order of each contact.
+    places: Vec<u32>,
+    /// Those who wait, by place.
+    waiting: BTreeSet<u32>,
+    /// The first place that has not had its turn in this round.
+    place: u32,
+}
+
+impl Turns {
+    fn new(lines: u32) -> Turns {
+        let count = u64::from(lines.max(1));
+        // About the golden ratio's part of all: whatever the count, no two in a row are close to each other.
+        let about = (count as f64 * 0.618_033_988_75) as u64;
+        let stride = (about.max(1)..).find(|stride| greatest_common_divisor(*stride, count) == 1);
+        let mut turns = Turns {
+            stride: stride.unwrap_or(1),
+            places: vec![0; lines as usize],
+            waiting: (0..lines).collect(),
+            place: 0,
+        };
+        for place in 0..lines {
+            let line = turns.line(place);
+            turns.places[line as usize] = place;
+        }
+        turns
+    }
+
+    fn line(&self, place: u32) -> u32 {
+        (u64::from(place) * self.stride % self.places.len() as u64) as u32
+    }
+
+    /// The next one that waits.
+    fn next(&mut self) -> Option<u32> {
+        let place = self.waiting.range(self.place..).next().or(self.waiting.first()).copied()?;
+        self.waiting.remove(&place);
+        self.place = place + 1;
+        Some(self.line(place))
+    }
+
+    /// Waits from now on.
+    fn come_again(&mut self, line: u32) {
+        self.waiting.insert(self.places[line as usize]);
+    }
 }
 
 fn greatest_common_divisor(a: u64, b: u64) -> u64 {
@@ -354,12 +398,37 @@ mod tests {
     #[test]
     fn everybody_comes_once_and_neighbours_come_far_apart() {
         for lines in [1, 2, 7, 1_000, 10_000, 99_991] {
-            let order: Vec<u32> = scattered(lines).collect();
+            let mut turns = Turns::new(lines);
+            let order: Vec<u32> = std::iter::from_fn(|| turns.next()).collect();
             let mut sorted = order.clone();
             sorted.sort_unstable();
             assert!(sorted.into_iter().eq(0..lines), "{lines}");
             let closest = order.windows(2).map(|pair| pair[0].abs_diff(pair[1])).min();
             assert!(lines < 10 || closest > Some(lines / 4), "{lines}: {closest:?}");
         }
+    }
+
+    #[test]
+    fn who_ends_together_does_not_come_together_the_next_time() {
+        let mut turns = Turns::new(1_000);
+        let first: Vec<u32> = (0..1_000).filter_map(|_| turns.next()).collect();
+        // A server answers those of one of its processes first.
+        let (mut odd, even): (Vec<u32>, Vec<u32>) = first.iter().partition(|line| *line % 2 == 1);
+        odd.extend(even);
+        odd.into_iter().for_each(|line| turns.come_again(line));
+        let second: Vec<u32> = (0..1_000).filter_map(|_| turns.next()).collect();
+        assert_eq!(first, second);
+    }
+
+    #[test]
+    fn who_is_under_way_misses_a_turn() {
+        let mut turns = Turns::new(3);
+        let [a, b, c] = [turns.next(), turns.next(), turns.next()].map(Option::unwrap_or_default);
+        assert_eq!(turns.next(), None);
+        turns.come_again(c);
+        turns.come_again(a);
+        assert_eq!([turns.next(), turns.next(), turns.next()], [Some(a), Some(c), None]);
+        turns.come_again(b);
+        assert_eq!(turns.next(), Some(b));
     }
 }
