@@ -3,7 +3,11 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
+use mio::{Interest, Registry, Token};
 use transport::udp::{DatagramBatch, Flushed, Received, UdpCounters, UdpEndpoint};
+
+/// A worker's socket has the token of its place behind this one.
+pub(super) const UDP_TOKENS: usize = 0x1_0000;
 
 /// What arrived: by which of our addresses, from where, what.
 pub(super) type Datagram = (SocketAddr, SocketAddr, Bytes);
@@ -16,6 +20,15 @@ struct Udp {
     readable: bool,
     /// The last flush left datagrams behind.
     blocked: bool,
+}
+
+impl Udp {
+    fn await_events(&mut self, place: usize, interest: Interest, registry: &Registry) {
+        let token = Token(UDP_TOKENS + place);
+        if let Err(error) = registry.reregister(&mut self.socket, token, interest) {
+            tracing::error!(%error, local = %self.socket.local(), "UDP socket left the poll");
+        }
+    }
 }
 
 /// The UDP sockets of one worker.
@@ -43,8 +56,12 @@ impl Datagrams {
     }
 
     /// The poll says that a socket can be written.
-    pub(super) fn writable(&mut self, place: usize) {
-        self.sockets[place].blocked = false;
+    pub(super) fn writable(&mut self, place: usize, registry: &Registry) {
+        let udp = &mut self.sockets[place];
+        if udp.blocked {
+            udp.blocked = false;
+            udp.await_events(place, Interest::READABLE, registry);
+        }
     }
 
     /// A batch of each socket that can be read. The list comes back by [`reuse`](Self::reuse), so that
@@ -83,16 +100,22 @@ impl Datagrams {
     }
 
     /// Sends what is queued; the numbers of what cannot be sent are pushed to `failed`.
-    pub(super) fn flush(&mut self, failed: &mut Vec<u64>) {
-        for Udp { socket, blocked, .. } in &mut self.sockets {
-            if *blocked || !socket.has_queued() {
+    ///
+    /// The poll is asked for room only while there is none: it would tell of every datagram that has left, and wake the
+    /// worker once more for each.
+    pub(super) fn flush(&mut self, registry: &Registry, failed: &mut Vec<u64>) {
+        for (place, udp) in self.sockets.iter_mut().enumerate() {
+            if udp.blocked || !udp.socket.has_queued() {
                 continue;
             }
-            match socket.flush(&mut self.batch, |undelivered| failed.push(undelivered.tag)) {
+            match udp.socket.flush(&mut self.batch, |undelivered| failed.push(undelivered.tag)) {
                 Ok(Flushed::Empty) => {}
-                Ok(Flushed::Blocked) => *blocked = true,
+                Ok(Flushed::Blocked) => {
+                    udp.blocked = true;
+                    udp.await_events(place, Interest::READABLE | Interest::WRITABLE, registry);
+                }
                 Err(error) => {
-                    tracing::error!(%error, local = %socket.local(), "UDP socket cannot be written")
+                    tracing::error!(%error, local = %udp.socket.local(), "UDP socket cannot be written")
                 }
             }
         }

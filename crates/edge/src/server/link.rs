@@ -36,6 +36,8 @@ pub(super) struct Link {
     /// The container's life, once it answered the hello.
     pub(super) answered: Option<Incarnation>,
     stream: Option<UnixStream>,
+    /// Of the stream in the worker's poll.
+    token: Token,
     sender: LinkSender,
     receiver: LinkReceiver,
     backoff: Duration,
@@ -57,13 +59,15 @@ pub(super) enum ReadOutcome {
 }
 
 impl Link {
-    pub(super) fn new(name: ProcessName, path: PathBuf, now: Instant) -> Link {
+    /// A link that is to be connected; its streams have `token` in the worker's poll.
+    pub(super) fn new(name: ProcessName, path: PathBuf, token: Token, now: Instant) -> Link {
         Link {
             name,
             path,
             life: 0,
             answered: None,
             stream: None,
+            token,
             sender: LinkSender::new(),
             receiver: LinkReceiver::new(),
             backoff: BACKOFF_MIN,
@@ -100,13 +104,12 @@ impl Link {
         &mut self,
         hello: &LinkFrame,
         registry: &Registry,
-        token: Token,
         now: Instant,
     ) -> io::Result<()> {
         self.due = now + self.backoff;
         self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
         let mut stream = UnixStream::connect(&self.path)?;
-        registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+        registry.register(&mut stream, self.token, Interest::READABLE)?;
         self.sender = LinkSender::new();
         self.receiver = LinkReceiver::new();
         self.sender
@@ -189,8 +192,13 @@ impl Link {
     }
 
     /// The socket takes bytes again.
-    pub(super) fn writable(&mut self) {
+    ///
+    /// # Errors
+    /// The poll refuses the stream; disconnect.
+    pub(super) fn writable(&mut self, registry: &Registry) -> io::Result<()> {
+        let Some(stream) = self.stream.as_mut().filter(|_| self.blocked) else { return Ok(()) };
         self.blocked = false;
+        registry.reregister(stream, self.token, Interest::READABLE)
     }
 
     /// Whether [`flush`](Self::flush) has something to do.
@@ -200,18 +208,114 @@ impl Link {
 
     /// Writes what was collected in this turn, as far as the container's buffer has room.
     ///
+    /// The poll is asked for room only while there is none: it would tell of every frame that the container reads, and
+    /// wake the worker once more for each message.
+    ///
     /// # Errors
     /// The stream broke; disconnect.
-    pub(super) fn flush(&mut self) -> io::Result<()> {
+    pub(super) fn flush(&mut self, registry: &Registry) -> io::Result<()> {
         let Some(stream) = &mut self.stream else { return Ok(()) };
         while !self.blocked && !self.sender.unwritten().is_empty() {
             match stream.write(self.sender.unwritten()) {
                 Ok(count) => self.sender.written(count),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.blocked = true,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked = true;
+                    let both = Interest::READABLE | Interest::WRITABLE;
+                    registry.reregister(stream, self.token, both)?;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::os::unix::net::{UnixListener, UnixStream as Peer};
+
+    use mio::{Events, Poll};
+
+    use super::*;
+
+    const TOKEN: Token = Token(7);
+    const DEADLINE: Duration = Duration::from_secs(10);
+
+    struct Scene {
+        link: Link,
+        poll: Poll,
+        events: Events,
+        container: Peer,
+        _directory: tempfile::TempDir,
+    }
+
+    impl Scene {
+        fn new() -> Scene {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("container.sock");
+            let listener = UnixListener::bind(&path).unwrap();
+            let (poll, now) = (Poll::new().unwrap(), Instant::now());
+            let mut link = Link::new(ProcessName("container1".into()), path, TOKEN, now);
+            let (peer_name, addresses) = ("edge1".into(), Vec::new());
+            let hello = LinkFrame::Hello { peer_name, incarnation: 1, worker: 0, addresses };
+            link.connect(&hello, poll.registry(), now).unwrap();
+            link.hello_answered(Incarnation(2));
+            let (container, _) = listener.accept().unwrap();
+            container.set_nonblocking(true).unwrap();
+            let events = Events::with_capacity(8);
+            Scene { link, poll, events, container, _directory: directory }
+        }
+
+        /// A message of this length, as far as it can be written.
+        fn offer(&mut self, bytes: usize) {
+            let address = "127.0.0.1:5060".parse().unwrap();
+            let flow = Flow::new(transport::Transport::Udp, address, address);
+            self.link.offer(flow, 0, vec![b'x'; bytes].into()).unwrap();
+            self.link.flush(self.poll.registry()).unwrap();
+        }
+
+        /// All that the container finds in its socket.
+        fn read(&mut self) {
+            let mut scratch = [0; 65_536];
+            while self.container.read(&mut scratch).is_ok() {}
+        }
+
+        fn is_told_to_write(&mut self, patience: Duration) -> bool {
+            self.poll.poll(&mut self.events, Some(patience)).unwrap();
+            self.events.iter().any(|event| event.token() == TOKEN && event.is_writable())
+        }
+    }
+
+    #[test]
+    fn a_link_with_room_is_not_told_of_what_the_container_reads() {
+        let mut scene = Scene::new();
+        for _ in 0..10 {
+            scene.offer(500);
+            scene.read();
+            assert!(!scene.is_told_to_write(Duration::ZERO));
+        }
+    }
+
+    #[test]
+    fn a_full_link_goes_on_when_the_container_reads() {
+        let mut scene = Scene::new();
+        for _ in 0..3 {
+            while !scene.link.blocked {
+                scene.offer(8_000);
+            }
+            assert!(!scene.is_told_to_write(Duration::ZERO), "there is no room yet");
+            while scene.link.blocked {
+                scene.read();
+                assert!(scene.is_told_to_write(DEADLINE), "nobody told of the room");
+                scene.link.writable(scene.poll.registry()).unwrap();
+                scene.link.flush(scene.poll.registry()).unwrap();
+            }
+            assert!(scene.link.sender.unwritten().is_empty());
+            scene.read();
+            assert!(!scene.is_told_to_write(Duration::ZERO));
+        }
     }
 }

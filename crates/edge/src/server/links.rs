@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mio::Token;
+use mio::event::Event;
 use topology::{Accepting, Incarnation, ProcessName, ProcessState, RoutingChange, TopologyView};
 use transport::link::{self, LinkFrame};
 use transport::{Flow, Transport};
@@ -71,7 +72,11 @@ impl Worker {
             let Some(path) = &container.link else { continue };
             match self.links.all.iter_mut().find(|link| link.name == container.name) {
                 Some(link) => link.named_again(path.clone(), now),
-                None => self.links.all.push(Link::new(container.name.clone(), path.clone(), now)),
+                None => {
+                    let token = Token(LINK_TOKENS + self.links.all.len());
+                    let name = container.name.clone();
+                    self.links.all.push(Link::new(name, path.clone(), token, now));
+                }
             }
         }
         self.links.named = view
@@ -105,7 +110,7 @@ impl Worker {
             }
             let hello = self.hello();
             let link = &mut self.links.all[place];
-            match link.connect(&hello, self.poll.registry(), Token(LINK_TOKENS + place), now) {
+            match link.connect(&hello, self.poll.registry(), now) {
                 Ok(()) => tracing::debug!(container = %link.name, "link opened"),
                 Err(error) => tracing::debug!(%error, container = %link.name, "no link yet"),
             }
@@ -137,10 +142,23 @@ impl Worker {
         self.links.unread = unread; // keeps its memory
     }
 
+    /// The poll says what can be done with a link.
+    pub(super) fn link_event(&mut self, place: usize, event: &Event, now: Instant) {
+        if event.is_writable()
+            && let Err(error) = self.links.all[place].writable(self.poll.registry())
+        {
+            tracing::debug!(%error, container = %self.links.all[place].name, "link left the poll");
+            return self.lose_link(place, "it broke", now);
+        }
+        if event.is_readable() || event.is_read_closed() || event.is_error() {
+            self.links.unread.push(place);
+        }
+    }
+
     /// Writes what is queued for the containers.
     pub(super) fn flush_links(&mut self, now: Instant) {
         for place in 0..self.links.all.len() {
-            if let Err(error) = self.links.all[place].flush() {
+            if let Err(error) = self.links.all[place].flush(self.poll.registry()) {
                 tracing::debug!(%error, container = %self.links.all[place].name, "link broke while writing");
                 self.lose_link(place, "it broke", now);
             }

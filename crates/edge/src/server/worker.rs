@@ -17,7 +17,7 @@ use transport::{Arena, Flow, Transport};
 
 use super::accepting::Accepting;
 use super::counters::{Counters, SocketLosses};
-use super::datagrams::Datagrams;
+use super::datagrams::{Datagrams, UDP_TOKENS};
 use super::handed_on::WaitingRoom;
 use super::link::Link;
 use super::links::Links;
@@ -29,7 +29,6 @@ use super::probing::Probing;
 use super::{EdgeError, EdgeSocket, Shared};
 use crate::forward::{Hop, Keys, View};
 
-const UDP_TOKENS: usize = 0x1_0000;
 const LISTENER_TOKENS: usize = 0x2_0000;
 pub(super) const LINK_TOKENS: usize = 0x3_0000;
 
@@ -102,10 +101,10 @@ impl Worker {
     ) -> io::Result<Worker> {
         let now = Instant::now();
         let Start { poll, inbox } = start;
-        let both = Interest::READABLE | Interest::WRITABLE;
         let Sockets { mut udp, tcp: mut listeners } = sockets;
         for (place, socket) in udp.iter_mut().enumerate() {
-            poll.registry().register(socket, Token(UDP_TOKENS + place), both)?;
+            let token = Token(UDP_TOKENS + place);
+            poll.registry().register(socket, token, Interest::READABLE)?;
         }
         for (place, listener) in listeners.iter_mut().enumerate() {
             let token = Token(LISTENER_TOKENS + place);
@@ -208,11 +207,7 @@ impl Worker {
         match token {
             WAKER => {} // the mailbox is read in every turn
             Token(place @ LINK_TOKENS..) => {
-                let place = place - LINK_TOKENS;
-                if event.is_writable() {
-                    self.links.all[place].writable();
-                }
-                self.links.unread.push(place);
+                self.link_event(place - LINK_TOKENS, event, now);
             }
             Token(place @ LISTENER_TOKENS..) => self.accepting.readable(place - LISTENER_TOKENS),
             Token(place @ UDP_TOKENS..) => {
@@ -220,7 +215,7 @@ impl Worker {
                     self.datagrams.readable(place - UDP_TOKENS);
                 }
                 if event.is_writable() {
-                    self.datagrams.writable(place - UDP_TOKENS);
+                    self.datagrams.writable(place - UDP_TOKENS, self.poll.registry());
                 }
             }
             Token(other) => tracing::error!(token = other, "event of an unknown token"),
@@ -372,7 +367,7 @@ impl Worker {
 
     fn flush_datagrams(&mut self, now: Instant) {
         let mut failed = Vec::new();
-        self.datagrams.flush(&mut failed);
+        self.datagrams.flush(self.poll.registry(), &mut failed);
         for number in failed {
             self.undelivered(number, SendError::Unreachable, now);
         }
