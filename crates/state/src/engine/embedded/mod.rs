@@ -31,6 +31,7 @@ mod lock;
 mod lock_wait;
 mod open_store;
 mod options;
+mod queue;
 mod reads;
 mod registry;
 mod rewrite;
@@ -180,9 +181,9 @@ impl Store for EmbeddedStore {
             });
         }
         // Queued now, not when the future is first polled: commits made together are grouped.
-        let queue = self.open.queue.as_ref();
-        let send = |job| queue.map_or(Err(StoreError::Closed), |queue| queue.send(job));
-        let sent: Vec<_> = writer::jobs(group).map(|job| (job.len(), send(job))).collect();
+        let open = self.open.queue.as_ref();
+        let send = |job| open.map_or(Err(StoreError::Closed), |queue| queue.send(job));
+        let sent: Vec<_> = queue::jobs(group).map(|job| (job.len(), send(job))).collect();
         Box::pin(async move {
             let mut written = Vec::with_capacity(outcomes.len());
             for (count, sent) in sent {

@@ -12,7 +12,8 @@ use super::keeper::Keeper;
 use super::lock::{LockFile, LockGuard};
 use super::open_store::OpenStore;
 use super::options::Options;
-use super::writer::{self, Queue};
+use super::queue::Queue;
+use super::writer;
 use crate::error::StoreError;
 
 /// How long an open waits for processes that write, or for the last close in this process.

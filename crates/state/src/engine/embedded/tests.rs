@@ -13,7 +13,7 @@ use super::expiry::SWEEP_RECORDS_MAX;
 use super::lock::{Holder, LockFile};
 use super::stored_key::StoredKey;
 use super::watches::{WATCH_RECORDS_MAX, Watched};
-use super::writer::QUEUE_BATCHES_MAX;
+use super::queue::QUEUE_BATCHES_MAX;
 use super::*;
 use crate::batch::Expect;
 use crate::clock::ManualClock;
