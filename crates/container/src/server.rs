@@ -45,7 +45,9 @@ use work::{Finished, Work};
 
 /// More links are refused: an edge has one for each of its cores.
 const LINKS_MAX: usize = 1_024;
-/// Reads of one link in one turn, 64 kB or more each: more than a socket holds, so that the end of a closed link is
+/// Bytes of one read.
+const READ_BYTES: usize = 64 * 1024;
+/// Reads of one link in one turn: more than a socket holds, so that the end of a closed link is
 /// seen at once, and a link that never ends leaves the others their turn.
 const READS_PER_TURN_MAX: usize = 8;
 /// Finished handlers and commits that one turn looks at, so that links are read in between.
@@ -172,6 +174,8 @@ pub struct Server {
     accepts_from: Instant,
     links: BTreeMap<LinkId, Link>,
     next_link: u64,
+    /// Where links are read into.
+    scratch: Box<[u8]>,
     work: Work,
     resolver: Resolver,
     commands: mpsc::Receiver<Command>,
@@ -214,6 +218,7 @@ impl Server {
             accepts_from: now,
             links: BTreeMap::new(),
             next_link: 0,
+            scratch: vec![0; READ_BYTES].into_boxed_slice(),
             work,
             resolver: Resolver::new(),
             commands,
@@ -265,31 +270,31 @@ impl Server {
         let (wall, guarded) = (self.settings.clock.wall(), self.settings.clock.now());
         self.clocks = (wall, guarded);
         self.shard.tell_time(now, wall, guarded);
-        let mut has_progressed = self.poll_commands(cx, now);
-        has_progressed |= self.poll_accept(cx, now);
-        has_progressed |= self.poll_links(cx, now);
+        self.poll_commands(cx, now);
+        self.poll_accept(cx, now);
+        let has_unread = self.poll_links(cx, now);
         self.run_timers(now);
-        has_progressed |= self.do_duties();
+        self.do_duties();
         self.carry_out(now);
         // Behind everything that begins work: what is not polled once wakes nobody.
-        has_progressed |= self.poll_work(cx, now);
-        has_progressed |= self.flush(cx, now);
+        let has_unfinished = self.poll_work(cx, now);
+        self.flush(cx, now);
         if self.ends_at.is_some_and(|at| at <= now || self.is_over()) {
             return Poll::Ready(());
         }
-        if has_progressed || self.is_alarm_due(cx) {
+        // All else was polled until it had nothing more, and wakes us. A turn for nothing would cost as much as the wait.
+        let has_more = !self.effects.is_empty() || !self.duties.is_empty();
+        if has_unread || has_unfinished || has_more || self.is_alarm_due(cx) {
             // Another turn, after the runtime has looked at sockets and other tasks.
             cx.waker().wake_by_ref();
         }
         Poll::Pending
     }
 
-    fn poll_commands(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
-        let mut has_progressed = false;
+    fn poll_commands(&mut self, cx: &mut Context<'_>, now: Instant) {
         while self.has_commander
             && let Poll::Ready(command) = self.commands.poll_recv(cx)
         {
-            has_progressed = true;
             match command {
                 Some(Command::View(view)) => {
                     self.shard.topology(&view, now, &mut self.effects);
@@ -309,7 +314,6 @@ impl Server {
                 None => self.has_commander = false,
             }
         }
-        has_progressed
     }
 
     fn drain(&mut self, now: Instant) {
@@ -318,11 +322,10 @@ impl Server {
         self.next_heartbeat = now;
     }
 
-    fn poll_accept(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+    fn poll_accept(&mut self, cx: &mut Context<'_>, now: Instant) {
         if self.accepts_from > now {
-            return false;
+            return;
         }
-        let mut has_progressed = false;
         while let Poll::Ready(accepted) = self.listener.poll_accept(cx) {
             match accepted {
                 Ok(_) if self.links.len() >= LINKS_MAX => {
@@ -330,7 +333,10 @@ impl Server {
                 }
                 Ok((stream, _)) => {
                     self.next_link += 1;
-                    self.links.insert(LinkId(self.next_link), Link::new(stream));
+                    match Link::new(stream) {
+                        Ok(link) => drop(self.links.insert(LinkId(self.next_link), link)),
+                        Err(error) => warn!(%error, "refused a link: it cannot be polled"),
+                    }
                 }
                 Err(error) => {
                     warn!(%error, "cannot accept a link");
@@ -338,39 +344,39 @@ impl Server {
                     break;
                 }
             }
-            has_progressed = true;
         }
-        has_progressed
     }
 
     /// Reads each link to its end, so that what is left of a link that is closed already (the container was stopped
-    /// for a while) is known to be offered elsewhere before anything comes of it.
+    /// for a while) is known to be offered elsewhere before anything comes of it. True when one has more than a turn's
+    /// share.
     fn poll_links(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
-        let mut has_progressed = false;
+        let mut has_unread = false;
         let mut ended = Vec::new();
         for (id, link) in &mut self.links {
-            for _ in 0..READS_PER_TURN_MAX {
+            for reads in 1..=READS_PER_TURN_MAX {
                 if is_held(&self.wedge, &self.shard, *id) {
                     break;
                 }
-                let end = match link.poll_read(cx) {
+                let end = match link.poll_read(&mut self.scratch, cx) {
                     Poll::Pending => break,
                     Poll::Ready(Ok(())) => {
                         feed(&mut self.shard, &self.wedge, *id, link, now, &mut self.effects).err()
                     }
                     Poll::Ready(Err(end)) => Some(end),
                 };
-                has_progressed = true;
                 if let Some(end) = end {
                     ended.push((*id, end));
                     break;
                 }
+                has_unread |= reads == READS_PER_TURN_MAX;
             }
         }
         self.end_links(ended, now);
-        has_progressed
+        has_unread
     }
 
+    /// Takes in what has ended; true when more may have than one turn looks at.
     fn poll_work(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         if self.wedge.is_set() {
             return false;
@@ -380,7 +386,7 @@ impl Server {
             if count > 0 && began.elapsed() > FINISHED_TIME_MAX {
                 break;
             }
-            let Some(finished) = self.work.poll(cx) else { return count > 0 };
+            let Some(finished) = self.work.poll(cx) else { return false };
             self.finish(finished, now);
             // A commit follows at once, so that its batch joins those of this turn.
             self.carry_out(now);
@@ -443,13 +449,12 @@ impl Server {
         }
     }
 
-    /// Carries out some of the duties; true when there were any.
-    fn do_duties(&mut self) -> bool {
+    /// Carries out some of the duties.
+    fn do_duties(&mut self) {
         let count = self.duties.len().min(DUTIES_PER_TURN_MAX);
         for duty in self.duties.drain(..count) {
             self.shard.duty(&duty, &mut self.effects);
         }
-        count > 0
     }
 
     /// Begins what the shard asks for, until it asks for nothing more.
@@ -513,17 +518,15 @@ impl Server {
         }));
     }
 
-    /// Writes every link; true when one has died of it.
-    fn flush(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+    /// Writes every link.
+    fn flush(&mut self, cx: &mut Context<'_>, now: Instant) {
         let mut ended = Vec::new();
         for (id, link) in &mut self.links {
             if let Poll::Ready(Err(end)) = link.poll_flush(cx) {
                 ended.push((*id, end));
             }
         }
-        let has_ended = !ended.is_empty();
         self.end_links(ended, now);
-        has_ended
     }
 
     fn end_links(&mut self, ended: Vec<(LinkId, LinkEnd)>, now: Instant) {

@@ -1,14 +1,22 @@
 //! One link's socket: reads fill the receiver, the sender's bytes are written; no task of its own.
+//!
+//! The runtime is asked for room to write only while there is none: it would tell of every frame that the edge reads,
+//! and wake the container once more for each answer.
 
-use std::io;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::task::{Context, Poll, ready};
 
-use tokio::net::UnixStream;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use transport::link::{LinkError, LinkFrame, LinkReceiver, LinkSender, Refused};
 
 /// A connection from a worker of an edge.
 pub(super) struct Link {
-    stream: UnixStream,
+    stream: AsyncFd<UnixStream>,
+    /// The same socket while it has no room for what is to be written.
+    full: Option<AsyncFd<OwnedFd>>,
     receiver: LinkReceiver,
     sender: LinkSender,
 }
@@ -27,18 +35,27 @@ pub(super) enum LinkEnd {
 }
 
 impl Link {
-    pub(super) fn new(stream: UnixStream) -> Link {
-        Link { stream, receiver: LinkReceiver::new(), sender: LinkSender::new() }
+    pub(super) fn new(stream: tokio::net::UnixStream) -> io::Result<Link> {
+        let stream = polled(stream.into_std()?, Interest::READABLE)?;
+        Ok(Link { stream, full: None, receiver: LinkReceiver::new(), sender: LinkSender::new() })
     }
 
-    /// Reads once; then [`next_frame`](Self::next_frame) may have something.
-    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkEnd>> {
+    /// Reads once, at most as much as `scratch` holds; then [`next_frame`](Self::next_frame) may have something.
+    pub(super) fn poll_read(
+        &mut self,
+        scratch: &mut [u8],
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), LinkEnd>> {
         loop {
-            ready!(self.stream.poll_read_ready(cx))?;
-            match self.stream.try_read_buf(self.receiver.read_buffer()) {
+            let mut ready = ready!(self.stream.poll_read_ready_mut(cx))?;
+            match ready.get_inner_mut().read(scratch) {
                 Ok(0) => return Poll::Ready(Err(LinkEnd::Closed)),
-                Ok(_) => return Poll::Ready(Ok(())),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(count) => {
+                    self.receiver.read_buffer().extend_from_slice(&scratch[..count]);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
         }
@@ -66,17 +83,95 @@ impl Link {
             return Poll::Ready(Err(LinkEnd::Io(io::Error::other(refused))));
         }
         while !self.sender.unwritten().is_empty() {
-            ready!(self.stream.poll_write_ready(cx))?;
-            match self.stream.try_write(self.sender.unwritten()) {
+            match self.stream.get_mut().write(self.sender.unwritten()) {
                 Ok(count) => self.sender.written(count),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.poll_room(cx))?
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
         }
+        self.full = None;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ready when the socket may have room again.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let full = match self.full.take() {
+            Some(full) => full,
+            None => {
+                let socket = OwnedFd::from(self.stream.get_ref().try_clone()?);
+                polled(socket, Interest::WRITABLE)?
+            }
+        };
+        let full = self.full.insert(full);
+        ready!(full.poll_write_ready(cx))?.clear_ready();
         Poll::Ready(Ok(()))
     }
 
     pub(super) fn is_flushed(&self) -> bool {
         self.sender.unwritten().is_empty()
+    }
+}
+
+/// A socket that the runtime tells of.
+#[allow(
+    deprecated,
+    reason = "its successor is unsafe, for the sake of types whose descriptor may change; those of std keep theirs"
+)]
+fn polled<S: AsRawFd>(socket: S, interest: Interest) -> io::Result<AsyncFd<S>> {
+    AsyncFd::with_interest(socket, interest)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::future::poll_fn;
+    use std::time::Duration;
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(10);
+
+    #[tokio::test]
+    async fn a_full_link_goes_on_when_the_edge_reads() {
+        let (own, edge) = tokio::net::UnixStream::pair().unwrap();
+        let mut link = Link::new(own).unwrap();
+        for _ in 0..3 {
+            let mut rendered = 0;
+            while poll_fn(|cx| Poll::Ready(link.poll_flush(cx).is_ready())).await {
+                link.try_send(&LinkFrame::Taken { up_to: 1 }).unwrap();
+                rendered += link.sender.unwritten().len();
+            }
+            let mut read = 0;
+            let mut scratch = vec![0; 65_536];
+            let reading = async {
+                while read < rendered {
+                    edge.readable().await.unwrap();
+                    read += edge.try_read(&mut scratch).unwrap_or_default();
+                }
+            };
+            let flushing = async { poll_fn(|cx| link.poll_flush(cx)).await.unwrap() };
+            let both = async { tokio::join!(reading, flushing) };
+            tokio::time::timeout(DEADLINE, both).await.expect("somebody told of the room");
+            assert!(link.full.is_none(), "no longer told of what the edge reads");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_left_of_a_closed_link_is_read_before_its_end() {
+        let (own, edge) = tokio::net::UnixStream::pair().unwrap();
+        let mut link = Link::new(own).unwrap();
+        let mut sender = LinkSender::new();
+        sender.try_send(&LinkFrame::Taken { up_to: 7 }).unwrap();
+        edge.try_write(sender.unwritten()).unwrap();
+        drop(edge);
+        let mut scratch = [0; 64];
+        poll_fn(|cx| link.poll_read(&mut scratch, cx)).await.unwrap();
+        assert_eq!(link.next_frame().unwrap(), Some(LinkFrame::Taken { up_to: 7 }));
+        let end = poll_fn(|cx| link.poll_read(&mut scratch, cx)).await.unwrap_err();
+        assert!(matches!(end, LinkEnd::Closed), "{end}");
     }
 }
