@@ -74,11 +74,11 @@ impl Transactions {
             }
             return self.end_server(server);
         }
+        if transaction.only_repeats() {
+            return self.remember_answered(server);
+        }
         let deadline = transaction.next_timeout();
         self.deadlines.arm(TransactionId::Server(server), &mut transaction.armed, deadline);
-        if transaction.only_repeats() {
-            self.remember_answered(server);
-        }
     }
 
     pub(super) fn carry_out_client(

@@ -10,7 +10,7 @@ use sip::transaction::{
 use smallvec::SmallVec;
 
 use super::deadlines::Armed;
-use super::key::ClientKey;
+use super::key::KeyHash;
 
 /// What a machine asks for at one event; never more than three.
 pub(super) type ClientActions = SmallVec<[ClientAction; 4]>;
@@ -19,7 +19,7 @@ pub(super) type ClientActions = SmallVec<[ClientAction; 4]>;
 #[derive(Debug)]
 pub(super) struct ClientTransaction {
     machine: Machine,
-    pub(super) key: ClientKey,
+    pub(super) key: KeyHash,
     /// The request as sent; an INVITE's is needed for its ACK and CANCEL.
     pub(super) request: Bytes,
     /// As how many it counts.
@@ -50,7 +50,7 @@ impl ClientTransaction {
     pub(super) fn start(
         is_invite: bool,
         role: Role,
-        key: ClientKey,
+        key: KeyHash,
         request: Bytes,
         reliability: Reliability,
         timers: Timers,
@@ -82,7 +82,7 @@ impl ClientTransaction {
     /// An INVITE transaction that was begun elsewhere and has come to `state`; its request is not sent again.
     pub(super) fn resume(
         state: ClientInviteState,
-        key: ClientKey,
+        key: KeyHash,
         request: Bytes,
         reliability: Reliability,
         timers: Timers,

@@ -6,20 +6,52 @@
 //! such a branch, from an RFC 2543 element: the fields that §17.2.3 lists. A response: the branch of our own
 //! Via and the method in CSeq (§17.1.3).
 
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+
 use sip::{HeaderName, Message, Method};
 use smallvec::SmallVec;
 
 /// Names a server transaction.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ServerKey(SmallVec<[u8; 64]>);
 
 /// Names a client transaction.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ClientKey(SmallVec<[u8; 96]>);
 
 /// Names the request that several server transactions may carry, come by different ways (§8.2.2.2).
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct MergeKey(Vec<u8>);
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MergeKey(SmallVec<[u8; 128]>);
+
+/// A key as tables hold it, of hundreds of thousands of transactions: 128 bits of it.
+///
+/// They stand for all of it. They are SipHash under secrets of this process, so nobody outside can look for two
+/// requests that share them, and by chance they meet once in 2^128.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct KeyHash([u64; 2]);
+
+/// Makes [`KeyHash`]es, which are comparable among those of one maker only.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct KeyHasher([RandomState; 2]);
+
+impl KeyHasher {
+    pub(crate) fn server(&self, key: &ServerKey) -> KeyHash {
+        self.hash(&key.0)
+    }
+
+    pub(crate) fn client(&self, key: &ClientKey) -> KeyHash {
+        self.hash(&key.0)
+    }
+
+    pub(crate) fn merge(&self, key: &MergeKey) -> KeyHash {
+        self.hash(&key.0)
+    }
+
+    fn hash(&self, octets: &[u8]) -> KeyHash {
+        KeyHash([self.0[0].hash_one(octets), self.0[1].hash_one(octets)])
+    }
+}
 
 impl ServerKey {
     /// The key whose octets these are.
@@ -105,7 +137,12 @@ impl MergeKey {
         let cseq = request.field(HeaderName::CSeq)?;
         let from = request.from().ok()?;
         let call_id = request.call_id().ok()?;
-        Some(MergeKey([from.tag().unwrap_or_default(), call_id, cseq].join(&b'\n')))
+        let mut key = SmallVec::new();
+        for part in [from.tag().unwrap_or_default(), call_id, cseq] {
+            key.extend_from_slice(part);
+            key.push(b'\n');
+        }
+        Some(MergeKey(key))
     }
 }
 

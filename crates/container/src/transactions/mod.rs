@@ -36,7 +36,7 @@ use carry_out::Input;
 use client_side::{ClientTransaction, Role};
 use deadlines::Deadlines;
 pub use interface::{ClientId, Origin, ServerId, TransactionEffect, TransactionSettings};
-use key::{ClientKey, MergeKey, ServerKey};
+use key::{ClientKey, KeyHash, KeyHasher, MergeKey, ServerKey};
 use server_side::{Kind, ServerTransaction};
 pub use takeover::Resumed;
 
@@ -64,8 +64,10 @@ pub struct Transactions {
     /// Boxed, like the clients: a table that grows moves its entries, hundreds of thousands in one go, and whole
     /// transactions would take longer than an edge waits for a heartbeat.
     servers: AHashMap<ServerId, Box<ServerTransaction>>,
-    server_keys: AHashMap<ServerKey, ServerId>,
-    merge_keys: AHashMap<MergeKey, ServerId>,
+    hasher: KeyHasher,
+    /// Of these and of the answered ones.
+    server_keys: AHashMap<KeyHash, ServerId>,
+    merge_keys: AHashMap<KeyHash, ServerId>,
     /// Weight of the server transactions but for the answered ones.
     open_servers: usize,
     /// How many server transactions keep their request, since they have no final response.
@@ -74,7 +76,7 @@ pub struct Transactions {
     clients: AHashMap<ClientId, Box<ClientTransaction>>,
     /// Weight of the client transactions.
     open_clients: usize,
-    client_keys: AHashMap<ClientKey, ClientId>,
+    client_keys: AHashMap<KeyHash, ClientId>,
     deadlines: Deadlines<TransactionId>,
     next_id: u64,
 }
@@ -86,6 +88,7 @@ impl Transactions {
             settings,
             responder,
             servers: AHashMap::new(),
+            hasher: KeyHasher::default(),
             server_keys: AHashMap::new(),
             merge_keys: AHashMap::new(),
             open_servers: 0,
@@ -101,7 +104,7 @@ impl Transactions {
 
     /// How many transactions there are.
     pub fn len(&self) -> usize {
-        self.servers.len() + self.clients.len()
+        self.servers.len() + self.answered.len() + self.clients.len()
     }
 
     /// Whether there is none.
@@ -118,7 +121,7 @@ impl Transactions {
 
     /// When [`timeout`](Self::timeout) wants to be called.
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.deadlines.next()
+        [self.deadlines.next(), self.answered.next_end()].into_iter().flatten().min()
     }
 
     /// A request that passed [`Message::check_request`] has come.
@@ -132,8 +135,12 @@ impl Transactions {
         let Some(key) = ServerKey::of(&request) else {
             return; // check_request guarantees Via, From, Call-ID and CSeq
         };
+        let key = self.hasher.server(&key);
         let is_ack = request.method() == Some(Method::Ack);
         if let Some(&server) = self.server_keys.get(&key) {
+            if let Some(answered) = self.answered.get_mut(server) {
+                return effects.push(answered.repeated(server, origin));
+            }
             let transaction = self.server_mut(server);
             // The link may have changed: another edge carries the repetition.
             transaction.origin = origin;
@@ -242,10 +249,11 @@ impl Transactions {
         let Some(key) = transaction.request.as_deref().and_then(MergeKey::of) else {
             return false;
         };
+        let key = self.hasher.merge(&key);
         match self.merge_keys.get(&key) {
             Some(other) => *other != server,
             None => {
-                transaction.merge_key = Some(key.clone());
+                transaction.merge_key = Some(key);
                 self.merge_keys.insert(key, server);
                 false
             }
@@ -277,7 +285,7 @@ impl Transactions {
         if self.open_clients >= max + max / 2 {
             return None;
         }
-        let key = ClientKey::new(branch, method.as_bytes());
+        let key = self.hasher.client(&ClientKey::new(branch, method.as_bytes()));
         let is_invite = method == Method::Invite;
         self.begin_client(is_invite, Role::User, key, request, reliability, now, effects)
     }
@@ -294,7 +302,7 @@ impl Transactions {
         let invite = self.clients.get(&client).filter(|transaction| transaction.is_invite())?;
         let invite = Message::parse(invite.request.clone()).ok()?;
         let branch = invite.top_via().ok()?.branch()?;
-        let key = ClientKey::new(branch, b"CANCEL");
+        let key = self.hasher.client(&ClientKey::new(branch, b"CANCEL"));
         let request = ack::cancel(&invite);
         self.begin_client(false, Role::Cancel, key, request, reliability, now, effects)
     }
@@ -339,6 +347,8 @@ impl Transactions {
         if let Some(transaction) = self.servers.get_mut(&server) {
             let actions = transaction.transport_failed(now);
             self.carry_out_server(server, actions, Input::Nothing, effects);
+        } else {
+            self.end_server(server); // RFC 3261 §17.2.2: an answered one ends as well
         }
     }
 
@@ -364,6 +374,7 @@ impl Transactions {
                 }
             }
         }
+        self.end_answered(now, DEADLINES_PER_TURN_MAX);
         let (servers, clients) = (&self.servers, &self.clients);
         self.deadlines.sweep(servers.len() + clients.len(), |id, at| match id {
             TransactionId::Server(id) => servers.get(&id).is_some_and(|t| t.armed.is_at(at)),
@@ -374,14 +385,14 @@ impl Transactions {
     /// §9.2: CANCEL has a server transaction of its own, answered at once.
     fn cancel_request(
         &mut self,
-        key: ServerKey,
+        key: KeyHash,
         cancel: Message,
         origin: Origin,
         now: Instant,
         effects: &mut Vec<TransactionEffect>,
     ) {
-        let invite =
-            ServerKey::cancelled_by(&cancel).and_then(|key| self.server_keys.get(&key).copied());
+        let invite = ServerKey::cancelled_by(&cancel)
+            .and_then(|key| self.server_keys.get(&self.hasher.server(&key)).copied());
         let server = self.begin_server(Kind::NonInvite, key, cancel.clone(), origin, now);
         // Without a request kept, the INVITE has its final response and CANCEL no effect.
         match invite.filter(|invite| self.pending_request(*invite).is_some()) {
@@ -424,23 +435,22 @@ impl Transactions {
     fn begin_server(
         &mut self,
         kind: Kind,
-        key: ServerKey,
+        key: KeyHash,
         request: Message,
         origin: Origin,
         now: Instant,
     ) -> ServerId {
         let timers = self.settings.timers;
-        let begun = ServerTransaction::start(kind, key.clone(), Some(request), origin, timers, now);
-        self.add_server(key, begun)
+        self.add_server(ServerTransaction::start(kind, key, Some(request), origin, timers, now))
     }
 
-    fn add_server(&mut self, key: ServerKey, mut transaction: ServerTransaction) -> ServerId {
+    fn add_server(&mut self, mut transaction: ServerTransaction) -> ServerId {
         let server = ServerId(self.take_id());
         let deadline = transaction.next_timeout();
         self.deadlines.arm(TransactionId::Server(server), &mut transaction.armed, deadline);
         self.open_servers += transaction.weight;
         self.unanswered += usize::from(transaction.request.is_some());
-        self.server_keys.insert(key, server);
+        self.server_keys.insert(transaction.key, server);
         self.servers.insert(server, Box::new(transaction));
         server
     }
@@ -450,7 +460,7 @@ impl Transactions {
         &mut self,
         is_invite: bool,
         role: Role,
-        key: ClientKey,
+        key: KeyHash,
         request: Bytes,
         reliability: Reliability,
         now: Instant,
@@ -460,39 +470,34 @@ impl Transactions {
             return None;
         }
         let timers = self.settings.timers;
-        let (transaction, actions) = ClientTransaction::start(
-            is_invite,
-            role,
-            key.clone(),
-            request,
-            reliability,
-            timers,
-            now,
-        );
-        let client = self.add_client(key, transaction);
+        let (transaction, actions) =
+            ClientTransaction::start(is_invite, role, key, request, reliability, timers, now);
+        let client = self.add_client(transaction);
         self.carry_out_client(client, actions, None, None, effects);
         Some(client)
     }
 
-    fn add_client(&mut self, key: ClientKey, transaction: ClientTransaction) -> ClientId {
+    fn add_client(&mut self, transaction: ClientTransaction) -> ClientId {
         let client = ClientId(self.take_id());
         self.open_clients += transaction.weight;
-        self.client_keys.insert(key, client);
+        self.client_keys.insert(transaction.key, client);
         self.clients.insert(client, Box::new(transaction));
         client
     }
 
     fn end_server(&mut self, server: ServerId) {
-        if let Some(transaction) = self.servers.remove(&server) {
-            match transaction.is_answered {
-                true => self.answered.weight -= transaction.weight,
-                false => self.open_servers -= transaction.weight,
-            }
+        let (key, merge_key) = if let Some(transaction) = self.servers.remove(&server) {
+            self.open_servers -= transaction.weight;
             self.unanswered -= usize::from(transaction.request.is_some());
-            self.server_keys.remove(&transaction.key);
-            if let Some(key) = transaction.merge_key {
-                self.merge_keys.remove(&key);
-            }
+            (transaction.key, transaction.merge_key)
+        } else if let Some(answered) = self.answered.remove(server) {
+            (answered.key, answered.merge_key)
+        } else {
+            return;
+        };
+        self.server_keys.remove(&key);
+        if let Some(key) = merge_key {
+            self.merge_keys.remove(&key);
         }
     }
 
@@ -505,7 +510,7 @@ impl Transactions {
     }
 
     fn server_mut(&mut self, server: ServerId) -> &mut ServerTransaction {
-        self.servers.get_mut(&server).expect("every key names a living transaction")
+        self.servers.get_mut(&server).expect("every key names a transaction, open or answered")
     }
 
     fn client_mut(&mut self, client: ClientId) -> &mut ClientTransaction {

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 
 use super::Origin;
 use super::deadlines::Armed;
-use super::key::{MergeKey, ServerKey};
+use super::key::KeyHash;
 
 /// What a machine asks for at one event; never more than two.
 pub(super) type ServerActions = SmallVec<[ServerAction; 4]>;
@@ -21,17 +21,15 @@ pub(super) type ServerActions = SmallVec<[ServerAction; 4]>;
 #[derive(Debug)]
 pub(super) struct ServerTransaction {
     machine: Machine,
-    pub(super) key: ServerKey,
+    pub(super) key: KeyHash,
     /// Set once the container has answered as the request's user agent.
-    pub(super) merge_key: Option<MergeKey>,
+    pub(super) merge_key: Option<KeyHash>,
     /// Where the latest copy of the request came from: responses go back there.
     pub(super) origin: Origin,
     /// Kept until the final response, for responses of our own; boxed, as the transaction outlives it by far.
     pub(super) request: Option<Box<Message>>,
     /// As how many it counts.
     pub(super) weight: usize,
-    /// A non-INVITE that has its final response, and is counted so.
-    pub(super) is_answered: bool,
     /// The latest response, for repetition.
     pub(super) response: Option<Bytes>,
     trying: Trying,
@@ -67,7 +65,7 @@ impl ServerTransaction {
     /// Without a request nothing can be answered but by complete responses.
     pub(super) fn start(
         kind: Kind,
-        key: ServerKey,
+        key: KeyHash,
         request: Option<Message>,
         origin: Origin,
         timers: Timers,
@@ -89,7 +87,6 @@ impl ServerTransaction {
             origin,
             weight: super::weight(request.as_ref().map_or(0, |request| request.buffer().len())),
             request: request.map(Box::new),
-            is_answered: false,
             response: None,
             trying: match kind {
                 Kind::Invite => Trying::Withheld,
@@ -101,7 +98,7 @@ impl ServerTransaction {
 
     /// An INVITE transaction that was answered 2xx elsewhere.
     pub(super) fn resume_accepted(
-        key: ServerKey,
+        key: KeyHash,
         origin: Origin,
         timers: Timers,
         now: Instant,
@@ -118,7 +115,6 @@ impl ServerTransaction {
             origin,
             weight: super::weight(0),
             request: None,
-            is_answered: false,
             response: None,
             trying: Trying::Free,
             armed: Armed::default(),
@@ -154,7 +150,7 @@ impl ServerTransaction {
                 machine.state(),
                 ServerInviteState::Completed | ServerInviteState::Accepted
             ),
-            Machine::NonInvite(_) => self.only_repeats(),
+            Machine::NonInvite(_) => false, // then it is one of `answered`
         };
         self.response.as_ref().filter(|_| is_final)
     }

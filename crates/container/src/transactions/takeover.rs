@@ -25,8 +25,9 @@ impl Transactions {
     /// Whether a request belongs to a server transaction that lives here: an ACK or CANCEL to that of its INVITE,
     /// a repetition to its own.
     pub fn knows(&self, request: &Message) -> bool {
-        let is_here =
-            |key: Option<ServerKey>| key.is_some_and(|key| self.server_keys.contains_key(&key));
+        let is_here = |key: Option<ServerKey>| {
+            key.is_some_and(|key| self.server_keys.contains_key(&self.hasher.server(&key)))
+        };
         is_here(ServerKey::of(request))
             || request.method() == Some(Method::Cancel) && is_here(ServerKey::cancelled_by(request))
     }
@@ -42,7 +43,7 @@ impl Transactions {
         standing: Resumed,
         now: Instant,
     ) -> Option<ServerId> {
-        let key = ServerKey::of(&request)?;
+        let key = self.hasher.server(&ServerKey::of(&request)?);
         if let Some(&here) = self.server_keys.get(&key) {
             self.end_server(here);
         }
@@ -50,8 +51,8 @@ impl Transactions {
             Resumed::Unanswered => self.begin_server(Kind::Invite, key, request, origin, now),
             Resumed::Answered => {
                 let timers = self.settings.timers;
-                let resumed = ServerTransaction::resume_accepted(key.clone(), origin, timers, now);
-                self.add_server(key, resumed)
+                let resumed = ServerTransaction::resume_accepted(key, origin, timers, now);
+                self.add_server(resumed)
             }
         })
     }
@@ -66,29 +67,33 @@ impl Transactions {
         origin: Origin,
         now: Instant,
     ) -> ServerId {
-        let key = ServerKey::from_bytes(key);
+        let key = self.hasher.server(&ServerKey::from_bytes(key));
         if let Some(&here) = self.server_keys.get(&key) {
             self.end_server(here);
         }
         let kind = if is_invite { Kind::Invite } else { Kind::NonInvite };
         let timers = self.settings.timers;
-        let resumed = ServerTransaction::start(kind, key.clone(), request, origin, timers, now);
-        self.add_server(key, resumed)
+        let resumed = ServerTransaction::start(kind, key, request, origin, timers, now);
+        self.add_server(resumed)
     }
 
     /// The server transaction of this key.
     pub fn server_by_key(&self, key: &[u8]) -> Option<ServerId> {
-        self.server_keys.get(&ServerKey::from_bytes(key)).copied()
+        self.server_keys.get(&self.hasher.server(&ServerKey::from_bytes(key))).copied()
     }
 
     /// The server transaction that a request is in.
     pub fn server_of(&self, request: &Message) -> Option<ServerId> {
-        ServerKey::of(request).and_then(|key| self.server_keys.get(&key).copied())
+        let key = self.hasher.server(&ServerKey::of(request)?);
+        self.server_keys.get(&key).copied()
     }
 
     /// The final response that a server transaction still repeats, and where it goes; None also for an INVITE's that is
     /// acknowledged.
     pub fn final_response(&self, server: ServerId) -> Option<(Origin, Bytes)> {
+        if let Some(answered) = self.answered.get(server) {
+            return Some((answered.origin, answered.response.clone()));
+        }
         let transaction = self.servers.get(&server)?;
         Some((transaction.origin, transaction.final_response()?.clone()))
     }
@@ -101,17 +106,18 @@ impl Transactions {
 
     /// The client transaction that sent a request of `method` under `branch`.
     pub fn client_by_branch(&self, branch: &[u8], method: &[u8]) -> Option<ClientId> {
-        self.client_keys.get(&ClientKey::new(branch, method)).copied()
+        self.client_keys.get(&self.hasher.client(&ClientKey::new(branch, method))).copied()
     }
 
     /// The client transaction that a response is for.
     pub fn client_of(&self, response: &Message) -> Option<ClientId> {
-        ClientKey::of(response).and_then(|key| self.client_keys.get(&key).copied())
+        let key = self.hasher.client(&ClientKey::of(response)?);
+        self.client_keys.get(&key).copied()
     }
 
     /// Whether a server transaction still lives.
     pub fn has_server(&self, server: ServerId) -> bool {
-        self.servers.contains_key(&server)
+        self.servers.contains_key(&server) || self.answered.get(server).is_some()
     }
 
     /// Goes on with the client transaction of an INVITE that another container began, in the state that it had come
@@ -124,15 +130,14 @@ impl Transactions {
         state: ClientInviteState,
         now: Instant,
     ) -> Option<ClientId> {
-        let key = ClientKey::new(branch, Method::Invite.as_bytes());
+        let key = self.hasher.client(&ClientKey::new(branch, Method::Invite.as_bytes()));
         let max = self.settings.transactions_max;
         if self.open_clients >= max + max / 2 || self.client_keys.contains_key(&key) {
             return None;
         }
         let timers = self.settings.timers;
-        let resumed =
-            ClientTransaction::resume(state, key.clone(), request, reliability, timers, now);
-        let client = self.add_client(key, resumed);
+        let resumed = ClientTransaction::resume(state, key, request, reliability, timers, now);
+        let client = self.add_client(resumed);
         let transaction = self.client_mut(client);
         let (deadline, mut armed) = (transaction.next_timeout(), transaction.armed);
         self.deadlines.arm(TransactionId::Client(client), &mut armed, deadline);

@@ -335,7 +335,19 @@ fn answered_request_keeps_out_no_new_one_and_is_forgotten_past_the_bound() {
     assert!(bench.layer.is_empty());
     let server = bench.begin("REGISTER", &via(0));
     bench.answer(server, 200);
-    assert_eq!(bench.layer.answered.order.len(), 1, "those that ended are not queued on");
+    assert_eq!(bench.layer.answered.ends.len(), 1, "those that ended are not queued on");
+}
+
+#[test]
+fn answered_request_whose_response_found_no_way_is_handled_anew() {
+    // RFC 3261 §17.2.2: Completed ends with a transport error.
+    let mut bench = Bench::new();
+    let server = bench.begin("REGISTER", EDGE_VIA);
+    bench.answer(server, 200);
+    assert!(bench.layer.has_server(server) && bench.layer.final_response(server).is_some());
+    bench.layer.response_failed(server, bench.now, &mut Vec::new());
+    assert!(bench.layer.is_empty() && !bench.layer.has_server(server));
+    assert_eq!(words(&bench.request("REGISTER", EDGE_VIA, "")), ["begun REGISTER"]);
 }
 
 #[test]
