@@ -6,14 +6,16 @@
 //!
 //! Deliberately absent: passwords (only their digest hashes are kept) and what roles mean (the console's business).
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sip::AddressOfRecord;
 use state::{Batch, Change, CommitError, Expect, Key, Prefix, Store, StoreError, Version};
 
+use known::Known;
 use record::{ACCOUNTS, account_key, private_key, public_key};
 use state::codec::RecordError;
 
+mod known;
 mod record;
 
 pub use record::{Account, PrivateIdentity, UsernameForm};
@@ -95,12 +97,13 @@ pub enum AccountError {
 #[derive(Clone)]
 pub struct AccountStore {
     store: Arc<dyn Store>,
+    known: Arc<Mutex<Known>>,
 }
 
 impl AccountStore {
     /// On the synchronous store of the node.
     pub fn new(store: Arc<dyn Store>) -> AccountStore {
-        AccountStore { store }
+        AccountStore { store, known: Arc::default() }
     }
 
     /// Adds an account `NAME@DOMAIN` with one private and one public identity of that name; without roles it gets
@@ -308,14 +311,24 @@ impl AccountStore {
         &self,
         user: &str,
         realm: &str,
-    ) -> Result<Option<PrivateIdentity>, AccountError> {
+    ) -> Result<Option<Arc<PrivateIdentity>>, AccountError> {
+        let as_of = self.store.last_commit();
+        let name = format!("{user}@{realm}");
+        if let Some(known) = self.known_as_of(as_of).identities.get(name.as_str()) {
+            return Ok(Some(Arc::clone(known)));
+        }
         let key = private_key(user, realm);
         if key.check().is_err() {
             // Longer than any name that was ever stored.
             return Ok(None);
         }
-        let record = self.store.read(&key).await?;
-        record.map(|record| decoded(&key, PrivateIdentity::decode(&record.value))).transpose()
+        let Some(record) = self.store.read(&key).await? else { return Ok(None) };
+        let identity = Arc::new(decoded(&key, PrivateIdentity::decode(&record.value))?);
+        let mut known = self.known();
+        if known.is_as_of(as_of) {
+            known.identities.insert(name.into(), Arc::clone(&identity));
+        }
+        Ok(Some(identity))
     }
 
     /// The name of the account that has this public identity.
@@ -325,13 +338,33 @@ impl AccountStore {
     pub async fn owner_of(
         &self,
         identity: &AddressOfRecord,
-    ) -> Result<Option<String>, AccountError> {
+    ) -> Result<Option<Arc<str>>, AccountError> {
+        let as_of = self.store.last_commit();
+        if let Some(known) = self.known_as_of(as_of).owners.get(identity.as_str()) {
+            return Ok(Some(Arc::clone(known)));
+        }
         let key = public_key(identity);
         if key.check().is_err() {
             return Ok(None);
         }
-        let record = self.store.read(&key).await?;
-        record.map(|record| owner_name(&key, record.value.into())).transpose()
+        let Some(record) = self.store.read(&key).await? else { return Ok(None) };
+        let owner: Arc<str> = owner_name(&key, record.value.into())?.into();
+        let mut known = self.known();
+        if known.is_as_of(as_of) {
+            known.owners.insert(identity.as_str().into(), Arc::clone(&owner));
+        }
+        Ok(Some(owner))
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Copies of records: a panic elsewhere cannot leave one half-made.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known_as_of(&self, last_commit: Option<u64>) -> MutexGuard<'_, Known> {
+        let mut known = self.known();
+        known.keep_if_as_of(last_commit);
+        known
     }
 
     async fn account(&self, name: &str) -> Result<Option<(Version, Account)>, AccountError> {

@@ -41,7 +41,7 @@ macro_rules! contract_tests {
         $crate::contract_tests!($engine, $subject,
             a_put_is_read_back, what_was_never_put_is_absent, absent_is_expected_once, a_version_is_expected_exactly,
             a_conflict_spares_nothing_of_its_batch, versions_are_never_given_twice, a_batch_lies_within_one_tag,
-            what_is_too_large_is_refused, an_empty_batch_succeeds,
+            what_is_too_large_is_refused, an_empty_batch_succeeds, the_last_commit_is_another_one_after_each,
             batches_together_end_each_for_itself, expectations_see_the_state_before_the_batch,
             a_missing_record_is_deleted_without_error, an_ended_lifetime_hides_the_record,
             an_expired_record_counts_as_absent, a_refresh_moves_the_end, a_put_without_lifetime_stays,
@@ -200,6 +200,18 @@ pub async fn what_is_too_large_is_refused(subject: &Subject) {
     );
     let outcome = subject.store.read(&long).await;
     assert!(matches!(outcome, Err(StoreError::KeyTooLong { .. })), "{outcome:?}");
+}
+
+/// Whoever keeps what it has read learns of every commit.
+pub async fn the_last_commit_is_another_one_after_each(subject: &Subject) {
+    let Some(before) = subject.store.last_commit() else { return };
+    assert_eq!(subject.read(&key("a")).await, None);
+    assert_eq!(subject.store.last_commit(), Some(before), "a read is no commit");
+    subject.put(&key("a"), "one", None).await;
+    let after = subject.store.last_commit();
+    assert_ne!(after, Some(before));
+    subject.commit(Batch::new().delete(key("a"), Expect::Any)).await;
+    assert_ne!(subject.store.last_commit(), after);
 }
 
 /// Nothing to do is done.

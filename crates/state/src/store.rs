@@ -47,6 +47,12 @@ pub trait Store: Send + Sync {
     /// [`StoreError::WatchTooWide`] when more records match than a watch can hold.
     fn watch(&self, space: &Space, prefix: &Prefix) -> Result<Watch, StoreError>;
 
+    /// A number that is another one after each commit that a read can see, of whatever process; `None` when the engine
+    /// cannot tell at once. What was read behind it and has no lifetime stands as long as it stays the same.
+    fn last_commit(&self) -> Option<u64> {
+        None
+    }
+
     /// Applies a batch, whole or not at all, and returns the new version of each write in order (for a delete:
     /// the number of the commit that deleted).
     ///

@@ -110,7 +110,7 @@ fn a_new_password_reaches_every_private_identity() {
         accounts.set_password(BOB, b"new").await.unwrap();
         for user in ["bob", "robert"] {
             let identity = accounts.private_identity(user, "example.com").await.unwrap().unwrap();
-            assert_eq!(identity, PrivateIdentity::new(BOB, user, "example.com", b"new"));
+            assert_eq!(*identity, PrivateIdentity::new(BOB, user, "example.com", b"new"));
         }
     });
 }
@@ -145,5 +145,31 @@ fn a_change_survives_conflicts_and_doubtful_commits() {
         fake.inject_commit_fault(CommitFault::AppliedButUnknown);
         accounts.remove(BOB).await.unwrap();
         assert_eq!(fake.records(), 0);
+    });
+}
+
+#[test]
+fn what_is_kept_of_an_account_ends_with_the_next_commit_of_anybody() {
+    block_on(async {
+        let (fake, accounts) = accounts();
+        let elsewhere = AccountStore::new(Arc::new(fake.clone()));
+        accounts.add(BOB, b"secret", &[]).await.unwrap();
+        let aor = AddressOfRecord::parse(b"sip:bob@example.com").unwrap();
+        let before = accounts.private_identity("bob", "example.com").await.unwrap().unwrap();
+        assert!(accounts.owner_of(&aor).await.unwrap().is_some());
+        // Both are kept: the store is not asked again.
+        fake.inject_read_fault(StoreError::Closed);
+        assert_eq!(
+            accounts.private_identity("bob", "example.com").await.unwrap(),
+            Some(before.clone())
+        );
+        assert_eq!(accounts.owner_of(&aor).await.unwrap().as_deref(), Some(BOB));
+        assert!(accounts.show(BOB).await.is_err(), "the fault still waits");
+        elsewhere.set_password(BOB, b"other").await.unwrap();
+        let after = accounts.private_identity("bob", "example.com").await.unwrap();
+        assert_ne!(after, Some(before));
+        elsewhere.remove(BOB).await.unwrap();
+        assert_eq!(accounts.private_identity("bob", "example.com").await.unwrap(), None);
+        assert_eq!(accounts.owner_of(&aor).await.unwrap(), None);
     });
 }

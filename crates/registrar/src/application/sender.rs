@@ -55,13 +55,14 @@ impl Registrar {
         };
         let identity = self.accounts.private_identity(claim.user(), realm).await?;
         let method = request.message.method().map_or(&b""[..], |method| method.as_bytes());
-        let verdict = self.authenticator.judge(&claim, identity.as_ref(), aor, method, request.now);
+        let verdict =
+            self.authenticator.judge(&claim, identity.as_deref(), aor, method, request.now);
         let Some(identity) = identity.filter(|_| verdict != Verdict::Wrong) else {
             debug!(%aor, user = claim.user(), flow = ?request.flow, "unknown user or wrong password");
             return Ok(Sender::Unknown(self.challenge(request, asker, aor, false)?));
         };
         // RFC 3261 §10.3(4): who the sender is has been settled; now whether the address is theirs.
-        if self.accounts.owner_of(aor).await?.is_none_or(|owner| owner != identity.account) {
+        if self.accounts.owner_of(aor).await?.is_none_or(|owner| *owner != *identity.account) {
             debug!(%aor, user = claim.user(), "not an address of this account");
             let refusal = Response::new(403).reason("Not an address of this account");
             return Ok(Sender::Unknown(Effects::respond(refusal)));

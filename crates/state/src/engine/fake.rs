@@ -253,6 +253,10 @@ impl Store for FakeStore {
         Ok(Watch::new(receive))
     }
 
+    fn last_commit(&self) -> Option<u64> {
+        Some(self.commits() as u64)
+    }
+
     fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<Vec<Version>, CommitError>> {
         let fault = self.state().commit_faults.pop_front();
         Box::pin(self.commit_with(batch, fault))

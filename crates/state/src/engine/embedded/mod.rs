@@ -161,6 +161,10 @@ impl Store for EmbeddedStore {
         Ok(watch)
     }
 
+    fn last_commit(&self) -> Option<u64> {
+        Some(self.open.shared.environment.last_transaction() as u64)
+    }
+
     fn commit(&self, batch: Batch) -> BoxFuture<'_, CommitOutcome> {
         let outcomes = self.commit_all(vec![batch]);
         Box::pin(async move { outcomes.await.pop().expect("one outcome for one batch") })
