@@ -9,18 +9,17 @@
 
 use sip::digest::{Algorithm, Challenge, Credentials, Ha1, matches};
 use sip::{AddressOfRecord, HeaderName, Message};
-use state::{Key, Space, UnixMillis};
+use state::{Key, UnixMillis};
 
 use crate::accounts::{PrivateIdentity, UsernameForm};
+use crate::bindings;
 use crate::nonce::{NonceId, NonceVerdict, Nonces, RANDOM_BYTES};
 use crate::register::FingerprintParts;
 
-/// The space of nonce marks; their tag is the address-of-record that the nonce was issued for.
-const MARKS: Space = Space::named("nonces");
-
-/// The key of a nonce's mark.
+/// The key of a nonce's mark: beside the bindings of the address-of-record that the nonce was issued for. The two change
+/// together with every REGISTER, and engines that keep records in order write what lies together in one go.
 pub fn mark_key(aor: &AddressOfRecord, nonce: NonceId) -> Key {
-    Key::new(MARKS, aor.as_str().as_bytes().to_vec(), nonce.as_bytes().to_vec())
+    Key::new(bindings::SPACE, aor.as_str().as_bytes().to_vec(), nonce.as_bytes().to_vec())
 }
 
 /// In which capacity credentials are asked for.

@@ -19,7 +19,8 @@ pub mod update;
 
 pub use update::{Policy, Refusal, Updated, update};
 
-/// The space of the records; their tag is the address-of-record, their id is empty.
+/// The space of the records; their tag is the address-of-record, their id is empty. What has another id is the mark of a
+/// nonce (authentication.rs).
 pub const SPACE: Space = Space::named("bindings");
 
 /// The key of an address-of-record's record.

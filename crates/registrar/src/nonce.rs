@@ -23,6 +23,9 @@ use state::codec::{Reader, RecordError, Writer};
 /// Random octets in a nonce.
 pub const RANDOM_BYTES: usize = 8;
 
+/// Of nonces. One of level 1 was marked elsewhere in the store, so it counts as stale.
+const NONCE_LEVEL: u8 = 2;
+/// Of marks.
 const FORMAT_LEVEL: u8 = 1;
 const MAC_BYTES: usize = 16;
 /// What names a nonce: its time and its random octets.
@@ -87,7 +90,7 @@ impl Nonces {
     /// A new nonce for requests of one address-of-record.
     pub fn issue(&self, aor: &[u8], now: UnixMillis, random: [u8; RANDOM_BYTES]) -> String {
         let mut octets = [0; NONCE_BYTES];
-        octets[0] = FORMAT_LEVEL;
+        octets[0] = NONCE_LEVEL;
         octets[1..9].copy_from_slice(&now.0.to_be_bytes());
         octets[9..1 + ID_BYTES].copy_from_slice(&random);
         let mac = self.key().tag::<MAC_BYTES>(&mac_input(&octets[..1 + ID_BYTES], aor));
@@ -99,7 +102,7 @@ impl Nonces {
     pub fn verify(&self, nonce: &[u8], aor: &[u8], now: UnixMillis) -> NonceVerdict {
         let mut octets = [0; NONCE_BYTES + 2];
         let length = URL_SAFE_NO_PAD.decode_slice(nonce, &mut octets);
-        if length != Ok(NONCE_BYTES) || octets[0] != FORMAT_LEVEL {
+        if length != Ok(NONCE_BYTES) || octets[0] != NONCE_LEVEL {
             return NonceVerdict::Stale;
         }
         let (said, mac) = octets[..NONCE_BYTES].split_at(1 + ID_BYTES);

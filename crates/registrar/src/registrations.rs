@@ -68,6 +68,10 @@ pub async fn registrations(
         let page = store.scan(&bindings::SPACE, &Prefix::All, after.as_ref(), PAGE).await?;
         let last = page.len() < PAGE;
         for (key, record) in page {
+            after = Some(key.clone());
+            if !key.id.is_empty() {
+                continue; // the mark of a nonce
+            }
             let aor = text(&key.tag);
             let record = Bindings::decode(&record.value)
                 .map_err(|source| RegistrationsError::Record { aor: aor.clone(), source })?;
@@ -85,7 +89,6 @@ pub async fn registrations(
                 user_agent: text(&binding.user_agent),
                 keep_alive: binding.keep_alive,
             }));
-            after = Some(key);
         }
         if last {
             return Ok(list);
