@@ -12,9 +12,36 @@ use crate::error::Rejection;
 use crate::framer::Framing;
 use crate::header_name::HeaderName;
 use crate::message::Message;
+use crate::method::Method;
 use crate::name_addr::{NameAddr, NameAddrError};
 use crate::uri::Uri;
 use crate::via::{BRANCH_COOKIE, Via};
+
+/// A request that can be processed, with what its check has read: whoever goes on need not read that again.
+#[derive(Clone, Copy, Debug)]
+pub struct CheckedRequest<'a> {
+    /// The method, the same in the start line and in CSeq.
+    pub method: Method<'a>,
+    /// The Request-URI.
+    pub request_uri: Uri<'a>,
+    /// The top-most Via value.
+    pub top_via: Via<'a>,
+    /// The To header.
+    pub to: NameAddr<'a>,
+    /// The Call-ID.
+    pub call_id: &'a [u8],
+    /// Max-Forwards, if there is one.
+    pub max_forwards: Option<u8>,
+}
+
+/// A response that can be processed, with what its check has read.
+#[derive(Clone, Copy, Debug)]
+pub struct CheckedResponse<'a> {
+    /// The top-most Via value.
+    pub top_via: Via<'a>,
+    /// The one below it.
+    pub next_via: Option<Via<'a>>,
+}
 
 impl Message {
     /// Whether this request can be processed.
@@ -22,25 +49,7 @@ impl Message {
     /// # Errors
     /// What to answer: 505 for another SIP version, else 400 with the fault as its reason phrase.
     pub fn check_request(&self, framing: Framing) -> Result<(), Rejection> {
-        if !self.version().eq_ignore_ascii_case(b"SIP/2.0") {
-            return Err(Rejection { status: 505, reason: "Version Not Supported" });
-        }
-        self.check_fields_once()?;
-        check_request_uri(self.request_uri().unwrap_or_default())?;
-        self.check_addresses()?;
-        self.check_vias()?;
-        let cseq = self.cseq()?;
-        if self.method() != Some(cseq.method) {
-            return Err(Rejection::bad_request("CSeq Method Does Not Match"));
-        }
-        self.max_forwards()?;
-        match (self.content_length()?, framing) {
-            (Some(length), _) if length > self.body().len() => {
-                Err(Rejection::bad_request("Body Shorter Than Content-Length"))
-            }
-            (None, Framing::Stream) => Err(Rejection::bad_request("Missing Content-Length")),
-            (Some(_), _) | (None, Framing::Datagram) => Ok(()),
-        }
+        self.read_request(framing).map(drop)
     }
 
     /// Whether this response can be processed.
@@ -48,19 +57,61 @@ impl Message {
     /// # Errors
     /// Why it cannot; a response is never answered, so it is to be dropped.
     pub fn check_response(&self) -> Result<(), Rejection> {
-        if !self.version().eq_ignore_ascii_case(b"SIP/2.0") {
-            return Err(Rejection { status: 505, reason: "Version Not Supported" });
+        self.read_response().map(drop)
+    }
+
+    /// [`check_request`](Self::check_request), and what was read for it.
+    ///
+    /// # Errors
+    /// What to answer: 505 for another SIP version, else 400 with the fault as its reason phrase.
+    pub fn read_request(&self, framing: Framing) -> Result<CheckedRequest<'_>, Rejection> {
+        self.check_version()?;
+        self.check_fields_once()?;
+        let request_uri = read_request_uri(self.request_uri().unwrap_or_default())?;
+        let (call_id, to) = self.check_addresses()?;
+        let Vias { top: top_via, .. } = self.check_vias()?;
+        let method = self.cseq()?.method;
+        if self.method() != Some(method) {
+            return Err(Rejection::bad_request("CSeq Method Does Not Match"));
         }
+        let max_forwards = self.max_forwards()?;
+        match (self.content_length()?, framing) {
+            (Some(length), _) if length > self.body().len() => {
+                Err(Rejection::bad_request("Body Shorter Than Content-Length"))
+            }
+            (None, Framing::Stream) => Err(Rejection::bad_request("Missing Content-Length")),
+            (Some(_), _) | (None, Framing::Datagram) => {
+                Ok(CheckedRequest { method, request_uri, top_via, to, call_id, max_forwards })
+            }
+        }
+    }
+
+    /// [`check_response`](Self::check_response), and what was read for it.
+    ///
+    /// # Errors
+    /// Why it cannot; a response is never answered, so it is to be dropped.
+    pub fn read_response(&self) -> Result<CheckedResponse<'_>, Rejection> {
+        self.check_version()?;
         self.check_fields_once()?;
         self.check_addresses()?;
-        self.check_vias()?;
-        self.check_next_via()?;
+        let Vias { top: top_via, next: next_via } = self.check_vias()?;
+        if let Some(next_via) = &next_via {
+            check_next_via(next_via)?;
+        }
         self.cseq()?;
         match self.content_length()? {
             Some(length) if length > self.body().len() => {
                 Err(Rejection::bad_request("Body Shorter Than Content-Length"))
             }
-            Some(_) | None => Ok(()),
+            Some(_) | None => Ok(CheckedResponse { top_via, next_via }),
+        }
+    }
+
+    fn check_version(&self) -> Result<(), Rejection> {
+        if self.version().eq_ignore_ascii_case(b"SIP/2.0") {
+            Ok(())
+        } else {
+            Err(Rejection { status: 505, reason: "Version Not Supported" })
         }
     }
 
@@ -84,43 +135,50 @@ impl Message {
         Ok(())
     }
 
-    fn check_addresses(&self) -> Result<(), Rejection> {
-        self.call_id()?;
+    /// Call-ID and To are wanted later.
+    fn check_addresses(&self) -> Result<(&[u8], NameAddr<'_>), Rejection> {
+        let call_id = self.call_id()?;
         check_uri(self.from()?.uri(), "Malformed From")?;
-        check_uri(self.to()?.uri(), "Malformed To")?;
+        let to = self.to()?;
+        check_uri(to.uri(), "Malformed To")?;
         for value in self.values(HeaderName::Contact).filter(|value| *value != b"*") {
             check_address(value, "Malformed Contact")?;
         }
         for value in self.values(HeaderName::Route) {
             check_address(value, "Malformed Route")?;
         }
-        Ok(())
+        Ok((call_id, to))
     }
 
-    fn check_vias(&self) -> Result<(), Rejection> {
-        let mut vias = self.values(HeaderName::Via);
-        let top = Via::parse(vias.next().ok_or(Rejection::bad_request("Missing Via"))?)?;
-        for value in vias {
+    fn check_vias(&self) -> Result<Vias<'_>, Rejection> {
+        let mut values = self.values(HeaderName::Via);
+        let top = Via::parse(values.next().ok_or(Rejection::bad_request("Missing Via"))?)?;
+        let next = values.next().map(Via::parse).transpose()?;
+        for value in values {
             Via::parse(value)?;
         }
         // RFC 4475 §3.2.1: the cookie alone would make all such requests one transaction.
         if top.branch() == Some(BRANCH_COOKIE) {
             return Err(Rejection::bad_request("Empty Branch"));
         }
-        Ok(())
+        Ok(Vias { top, next })
     }
+}
 
-    /// RFC 4475 §3.3.10: a response must not be sent on to a broadcast or multicast address.
-    fn check_next_via(&self) -> Result<(), Rejection> {
-        let Some(next) = self.values(HeaderName::Via).nth(1) else { return Ok(()) };
-        let via = Via::parse(next)?;
-        let forbidden = match via.received().or(via.host.ip()) {
-            Some(IpAddr::V4(address)) => address.is_broadcast() || address.is_multicast(),
-            Some(IpAddr::V6(address)) => address.is_multicast(),
-            None => false,
-        };
-        if forbidden { Err(Rejection::bad_request("Via Is Not Unicast")) } else { Ok(()) }
-    }
+/// The two Via values that somebody looks at.
+struct Vias<'a> {
+    top: Via<'a>,
+    next: Option<Via<'a>>,
+}
+
+/// RFC 4475 §3.3.10: a response must not be sent on to a broadcast or multicast address.
+fn check_next_via(via: &Via<'_>) -> Result<(), Rejection> {
+    let forbidden = match via.received().or(via.host.ip()) {
+        Some(IpAddr::V4(address)) => address.is_broadcast() || address.is_multicast(),
+        Some(IpAddr::V6(address)) => address.is_multicast(),
+        None => false,
+    };
+    if forbidden { Err(Rejection::bad_request("Via Is Not Unicast")) } else { Ok(()) }
 }
 
 impl From<crate::error::HeaderError> for Rejection {
@@ -161,12 +219,12 @@ fn repeated(name: HeaderName) -> &'static str {
 }
 
 /// RFC 3261 §7.1: no white space, no brackets; §19.1.1: no headers.
-fn check_request_uri(uri: &[u8]) -> Result<(), Rejection> {
+fn read_request_uri(uri: &[u8]) -> Result<Uri<'_>, Rejection> {
     match Uri::parse(uri) {
         Ok(Uri::Sip(uri)) if uri.has_headers() => {
             Err(Rejection::bad_request("Request-URI Has Headers"))
         }
-        Ok(_) => Ok(()),
+        Ok(uri) => Ok(uri),
         Err(_) => Err(Rejection::bad_request("Malformed Request-URI")),
     }
 }

@@ -10,6 +10,8 @@ const WORD: u8 = 4;
 const HOST: u8 = 8;
 const URI: u8 = 16;
 const VALUE: u8 = 32;
+/// What may stand in a URI without being an escape.
+const PLAIN_URI: u8 = 64;
 
 static CLASSES: [u8; 256] = classes();
 
@@ -24,7 +26,7 @@ const fn classes() -> [u8; 256] {
         // Everything visible except what delimits a URI from its surroundings. Wider than RFC 3261 `uric`: real
         // phones send `#` and raw UTF-8, and a proxy forwards what it need not understand.
         if b > 0x20 && b != 0x7f && !matches!(b, b'<' | b'>' | b'"') {
-            table[byte] |= URI;
+            table[byte] |= if b == b'%' { URI } else { URI | PLAIN_URI };
         }
         if b > 0x20 && b != 0x7f && !matches!(b, b';' | b',' | b'"' | b'<' | b'>' | b'=') {
             table[byte] |= VALUE;
@@ -33,6 +35,7 @@ const fn classes() -> [u8; 256] {
     }
     table = mark(table, b"-.!%*_+`'~", TOKEN | WORD);
     table = mark(table, b"()<>:\\\"/[]?{}", WORD);
+    // Underscores are met in the field and tolerated.
     table = mark(table, b"-._", HOST);
     mark(table, b" \t\r\n", LWS)
 }
@@ -56,20 +59,44 @@ pub(crate) fn is_lws(byte: u8) -> bool {
     CLASSES[byte as usize] & LWS != 0
 }
 
-/// Whether `byte` may stand in a host name (underscores are met in the field and tolerated).
-pub(crate) fn is_host_byte(byte: u8) -> bool {
-    CLASSES[byte as usize] & HOST != 0
-}
-
 /// Whether `byte` may stand in a URI between `<` and `>`.
 pub(crate) fn is_uri_byte(byte: u8) -> bool {
     CLASSES[byte as usize] & URI != 0
 }
 
-/// Whether `byte` may stand in a parameter's value without quotes. Wider than `token / host`: `received=::1` and
-/// `branch=a/b` are met in the field.
-pub(crate) fn is_value_byte(byte: u8) -> bool {
-    CLASSES[byte as usize] & VALUE != 0
+/// How many bytes at the start of `bytes` may stand in a parameter's value without quotes. Wider than `token / host`:
+/// `received=::1` and `branch=a/b` are met in the field.
+pub(crate) fn value_span(bytes: &[u8]) -> usize {
+    span(bytes, VALUE)
+}
+
+/// How many bytes at the start of `bytes` are of `class`. Eight at a time: the values that are looked through are longer
+/// than a word, and nearly always of one class to their end.
+fn span(bytes: &[u8], class: u8) -> usize {
+    let mut length = 0;
+    for eight in bytes.chunks_exact(8) {
+        if eight.iter().fold(class, |common, &b| common & CLASSES[b as usize]) == 0 {
+            break;
+        }
+        length += 8;
+    }
+    let rest = &bytes[length..];
+    length + rest.iter().position(|&b| CLASSES[b as usize] & class == 0).unwrap_or(rest.len())
+}
+
+/// How many bytes at the start of `bytes` may stand in a host name.
+pub(crate) fn host_span(bytes: &[u8]) -> usize {
+    span(bytes, HOST)
+}
+
+/// How many bytes at the start of `bytes` may stand in a URI between `<` and `>`.
+pub(crate) fn uri_span(bytes: &[u8]) -> usize {
+    span(bytes, URI)
+}
+
+/// Whether all of `bytes` may stand in a URI, and none of them begins an escape.
+pub(crate) fn is_plain_uri(bytes: &[u8]) -> bool {
+    span(bytes, PLAIN_URI) == bytes.len()
 }
 
 /// Whether `bytes` is a non-empty `token`.
@@ -79,8 +106,7 @@ pub(crate) fn is_token(bytes: &[u8]) -> bool {
 
 /// Whether `bytes` is a `callid`: a word, or two around one `@`. Source: RFC 3261 §25.1.
 pub(crate) fn is_call_id(bytes: &[u8]) -> bool {
-    let is_word =
-        |part: &[u8]| !part.is_empty() && part.iter().all(|&b| CLASSES[b as usize] & WORD != 0);
+    let is_word = |part: &[u8]| !part.is_empty() && span(part, WORD) == part.len();
     match memchr::memchr(b'@', bytes) {
         None => is_word(bytes),
         Some(at) => is_word(&bytes[..at]) && is_word(&bytes[at + 1..]),
@@ -159,6 +185,16 @@ impl<'a> Cursor<'a> {
 
     /// Reads `byte` with white space allowed on both sides (`SEMI`, `EQUAL`, `SLASH`, ... of RFC 3261 §25.1).
     pub(crate) fn eat_separator(&mut self, byte: u8) -> bool {
+        // Nearly nobody writes white space there.
+        match *self.rest() {
+            [] => return false,
+            [first, next, ..] if first == byte && !is_lws(next) => {
+                self.at += 1;
+                return true;
+            }
+            [first, ..] if first != byte && !is_lws(first) => return false,
+            [_, ..] => {}
+        }
         let before = self.at;
         self.skip_lws();
         if self.eat(byte) {
@@ -233,6 +269,23 @@ mod tests {
         assert_eq!(decimal(b""), None);
         assert_eq!(decimal(b"36893488147419103232"), None);
         assert_eq!(decimal_saturating(b"36893488147419103232"), Some(u32::MAX));
+    }
+
+    #[test]
+    fn a_span_ends_at_the_first_byte_of_another_class_wherever_it_stands() {
+        for class in [TOKEN, WORD, HOST, URI, VALUE, PLAIN_URI] {
+            for length in 0..=40 {
+                let whole = vec![b'a'; length];
+                assert_eq!(span(&whole, class), length);
+                for at in 0..length {
+                    for other in (0..=255).filter(|&b: &u8| CLASSES[usize::from(b)] & class == 0) {
+                        let mut bytes = whole.clone();
+                        bytes[at] = other;
+                        assert_eq!(span(&bytes, class), at, "{other:#04x} of {length}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::fmt::{self, Write as _};
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::grammar::is_host_byte;
+use crate::grammar::host_span;
 
 /// A host, compared as RFC 3261 §19.1.4 and RFC 5954 §4.2 say.
 #[derive(Clone, Copy, Debug)]
@@ -26,13 +26,11 @@ impl<'a> Host<'a> {
         if let [b'[', inner @ .., b']'] = bytes {
             return parse_ipv6(inner).map(Host::Ipv6);
         }
-        if bytes.is_empty() || !bytes.iter().all(|&b| is_host_byte(b)) {
-            return None;
+        if let Some(address) = parse_ip(bytes) {
+            return Some(Host::Ipv4(address));
         }
-        Some(match parse_ip(bytes) {
-            Some(address) => Host::Ipv4(address),
-            None => Host::Name(bytes),
-        })
+        let is_name = !bytes.is_empty() && host_span(bytes) == bytes.len();
+        is_name.then_some(Host::Name(bytes))
     }
 
     /// The address, if this is one.
@@ -103,46 +101,33 @@ pub fn parse_address(bytes: &[u8]) -> Option<IpAddr> {
     parse_ip(bare).map(IpAddr::V4).or_else(|| parse_ipv6(bare).map(IpAddr::V6))
 }
 
-/// Four decimal octets without leading zeros: what `Ipv4Addr`'s own parser takes, in a quarter of its time, for it is
+/// Four decimal octets without leading zeros: what `Ipv4Addr`'s own parser takes, in a fraction of its time, for it is
 /// asked several times a message.
 fn parse_ip(bytes: &[u8]) -> Option<Ipv4Addr> {
     let mut octets = [0_u8; 4];
-    let mut rest = bytes;
-    for (place, octet) in octets.iter_mut().enumerate() {
-        if place > 0 {
-            rest = rest.strip_prefix(b".")?;
-        }
-        let digits = rest.iter().take(4).take_while(|byte| byte.is_ascii_digit()).count();
-        let (number, after) = rest.split_at(digits);
-        *octet = match *number {
-            [a] => a - b'0',
-            [b'1'..=b'9', ..] if digits <= 3 => {
-                let value =
-                    number.iter().fold(0_u16, |sum, digit| sum * 10 + u16::from(digit - b'0'));
-                u8::try_from(value).ok()?
+    let (mut place, mut digits, mut value) = (0, 0, 0_u16);
+    for &byte in bytes {
+        match byte {
+            b'0'..=b'9' if digits == 0 || value != 0 => {
+                value = value * 10 + u16::from(byte - b'0');
+                digits += 1;
+                if value > 255 {
+                    return None;
+                }
+            }
+            b'.' if digits > 0 && place < 3 => {
+                octets[place] = u8::try_from(value).ok()?;
+                (place, digits, value) = (place + 1, 0, 0);
             }
             _ => return None,
-        };
-        rest = after;
+        }
     }
-    rest.is_empty().then(|| Ipv4Addr::from(octets))
+    octets[3] = u8::try_from(value).ok()?;
+    (place == 3 && digits > 0).then(|| Ipv4Addr::from(octets))
 }
 
 fn parse_ipv6(bytes: &[u8]) -> Option<Ipv6Addr> {
     std::str::from_utf8(bytes).ok()?.parse().ok()
-}
-
-/// Splits `host[:port]`, as in URIs and `sent-by`, without white space; the port is `None` if absent.
-pub(crate) fn split_port(bytes: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
-    let host_length = match bytes.first()? {
-        b'[' => memchr::memchr(b']', bytes)? + 1,
-        _ => bytes.iter().position(|&byte| byte == b':').unwrap_or(bytes.len()),
-    };
-    match &bytes[host_length..] {
-        [] => Some((&bytes[..host_length], None)),
-        [b':', port @ ..] => Some((&bytes[..host_length], Some(port))),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

@@ -35,6 +35,7 @@ mod via;
 mod write;
 
 pub use address_of_record::AddressOfRecord;
+pub use check::{CheckedRequest, CheckedResponse};
 pub use contact::{Contact, Contacts, QValue};
 pub use cseq::CSeq;
 pub use edits::Edits;

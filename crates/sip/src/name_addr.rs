@@ -4,8 +4,8 @@
 //! semicolon needs the brackets. A display name without quotes is tokens only (RFC 4475 §3.1.2.15); bytes above
 //! 0x7f are tolerated in it, because phones send UTF-8 names bare.
 
-use crate::grammar::{Cursor, is_lws, is_token_byte, is_uri_byte, trim_lws};
-use crate::params::Params;
+use crate::grammar::{Cursor, is_lws, is_token_byte, is_uri_byte, trim_lws, uri_span};
+use crate::params::{First, Params};
 
 /// One address with its display name and header parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,7 @@ pub struct NameAddr<'a> {
     display: &'a [u8],
     uri: &'a [u8],
     params: Params<'a>,
+    tag: Option<&'a [u8]>,
 }
 
 /// Why a value is no address.
@@ -59,12 +60,11 @@ impl<'a> NameAddr<'a> {
         if !cursor.eat(b'<') {
             return Err(NameAddrError::Uri);
         }
-        let uri = cursor.take_while(is_uri_byte);
+        let uri = cursor.take(uri_span(cursor.rest()));
         if !cursor.eat(b'>') || !has_scheme(uri) {
             return Err(NameAddrError::Uri);
         }
-        let params = Params::parse(cursor.rest()).ok_or(NameAddrError::Parameter)?;
-        Ok(NameAddr { display, uri, params })
+        NameAddr::with_params(display, uri, cursor.rest())
     }
 
     fn bare(mut cursor: Cursor<'a>) -> Result<NameAddr<'a>, NameAddrError> {
@@ -75,8 +75,19 @@ impl<'a> NameAddr<'a> {
         if memchr::memchr2(b',', b'?', uri).is_some() {
             return Err(NameAddrError::Brackets);
         }
-        let params = Params::parse(cursor.rest()).ok_or(NameAddrError::Parameter)?;
-        Ok(NameAddr { display: &[], uri, params })
+        NameAddr::with_params(&[], uri, cursor.rest())
+    }
+
+    fn with_params(
+        display: &'a [u8],
+        uri: &'a [u8],
+        params: &'a [u8],
+    ) -> Result<NameAddr<'a>, NameAddrError> {
+        // Asked for of nearly every message, so it is noted on the way.
+        let mut tag = First::of(b"tag");
+        let params = Params::parse(params, |name, value| tag.see(name, value))
+            .ok_or(NameAddrError::Parameter)?;
+        Ok(NameAddr { display, uri, params, tag: tag.found().flatten() })
     }
 
     /// The display name as on the wire, quotes included; empty if there is none.
@@ -91,7 +102,7 @@ impl<'a> NameAddr<'a> {
 
     /// The tag parameter.
     pub fn tag(&self) -> Option<&'a [u8]> {
-        self.params.value(b"tag")
+        self.tag
     }
 
     /// A header parameter: `None` if absent, `Some(None)` if it has no value.

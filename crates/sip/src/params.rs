@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use crate::grammar::{Cursor, is_value_byte};
+use crate::grammar::{Cursor, value_span};
 
 /// The parameters of one header value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,15 +14,20 @@ pub struct Params<'a> {
 }
 
 impl<'a> Params<'a> {
-    /// Takes `bytes`, from the first `;` on; `None` if a parameter is empty, unclosed or malformed.
-    pub(crate) fn parse(bytes: &'a [u8]) -> Option<Params<'a>> {
+    /// Takes `bytes`, from the first `;` on, and shows each parameter, name and value, to `on_param`; `None` if one is
+    /// empty, unclosed or malformed.
+    pub(crate) fn parse(
+        bytes: &'a [u8],
+        mut on_param: impl FnMut(&'a [u8], Option<&'a [u8]>),
+    ) -> Option<Params<'a>> {
         let mut cursor = Cursor::new(bytes);
         loop {
             cursor.skip_lws();
             if cursor.at_end() {
                 return Some(Params { bytes });
             }
-            next_param(&mut cursor)?;
+            let (name, value) = next_param(&mut cursor)?;
+            on_param(name, value);
         }
     }
 
@@ -48,6 +53,30 @@ impl<'a> Params<'a> {
     }
 }
 
+/// The first parameter of one name among those that [`Params::parse`] shows: what [`Params::get`] would find.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct First<'a> {
+    wanted: &'static [u8],
+    found: Option<Option<&'a [u8]>>,
+}
+
+impl<'a> First<'a> {
+    pub(crate) fn of(wanted: &'static [u8]) -> First<'a> {
+        First { wanted, found: None }
+    }
+
+    pub(crate) fn see(&mut self, name: &[u8], value: Option<&'a [u8]>) {
+        if self.found.is_none() && name.eq_ignore_ascii_case(self.wanted) {
+            self.found = Some(value);
+        }
+    }
+
+    /// `None` if there was none, `Some(None)` if it has no value.
+    pub(crate) fn found(self) -> Option<Option<&'a [u8]>> {
+        self.found
+    }
+}
+
 /// Reads one `;name[=value]`; `None` at the end or if malformed.
 fn next_param<'a>(cursor: &mut Cursor<'a>) -> Option<(&'a [u8], Option<&'a [u8]>)> {
     if !cursor.eat_separator(b';') {
@@ -59,7 +88,7 @@ fn next_param<'a>(cursor: &mut Cursor<'a>) -> Option<(&'a [u8], Option<&'a [u8]>
     }
     let value = match cursor.peek() {
         Some(b'"') => cursor.quoted_string()?,
-        _ => cursor.take_while(is_value_byte),
+        _ => cursor.take(value_span(cursor.rest())),
     };
     (!value.is_empty()).then_some((name, Some(value)))
 }
@@ -85,10 +114,14 @@ pub fn unquote(value: &[u8]) -> Cow<'_, [u8]> {
 mod tests {
     use super::*;
 
+    fn parse(bytes: &[u8]) -> Option<Params<'_>> {
+        Params::parse(bytes, |_, _| {})
+    }
+
     #[test]
     fn white_space_may_stand_around_every_separator() {
-        let params = Params::parse(b"\r\n ; newparam =\r\n newvalue ;\r\n  secondparam ; q = 0.33")
-            .expect("wsinv");
+        let params =
+            parse(b"\r\n ; newparam =\r\n newvalue ;\r\n  secondparam ; q = 0.33").expect("wsinv");
         assert_eq!(params.get(b"NEWPARAM"), Some(Some(&b"newvalue"[..])));
         assert_eq!(params.get(b"secondparam"), Some(None));
         assert_eq!(params.value(b"q"), Some(&b"0.33"[..]));
@@ -109,13 +142,13 @@ mod tests {
             b";,",
             b";a=b,c",
         ] {
-            assert_eq!(Params::parse(bytes), None, "{}", bytes.escape_ascii());
+            assert_eq!(parse(bytes), None, "{}", bytes.escape_ascii());
         }
     }
 
     #[test]
     fn quoted_values_keep_separators_and_are_unquoted_on_demand() {
-        let params = Params::parse(br#";a="x;y=\"z\"";tag=1"#).expect("quoted");
+        let params = parse(br#";a="x;y=\"z\"";tag=1"#).expect("quoted");
         assert_eq!(unquote(params.value(b"a").expect("a")), &br#"x;y="z""#[..]);
         assert_eq!(params.value(b"tag"), Some(&b"1"[..]));
     }

@@ -6,8 +6,8 @@
 
 use crate::error::UriError;
 use crate::escape::{Case, equivalent, is_well_escaped};
-use crate::grammar::{decimal, is_uri_byte};
-use crate::host::{Host, split_port};
+use crate::grammar::{decimal, host_span, is_plain_uri, uri_span};
+use crate::host::Host;
 
 /// A URI of any scheme, borrowed.
 #[derive(Clone, Copy, Debug)]
@@ -32,11 +32,12 @@ impl<'a> Uri<'a> {
     /// There is no scheme, or a `sip:`/`sips:` URI is malformed; see [`UriError`].
     pub fn parse(bytes: &'a [u8]) -> Result<Uri<'a>, UriError> {
         let (scheme, rest) = split_scheme(bytes).ok_or(UriError::Scheme)?;
-        let seen = Seen::in_bytes(rest).ok_or(UriError::Byte)?;
         if scheme.eq_ignore_ascii_case(b"sip") {
-            SipUri::parse_rest(false, rest, seen).map(Uri::Sip)
+            SipUri::parse_rest(false, rest).map(Uri::Sip)
         } else if scheme.eq_ignore_ascii_case(b"sips") {
-            SipUri::parse_rest(true, rest, seen).map(Uri::Sip)
+            SipUri::parse_rest(true, rest).map(Uri::Sip)
+        } else if uri_span(rest) != rest.len() {
+            Err(UriError::Byte)
         } else if scheme.eq_ignore_ascii_case(b"tel") {
             Ok(Uri::Tel(rest))
         } else {
@@ -67,34 +68,17 @@ impl<'a> Uri<'a> {
 
 /// Splits off `scheme:`; `None` if there is none. Source: RFC 3986 §3.1.
 pub(crate) fn split_scheme(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    if bytes.starts_with(b"sip:") {
+        return Some((&bytes[..3], &bytes[4..])); // nearly all of them
+    }
     let colon = bytes.iter().position(|&b| !(b.is_ascii_alphanumeric() || b"+-.".contains(&b)))?;
     let (scheme, rest) = bytes.split_at(colon);
     (rest[0] == b':' && scheme.first()?.is_ascii_alphabetic()).then_some((scheme, &rest[1..]))
 }
 
-/// What one look at every byte of a URI finds. Most are so short that a search for each would cost more than the look.
-#[derive(Clone, Copy, Default)]
-struct Seen {
-    percent: bool,
-    /// Where the first `@` stands.
-    first_at: Option<usize>,
-}
-
-impl Seen {
-    /// `None` if one may not stand in a URI.
-    fn in_bytes(bytes: &[u8]) -> Option<Seen> {
-        let mut seen = Seen::default();
-        for (place, &byte) in bytes.iter().enumerate() {
-            if !is_uri_byte(byte) {
-                return None;
-            }
-            seen.percent |= byte == b'%';
-            if byte == b'@' && seen.first_at.is_none() {
-                seen.first_at = Some(place);
-            }
-        }
-        Some(seen)
-    }
+/// Whether every byte may stand in a URI, and every `%` has its two digits.
+fn is_well_formed(bytes: &[u8]) -> bool {
+    is_plain_uri(bytes) || (uri_span(bytes) == bytes.len() && is_well_escaped(bytes))
 }
 
 /// The parts of a SIP or SIPS URI, all as on the wire.
@@ -116,12 +100,12 @@ pub struct SipUri<'a> {
 }
 
 impl<'a> SipUri<'a> {
-    fn parse_rest(secure: bool, rest: &'a [u8], seen: Seen) -> Result<SipUri<'a>, UriError> {
-        if seen.percent && !is_well_escaped(rest) {
+    fn parse_rest(secure: bool, rest: &'a [u8]) -> Result<SipUri<'a>, UriError> {
+        if !is_well_formed(rest) {
             return Err(UriError::Byte);
         }
         // RFC 3261 §25.1: "@" is lawful nowhere else unescaped, and "?", ";" and "/" are lawful in the user part.
-        let (user, password, after) = match seen.first_at {
+        let (user, password, after) = match memchr::memchr(b'@', rest) {
             None => (None, None, rest),
             Some(at) => {
                 let (user, password) = split_once(&rest[..at], b':');
@@ -131,19 +115,14 @@ impl<'a> SipUri<'a> {
                 (Some(user), password, &rest[at + 1..])
             }
         };
-        let is_host_end = |&byte: &u8| matches!(byte, b';' | b'?');
-        let host_end = after.iter().position(is_host_end).unwrap_or(after.len());
-        let (host_port, tail) = after.split_at(host_end);
-        let (host, port) = split_port(host_port).ok_or(UriError::Host)?;
-        let host = Host::parse(host).ok_or(UriError::Host)?;
-        let port = match port {
-            None => None,
-            Some(digits) => Some(
-                decimal(digits)
-                    .and_then(|number| u16::try_from(number).ok())
-                    .ok_or(UriError::Port)?,
-            ),
+        let host_length = match after.first() {
+            Some(b'[') => memchr::memchr(b']', after).ok_or(UriError::Host)? + 1,
+            Some(_) | None => host_span(after),
         };
+        let (host, tail) = after.split_at(host_length);
+        let host = Host::parse(host).ok_or(UriError::Host)?;
+        let (port, tail) = split_port(tail)?;
+        let host_port = &after[..after.len() - tail.len()];
         let params_end = memchr::memchr(b'?', tail).unwrap_or(tail.len());
         let (params, headers) = tail.split_at(params_end);
         check_params(params)?;
@@ -235,12 +214,29 @@ impl<'a> SipUri<'a> {
     }
 }
 
+/// Splits `[:port]` off what follows the host of a URI, up to its parameters, its headers or the end.
+fn split_port(tail: &[u8]) -> Result<(Option<u16>, &[u8]), UriError> {
+    match tail {
+        [] | [b';' | b'?', ..] => Ok((None, tail)),
+        [b':', tail @ ..] => {
+            let is_end = |byte: &u8| matches!(byte, b';' | b'?');
+            let end = tail.iter().position(is_end).unwrap_or(tail.len());
+            let number = decimal(&tail[..end]).and_then(|number| u16::try_from(number).ok());
+            Ok((Some(number.ok_or(UriError::Port)?), &tail[end..]))
+        }
+        [_, ..] => Err(UriError::Host),
+    }
+}
+
 /// The most parameters, and the most headers, of one URI; one with more is refused. Comparing two URIs looks at each
 /// pair, so this also bounds what a comparison costs.
 const PARAMETERS_MAX: usize = 32;
 
 /// None empty, none twice: which of two `transport` would count? Source: RFC 3261 §19.1.1.
 fn check_params(params: &[u8]) -> Result<(), UriError> {
+    if params.is_empty() || params == b";lr" {
+        return Ok(()); // nearly all of them
+    }
     for (index, piece) in pieces(params, b';').enumerate() {
         let name = split_once(piece, b'=').0;
         let mut earlier = pieces(params, b';').take(index);

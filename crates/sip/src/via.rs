@@ -7,10 +7,10 @@
 use std::net::IpAddr;
 
 use crate::error::HeaderError;
-use crate::grammar::{Cursor, decimal, is_host_byte};
+use crate::grammar::{Cursor, decimal, host_span};
 use crate::header_name::HeaderName;
 use crate::host::{Host, parse_address};
-use crate::params::Params;
+use crate::params::{First, Params};
 
 /// The parts of one Via value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,9 @@ pub struct Via<'a> {
     /// The whole value as on the wire.
     pub value: &'a [u8],
     sent_by: &'a [u8],
+    branch: Option<&'a [u8]>,
+    received: Option<&'a [u8]>,
+    rport: Option<Option<&'a [u8]>>,
 }
 
 impl<'a> Via<'a> {
@@ -41,9 +44,9 @@ impl<'a> Via<'a> {
         let mut cursor = Cursor::new(value);
         cursor.skip_lws();
         let protocol = cursor.token()?;
-        let version = cursor.eat_separator(b'/').then(|| cursor.token())??;
+        let _version = cursor.eat_separator(b'/').then(|| cursor.token())??;
         let transport = cursor.eat_separator(b'/').then(|| cursor.token())??;
-        if !protocol.eq_ignore_ascii_case(b"SIP") || version.is_empty() {
+        if !protocol.eq_ignore_ascii_case(b"SIP") {
             return None;
         }
         let rest = cursor.rest();
@@ -54,7 +57,7 @@ impl<'a> Via<'a> {
         let from_sent_by = cursor.rest();
         let host = match cursor.peek()? {
             b'[' => cursor.take(memchr::memchr(b']', cursor.rest())? + 1),
-            _ => cursor.take_while(is_host_byte),
+            _ => cursor.take(host_span(cursor.rest())),
         };
         let host = Host::parse(host)?;
         let port = match cursor.eat_separator(b':') {
@@ -62,13 +65,22 @@ impl<'a> Via<'a> {
             true => Some(port(cursor.take_while(|b| b.is_ascii_digit()))?),
         };
         let sent_by = &from_sent_by[..from_sent_by.len() - cursor.rest().len()];
-        let params = Params::parse(cursor.rest())?;
-        Some(Via { transport, host, port, params, value, sent_by })
+        // Asked for of every message, some more than once, so they are noted on the way.
+        let (mut branch, mut received, mut rport) =
+            (First::of(b"branch"), First::of(b"received"), First::of(b"rport"));
+        let params = Params::parse(cursor.rest(), |name, value| {
+            branch.see(name, value);
+            received.see(name, value);
+            rport.see(name, value);
+        })?;
+        let (branch, received) = (branch.found().flatten(), received.found().flatten());
+        let rport = rport.found();
+        Some(Via { transport, host, port, params, value, sent_by, branch, received, rport })
     }
 
     /// The branch parameter; `None` on RFC 2543 requests.
     pub fn branch(&self) -> Option<&'a [u8]> {
-        self.params.value(b"branch")
+        self.branch
     }
 
     /// The branch, if it begins with the RFC 3261 cookie and has something behind it.
@@ -82,12 +94,12 @@ impl<'a> Via<'a> {
 
     /// The address of the received parameter; `None` if absent or no address.
     pub fn received(&self) -> Option<IpAddr> {
-        self.params.value(b"received").and_then(parse_address)
+        self.received.and_then(parse_address)
     }
 
     /// The rport parameter: `None` if absent, `Some(None)` if asked for but not filled in. Source: RFC 3581.
     pub fn rport(&self) -> Option<Option<u16>> {
-        self.params.get(b"rport").map(|value| value.and_then(port))
+        self.rport.map(|value| value.and_then(port))
     }
 
     /// The maddr parameter.
@@ -144,6 +156,19 @@ mod tests {
         assert_eq!(via.received(), "2001:db8::2".parse().ok());
         assert_eq!(via.sent_by(), b"[2001:db8::1]:5060");
         assert_eq!(Via::parse(b"SIP/2.0/UDP a;rport=99").expect("rport").rport(), Some(Some(99)));
+    }
+
+    #[test]
+    fn of_a_repeated_parameter_the_first_counts_in_whatever_case() {
+        let via = Via::parse(
+            b"SIP/2.0/UDP a;RPort;BRANCH=x;Received=192.0.2.1;rport=9;branch=y;received=192.0.2.2",
+        )
+        .expect("repeated");
+        assert_eq!((via.branch(), via.rport()), (Some(&b"x"[..]), Some(None)));
+        assert_eq!(via.received(), "192.0.2.1".parse().ok());
+        for (name, value) in [(&b"branch"[..], via.branch()), (b"received", Some(b"192.0.2.1"))] {
+            assert_eq!(via.param(name), Some(value));
+        }
     }
 
     #[test]
