@@ -14,7 +14,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use sip::Message;
+use sip::NameAddr;
 use smallvec::SmallVec;
 use topology::{Key, KeyRing};
 use transport::Flow;
@@ -59,10 +59,9 @@ impl FlowKeys {
     }
 }
 
-/// The Call-ID of a request inside a dialog: what the tokens of that dialog are bound to.
-pub(crate) fn dialog_of(request: &Message) -> Option<&[u8]> {
-    let is_inside = request.to().is_ok_and(|to| to.tag().is_some());
-    request.call_id().ok().filter(|_| is_inside)
+/// The Call-ID of a request with that To, if it is one inside a dialog: what the tokens of that dialog are bound to.
+pub(crate) fn dialog_of<'a>(to: &NameAddr<'_>, call_id: &'a [u8]) -> Option<&'a [u8]> {
+    to.tag().map(|_inside| call_id)
 }
 
 /// Why a text is no flow token of ours.

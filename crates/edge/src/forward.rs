@@ -19,7 +19,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::{Bytes, BytesMut};
-use sip::{AddressOfRecord, HeaderName, Message, Method, NameAddr, SipUri, Uri, Via};
+use sip::{AddressOfRecord, HeaderName, Message, Method, NameAddr, Uri, Via};
 use topology::{ChoiceKey, Key, KeyRing, RouteState, RoutingTable};
 use transport::link::{Destination, SendError};
 use transport::{Flow, Transport};
@@ -31,7 +31,8 @@ use crate::listener::{Listeners, PORT_DEFAULT};
 use crate::owner::Owner;
 use crate::peer::Peer;
 use crate::reply::{self, Refusal};
-use crate::route::{self, Named, Names};
+use crate::route::{Named, Names};
+use crate::route_set::RouteSet;
 use crate::via::ReplyAddress;
 
 mod from_link;
@@ -387,12 +388,8 @@ impl<'a> View<'a> {
     }
 
     /// Whom the next Route names, or without one the Request-URI.
-    fn named(&self, next_route: Option<&[u8]>, request_uri: &[u8]) -> Named {
-        let uri = match next_route {
-            Some(value) => route::sip_uri(value),
-            None => sip_uri(request_uri),
-        };
-        uri.map_or(Named::Unresolved, |uri| self.names().resolve(&uri))
+    fn named(&self, routes: &RouteSet<'_>) -> Named {
+        routes.target().map_or(Named::Unresolved, |uri| self.names().resolve(&uri))
     }
 
     /// The candidate for new work and for what a dead owner leaves behind. DESIGN, "choosing a container",
@@ -465,13 +462,6 @@ fn address_of_record(message: &Message) -> Option<HeaderValue> {
     let mut address = HeaderValue::new();
     AddressOfRecord::write(&uri, &mut address).expect("writing to memory cannot fail");
     Some(address)
-}
-
-fn sip_uri(bytes: &[u8]) -> Option<SipUri<'_>> {
-    match Uri::parse(bytes) {
-        Ok(Uri::Sip(uri)) => Some(uri),
-        Ok(Uri::Tel(_) | Uri::Other { .. }) | Err(_) => None,
-    }
 }
 
 #[cfg(test)]

@@ -5,14 +5,23 @@ use std::fmt;
 use std::net::IpAddr;
 use std::ops::Deref;
 
-use smallvec::SmallVec;
-
 /// Bytes that need no heap: a Via with an IPv6 flow token has about 190.
 const INLINE_BYTES: usize = 224;
 
 /// Bytes of one header value, written from front to back.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct HeaderValue(SmallVec<[u8; INLINE_BYTES]>);
+#[derive(Clone, Debug)]
+pub(crate) struct HeaderValue {
+    inline: [u8; INLINE_BYTES],
+    inline_length: usize,
+    /// All of a value that is longer; empty as long as it is not.
+    long: Vec<u8>,
+}
+
+impl Default for HeaderValue {
+    fn default() -> HeaderValue {
+        HeaderValue { inline: [0; INLINE_BYTES], inline_length: 0, long: Vec::new() }
+    }
+}
 
 impl HeaderValue {
     /// An empty value.
@@ -28,7 +37,22 @@ impl HeaderValue {
 
     /// Appends bytes.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
-        self.0.extend_from_slice(bytes);
+        let end = self.inline_length + bytes.len();
+        match self.inline.get_mut(self.inline_length..end) {
+            Some(room) if self.long.is_empty() => {
+                room.copy_from_slice(bytes);
+                self.inline_length = end;
+            }
+            Some(_) | None => self.push_long(bytes),
+        }
+    }
+
+    #[cold]
+    fn push_long(&mut self, bytes: &[u8]) {
+        if self.long.is_empty() {
+            self.long.extend_from_slice(&self.inline[..self.inline_length]);
+        }
+        self.long.extend_from_slice(bytes);
     }
 
     /// Appends a number in decimal.
@@ -70,7 +94,7 @@ impl Deref for HeaderValue {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        if self.long.is_empty() { &self.inline[..self.inline_length] } else { &self.long }
     }
 }
 
@@ -84,6 +108,15 @@ impl fmt::Write for HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_may_be_longer_than_its_room_on_the_stack() {
+        for first in [0, 1, INLINE_BYTES - 1, INLINE_BYTES, INLINE_BYTES + 1] {
+            let (first, second) = (vec![b'a'; first], vec![b'b'; INLINE_BYTES]);
+            let value = HeaderValue::new().with(&first).with(&second).with(b"").with(b"c");
+            assert_eq!(*value, *[first, second, vec![b'c']].concat());
+        }
+    }
 
     #[test]
     fn numbers_and_addresses_are_written_as_they_print() {

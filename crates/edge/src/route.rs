@@ -6,11 +6,11 @@
 
 use std::net::SocketAddr;
 
-use sip::{HeaderName, Message, NameAddr, SipUri, Uri};
+use sip::{NameAddr, SipUri, Uri};
 use topology::Key;
 use transport::{Flow, Transport};
 
-use crate::flow_token::{FlowKeys, FlowToken, FlowTokenError, TokenKind, dialog_of};
+use crate::flow_token::{FlowKeys, FlowToken, FlowTokenError, TokenKind};
 use crate::listener::{Listeners, PORT_DEFAULT};
 use crate::owner::Owner;
 use crate::peer::Peer;
@@ -38,21 +38,22 @@ pub(crate) struct OwnRoutes {
 pub(crate) struct Tampered;
 
 impl OwnRoutes {
-    /// Reads the leading own values among `routes`, those of `request` that are left.
+    /// Reads the leading own values among `routes`, those of a request that are left; `dialog` as
+    /// [`dialog_of`](crate::flow_token::dialog_of) says it of the request.
     ///
     /// # Errors
     /// [`Tampered`]: to be answered with 403 (RFC 5626 §5.3).
     pub(crate) fn read<'a>(
         routes: impl Iterator<Item = &'a [u8]>,
         listeners: &Listeners,
-        request: &Message,
+        dialog: Option<&[u8]>,
         keys: &FlowKeys,
     ) -> Result<OwnRoutes, Tampered> {
         let mut own = OwnRoutes::default();
         for value in routes {
             let Some(uri) = sip_uri(value).filter(|uri| listeners.are_named_by(uri)) else { break };
             own.count += 1;
-            match uri.user.map(|user| FlowToken::decode(user, keys, dialog_of(request))) {
+            match uri.user.map(|user| FlowToken::decode(user, keys, dialog)) {
                 Some(
                     Ok(FlowToken { kind: TokenKind::Response, .. }) | Err(FlowTokenError::Forged),
                 ) => {
@@ -85,29 +86,24 @@ pub(crate) fn sip_uri(value: &[u8]) -> Option<SipUri<'_>> {
     }
 }
 
-/// Whether the Request-URI is a value that this edge put into Record-Route, as a strict router
-/// before us leaves it.
+/// Whether the Request-URI of a request with Route values is a value that this edge put into Record-Route, as a strict
+/// router before us leaves it.
 ///
 /// Our values have a token as user part, or none at all; a request with Route values to an address
 /// of ours without a user part inside a dialog can be nothing else, for no phone has it as its
 /// Contact. Source: RFC 3261 §16.4.
 pub(crate) fn is_strictly_routed(
-    request: &Message,
+    request_uri: &Uri<'_>,
     listeners: &Listeners,
+    dialog: Option<&[u8]>,
     keys: &FlowKeys,
 ) -> bool {
-    if request.field(HeaderName::Route).is_none() {
-        return false;
-    }
-    let Ok(Uri::Sip(uri)) = Uri::parse(request.request_uri().unwrap_or_default()) else {
+    let Some(uri) = request_uri.as_sip().filter(|uri| listeners.are_named_by(uri)) else {
         return false;
     };
-    if !listeners.are_named_by(&uri) {
-        return false;
-    }
     match uri.user {
-        Some(user) => FlowToken::decode(user, keys, dialog_of(request)).is_ok(),
-        None => uri.lr() && request.to().is_ok_and(|to| to.tag().is_some()),
+        Some(user) => FlowToken::decode(user, keys, dialog).is_ok(),
+        None => uri.lr() && dialog.is_some(),
     }
 }
 

@@ -4,15 +4,18 @@
 //! behind us wants its own there. Both swaps are made here, on borrowed pieces; nothing is written
 //! before the next hop is known.
 
-use sip::{Edits, HeaderName, Message, NameAddr};
+use sip::{Edits, HeaderName, Message, NameAddr, SipUri, Uri};
 use smallvec::SmallVec;
 
 use crate::header_value::HeaderValue;
+use crate::route::sip_uri;
 
 /// Where a request says it wants to go.
 #[derive(Clone, Debug)]
 pub(crate) struct RouteSet<'a> {
     request_uri: &'a [u8],
+    /// The same, read; `None` if it is malformed.
+    target: Option<Uri<'a>>,
     values: SmallVec<[&'a [u8]; 8]>,
     /// Leading values that were consumed.
     consumed: usize,
@@ -32,8 +35,14 @@ enum Rewrite<'a> {
 impl<'a> RouteSet<'a> {
     /// The route set as received.
     pub(crate) fn of(request: &'a Message) -> RouteSet<'a> {
+        RouteSet::toward(Uri::parse(request.request_uri().unwrap_or_default()).ok(), request)
+    }
+
+    /// The route set as received, of a request whose Request-URI is read already.
+    pub(crate) fn toward(target: Option<Uri<'a>>, request: &'a Message) -> RouteSet<'a> {
         RouteSet {
             request_uri: request.request_uri().unwrap_or_default(),
+            target,
             values: request.values(HeaderName::Route).collect(),
             consumed: 0,
             rewrite: Rewrite::None,
@@ -45,6 +54,7 @@ impl<'a> RouteSet<'a> {
         let last = self.values.pop().and_then(|value| NameAddr::parse(value).ok());
         if let Some(last) = last {
             self.request_uri = last.uri();
+            self.target = Uri::parse(last.uri()).ok();
             self.rewrite = Rewrite::RestoredFromStrict;
         }
     }
@@ -69,9 +79,14 @@ impl<'a> RouteSet<'a> {
         self.values().next()
     }
 
-    /// The Request-URI.
-    pub(crate) fn request_uri(&self) -> &'a [u8] {
-        self.request_uri
+    /// Where the request goes next: the topmost Route value that is left, without one the Request-URI; `None` if that
+    /// is no SIP URI.
+    pub(crate) fn target(&self) -> Option<SipUri<'a>> {
+        match (self.next(), self.target) {
+            (Some(value), _) => sip_uri(value),
+            (None, Some(Uri::Sip(uri))) => Some(uri),
+            (None, Some(Uri::Tel(_) | Uri::Other { .. }) | None) => None,
+        }
     }
 
     /// Gives the next hop, a strict router, its own URI as Request-URI. Source: RFC 3261 §16.6(6).
@@ -80,6 +95,7 @@ impl<'a> RouteSet<'a> {
             self.consumed += 1;
             self.rewrite = Rewrite::ForStrict(self.request_uri);
             self.request_uri = strict.uri();
+            self.target = Uri::parse(strict.uri()).ok();
         }
     }
 

@@ -7,7 +7,7 @@
 
 use std::net::SocketAddr;
 
-use sip::{Message, Via};
+use sip::Via;
 use transport::{Flow, Transport};
 
 use crate::branch::Branch;
@@ -57,7 +57,7 @@ pub(crate) fn filled_in(via: &Via<'_>, source: SocketAddr) -> Option<HeaderValue
 /// The Via that this edge adds. `back` is the flow the request came by, for requests from outside;
 /// requests of containers have none, their responses find the container by its own Via below.
 pub(crate) fn added(
-    request: &Message,
+    call_id: &[u8],
     branch: Branch,
     listener: &Listener,
     back: Option<Flow>,
@@ -69,7 +69,6 @@ pub(crate) fn added(
         value.push(b";");
         value.push(FLOW_PARAM);
         value.push(b"=");
-        let call_id = request.call_id().unwrap_or_default();
         value.push(&FlowToken { kind: TokenKind::Response, flow }.encode(flow_keys, call_id));
     }
     value

@@ -10,6 +10,7 @@ use transport::link::{Destination, SendError};
 
 use super::leave::{CameFrom, Leaving, NextHop, TooLarge};
 use super::{Decision, View};
+use crate::flow_token::dialog_of;
 use crate::route::{self, Named, OwnRoutes};
 use crate::route_set::RouteSet;
 
@@ -27,7 +28,15 @@ pub(super) fn forward(
         Destination::Address { .. } => return Err(SendError::Refused),
         Destination::Route | Destination::Via => by_route(&mut routes, request, view)?,
     };
-    let leaving = Leaving { request, came_from: CameFrom::Link, routes, next };
+    let leaving = Leaving {
+        request,
+        method: request.method(),
+        top_via: request.top_via().ok(),
+        call_id: request.call_id().unwrap_or_default(),
+        came_from: CameFrom::Link,
+        routes,
+        next,
+    };
     leaving.leave(view, out).map_err(|TooLarge| SendError::Refused)
 }
 
@@ -37,7 +46,11 @@ fn by_route(
     request: &Message,
     view: &View<'_>,
 ) -> Result<NextHop, SendError> {
-    let own = OwnRoutes::read(routes.values(), view.listeners, request, &view.keys.flow)
+    let dialog = match (request.to(), request.call_id()) {
+        (Ok(to), Ok(call_id)) => dialog_of(&to, call_id),
+        (Err(_), _) | (_, Err(_)) => None,
+    };
+    let own = OwnRoutes::read(routes.values(), view.listeners, dialog, &view.keys.flow)
         // Containers do not tamper: the token is older than the keys before the present ones, and with it the
         // registration that it stands in.
         .map_err(|_tampered| SendError::FlowGone)?;
@@ -49,7 +62,7 @@ fn by_route(
         }
         return Ok(NextHop::Flow(flow));
     }
-    match view.named(routes.next(), routes.request_uri()) {
+    match view.named(routes) {
         Named::OtherEdge { transport, address } => Ok(NextHop::OtherEdge { transport, address }),
         Named::Address { transport, address } => Ok(NextHop::Address { transport, address }),
         Named::Peer(peer) => Ok(NextHop::Peer(peer)),

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 
 use bytes::{Bytes, BytesMut};
-use sip::{Edits, HeaderName, MAX_FORWARDS_INITIAL, MESSAGE_BYTES_MAX, Message, Method};
+use sip::{Edits, HeaderName, MAX_FORWARDS_INITIAL, MESSAGE_BYTES_MAX, Message, Method, Via};
 use transport::{Flow, Transport};
 
 use super::{Decision, Hop, NatTraversal, Source, View};
@@ -50,6 +50,9 @@ pub(super) struct TooLarge;
 /// One request on its way out.
 pub(super) struct Leaving<'a> {
     pub(super) request: &'a Message,
+    pub(super) method: Option<Method<'a>>,
+    pub(super) top_via: Option<Via<'a>>,
+    pub(super) call_id: &'a [u8],
     pub(super) came_from: CameFrom,
     pub(super) routes: RouteSet<'a>,
     pub(super) next: NextHop,
@@ -144,7 +147,7 @@ impl Leaving<'_> {
 
     /// Source: RFC 3261 §16.6(4), RFC 5658.
     fn add_record_route(&self, listener: &Listener, view: &View<'_>, edits: &mut Edits) {
-        if !self.request.method().is_some_and(record_route::may_form_dialog) {
+        if !self.method.is_some_and(record_route::may_form_dialog) {
             return;
         }
         let came_from = match self.came_from {
@@ -170,10 +173,7 @@ impl Leaving<'_> {
                 Side::Outside { listener, token: FlowToken { kind: TokenKind::Relay, flow } }
             }
         };
-        let writer = record_route::Writer {
-            keys: &view.keys.flow,
-            call_id: self.request.call_id().unwrap_or_default(),
-        };
+        let writer = record_route::Writer { keys: &view.keys.flow, call_id: self.call_id };
         for value in record_route::values(came_from, goes_to, &writer).into_iter().flatten() {
             edits.push_front(HeaderName::RecordRoute, &value);
         }
@@ -193,7 +193,7 @@ impl Leaving<'_> {
     fn add_path(&self, view: &View<'_>, edits: &mut Edits) {
         let toward_registrar = matches!(self.next, NextHop::Container(_) | NextHop::Peer(_));
         if let CameFrom::Socket(flow, Source::Outside) = self.came_from
-            && self.request.method() == Some(Method::Register)
+            && self.method == Some(Method::Register)
             && view.nat_traversal == NatTraversal::On
             && toward_registrar
         {
@@ -207,20 +207,19 @@ impl Leaving<'_> {
 
     /// Source: RFC 3261 §16.6(8), §18.2.1.
     fn add_via(&self, listener: &Listener, view: &View<'_>, edits: &mut Edits) {
-        let top = self.request.top_via().ok();
         let back = match self.came_from {
             CameFrom::Link => None,
             CameFrom::Socket(flow, _) => {
-                let filled = top.and_then(|top| via::filled_in(&top, flow.remote));
+                let filled = self.top_via.and_then(|top| via::filled_in(&top, flow.remote));
                 if let Some(filled) = filled {
                     edits.replace_first_value(HeaderName::Via, &filled);
                 }
                 Some(flow)
             }
         };
-        let (top, keys) = (top.as_ref(), view.keys);
+        let (top, keys) = (self.top_via.as_ref(), view.keys);
         let branch = Branch::of(self.request, top, view.sender(top), &keys.branch);
-        let added = via::added(self.request, branch, listener, back, &keys.flow);
+        let added = via::added(self.call_id, branch, listener, back, &keys.flow);
         edits.push_front(HeaderName::Via, &added);
     }
 }

@@ -5,12 +5,13 @@
 //! datagram, as long as the next container is about to come.
 
 use bytes::BytesMut;
-use sip::{HeaderName, Message};
+use sip::Message;
 
 use super::{Attempt, Decision, DropReason, Hop, View, response};
 use crate::owner::Owner;
 use crate::reply;
 use crate::route::Named;
+use crate::route_set::RouteSet;
 
 /// Decides about a message in the form in which it was offered before. `seed` spreads the
 /// Retry-After.
@@ -44,8 +45,7 @@ fn owner(message: &Message, view: &View<'_>) -> Option<Owner> {
     if !message.is_request() {
         return Owner::of_via(&message.top_via().ok()?, &view.keys.owner);
     }
-    let next_route = message.values(HeaderName::Route).next();
-    match view.named(next_route, message.request_uri().unwrap_or_default()) {
+    match view.named(&RouteSet::of(message)) {
         Named::Owner(owner) => Some(owner),
         Named::SomeContainer
         | Named::Peer(_)

@@ -4,12 +4,12 @@
 //! §16.11.
 
 use bytes::BytesMut;
-use sip::{Framing, HeaderName, Message, Uri};
+use sip::{CheckedRequest, Framing, HeaderName, Uri};
 use transport::{Flow, Transport};
 
 use super::leave::{CameFrom, Leaving, NextHop, TooLarge};
 use super::{Arrival, Decision, Source, View};
-use crate::flow_token::{FlowToken, TokenKind};
+use crate::flow_token::{FlowToken, TokenKind, dialog_of};
 use crate::owner::Owner;
 use crate::reply::{self, Refusal};
 use crate::route::{self, Named, OwnRoutes};
@@ -32,12 +32,16 @@ pub(super) fn forward(
     out: &mut BytesMut,
 ) -> Result<Decision, Refusal> {
     let request = arrival.message;
-    check(request, arrival)?;
-    let mut routes = RouteSet::of(request);
-    if route::is_strictly_routed(request, view.listeners, &view.keys.flow) {
+    let read = check(arrival)?;
+    let (listeners, keys) = (view.listeners, &view.keys.flow);
+    let dialog = dialog_of(&read.to, read.call_id);
+    let mut routes = RouteSet::toward(Some(read.request_uri), request);
+    if routes.next().is_some()
+        && route::is_strictly_routed(&read.request_uri, listeners, dialog, keys)
+    {
         routes.restore_from_strict(); // RFC 3261 §16.4
     }
-    let own = OwnRoutes::read(routes.values(), view.listeners, request, &view.keys.flow)
+    let own = OwnRoutes::read(routes.values(), listeners, dialog, keys)
         .map_err(|_tampered| Refusal::TamperedToken)?;
     routes.consume(own.count);
     let way = Way { arrival, view, own, routes: &routes };
@@ -49,22 +53,24 @@ pub(super) fn forward(
         routes.give_back(); // that edge needs the token
     }
     let came_from = CameFrom::Socket(arrival.flow, arrival.source);
-    let leaving = Leaving { request, came_from, routes, next };
+    let (method, top_via, call_id) = (Some(read.method), Some(read.top_via), read.call_id);
+    let leaving = Leaving { request, method, top_via, call_id, came_from, routes, next };
     leaving.leave(view, out).map_err(|TooLarge| Refusal::TooLarge)
 }
 
 /// Source: RFC 3261 §16.3; the order is the RFC's.
-fn check(request: &Message, arrival: &Arrival<'_>) -> Result<(), Refusal> {
+fn check<'a>(arrival: &Arrival<'a>) -> Result<CheckedRequest<'a>, Refusal> {
+    let request = arrival.message;
     let framing =
         if arrival.flow.transport.is_stream() { Framing::Stream } else { Framing::Datagram };
-    request.check_request(framing).map_err(Refusal::Malformed)?;
+    let read = request.read_request(framing).map_err(Refusal::Malformed)?;
     // §16.3(2)
-    match Uri::parse(request.request_uri().unwrap_or_default()) {
-        Ok(Uri::Sip(_) | Uri::Tel(_)) => {}
-        Ok(Uri::Other { .. }) | Err(_) => return Err(Refusal::UnknownScheme),
+    match read.request_uri {
+        Uri::Sip(_) | Uri::Tel(_) => {}
+        Uri::Other { .. } => return Err(Refusal::UnknownScheme),
     }
     // §16.3(3): zero is not forwarded.
-    if request.max_forwards() == Ok(Some(0)) {
+    if read.max_forwards == Some(0) {
         return Err(Refusal::TooManyHops);
     }
     // §16.3(5): no extension is known that asks something of a proxy. CANCEL and ACK carry what
@@ -72,7 +78,7 @@ fn check(request: &Message, arrival: &Arrival<'_>) -> Result<(), Refusal> {
     if request.field(HeaderName::ProxyRequire).is_some() {
         return Err(Refusal::UnknownExtension);
     }
-    Ok(())
+    Ok(read)
 }
 
 /// One request whose own Routes are consumed, looking for its next hop.
@@ -115,7 +121,7 @@ impl Way<'_, '_> {
 
     /// Whom the next Route names, or without one the Request-URI.
     fn named(&self) -> Named {
-        self.view.named(self.routes.next(), self.routes.request_uri())
+        self.view.named(self.routes)
     }
 
     fn outgoing(&self, named: Named) -> Result<NextHop, Refusal> {

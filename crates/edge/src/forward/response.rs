@@ -6,7 +6,7 @@
 //! (RFC 4475 §3.3.10).
 
 use bytes::BytesMut;
-use sip::{Edits, HeaderName, Message, Via};
+use sip::{CheckedResponse, Edits, HeaderName, Message, Via};
 use transport::Transport;
 use transport::link::SendError;
 
@@ -18,15 +18,14 @@ use crate::via::{WayBack, reply_address, way_back};
 /// Decides about a response that came to one of our sockets.
 pub(super) fn from_outside(arrival: &Arrival<'_>, view: &View<'_>, out: &mut BytesMut) -> Decision {
     let response = arrival.message;
-    if response.check_response().is_err() {
+    let Ok(CheckedResponse { top_via, next_via }) = response.read_response() else {
         return Decision::Drop(DropReason::MalformedResponse);
+    };
+    if !view.listeners.wrote(&top_via) {
+        return Decision::Drop(DropReason::NotOurVia);
     }
-    match response.top_via() {
-        Ok(top) if view.listeners.wrote(&top) => {
-            pop(response, &top, arrival.attempt, view, out).unwrap_or_else(Decision::Drop)
-        }
-        Ok(_) | Err(_) => Decision::Drop(DropReason::NotOurVia),
-    }
+    let Some(next_via) = next_via else { return Decision::Drop(DropReason::NoSecondVia) };
+    pop(response, [&top_via, &next_via], arrival.attempt, view, out).unwrap_or_else(Decision::Drop)
 }
 
 /// Decides about a response that a container made or passes on.
@@ -37,7 +36,10 @@ pub(super) fn from_link(
 ) -> Result<Decision, SendError> {
     let top = response.top_via().map_err(|_| SendError::Refused)?;
     if view.listeners.wrote(&top) {
-        return pop(response, &top, Attempt::First, view, out).map_err(|_| SendError::Refused);
+        let next = response.values(HeaderName::Via).nth(1).ok_or(SendError::Refused)?;
+        let next = Via::parse(next).map_err(|_| SendError::Refused)?;
+        return pop(response, [&top, &next], Attempt::First, view, out)
+            .map_err(|_| SendError::Refused);
     }
     to_other_edge(response, &top, view).ok_or_else(|| match way_back(&top, &view.keys.flow) {
         // An edge of the node wrote it, one that our view does not show yet: soon it may.
@@ -58,19 +60,17 @@ fn to_other_edge(response: &Message, top: &Via<'_>, view: &View<'_>) -> Option<D
 /// Takes our Via, the topmost, off and sends the response where it, or the next one, says.
 fn pop(
     response: &Message,
-    top: &Via<'_>,
+    [top, next]: [&Via<'_>; 2],
     attempt: Attempt,
     view: &View<'_>,
     out: &mut BytesMut,
 ) -> Result<Decision, DropReason> {
-    let next = response.values(HeaderName::Via).nth(1).ok_or(DropReason::NoSecondVia)?;
-    let next = Via::parse(next).map_err(|_| DropReason::MalformedResponse)?;
     let mut edits = Edits::new();
     edits.remove_first_value(HeaderName::Via);
     match way_back(top, &view.keys.flow) {
         WayBack::Forged => Err(DropReason::ForgedVia),
         WayBack::Flow(flow) => {
-            let hop = Hop::from(reply_address(Some(&next), flow));
+            let hop = Hop::from(reply_address(Some(next), flow));
             if hop.is_stream() {
                 edits.ensure_content_length();
             }
@@ -78,7 +78,7 @@ fn pop(
             Ok(Decision::Send { hop, bytes })
         }
         WayBack::NextVia => {
-            let owner = Owner::of_via(&next, &view.keys.owner).ok_or(DropReason::ForgedVia)?;
+            let owner = Owner::of_via(next, &view.keys.owner).ok_or(DropReason::ForgedVia)?;
             // DESIGN, "choosing a container", rule 2: a dead owner's response goes where whoever claims its records is.
             let container =
                 view.container(Some(owner), response, attempt).ok_or(DropReason::NoContainer)?;
