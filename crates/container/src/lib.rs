@@ -11,6 +11,7 @@
 
 pub mod application;
 pub mod edges;
+mod long_queue;
 pub mod next_hop;
 mod own_route;
 pub mod ownership;
@@ -20,4 +21,5 @@ pub mod server;
 pub mod session;
 pub mod setup;
 pub mod shard;
+mod sliced_table;
 pub mod transactions;

@@ -53,6 +53,7 @@ use crate::ownership::identity::{Identifier, SetUpId};
 use crate::ownership::neighbours::{Neighbours, News};
 use crate::proxy::BranchDeriver;
 use crate::responder::Responder;
+use crate::sliced_table::SlicedTable;
 use crate::transactions::deadlines::Deadlines;
 use crate::transactions::{ClientId, ServerId, TransactionEffect, Transactions};
 use clocks::Clocks;
@@ -92,9 +93,9 @@ pub struct Shard {
     /// The jobs of server transactions, for their CANCEL.
     jobs_by_server: AHashMap<ServerId, JobId>,
     /// Boxed, like the records: a table that grows moves its entries.
-    contexts: AHashMap<ServerId, Box<Context>>,
+    contexts: SlicedTable<ServerId, Box<Context>>,
     context_deadlines: Deadlines<ServerId>,
-    clients: AHashMap<ClientId, Box<Sending>>,
+    clients: SlicedTable<ClientId, Box<Sending>>,
     lookups: AHashMap<LookupId, Lookup>,
     neighbours: Neighbours,
     identifier: Identifier,
@@ -103,8 +104,8 @@ pub struct Shard {
     commits: AHashMap<CommitId, CommitUse>,
     reads: AHashMap<ReadId, ReadUse>,
     /// The records that we own.
-    set_ups: AHashMap<SetUpId, Box<Ledger>>,
-    set_ups_by_server: AHashMap<ServerId, SetUpId>,
+    set_ups: SlicedTable<SetUpId, Box<Ledger>>,
+    set_ups_by_server: SlicedTable<ServerId, SetUpId>,
     removals: Deadlines<SetUpId>,
     /// How many records are being removed.
     removing: usize,
@@ -145,9 +146,9 @@ impl Shard {
             accepting: Accepting::Accepting,
             jobs: AHashMap::new(),
             jobs_by_server: AHashMap::new(),
-            contexts: AHashMap::new(),
+            contexts: SlicedTable::new(),
             context_deadlines: Deadlines::new(),
-            clients: AHashMap::new(),
+            clients: SlicedTable::new(),
             lookups: AHashMap::new(),
             neighbours: Neighbours::new(settings.name.clone(), settings.incarnation),
             identifier: Identifier::new(&settings.keys),
@@ -155,8 +156,8 @@ impl Shard {
             clocks: Clocks { now, wall, guarded: wall },
             commits: AHashMap::new(),
             reads: AHashMap::new(),
-            set_ups: AHashMap::new(),
-            set_ups_by_server: AHashMap::new(),
+            set_ups: SlicedTable::new(),
+            set_ups_by_server: SlicedTable::new(),
             removals: Deadlines::new(),
             removing: 0,
             doubtful: AHashSet::new(),

@@ -6,14 +6,14 @@
 //! have a bound of their own, at which the oldest are forgotten before their time. INVITE transactions are never
 //! among them: a failure waits for its ACK, and a forgotten 2xx would let a repeated INVITE ring again.
 
-use std::collections::VecDeque;
 use std::time::Instant;
 
-use ahash::AHashMap;
 use bytes::Bytes;
 
 use super::key::KeyHash;
 use super::{Origin, ServerId, TransactionEffect, Transactions, weight};
+use crate::long_queue::LongQueue;
+use crate::sliced_table::SlicedTable;
 
 /// A non-INVITE server transaction in Completed.
 #[derive(Debug)]
@@ -42,12 +42,12 @@ impl AnsweredTransaction {
 #[derive(Debug, Default)]
 pub(super) struct Answered {
     /// Boxed: a table that grows moves its entries.
-    transactions: AHashMap<ServerId, Box<AnsweredTransaction>>,
+    transactions: SlicedTable<ServerId, Box<AnsweredTransaction>>,
     /// Weight of them all.
     pub(super) weight: usize,
     /// When Timer J fires for each, in this order, since all wait equally long. Those that ended early are dropped
     /// when they are the oldest.
-    pub(super) ends: VecDeque<(Instant, ServerId)>,
+    pub(super) ends: LongQueue<(Instant, ServerId)>,
 }
 
 impl Answered {
@@ -105,9 +105,10 @@ impl Transactions {
     /// Ends those whose Timer J has fired, at most `count`.
     pub(super) fn end_answered(&mut self, now: Instant, count: usize) {
         for _ in 0..count {
-            let Some((_, server)) = self.answered.ends.pop_front_if(|(at, _)| *at <= now) else {
+            let Some(&(_, server)) = self.answered.ends.front().filter(|(at, _)| *at <= now) else {
                 return;
             };
+            self.answered.ends.pop_front();
             self.end_server(server);
         }
     }

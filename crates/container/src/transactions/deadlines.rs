@@ -10,8 +10,10 @@
 //! every one. What fits behind no lane goes into a heap.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::BinaryHeap;
 use std::time::Instant;
+
+use crate::long_queue::LongQueue;
 
 /// Below this length the queue is never swept.
 const SWEEP_LENGTH_MIN: usize = 4_096;
@@ -23,7 +25,7 @@ const LANES: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Deadlines<Id> {
     /// Each in order.
-    lanes: [VecDeque<(Instant, Id)>; LANES],
+    lanes: [LongQueue<(Instant, Id)>; LANES],
     heap: BinaryHeap<Reverse<(Instant, Id)>>,
 }
 
@@ -44,7 +46,7 @@ impl Armed {
 
 impl<Id: Copy + Ord> Deadlines<Id> {
     pub(crate) fn new() -> Deadlines<Id> {
-        Deadlines { lanes: std::array::from_fn(|_| VecDeque::new()), heap: BinaryHeap::new() }
+        Deadlines { lanes: std::array::from_fn(|_| LongQueue::default()), heap: BinaryHeap::new() }
     }
 
     /// Makes sure that `id` comes no later than `deadline`.
@@ -69,7 +71,7 @@ impl<Id: Copy + Ord> Deadlines<Id> {
     /// When the next owner may want to be called.
     pub(crate) fn next(&self) -> Option<Instant> {
         let heap = self.heap.peek().map(|Reverse(entry)| entry);
-        self.lanes.iter().filter_map(VecDeque::front).chain(heap).map(|(at, _)| *at).min()
+        self.lanes.iter().filter_map(LongQueue::front).chain(heap).map(|(at, _)| *at).min()
     }
 
     /// The next owner whose entry has come, and that entry's time for [`Armed::take`].
@@ -99,7 +101,7 @@ impl<Id: Copy + Ord> Deadlines<Id> {
     }
 
     fn len(&self) -> usize {
-        self.lanes.iter().map(VecDeque::len).sum::<usize>() + self.heap.len()
+        self.lanes.iter().map(LongQueue::len).sum::<usize>() + self.heap.len()
     }
 }
 

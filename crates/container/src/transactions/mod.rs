@@ -23,7 +23,6 @@ mod tests;
 
 use std::time::Instant;
 
-use ahash::AHashMap;
 use bytes::Bytes;
 use sip::transaction::{Reliability, ResponseClass};
 use sip::{Message, Method, ack};
@@ -31,6 +30,7 @@ use transport::link::SendError;
 
 use crate::application::Response;
 use crate::responder::Responder;
+use crate::sliced_table::SlicedTable;
 use answered::Answered;
 use carry_out::Input;
 use client_side::{ClientTransaction, Role};
@@ -63,20 +63,20 @@ pub struct Transactions {
     responder: Responder,
     /// Boxed, like the clients: a table that grows moves its entries, hundreds of thousands in one go, and whole
     /// transactions would take longer than an edge waits for a heartbeat.
-    servers: AHashMap<ServerId, Box<ServerTransaction>>,
+    servers: SlicedTable<ServerId, Box<ServerTransaction>>,
     hasher: KeyHasher,
     /// Of these and of the answered ones.
-    server_keys: AHashMap<KeyHash, ServerId>,
-    merge_keys: AHashMap<KeyHash, ServerId>,
+    server_keys: SlicedTable<KeyHash, ServerId>,
+    merge_keys: SlicedTable<KeyHash, ServerId>,
     /// Weight of the server transactions but for the answered ones.
     open_servers: usize,
     /// How many server transactions keep their request, since they have no final response.
     unanswered: usize,
     answered: Answered,
-    clients: AHashMap<ClientId, Box<ClientTransaction>>,
+    clients: SlicedTable<ClientId, Box<ClientTransaction>>,
     /// Weight of the client transactions.
     open_clients: usize,
-    client_keys: AHashMap<KeyHash, ClientId>,
+    client_keys: SlicedTable<KeyHash, ClientId>,
     deadlines: Deadlines<TransactionId>,
     next_id: u64,
 }
@@ -87,16 +87,16 @@ impl Transactions {
         Transactions {
             settings,
             responder,
-            servers: AHashMap::new(),
+            servers: SlicedTable::new(),
             hasher: KeyHasher::default(),
-            server_keys: AHashMap::new(),
-            merge_keys: AHashMap::new(),
+            server_keys: SlicedTable::new(),
+            merge_keys: SlicedTable::new(),
             open_servers: 0,
             unanswered: 0,
             answered: Answered::default(),
-            clients: AHashMap::new(),
+            clients: SlicedTable::new(),
             open_clients: 0,
-            client_keys: AHashMap::new(),
+            client_keys: SlicedTable::new(),
             deadlines: Deadlines::new(),
             next_id: 0,
         }

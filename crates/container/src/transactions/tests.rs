@@ -468,7 +468,7 @@ fn stream_repeats_nothing() {
 
 #[test]
 fn tables_of_transactions_hold_pointers_so_that_one_that_grows_stalls_nobody() {
-    fn entry_bytes<Id, Transaction>(_: &AHashMap<Id, Transaction>) -> usize {
+    fn entry_bytes<Id, Transaction>(_: &SlicedTable<Id, Transaction>) -> usize {
         size_of::<(Id, Transaction)>()
     }
     let layer = Bench::new().layer;
