@@ -3,7 +3,8 @@
 //! A rotation has two steps. First the new secret is announced: every process accepts it, none signs with it. A
 //! moment later, when all have heard, the new ring is written, and then told: a ring that some process signs with is
 //! never lost, and nobody meets a tag that it does not know. A rotation that cannot be written is tried again, and
-//! the old keys go on until it can.
+//! the old keys go on until it can. A disk may take seconds to write, so somebody else does than the manager's loop:
+//! [`Write`] goes out, [`Keys::written`] comes back.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,12 +28,34 @@ pub(super) struct Keys {
     ring: KeyRing,
     rotate_every: Duration,
     look_at: Instant,
-    /// The secret that every process was told to accept, and when it is to sign.
-    announced: Option<([u8; SECRET_BYTES], Instant)>,
+    rotation: Rotation,
     /// Who waits for the rotation under way: as many as there are connections at most.
     replies: Vec<mpsc::Sender<Answer>>,
     /// The ring as the line that every process is sent when it changes.
     lines: watch::Sender<Arc<Vec<u8>>>,
+}
+
+/// How far a rotation is.
+enum Rotation {
+    /// None is under way.
+    None,
+    /// Every process was told to accept the secret; it is to sign at that moment.
+    Announced { secret: [u8; SECRET_BYTES], sign_at: Instant },
+    /// The ring that signs with the secret is being written.
+    Writing { secret: [u8; SECRET_BYTES], ring: KeyRing },
+}
+
+/// A ring to be written, whatever time that takes.
+pub(super) struct Write {
+    path: PathBuf,
+    ring: KeyRing,
+}
+
+impl Write {
+    /// Writes it.
+    pub(super) fn run(&self) -> Result<(), KeyFileError> {
+        file::write(&self.path, &self.ring)
+    }
 }
 
 impl Keys {
@@ -45,7 +68,7 @@ impl Keys {
             ring,
             rotate_every,
             look_at: Instant::now(),
-            announced: None,
+            rotation: Rotation::None,
             replies: Vec::new(),
             lines,
         })
@@ -53,9 +76,11 @@ impl Keys {
 
     /// As the processes have it.
     pub(super) fn ring(&self) -> KeyRing {
-        match self.announced {
-            Some((secret, _)) => self.ring.announcing(secret),
-            None => self.ring.clone(),
+        match &self.rotation {
+            Rotation::Announced { secret, .. } | Rotation::Writing { secret, .. } => {
+                self.ring.announcing(*secret)
+            }
+            Rotation::None => self.ring.clone(),
         }
     }
 
@@ -65,21 +90,30 @@ impl Keys {
 
     /// When [`tick`](Self::tick) wants to be called.
     pub(super) fn next_deadline(&self) -> Instant {
-        self.announced.map_or(self.look_at, |(_, sign_at)| sign_at)
+        match &self.rotation {
+            Rotation::Announced { sign_at, .. } => *sign_at,
+            Rotation::None | Rotation::Writing { .. } => self.look_at,
+        }
     }
 
-    /// Goes on with a rotation, or begins one when it is time.
-    pub(super) fn tick(&mut self, now: Instant) {
-        if let Some((secret, sign_at)) = self.announced {
-            if now >= sign_at {
-                let signs = self.sign_with(secret);
-                self.answer(&signs);
+    /// Goes on with a rotation, or begins one when it is time. What is to be written then is written outside, and its
+    /// outcome told to [`written`](Self::written).
+    pub(super) fn tick(&mut self, now: Instant) -> Option<Write> {
+        match self.rotation {
+            Rotation::Announced { secret, sign_at } if now >= sign_at => {
+                let ring = self.ring.rotated(secret, unix_millis());
+                self.rotation = Rotation::Writing { secret, ring: ring.clone() };
+                return Some(Write { path: self.path.clone(), ring });
             }
-            return;
+            Rotation::Announced { .. } => {}
+            Rotation::Writing { .. } => self.look_at = self.look_at.max(now + LOOK_EVERY),
+            Rotation::None if now >= self.look_at => self.look(now),
+            Rotation::None => {}
         }
-        if now < self.look_at {
-            return;
-        }
+        None
+    }
+
+    fn look(&mut self, now: Instant) {
         let due_in = rotation::due_in(&self.ring, self.rotate_every, unix_millis());
         self.look_at = now + if due_in.is_zero() { LOOK_EVERY } else { due_in.min(LOOK_EVERY) };
         if due_in.is_zero() {
@@ -90,12 +124,12 @@ impl Keys {
     /// Begins to replace the keys that sign, unless that is under way; `reply` is answered when it is done.
     pub(super) fn rotate(&mut self, now: Instant, reply: Option<mpsc::Sender<Answer>>) {
         self.replies.extend(reply);
-        if self.announced.is_some() {
+        if !matches!(self.rotation, Rotation::None) {
             return;
         }
         match file::random_secret() {
             Ok(secret) => {
-                self.announced = Some((secret, now + ANNOUNCED_FOR));
+                self.rotation = Rotation::Announced { secret, sign_at: now + ANNOUNCED_FOR };
                 self.lines.send_replace(line(&self.ring()));
             }
             Err(error) => self.answer(&Err(error)),
@@ -116,17 +150,19 @@ impl Keys {
         }
     }
 
-    fn sign_with(&mut self, secret: [u8; SECRET_BYTES]) -> Result<(), KeyFileError> {
-        self.announced = None;
-        let ring = self.ring.rotated(secret, unix_millis());
-        let written = file::write(&self.path, &ring);
+    /// The ring of the last [`Write`] stands in its file, or could not be brought there.
+    pub(super) fn written(&mut self, written: &Result<(), KeyFileError>) {
+        let Rotation::Writing { ring, .. } = std::mem::replace(&mut self.rotation, Rotation::None)
+        else {
+            unreachable!("nothing else is written, and one at a time");
+        };
         if written.is_ok() {
             self.ring = ring;
             info!("rotated the keys; those before are accepted until the next rotation");
         }
         // Takes the announcement back otherwise.
         self.lines.send_replace(line(&self.ring));
-        written
+        self.answer(written);
     }
 
     pub(super) fn status(&self) -> KeysStatus {
@@ -155,6 +191,12 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    impl Keys {
+        fn is_rotating(&self) -> bool {
+            !matches!(self.rotation, Rotation::None)
+        }
+    }
+
     const DAY: Duration = Duration::from_secs(86_400);
 
     #[test]
@@ -171,21 +213,26 @@ mod tests {
         };
         let tag = old.derive("flow").tag::<16>(b"data");
         let began = keys.next_deadline();
-        keys.tick(began);
+        assert!(keys.tick(began).is_none());
         let announced = said();
-        assert!(keys.announced.is_some() && announced == keys.ring());
+        assert!(keys.is_rotating() && announced == keys.ring());
         assert!(file::load_or_create(&path, 0).unwrap() == old, "nothing signs with it yet");
         assert_eq!(announced.derive("flow").tag::<16>(b"data"), tag);
-        keys.tick(keys.next_deadline());
+        let write = keys.tick(keys.next_deadline()).unwrap();
+        // However long that takes, and whatever time it is meanwhile.
+        keys.look_at = began;
+        assert!(keys.tick(began).is_none() && keys.next_deadline() > began);
+        assert!(keys.ring() == announced);
+        keys.written(&write.run());
         let rotated = said();
-        assert!(keys.announced.is_none() && rotated == keys.ring() && keys.status().has_previous);
+        assert!(!keys.is_rotating() && rotated == keys.ring() && keys.status().has_previous);
         assert!(file::load_or_create(&path, 0).unwrap() == rotated);
         let new_tag = rotated.derive("flow").tag::<16>(b"data");
         assert!(new_tag != tag && rotated.derive("flow").verify(b"data", &tag));
         assert!(announced.derive("flow").verify(b"data", &new_tag), "known before it was used");
         // Not again before its time.
-        keys.tick(keys.next_deadline());
-        assert!(keys.announced.is_none() && said() == rotated && keys.next_deadline() > began);
+        assert!(keys.tick(keys.next_deadline()).is_none());
+        assert!(!keys.is_rotating() && said() == rotated && keys.next_deadline() > began);
     }
 
     #[test]
@@ -200,10 +247,11 @@ mod tests {
         let (reply, mut answer) = mpsc::channel(1);
         keys.rotate(Instant::now(), Some(reply));
         assert!(keys.ring() != before && answer.try_recv().is_err());
-        keys.tick(keys.next_deadline());
+        let write = keys.tick(keys.next_deadline()).unwrap();
+        keys.written(&write.run());
         assert!(matches!(answer.try_recv(), Ok(Answer::Refused { .. })));
         let said: FromManager = serde_json::from_slice(&told.borrow_and_update()).unwrap();
         assert!(matches!(said, FromManager::Keys(ring) if ring == before));
-        assert!(keys.ring() == before && keys.announced.is_none());
+        assert!(keys.ring() == before && !keys.is_rotating());
     }
 }

@@ -251,6 +251,10 @@ impl Manager {
                 self.clock = Some(clock);
                 Step::Going
             }
+            Input::KeysWritten(written) => {
+                self.keys.written(&written);
+                Step::Going
+            }
             Input::Request { request: Request::Keys, reply } => {
                 let _ = reply.try_send(Answer::Keys(self.keys.status()));
                 Step::Going
@@ -342,7 +346,13 @@ impl Manager {
                 return step;
             }
         }
-        self.keys.tick(Instant::now());
+        if let Some(write) = self.keys.tick(Instant::now()) {
+            let inputs = self.inputs.clone();
+            tokio::task::spawn_blocking(move || {
+                // A manager that has ended meanwhile needs no outcome.
+                let _ = inputs.blocking_send(Input::KeysWritten(write.run()));
+            });
+        }
         let mut effects = Vec::new();
         self.table.tick(Instant::now(), &mut effects);
         self.carry_out(effects)

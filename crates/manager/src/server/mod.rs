@@ -15,6 +15,7 @@ use config::NodeConfig;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
+use topology::keys::file::KeyFileError;
 use topology::protocol::{Answer, ClockStatus, Hello, Request};
 use topology::view::{Incarnation, ProcessName, ProcessType};
 use tracing::{error, info, warn};
@@ -111,6 +112,8 @@ enum Input {
         reply: mpsc::Sender<Answer>,
     },
     ClockStepped(ClockStatus),
+    /// What became of the keys that were to be written.
+    KeysWritten(Result<(), KeyFileError>),
     Exited {
         name: ProcessName,
         incarnation: Incarnation,
@@ -335,6 +338,7 @@ fn refuse(input: Input) {
         | Input::Exited { .. }
         | Input::Guardian(_)
         | Input::Stop
+        | Input::KeysWritten(_)
         | Input::StopNow => {}
     }
 }
