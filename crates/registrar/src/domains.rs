@@ -86,6 +86,10 @@ impl Domains {
 }
 
 fn is(host: &Host<'_>, canonical: &str) -> bool {
+    // Most requests spell the domain as it is configured.
+    if matches!(host, Host::Name(name) if *name == canonical.as_bytes()) {
+        return true;
+    }
     Host::parse(canonical.as_bytes()).is_some_and(|other| *host == other)
 }
 

@@ -74,8 +74,16 @@ impl Batch {
         expires_at: Option<UnixMillis>,
     ) -> Self {
         let change = Change::Put { value: value.into(), expires_at };
+        self.make_room();
         self.writes.push(Write { key, expect, change });
         self
+    }
+
+    /// Most batches have one write or two; a vector by itself would begin with room for four, which are 700 octets.
+    fn make_room(&mut self) {
+        if self.writes.capacity() == 0 {
+            self.writes.reserve_exact(2);
+        }
     }
 
     /// Adds a delete.

@@ -9,12 +9,8 @@ use state::Batch;
 /// Methods that the server itself answers.
 const ALLOW: &str = "REGISTER, OPTIONS";
 
-/// Option tags that the registrar understands.
-const SUPPORTED: [&str; 2] = ["path", "outbound"];
-
-pub(super) fn supported() -> String {
-    SUPPORTED.join(", ")
-}
+/// Option tags that the registrar understands, as Supported lists them.
+pub(super) const SUPPORTED: &str = "path, outbound";
 
 pub(super) fn status(status: u16) -> Effects {
     Effects::respond(Response::new(status))
@@ -56,7 +52,7 @@ pub(super) fn unsupported(message: &Message, header: HeaderName) -> Option<Effec
     let understands = |tag: &[u8]| {
         // Nothing can be required of the proxy: it does not look into what it forwards.
         header == HeaderName::Require
-            && SUPPORTED.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(tag))
+            && SUPPORTED.split(", ").any(|known| known.as_bytes().eq_ignore_ascii_case(tag))
     };
     let unknown: Vec<&[u8]> = message.values(header).filter(|tag| !understands(tag)).collect();
     if unknown.is_empty() {
@@ -74,7 +70,7 @@ pub(super) fn server_itself(message: &Message, method: Method<'_>) -> Effects {
             Effects::respond(
                 Response::new(200)
                     .header(HeaderName::Allow, ALLOW)
-                    .header(HeaderName::Supported, supported())
+                    .header(HeaderName::Supported, SUPPORTED)
                     .header(HeaderName::Accept, "application/sdp")
                     .header(HeaderName::AcceptEncoding, "identity")
                     .header(HeaderName::AcceptLanguage, "en"),

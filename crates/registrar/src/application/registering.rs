@@ -117,7 +117,7 @@ impl Registrar {
             }
         }
         response
-            .header(HeaderName::Supported, answers::supported())
+            .header(HeaderName::Supported, answers::SUPPORTED)
             .header(HeaderName::Date, sip_date(now))
     }
 }
