@@ -11,6 +11,10 @@ use manager::{ChildStart, Guarded, OperatorLines, Options};
 use crate::failure::{Failure, with_causes};
 use crate::{logging, recovery, stores};
 
+/// An option of the allocator. Transparent huge pages are off for edges and containers, unless the operator says
+/// otherwise: while a process grows, each is cleared in one go in the middle of a turn (a tenth of a container's time).
+const ALLOW_HUGE_PAGES: &str = "MIMALLOC_ALLOW_THP";
+
 /// Runs the manager whose guardian listens on `socket`, until the node's end.
 pub(super) fn run(socket: &Path) -> Result<(), Failure> {
     stores::runtime()?.block_on(run_guarded(socket))
@@ -37,6 +41,9 @@ async fn run_guarded(socket: &Path) -> Result<(), Failure> {
             .arg(start.name.as_str())
             .arg("--socket")
             .arg(&start.socket);
+        if env::var_os(ALLOW_HUGE_PAGES).is_none() {
+            command.env(ALLOW_HUGE_PAGES, "0");
+        }
         command
     };
     let options = Options {

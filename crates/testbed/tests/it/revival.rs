@@ -7,7 +7,7 @@ use bytes::Bytes;
 use phone::LineTransport;
 use rustix::process::{Pid, Signal, kill_process};
 use sip::Message;
-use testbed::node::{Node, lives};
+use testbed::node::{Node, NodeOptions, lives};
 use testbed::wait;
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
@@ -22,6 +22,20 @@ const USERS: usize = 200;
 fn lives_of(node: &Node) -> Vec<(String, Option<i32>, String, u64)> {
     let processes = node.status().processes.into_iter();
     processes.map(|process| (process.name, process.pid, process.state, process.restarts)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn edges_and_containers_have_no_huge_pages_unless_the_operator_wants_them() {
+    let options = NodeOptions::default();
+    for (environment, enabled) in [(&[][..], "0"), (&[("MIMALLOC_ALLOW_THP", "1")][..], "1")] {
+        let node = Node::start_with_environment(&options, environment);
+        for process in node.status().processes {
+            let pid = process.pid.expect("everybody runs");
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            let found = status.lines().find_map(|line| line.strip_prefix("THP_enabled:"));
+            assert_eq!(found.map(str::trim), Some(enabled), "{}", process.name);
+        }
+    }
 }
 
 async fn callers(node: &Node) -> Vec<phone::Phone> {
