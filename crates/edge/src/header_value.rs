@@ -56,16 +56,18 @@ impl HeaderValue {
     }
 
     /// Appends a number in decimal.
-    pub(crate) fn push_number(&mut self, number: u16) {
-        let mut divisor = 10_000;
-        while divisor > 1 && number < divisor {
-            divisor /= 10;
+    pub(crate) fn push_number(&mut self, mut number: u16) {
+        let mut digits = [b'0'; 5];
+        let mut start = digits.len();
+        loop {
+            start -= 1;
+            digits[start] += u8::try_from(number % 10).expect("a digit");
+            number /= 10;
+            if number == 0 {
+                break;
+            }
         }
-        while divisor > 0 {
-            let digit = u8::try_from(number / divisor % 10).expect("a digit");
-            self.push(&[b'0' + digit]);
-            divisor /= 10;
-        }
+        self.push(&digits[start..]);
     }
 
     /// Appends an address, without brackets.
