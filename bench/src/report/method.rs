@@ -48,7 +48,7 @@ pub(super) const HOW: &str = "
   It promises less: what it holds is gone when it ends. Its sanity checks and NAT helpers are off; Outlast's are on. CPU is
   that of all its processes. It runs twice: *as packaged*, with the allocator that it uses unless asked otherwise (`qm`),
   and with its *fastest* (`-x fm -X fm`), which makes it several times faster here. What is beside it in scale is the
-  fastest. Its shared memory is all there before the first message (`shm_force_alloc`, `mlock_pages`): a call takes 42 kB
+  fastest. Its shared memory is all there before the first message (`shm_force_alloc`): a call takes 42 kB
   of it for seconds, and the page faults of a run as short as these would otherwise be a fifth of its time.
 - The echo (`outlast-load echo-server`) receives and sends datagrams in batches and does nothing else: what the kernel
   asks for a message, whoever forwards it.

@@ -11,14 +11,14 @@ use sip::digest::Algorithm;
 
 use super::process::Process;
 use super::{
-    Allocator, Authentication, Bench, DOMAIN, PASSWORD, Server, answers_options, free_port,
-    path_text,
+    Allocator, Authentication, Bench, DOMAIN, PASSWORD, Server, answers_options,
+    answers_options_by_stream, free_port, path_text,
 };
 use crate::load::Watch;
 
 const BINARY: &str = "kamailio";
 /// Shared memory, all of which is touched at the start: room for the calls of some seconds, 42 kB each.
-const SHARED_MEGABYTES: &str = "3072";
+const SHARED_MEGABYTES: &str = "2560";
 /// The same for a large table.
 const SHARED_MEGABYTES_LARGE: &str = "4096";
 /// Slots of a table that is not large.
@@ -71,7 +71,10 @@ fn start(
         command.args(["-A", &format!("ACCOUNTS=\"text://{}\"", path_text(&directory, ""))]);
     }
     let mut process = Process::start(command, BINARY, &directory)?;
-    process.await_ready(&directory, START_LIMIT, || answers_options(address))?;
+    // Its workers for TCP start last, and CPU is that of all processes there are when the load begins.
+    process.await_ready(&directory, START_LIMIT, || {
+        Ok(answers_options(address)? && answers_options_by_stream(address))
+    })?;
     let watch = Watch::Processes(vec![process.pid()]);
     Ok(Server { udp: address, tcp: Some(address), watch, directory, process })
 }

@@ -9,8 +9,8 @@ mod kamailio;
 mod outlast;
 mod process;
 
-use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,9 @@ pub enum Allocator {
     /// The fastest it has: `-x fm -X fm`.
     Fast,
 }
+
+/// How long an answer to a first question may take before it is asked again.
+const ANSWER_LIMIT: Duration = Duration::from_millis(100);
 
 /// A server to be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,21 +166,37 @@ fn free_port() -> io::Result<u16> {
     }
 }
 
-/// Whether the server at `address` answers an OPTIONS, asked once.
+/// Whether the server at `address` answers an OPTIONS by UDP, asked once.
 fn answers_options(address: SocketAddr) -> io::Result<bool> {
     let socket = UdpSocket::bind("127.0.0.1:0")?;
-    socket.set_read_timeout(Some(Duration::from_millis(100)))?;
-    let local = socket.local_addr()?;
-    let number = Instant::now().elapsed().as_nanos() as u64 ^ u64::from(local.port());
-    let request = format!(
-        "OPTIONS sip:{DOMAIN} SIP/2.0\r\nVia: SIP/2.0/UDP {local};branch=z9hG4bK{number:x};rport\r\n\
-         Max-Forwards: 70\r\nFrom: <sip:bench@{DOMAIN}>;tag=1\r\nTo: <sip:{DOMAIN}>\r\n\
-         Call-ID: {number:x}@bench\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
-    );
+    socket.set_read_timeout(Some(ANSWER_LIMIT))?;
+    let request = options("UDP", socket.local_addr()?);
     let mut answer = [0; 2048];
     // Nobody there yet: the next time.
     let sent = socket.send_to(request.as_bytes(), address);
     Ok(sent.is_ok() && socket.recv(&mut answer).is_ok_and(|_| answer.starts_with(b"SIP/2.0 ")))
+}
+
+/// The same by TCP. Whatever fails, it is asked again.
+fn answers_options_by_stream(address: SocketAddr) -> bool {
+    let ask = || {
+        let mut stream = TcpStream::connect_timeout(&address, ANSWER_LIMIT)?;
+        stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+        stream.write_all(options("TCP", stream.local_addr()?).as_bytes())?;
+        let mut answer = [0; 8];
+        stream.read_exact(&mut answer)?;
+        io::Result::Ok(answer == *b"SIP/2.0 ")
+    };
+    ask().unwrap_or(false)
+}
+
+fn options(transport: &str, local: SocketAddr) -> String {
+    let number = Instant::now().elapsed().as_nanos() as u64 ^ u64::from(local.port());
+    format!(
+        "OPTIONS sip:{DOMAIN} SIP/2.0\r\nVia: SIP/2.0/{transport} {local};branch=z9hG4bK{number:x};rport\r\n\
+         Max-Forwards: 70\r\nFrom: <sip:bench@{DOMAIN}>;tag=1\r\nTo: <sip:{DOMAIN}>\r\n\
+         Call-ID: {number:x}@bench\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
+    )
 }
 
 /// A file below `directory` as text.
