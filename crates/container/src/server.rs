@@ -31,7 +31,7 @@ use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
 use topology::server::Pulse;
-use topology::{HeartbeatSettings, KeyRing, TopologyView};
+use topology::{HeartbeatSettings, TopologyView};
 use tracing::{debug, info, warn};
 use transport::link::{LinkFrame, Refused, SendError};
 
@@ -99,7 +99,6 @@ pub enum ServerError {
 
 enum Command {
     View(TopologyView),
-    Keys(Box<KeyRing>),
     Drain(Duration),
     Stop,
     #[cfg(feature = "faults")]
@@ -124,11 +123,6 @@ impl ServerHandle {
     /// The topology has changed.
     pub async fn view(&self, view: TopologyView) {
         self.send(Command::View(view)).await;
-    }
-
-    /// The keys were rotated.
-    pub async fn keys(&self, keys: KeyRing) {
-        self.send(Command::Keys(Box::new(keys))).await;
     }
 
     /// Take nothing new, keep what is owned, end when nothing is left or at the deadline. A further drain replaces
@@ -299,7 +293,6 @@ impl Server {
                 Some(Command::View(view)) => {
                     self.shard.topology(&view, now, &mut self.effects);
                 }
-                Some(Command::Keys(keys)) => self.shard.use_keys(*keys),
                 Some(Command::Drain(deadline_in)) => {
                     info!(?deadline_in, "draining");
                     self.drain(now);

@@ -144,10 +144,7 @@ impl ContainerProcess {
                 Word::View(view) => {
                     self.shard.topology(&view, around.instant, &mut self.effects);
                 }
-                Word::Keys(keys) => {
-                    self.registrar.use_keys(&keys);
-                    self.shard.use_keys(keys);
-                }
+                Word::Keys(keys) => self.registrar.use_keys(&keys),
                 Word::Drain(deadline_in) => {
                     self.shard.drain();
                     self.next_heartbeat = around.now;

@@ -44,7 +44,7 @@ use ahash::{AHashMap, AHashSet};
 use bytes::Bytes;
 use sip::{NameAddr, Uri};
 use state::{Batch, CommitError, Key, Record, StoreError, UnixMillis, Version};
-use topology::{KeyRing, OwnerToken, TopologyView};
+use topology::{OwnerToken, TopologyView};
 use transport::link::{Accepting, LinkFrame, SendError};
 
 use crate::application::{Duty, Ownership};
@@ -175,14 +175,6 @@ impl Shard {
             next_id: 0,
             settings,
         }
-    }
-
-    /// The keys were rotated: new branches carry an owner token under the new ones. Open transactions keep the
-    /// branches that they have.
-    pub fn use_keys(&mut self, keys: KeyRing) {
-        self.settings.keys = keys;
-        self.deriver = deriver(&self.settings, self.own_name.clone());
-        self.sessions.use_keys(&self.settings, &self.own_name);
     }
 
     /// A frame has come by a link.

@@ -12,7 +12,7 @@ use sip::{HeaderName, Message, Method};
 use state::clock::ManualClock;
 use state::engine::fake::FakeStore;
 use state::{CommitError, Expect, Key, Space, Store, StoreError};
-use topology::{Incarnation, ProcessName};
+use topology::{Incarnation, KeyRing, ProcessName};
 use transport::link::{Destination, EdgeAddress, Incoming};
 use transport::{Flow, Transport};
 

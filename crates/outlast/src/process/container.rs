@@ -107,8 +107,8 @@ async fn follow(
         match event {
             Event::View(view) => handle.view(view).await,
             Event::Keys(keys) => {
+                // What the container itself derives is of the root that lasts.
                 registrar.use_keys(&keys);
-                handle.keys(keys).await;
                 info!("took over keys");
             }
             Event::Command(Command::Drain { deadline_ms }) => {

@@ -197,10 +197,6 @@ impl Sessions {
         }
     }
 
-    pub(super) fn use_keys(&mut self, settings: &ShardSettings, own_name: &Bytes) {
-        self.identity = identity(settings, own_name);
-    }
-
     /// Whether no session is begun here any more for now.
     fn are_full(&self) -> bool {
         self.weight >= self.weight_max

@@ -207,6 +207,25 @@ fn a_stream_to_a_door_that_is_gone_is_followed_by_one_to_another() {
 }
 
 #[test]
+fn a_stream_goes_by_its_edges_other_link_before_it_goes_by_another_edge() {
+    let mut bench = Bench::with_listeners(Transport::Tcp);
+    // The second worker of each.
+    bench.link_up(3, EDGES[0]);
+    bench.link_up(4, EDGES[1]);
+    bench.call();
+    let [(link, door, branch, id)] = &bench.sent[..] else { panic!("{:?}", bench.sent) };
+    let (link, door, branch, id) = (*link, door.clone(), branch.clone(), *id);
+    let sibling = if link > 2 { link - 2 } else { link + 2 };
+    for (gone, is_same_door) in [(link, true), (sibling, false)] {
+        bench.ways();
+        bench.link_down(gone);
+        let [(to, address, again, number)] = &bench.sent[..] else { panic!("{:?}", bench.sent) };
+        assert_eq!((again, *number), (&branch, id), "a repetition to whoever has it");
+        assert_eq!((*to == sibling, *address == door), (is_same_door, is_same_door));
+    }
+}
+
+#[test]
 fn an_edge_that_is_gone_is_left_out_until_it_is_back() {
     let mut bench = Bench::with_edges();
     bench.call();
