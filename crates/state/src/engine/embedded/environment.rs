@@ -203,6 +203,18 @@ impl Environment {
         self.env.info().last_page_number
     }
 
+    /// Octets of a page.
+    pub(super) fn page_bytes(&self) -> Result<usize, StoreError> {
+        let txn = self.read()?;
+        let stat = self.meta.stat(&txn).map_err(|source| self.error("measure", source))?;
+        Ok(stat.page_size as usize)
+    }
+
+    /// The most that the data file may grow to, in octets.
+    pub(super) fn map_size(&self) -> usize {
+        self.map_size
+    }
+
     /// Brings everything committed so far to the disk.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
         self.env.force_sync().map_err(|source| self.error("sync", source))

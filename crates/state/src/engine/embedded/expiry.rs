@@ -1,11 +1,13 @@
 //! Ends lifetimes: the index of due times and the sweep over it.
 //!
 //! Reads hide a record whose lifetime is over, so nothing hurries; the sweep gives its room back, a bounded
-//! number of records per transaction, between other commits.
+//! number of records per transaction and for a bounded time, between other commits.
 //!
 //! A record with a lifetime has exactly one entry in the index, at a time that is *never later* than its end. A
 //! refresh that lengthens the lifetime (a phone that registers again) leaves the entry where it is, which saves
 //! two tree changes on the hottest write of all; the sweep that finds the entry due moves it to where it belongs.
+
+use std::time::Duration;
 
 use super::environment::Environment;
 use super::stored_record::{Lifetime, StoredRecord};
@@ -13,8 +15,19 @@ use super::tally::{Tally, fingerprint};
 use crate::error::StoreError;
 use crate::time::UnixMillis;
 
-/// How many due entries one transaction works off.
+/// How many due entries one step, a transaction, works off.
 pub(super) const SWEEP_RECORDS_MAX: usize = 256;
+/// For how long a step takes further entries. To commit it takes up to as long again.
+pub(super) const SWEEP_TIME_MAX: Duration = Duration::from_millis(1);
+
+/// What a step of a sweep has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Swept {
+    /// When the last entry was due that it looked at.
+    pub(super) last_due: UnixMillis,
+    /// Nothing more is due.
+    pub(super) is_all: bool,
+}
 
 const DUE_BYTES: usize = 8;
 
@@ -47,14 +60,16 @@ pub(super) fn is_due(environment: &Environment, now: UnixMillis) -> Result<bool,
     Ok(first.and_then(|(entry, _)| split(entry)).is_some_and(|(due, _)| due <= now))
 }
 
-/// Works off at most [`SWEEP_RECORDS_MAX`] due entries, and returns how many there were.
+/// Works off due entries, at most [`SWEEP_RECORDS_MAX`] and at least one if there is one, while `goes_on` says so.
 pub(super) fn sweep(
     environment: &Environment,
     txn: &mut heed::RwTxn<'_>,
     now: UnixMillis,
     tally: &mut Tally,
-) -> heed::Result<usize> {
+    goes_on: &mut dyn FnMut() -> bool,
+) -> heed::Result<Swept> {
     let mut due = Vec::new();
+    let mut last_due = now;
     for item in environment.expiry.iter(txn)?.take(SWEEP_RECORDS_MAX) {
         let (entry, ()) = item.map(|(entry, _)| (entry, ()))?;
         match split(entry) {
@@ -63,10 +78,16 @@ pub(super) fn sweep(
         }
     }
     let mut encoded = Vec::new();
+    let mut count = 0;
     for entry in &due {
+        if count > 0 && !goes_on() {
+            break;
+        }
+        count += 1;
         environment.expiry.delete(txn, entry)?;
         // An entry too short for a due time is damage; the index is derived, so it is just dropped.
         let Some((at, filed_key)) = split(entry) else { continue };
+        last_due = at;
         let Some(bytes) = environment.records.get(txn, filed_key)? else { continue };
         // A damaged record stays where it is, for reads to report.
         let Ok(record) = StoredRecord::decode(filed_key, bytes) else { continue };
@@ -85,5 +106,5 @@ pub(super) fn sweep(
             environment.expiry.put(txn, &self::entry(expires_at, filed_key), &[])?;
         }
     }
-    Ok(due.len())
+    Ok(Swept { last_due, is_all: count < SWEEP_RECORDS_MAX && count == due.len() })
 }

@@ -6,8 +6,8 @@
 //! acknowledged survives the death of any process; what survives power loss depends on [`Durability`].
 //!
 //! One path through the modules: `registry` opens an `environment` and starts the `writer` and the
-//! `keeper` around an `open_store`; `apply` checks a batch and writes it, under a `stored_key` and as a `stored_record`, and lifetimes
-//! end through `expiry`; `reads` and `watches` look at it; `boot` tells when damage
+//! `keeper` around an `open_store`; `apply` checks a batch and writes it, under a `stored_key` and as a `stored_record`, lifetimes
+//! end through `expiry`, and the file grows by `growth`; `reads` and `watches` look at it; `boot` tells when damage
 //! is possible, `snapshot` is the way back from it.
 //!
 //! Deliberately absent: copies on other hosts. The cluster engine is for that.
@@ -26,6 +26,7 @@ mod apply;
 mod boot;
 mod environment;
 mod expiry;
+mod growth;
 mod keeper;
 mod lock;
 mod lock_wait;
@@ -53,6 +54,7 @@ pub use snapshot::{
     verify,
 };
 
+use environment::Environment;
 use registry::Open;
 use watches::Watched;
 
@@ -72,6 +74,15 @@ pub struct StoreSize {
     pub record_bytes: u64,
     /// Octets of the pages of the index of due times.
     pub index_bytes: u64,
+}
+
+/// How much the store in a directory holds, as seen from a process that does not use it: nothing is written.
+///
+/// # Errors
+/// [`StoreError::NotAStore`] when there is none; [`StoreError::Engine`] when this process has it open
+/// ([`EmbeddedStore::size`] says it then).
+pub fn size_of(directory: &Path) -> Result<StoreSize, StoreError> {
+    Environment::open_read_only(directory)?.size()
 }
 
 impl EmbeddedStore {

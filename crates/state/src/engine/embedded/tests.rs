@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use tempfile::TempDir;
 
 use super::environment::WRITE_LOCK_FILE;
-use super::expiry::SWEEP_RECORDS_MAX;
+use super::expiry::{SWEEP_RECORDS_MAX, Swept};
 use super::lock::{Holder, LockFile};
 use super::queue::QUEUE_BATCHES_MAX;
 use super::stored_key::StoredKey;
@@ -130,6 +130,80 @@ async fn the_sweep_gives_all_room_back_and_keeps_what_was_refreshed() {
     assert!(verify(directory.path()).unwrap().is_sound());
     clock.set(later);
     wait_until("the refreshed record is gone", || counts(&store) == (0, 0)).await;
+}
+
+#[tokio::test]
+async fn a_step_of_a_sweep_ends_with_its_time_and_says_that_more_is_due() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(NOW));
+    let store = open(&directory, Options { clock, ..Options::default() });
+    let due = |n: u64| NOW.saturating_add(Duration::from_millis(1 + n));
+    join_all((0..10).map(|n| store.commit(put(n, "value", Some(due(n)))))).await;
+    // The store's own sweep is of the opinion that nothing is due: its clock stands still.
+    let step = |records: u32| {
+        let (mut left, mut swept) = (records, None);
+        tamper(&store, |environment, txn| {
+            let mut tally = environment.tally(txn).unwrap();
+            let mut goes_on = || {
+                left = left.saturating_sub(1);
+                left > 0
+            };
+            swept =
+                Some(expiry::sweep(environment, txn, due(9), &mut tally, &mut goes_on).unwrap());
+            environment.set_tally(txn, &tally).unwrap();
+        });
+        swept.unwrap()
+    };
+    assert_eq!(step(3), Swept { last_due: due(2), is_all: false });
+    assert_eq!(step(0), Swept { last_due: due(3), is_all: false }, "one goes in any case");
+    assert_eq!(counts(&store), (6, 6));
+    assert_eq!(step(7), Swept { last_due: due(9), is_all: true });
+    assert_eq!(counts(&store), (0, 0));
+    assert!(verify(directory.path()).unwrap().is_sound());
+}
+
+#[tokio::test]
+async fn a_sweep_of_many_goes_by_steps_that_commits_come_between() {
+    const DUE: usize = 5_000;
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(NOW));
+    let store = open(&directory, Options { clock: clock.clone(), ..Options::default() });
+    let soon = NOW.saturating_add(Duration::from_secs(1));
+    join_all((0..DUE).map(|n| store.commit(put(n, "value", Some(soon))))).await;
+    let environment = &store.open.shared.environment;
+    let look = || {
+        let txn = environment.read().unwrap();
+        (environment.records.len(&txn).unwrap() as usize, txn.id())
+    };
+    clock.set(soon);
+    let (mut before, mut commits) = (look(), 0);
+    while before.0 > 1 {
+        store.commit(put("busy", "value", None)).await.unwrap();
+        let now = look();
+        let steps = now.1 - before.1;
+        assert!(before.0 <= now.0 + steps * SWEEP_RECORDS_MAX, "{before:?} to {now:?}");
+        before = now;
+        commits += 1;
+    }
+    assert!(commits >= DUE / SWEEP_RECORDS_MAX / 2, "{commits}");
+}
+
+#[tokio::test]
+async fn the_file_grows_ahead_and_is_found_sound_when_it_is_opened_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory, Options::default());
+    for n in 0..20 {
+        join_all((0..50).map(|m| store.commit(put(n * 50 + m, vec![7; 200], None)))).await;
+    }
+    let environment = &store.open.shared.environment;
+    let used = (environment.pages() * environment.page_bytes().unwrap()) as u64;
+    assert!(store.file_bytes().unwrap() > used, "{used} octets in use");
+    drop(store);
+    assert!(verify(directory.path()).unwrap().is_sound());
+    assert_eq!(size_of(directory.path()).unwrap().records, 1_000);
+    let store = open(&directory, Options::default());
+    store.commit(put(0, "new", None)).await.unwrap();
+    assert_eq!(counts(&store).0, 1_000);
 }
 
 #[tokio::test]

@@ -9,10 +9,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::apply::{Refused, Work, apply};
-use super::expiry::{self, SWEEP_RECORDS_MAX};
+use super::expiry::{self, SWEEP_TIME_MAX, Swept};
+use super::growth::Growth;
 use super::lock::LockPhase;
 use super::open_store::OpenStore;
 use super::queue::{Found, Job, Jobs, Queue, queue};
@@ -25,8 +26,14 @@ use crate::store::CommitOutcome;
 const GROWTH_SUSPICIOUS: usize = 1_024;
 
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// The pause between two sweeps while more is due: callers go first.
-const SWEEP_PAUSE: Duration = Duration::from_millis(5);
+/// While more is due, the next step follows after so many times what the last one took: callers go first, and all
+/// else that runs on the machine.
+const SWEEP_PAUSE_FACTOR: u32 = 4;
+const SWEEP_PAUSE_MIN: Duration = Duration::from_millis(2);
+/// A step may have waited for the lock, or for the processor: more is due then, not less.
+const SWEEP_PAUSE_MAX: Duration = Duration::from_millis(10);
+/// What has been due for longer is swept with the shortest pauses, so that the store does not fill up.
+const SWEEP_LATE: Duration = Duration::from_secs(60);
 
 /// The writing thread.
 pub(super) struct Writer {
@@ -35,13 +42,17 @@ pub(super) struct Writer {
     sweep_at: Instant,
     /// How many pages the file had when the keeper was last asked to look for dead readers.
     pages: usize,
+    /// `None`: LMDB makes the file longer.
+    growth: Option<Growth>,
     work: Work,
 }
 
 pub(super) fn writer(shared: Arc<OpenStore>) -> (Queue, Writer) {
     let (queue, jobs) = queue();
     let work = Work::default();
-    (queue, Writer { shared, jobs, sweep_at: Instant::now(), pages: 0, work })
+    let growth = Growth::of(&shared.environment);
+    let growth = growth.inspect_err(|error| debug!(%error, "the file grows by itself")).ok();
+    (queue, Writer { shared, jobs, sweep_at: Instant::now(), pages: 0, growth, work })
 }
 
 impl Writer {
@@ -121,6 +132,9 @@ impl Writer {
             }
         })?;
         shared.probe(LockPhase::Committed);
+        if let Some(growth) = &mut self.growth {
+            growth.keep_ahead(environment.pages() as u64);
+        }
         drop(turn);
         shared.probe(LockPhase::Released);
         self.suspect_growth();
@@ -135,11 +149,15 @@ impl Writer {
         }
     }
 
-    /// Returns how long to wait until the next sweep.
+    /// Returns how long to wait until the next step of a sweep.
     fn sweep(&self) -> Duration {
+        let began = Instant::now();
         match self.sweep_due() {
-            Ok(swept) if swept < SWEEP_RECORDS_MAX => SWEEP_INTERVAL,
-            Ok(_) => SWEEP_PAUSE,
+            Ok(None) => SWEEP_INTERVAL,
+            Ok(Some(due_for)) if due_for > SWEEP_LATE => SWEEP_PAUSE_MIN,
+            Ok(Some(_)) => {
+                (began.elapsed() * SWEEP_PAUSE_FACTOR).clamp(SWEEP_PAUSE_MIN, SWEEP_PAUSE_MAX)
+            }
             Err(error) => {
                 warn!(%error, "ended lifetimes could not be swept");
                 SWEEP_INTERVAL
@@ -147,21 +165,25 @@ impl Writer {
         }
     }
 
-    fn sweep_due(&self) -> Result<usize, StoreError> {
+    /// One step; for how long that has been due which is left, if any is.
+    fn sweep_due(&self) -> Result<Option<Duration>, StoreError> {
         let shared = &self.shared;
         let environment = &shared.environment;
         let now = shared.options.clock.now();
         // Looked at without the lock first: usually nothing is due, or another process has swept.
         if !expiry::is_due(environment, now)? {
-            return Ok(0);
+            return Ok(None);
         }
         let _turn = shared.take_turn()?;
+        let began = Instant::now();
         let mut txn = environment.write()?;
         let failed = |source| environment.error("sweep ended lifetimes", source);
         let mut tally = environment.tally(&txn)?;
-        let swept = expiry::sweep(environment, &mut txn, now, &mut tally).map_err(failed)?;
+        let mut goes_on = || began.elapsed() < SWEEP_TIME_MAX;
+        let swept = expiry::sweep(environment, &mut txn, now, &mut tally, &mut goes_on);
+        let Swept { last_due, is_all } = swept.map_err(failed)?;
         environment.set_tally(&mut txn, &tally)?;
         txn.commit().map_err(failed)?;
-        Ok(swept)
+        Ok((!is_all).then(|| now.saturating_since(last_due)))
     }
 }
