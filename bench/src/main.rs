@@ -29,6 +29,9 @@ struct CommandLine {
     /// Share of the bindings, calls and connections of `scale`: less than 1 to try it out
     #[arg(long, default_value_t = 1.0)]
     share: f64,
+    /// This part of `scale` only, shown and not written; may be repeated
+    #[arg(long, value_enum)]
+    only: Vec<scale::Part>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -63,7 +66,7 @@ impl Mode {
 }
 
 fn main() -> anyhow::Result<()> {
-    let CommandLine { mode, binaries, repository, scratch, share } = CommandLine::parse();
+    let CommandLine { mode, binaries, repository, scratch, share, only } = CommandLine::parse();
     let repository = repository.canonicalize().context("--repository")?;
     let bench = Bench {
         binaries: binaries.canonicalize().context("--binaries")?,
@@ -88,7 +91,12 @@ fn main() -> anyhow::Result<()> {
         pieces.latency = Some(Piece { made: made.clone(), figures });
     }
     if mode.includes(Mode::Scale) {
-        let figures = scale::run(&bench, &scale::Extent::share(share), say);
+        let extent = scale::Extent { only, ..scale::Extent::share(share) };
+        let is_partial = !extent.only.is_empty();
+        let figures = scale::run(&bench, &extent, say);
+        if is_partial {
+            return show(&(serde_json::to_string_pretty(&figures)? + "\n"));
+        }
         pieces.scale = Some(Piece { made: made.clone(), figures });
     }
     if mode.includes(Mode::Steps) {

@@ -7,6 +7,7 @@ mod flows;
 mod sizes;
 mod storms;
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::compare;
@@ -136,9 +137,26 @@ pub struct ScaleFigures {
     pub missing: Vec<String>,
 }
 
+/// A part of it, which can be measured alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// From 10,000 bindings to a million.
+    Sizes,
+    /// A million bindings end at one time.
+    Expiry,
+    /// A hundred thousand calls.
+    Calls,
+    /// Idle connections.
+    Flows,
+    /// Everybody registers at once.
+    Storms,
+}
+
 /// How much is measured.
 #[derive(Clone, Debug)]
 pub struct Extent {
+    /// These parts only; none: all of them.
+    pub only: Vec<Part>,
     /// Bindings, ascending.
     pub sizes: Vec<u32>,
     /// Bindings that end at once.
@@ -156,6 +174,7 @@ impl Extent {
     pub fn share(share: f64) -> Extent {
         let of = |full: u32| ((f64::from(full) * share) as u32).max(100);
         Extent {
+            only: Vec::new(),
             sizes: [10_000, 30_000, 100_000, 300_000, 1_000_000].map(of).to_vec(),
             expiring: of(1_000_000),
             calls: of(100_000),
@@ -168,30 +187,33 @@ impl Extent {
 /// Measures all of it, one part after the other. A part that cannot be measured is written down, and the rest goes on.
 pub fn run(bench: &Bench, extent: &Extent, mut progress: impl FnMut(&str)) -> ScaleFigures {
     let mut figures = ScaleFigures::default();
-    let mut part = |what: &str, measure: &mut Measure<'_>| {
+    let mut part = |part: Part, what: &str, measure: &mut Measure<'_>| {
+        if !extent.only.is_empty() && !extent.only.contains(&part) {
+            return;
+        }
         progress(&format!("{what} …"));
         if let Err(error) = measure(&mut figures, &mut progress) {
             progress(&format!("{what}: {error:#}"));
             figures.missing.push(format!("{what}: {}", compare::first_line(&error)));
         }
     };
-    part("many bindings", &mut |figures, progress| {
+    part(Part::Sizes, "many bindings", &mut |figures, progress| {
         figures.sizes = sizes::run(bench, &extent.sizes, progress)?;
         Ok(())
     });
-    part("bindings that end at one time", &mut |figures, progress| {
+    part(Part::Expiry, "bindings that end at one time", &mut |figures, progress| {
         figures.expiry = Some(expiry::run(bench, extent.expiring, progress)?);
         Ok(())
     });
-    part("many calls", &mut |figures, progress| {
+    part(Part::Calls, "many calls", &mut |figures, progress| {
         figures.calls = Some(calls::run(bench, extent.calls, progress)?);
         Ok(())
     });
-    part("idle connections", &mut |figures, progress| {
+    part(Part::Flows, "idle connections", &mut |figures, progress| {
         figures.flows = Some(flows::run(bench, extent.flows, progress)?);
         Ok(())
     });
-    part("storms", &mut |figures, progress| {
+    part(Part::Storms, "storms", &mut |figures, progress| {
         figures.storms = storms::run(bench, &extent.storms, progress)?;
         Ok(())
     });

@@ -14,7 +14,7 @@ use registrar::AccountStore;
 use registrar::bindings::{self, Bindings, Policy, Updated, update};
 use registrar::register::Register;
 use serde::Deserialize;
-use state::engine::embedded::{Durability, EmbeddedStore, Options};
+use state::engine::embedded::{Durability, EmbeddedStore, Options, size_of};
 use state::{Batch, Expect, Store as _, UnixMillis};
 
 use super::process::{Process, family, memory_bytes};
@@ -154,8 +154,8 @@ impl Node {
     /// # Errors
     /// The store's.
     pub fn state_size(&self) -> anyhow::Result<state::engine::embedded::StoreSize> {
-        let store = EmbeddedStore::open(&self.server.directory.join("state"), Options::default())?;
-        Ok(store.size()?)
+        // Not opened as the node's processes open it: that would sweep and sync beside them.
+        Ok(size_of(&self.server.directory.join("state"))?)
     }
 }
 
