@@ -63,8 +63,8 @@ impl Extent {
     /// For a look.
     pub const QUICK: Extent = Extent {
         rounds: 2,
-        duration: Duration::from_millis(1500),
-        warmup: Duration::from_millis(700),
+        duration: Duration::from_millis(1000),
+        warmup: Duration::from_millis(500),
         users: 10_000,
     };
 }
