@@ -208,14 +208,15 @@ fn a_stream_to_a_door_that_is_gone_is_followed_by_one_to_another() {
 
 #[test]
 fn a_stream_goes_by_its_edges_other_link_before_it_goes_by_another_edge() {
-    let mut bench = Bench::with_listeners(Transport::Tcp);
-    // The second worker of each.
-    bench.link_up(3, EDGES[0]);
-    bench.link_up(4, EDGES[1]);
+    let mut bench = Bench { listeners: Transport::Tcp, ..Bench::new() };
+    // Two workers of one edge, and then an edge whose address comes before.
+    bench.link_up(1, EDGES[1]);
+    bench.link_up(3, EDGES[1]);
     bench.call();
+    bench.link_up(2, EDGES[0]);
     let [(link, door, branch, id)] = &bench.sent[..] else { panic!("{:?}", bench.sent) };
     let (link, door, branch, id) = (*link, door.clone(), branch.clone(), *id);
-    let sibling = if link > 2 { link - 2 } else { link + 2 };
+    let sibling = 4 - link;
     for (gone, is_same_door) in [(link, true), (sibling, false)] {
         bench.ways();
         bench.link_down(gone);
