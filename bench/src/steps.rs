@@ -149,6 +149,8 @@ fn server_transaction() -> Work {
             ServerNonInviteTransaction::start(Timers::default(), Reliability::Unreliable, now);
         machine.respond(ResponseClass::Success, now, &mut actions);
         now = black_box(machine.next_timeout()).unwrap_or(now);
+        black_box(&mut machine);
+        black_box(&actions);
         actions.clear();
     })
 }
@@ -166,6 +168,8 @@ fn client_transaction() -> Work {
         machine.response(ResponseClass::Provisional, now, &mut actions);
         machine.response(ResponseClass::Success, now, &mut actions);
         black_box(machine.next_timeout());
+        black_box(&mut machine);
+        black_box(&actions);
         actions.clear();
     })
 }
