@@ -99,6 +99,7 @@ pub enum ServerError {
 
 enum Command {
     View(TopologyView),
+    Applications(SessionApplications),
     Drain(Duration),
     Stop,
     #[cfg(feature = "faults")]
@@ -123,6 +124,12 @@ impl ServerHandle {
     /// The topology has changed.
     pub async fn view(&self, view: TopologyView) {
         self.send(Command::View(view)).await;
+    }
+
+    /// Other applications with sessions are hosted from now on. Sessions of one that is not among them wait for it: a
+    /// request of theirs is answered 503, and whatever comes once only, or by the clock, is told when it is there again.
+    pub async fn applications(&self, applications: SessionApplications) {
+        self.send(Command::Applications(applications)).await;
     }
 
     /// Take nothing new, keep what is owned, end when nothing is left or at the deadline. A further drain replaces
@@ -292,6 +299,9 @@ impl Server {
             match command {
                 Some(Command::View(view)) => {
                     self.shard.topology(&view, now, &mut self.effects);
+                }
+                Some(Command::Applications(applications)) => {
+                    self.shard.use_applications(applications, now, &mut self.effects);
                 }
                 Some(Command::Drain(deadline_in)) => {
                     info!(?deadline_in, "draining");

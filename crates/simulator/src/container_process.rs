@@ -114,7 +114,7 @@ impl ContainerProcess {
     ) -> ContainerProcess {
         around.streams.listen(&settings.name, life);
         let mut shard = Shard::new(settings.clone(), around.instant, clock.wall());
-        let applications = SessionApplications(vec![Arc::new(Timekeeper::default())]);
+        let applications = SessionApplications::new(vec![Arc::new(Timekeeper::default())]);
         shard.host(applications, vec!["example.com".to_owned()]);
         ContainerProcess {
             life,

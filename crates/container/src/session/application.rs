@@ -35,7 +35,8 @@ pub const CALLER: &str = "caller";
 /// to a failure, repetition of requests and of 2xx until their ACK, the answer to CANCEL, to requests out of order
 /// (500) and to crossing re-INVITEs (491). An application never names such headers.
 pub trait SessionApplication: Send + Sync {
-    /// Name in configuration, records and logs; never changes, since the records of sessions hold it.
+    /// `NAME@VERSION`, or `NAME` of one that has no versions: in records and logs; never changes, since the records of
+    /// sessions hold it. Versions of one name are one application: see [`name_of`].
     fn name(&self) -> &str;
 
     /// Whether an initial request (without To tag; never CANCEL, ACK or REGISTER) begins a session here. The first
@@ -51,6 +52,11 @@ pub trait SessionApplication: Send + Sync {
         session: &'a SessionView,
         event: &'a SessionEvent,
     ) -> BoxFuture<'a, Vec<SessionEffect>>;
+}
+
+/// The name of an application without its version.
+pub fn name_of(application: &str) -> &str {
+    application.split_once('@').map_or(application, |(name, _)| name)
 }
 
 impl fmt::Debug for dyn SessionApplication {

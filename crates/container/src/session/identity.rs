@@ -19,7 +19,7 @@ use sip::{BRANCH_COOKIE, HeaderName, Message, Method, Via};
 use topology::token::{OwnerToken, SESSION_TOKEN_CHARS, SessionToken};
 use topology::{Key, KeyRing};
 
-use super::SessionId;
+use super::{SessionId, name_of};
 use crate::responder::Responder;
 
 /// 120 bits, 20 characters.
@@ -92,7 +92,8 @@ impl Identity {
         self.hash::<MAC_BYTES>(b"session call", session, ordinal)
     }
 
-    /// The place, in `applications`, of the last application of ours that a session of it sent `request`.
+    /// The place, in `applications`, of the last application of ours, of whatever version, that a session of it sent
+    /// `request`.
     pub fn sender<'a>(
         &self,
         request: &Message,
@@ -121,7 +122,8 @@ impl Identity {
     fn mac(&self, token: &[u8], request: &RequestName<'_>) -> Vec<u8> {
         let mut hash = blake3::Hasher::new_keyed(self.key.current());
         let cseq = request.cseq.to_be_bytes();
-        let application = request.application.as_bytes();
+        // Whatever its version: what one has sent is not offered to the next one.
+        let application = name_of(request.application).as_bytes();
         let parts = [
             b"session branch",
             token,

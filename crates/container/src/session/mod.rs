@@ -33,6 +33,6 @@ mod tests;
 
 pub use application::{
     CALLER, LegDirection, LegName, LegState, LegView, RequestId, SessionApplication, SessionEffect,
-    SessionEvent, SessionId, SessionView, TimerView,
+    SessionEvent, SessionId, SessionView, TimerView, name_of,
 };
 pub use state::Session;

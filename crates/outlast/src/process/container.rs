@@ -149,7 +149,7 @@ fn session_applications(config: &NodeConfig) -> SessionApplications {
             Application::BackToBack => Some(Arc::new(BackToBack::default())),
         }
     };
-    SessionApplications(config.container.applications.iter().filter_map(native).collect())
+    SessionApplications::new(config.container.applications.iter().filter_map(native).collect())
 }
 
 fn server_settings(joined: &Joined, clock: Arc<dyn Clock>) -> anyhow::Result<ServerSettings> {

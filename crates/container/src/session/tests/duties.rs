@@ -58,6 +58,7 @@ fn contact_names_the_session_and_a_message_of_ours_is_known_again() {
     let response = response_to(&invite, 180, "bob");
     assert_eq!(identity.session_of_response(&response).unwrap().session, bench.session.id.0);
     assert_eq!(identity.sender(&invite, ["other", "app"].into_iter()), Some(1));
+    assert_eq!(identity.sender(&invite, ["other", "app@2"].into_iter()), Some(1), "any version");
     assert_eq!(identity.sender(&invite, ["other"].into_iter()), None);
     assert_eq!(identity.sender(&super::invite(), ["app"].into_iter()), None);
 }

@@ -1,5 +1,6 @@
 //! What comes to the sessions of a shard: which one a message is for, and the beginning of a new one.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use super::{Entered, Entry, Live, Queued, Step, status_of};
 use crate::application::Response;
 use crate::proxy::TransportFailure;
 use crate::session::receive::{Input, NewRequest};
-use crate::session::{Session, SessionId};
+use crate::session::{Session, SessionApplication, SessionId};
 use crate::transactions::deadlines::Armed;
 use crate::transactions::key::ServerKey;
 use crate::transactions::{ClientId, Origin, ServerId};
@@ -58,7 +59,7 @@ impl Shard {
             let response = self.responder.try_again(request);
             self.transactions.respond_own(server, &response, now, &mut self.pending);
         } else {
-            self.begin_session(id, application.name(), server, request, origin, now, effects);
+            self.begin_session(id, &application, server, request, origin, now, effects);
         }
         true
     }
@@ -80,7 +81,7 @@ impl Shard {
     fn begin_session(
         &mut self,
         id: SessionId,
-        application: &str,
+        application: &Arc<dyn SessionApplication>,
         server: ServerId,
         request: &Message,
         origin: Origin,
@@ -89,7 +90,7 @@ impl Shard {
     ) {
         let Some(new) = new_request(request, origin) else { return };
         let context = self.sessions.context(self.clocks, now);
-        let (session, event) = match Session::begin(id, application, &new, context) {
+        let (session, event) = match Session::begin(id, application.name(), &new, context) {
             Ok(begun) => begun,
             Err(refused) => {
                 let response = Response::new(refused.status).reason(refused.reason);
@@ -106,11 +107,12 @@ impl Shard {
             has_calls: true,
             armed: Armed::default(),
             not_before: None,
+            awaits_application: false,
         };
         self.sessions.insert(id, entry);
         let step =
             Step { held, begins: Some(server), ..Step::new(session, Some(event), Vec::new()) };
-        self.tell(id, step, now, effects);
+        self.tell(id, step, application, now, effects);
     }
 
     /// An ACK that belongs to no transaction; true if it names a session.

@@ -196,7 +196,7 @@ impl Shard {
         live.session = draft;
         live.is_acting = true;
         if has_failures {
-            live.waiting.push_front(Queued::of(Input::Failure));
+            live.waiting.insert(live.parked, Queued::of(Input::Failure));
         }
         if let Some(server) = begins {
             self.transactions.trying(server, now, &mut self.pending);

@@ -210,6 +210,7 @@ impl Shard {
             live: Some(Box::new(Live::new(session))),
             armed: Armed::default(),
             not_before: None,
+            awaits_application: false,
         };
         self.sessions.insert(id, entry);
         self.act_for_session(id, actions, now, effects);

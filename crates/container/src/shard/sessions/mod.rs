@@ -9,10 +9,12 @@
 //! Here: what there is. `arrivals` says which session a message is for, `steps` takes one input after the other to the
 //! handler and applies what that wants, `commits` brings a step to its end, `inquiries` loads sessions, takes over those
 //! of dead containers and hands messages on to living ones, `actions` lets messages leave, `clock` repeats 2xx responses
-//! and keeps deadlines, `due` finds timers that nobody keeps any more.
+//! and keeps deadlines, `due` finds timers that nobody keeps any more, `absence` lets sessions wait whose application is
+//! not there.
 //!
 //! A session for which nothing is under way is kept as its record only, a few hundred octets.
 
+mod absence;
 mod actions;
 mod arrivals;
 mod clock;
@@ -63,9 +65,26 @@ pub enum EventEnd {
     TimedOut,
 }
 
-/// The applications with sessions, in the order in which they are offered a request.
+/// The applications with sessions that a container hosts.
 #[derive(Clone, Debug, Default)]
-pub struct SessionApplications(pub Vec<Arc<dyn SessionApplication>>);
+pub struct SessionApplications {
+    /// One version of each, in the order in which they are offered a request.
+    pub current: Vec<Arc<dyn SessionApplication>>,
+    /// Versions that begin no session any more, and go on with those that they have.
+    pub former: Vec<Arc<dyn SessionApplication>>,
+}
+
+impl SessionApplications {
+    /// All of them current, in this order.
+    pub fn new(current: Vec<Arc<dyn SessionApplication>>) -> SessionApplications {
+        SessionApplications { current, former: Vec::new() }
+    }
+
+    /// The one of exactly this name and version.
+    fn find(&self, name: &str) -> Option<&Arc<dyn SessionApplication>> {
+        self.current.iter().chain(&self.former).find(|known| known.name() == name)
+    }
+}
 
 /// All sessions of a shard.
 pub(super) struct Sessions {
@@ -98,14 +117,18 @@ struct Entry {
     live: Option<Box<Live>>,
     has_calls: bool,
     armed: Armed,
-    /// The store has refused a step, which is tried again then.
+    /// The store has refused a step, which is tried again then; or its application is not there.
     not_before: Option<Instant>,
+    /// Something of it waits until its application is there.
+    awaits_application: bool,
 }
 
 /// A session for which something is under way.
 struct Live {
     session: Session,
     waiting: VecDeque<Queued>,
+    /// So many of those that wait, the first ones, do until the application is there.
+    parked: usize,
     step: Option<Step>,
     /// A step stands, and its messages are leaving.
     is_acting: bool,
@@ -115,7 +138,7 @@ struct Live {
 impl Live {
     fn new(session: Session) -> Live {
         let (waiting, repeats) = (VecDeque::new(), Vec::new());
-        Live { session, waiting, step: None, is_acting: false, repeats }
+        Live { session, waiting, parked: 0, step: None, is_acting: false, repeats }
     }
 
     /// Whether the next input has to wait.
@@ -221,7 +244,7 @@ impl Sessions {
 
     /// Whether there is anybody who could have sessions.
     pub(super) fn are_hosted(&self) -> bool {
-        !self.applications.0.is_empty()
+        !(self.applications.current.is_empty() && self.applications.former.is_empty())
     }
 
     /// Whether a client transaction is a session's.
@@ -257,7 +280,7 @@ impl Sessions {
         if !is_initial || request.method() == Some(Method::Register) {
             return None;
         }
-        let applications = &self.applications.0;
+        let applications = &self.applications.current;
         let names = applications.iter().map(|application| application.name());
         let behind = self.identity.sender(request, names).map_or(0, |sender| sender + 1);
         applications[behind..].iter().find(|application| application.accepts(request)).cloned()
@@ -291,7 +314,7 @@ fn identity(settings: &ShardSettings, own_name: &Bytes) -> Identity {
 }
 
 impl Shard {
-    /// Hosts applications with sessions from now on; `own_domains` are those that this node itself serves.
+    /// Hosts applications with sessions; `own_domains` are those that this node itself serves. Before anything comes.
     pub fn host(&mut self, applications: SessionApplications, own_domains: Vec<String>) {
         self.sessions.applications = applications;
         self.sessions.own_domains = own_domains;

@@ -12,7 +12,7 @@ use super::{EventEnd, Queued, Sessions, Step};
 use crate::application::Response;
 use crate::session::receive::Input;
 use crate::session::state::Context;
-use crate::session::{SessionEffect, SessionEvent, SessionId, limits};
+use crate::session::{SessionApplication, SessionEffect, SessionEvent, SessionId, limits};
 
 /// More inputs of one session do not wait: a request is answered 503, other messages come again.
 const WAITING_MAX: usize = 64;
@@ -47,18 +47,26 @@ impl Shard {
             if live.is_busy() {
                 return;
             }
-            let Some(queued) = live.waiting.pop_front() else { return self.rest(id, now) };
+            let Some(queued) = live.waiting.remove(live.parked) else { return self.rest(id, now) };
             let Sessions { identity, timers, .. } = sessions;
             let (wall, guarded) = (clocks.wall(now), clocks.guarded(now));
             let context = Context { now: wall, guarded, identity, timers: *timers };
             let (mut draft, mut actions) = (live.session.clone(), Vec::new());
             let Queued { input, held, cancel } = queued;
+            let name = live.session.application();
+            let application = sessions.applications.find(name).map(Arc::clone);
+            let kept = application.is_none().then(|| input.clone());
             let event = draft.receive(input, context, &mut actions);
             let step = Step { held, cancel, ..Step::new(draft, event, actions) };
-            if step.event.is_some() {
-                return self.tell(id, step, now, effects);
+            match (application, kept) {
+                (Some(application), _) if step.event.is_some() => {
+                    return self.tell(id, step, &application, now, effects);
+                }
+                (None, Some(input)) if step.event.is_some() => {
+                    self.cannot_tell(id, input, step, now, effects);
+                }
+                _ => self.conclude_step(id, step, Vec::new(), now, effects),
             }
-            self.conclude_step(id, step, Vec::new(), now, effects);
         }
     }
 
@@ -67,16 +75,11 @@ impl Shard {
         &mut self,
         id: SessionId,
         step: Step,
+        application: &Arc<dyn SessionApplication>,
         now: Instant,
         effects: &mut Vec<ShardEffect>,
     ) {
-        let sessions = &self.sessions;
-        let name = step.draft.application();
-        let application = sessions.applications.0.iter().find(|known| known.name() == name);
-        let (Some(application), Some(event)) = (application, &step.event) else {
-            error!(session = %id, application = name, "its application is not configured here; ended it");
-            return self.conclude_step(id, step, vec![SessionEffect::End], now, effects);
-        };
+        let Some(event) = &step.event else { return };
         let application = Arc::clone(application);
         let (event, session) = (Box::new(event.clone()), Box::new(step.draft.view(self.wall(now))));
         let job = JobId(self.take_id());
@@ -210,7 +213,8 @@ impl Shard {
         self.arm_session(id, now);
         let Some(entry) = self.sessions.entries.get_mut(&id) else { return };
         let is_at_rest = entry.live.as_ref().is_some_and(|live| {
-            live.repeats.is_empty() && !live.session.is_open() && !entry.record.is_empty()
+            let is_idle = live.waiting.is_empty() && live.repeats.is_empty();
+            is_idle && !live.session.is_open() && !entry.record.is_empty()
         });
         if is_at_rest {
             debug!(session = %id, octets = entry.record.len(), "at rest");

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod absence;
 mod agent;
 mod bounds;
 mod front_door;

@@ -37,6 +37,7 @@ pub(super) fn invite() -> Message {
 
 /// Calls bob, passes on what one side does, and asks the callee something when a timer fires.
 pub(super) struct Agent {
+    pub(super) name: &'static str,
     pub(super) timer_after: Duration,
     /// Whom it calls.
     pub(super) callee: &'static str,
@@ -44,7 +45,7 @@ pub(super) struct Agent {
 
 impl SessionApplication for Agent {
     fn name(&self) -> &str {
-        "agent"
+        self.name
     }
 
     fn accepts(&self, request: &Message) -> bool {

@@ -7,7 +7,7 @@ use super::phones::Hangup;
 use super::world::{Fate, World};
 use crate::session::limits;
 
-fn invite(call_id: &str) -> String {
+pub(super) fn invite(call_id: &str) -> String {
     let text = String::from_utf8(super::agent::invite().buffer().to_vec()).unwrap();
     text.replace("z9hG4bKcaller", &format!("z9hG4bK{call_id}"))
         .replace("Call-ID: c1", &format!("Call-ID: {call_id}"))

@@ -39,9 +39,12 @@ impl Bench {
         let now = Instant::now();
         let mut shard = Shard::new(settings(1), now, SystemTime::now().into());
         // Of our own domain.
-        let agent =
-            Agent { timer_after: Duration::from_secs(3_600), callee: "sip:bob@example.com" };
-        shard.host(SessionApplications(vec![Arc::new(agent)]), vec!["example.com".to_owned()]);
+        let agent = Agent {
+            name: "agent",
+            timer_after: Duration::from_secs(3_600),
+            callee: "sip:bob@example.com",
+        };
+        shard.host(SessionApplications::new(vec![Arc::new(agent)]), vec!["example.com".to_owned()]);
         let store = FakeStore::default();
         let (sent, statuses, listeners) = (Vec::new(), Vec::new(), Transport::Udp);
         Bench { shard, store, now, sent, statuses, listeners }

@@ -17,7 +17,7 @@ use transport::{Flow, Transport};
 use super::agent::{Agent, settings};
 use super::phones::{Hangup, Phone};
 use crate::edges::LinkId;
-use crate::session::{Session, SessionId};
+use crate::session::{Session, SessionApplication, SessionId};
 use crate::shard::sessions::{EventEnd, SessionApplications, Sessions, records};
 use crate::shard::{Shard, ShardEffect};
 
@@ -146,8 +146,8 @@ impl World {
 
     fn container(&self, number: u64) -> Container {
         let mut shard = Shard::new(settings(number), self.now, self.wall());
-        let agent = Agent { timer_after: self.timer_after, callee: "sip:bob@198.51.100.9" };
-        shard.host(SessionApplications(vec![Arc::new(agent)]), vec!["example.com".to_owned()]);
+        let applications = SessionApplications::new(vec![self.agent("agent@1")]);
+        shard.host(applications, vec!["example.com".to_owned()]);
         let own = EDGE.parse().unwrap();
         let address = EdgeAddress { transport: Transport::Udp, own, public: EDGE.to_owned() };
         let hello = LinkFrame::Hello {
@@ -159,6 +159,22 @@ impl World {
         let mut effects = Vec::new();
         shard.frame(LINK, hello, self.now, &mut effects).unwrap();
         Container { shard, effects: VecDeque::new(), sequence: 0, untaken: Vec::new() }
+    }
+
+    /// The agent under this name.
+    pub(super) fn agent(&self, name: &'static str) -> Arc<dyn SessionApplication> {
+        Arc::new(Agent { name, timer_after: self.timer_after, callee: "sip:bob@198.51.100.9" })
+    }
+
+    /// Every container hosts these from now on.
+    pub(super) fn hosts(&mut self, applications: SessionApplications) {
+        for number in [0, 1] {
+            let applications = applications.clone();
+            self.with(number, |shard, now, effects| {
+                shard.use_applications(applications, now, effects);
+            });
+        }
+        self.settles();
     }
 
     fn view(alive: &[u64]) -> TopologyView {
@@ -514,7 +530,7 @@ impl World {
         assert_eq!(found, expected, "{told}");
     }
 
-    fn stored(&self, space: &'static str) -> Vec<(Key, Bytes)> {
+    pub(super) fn stored(&self, space: &'static str) -> Vec<(Key, Bytes)> {
         let space = Space::named(space);
         let page = self.store.scan(&space, &Prefix::All, None, 100);
         let page = page.now_or_never().unwrap().unwrap();
