@@ -99,8 +99,8 @@ pub(crate) fn is_plain_uri(bytes: &[u8]) -> bool {
     span(bytes, PLAIN_URI) == bytes.len()
 }
 
-/// Whether `bytes` is a non-empty `token`.
-pub(crate) fn is_token(bytes: &[u8]) -> bool {
+/// Whether `bytes` is a non-empty `token`: what a method and the name of a header or parameter are.
+pub fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|&b| is_token_byte(b))
 }
 

@@ -42,6 +42,7 @@ pub use edits::Edits;
 pub use error::{HeaderError, ParseError, Rejection, UriError};
 pub use escape::unescape;
 pub use framer::{Frame, Framing, FramingError, StreamFramer};
+pub use grammar::is_token;
 pub use header_name::HeaderName;
 pub use host::{Host, parse_address};
 pub use message::Message;

@@ -3,70 +3,18 @@
 //! All effects of an event or none: the first that breaks a rule ends it, and the copy they were applied to is thrown
 //! away.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use sip::{HeaderName, Method, RequestBuilder};
 
 use super::legs::Beginning;
 use super::limits;
+use super::rules::{
+    BrokenRule, Contact, checked_headers, checked_method, checked_name, checked_status,
+    checked_time,
+};
 use super::state::{Action, Bye, Context, OutgoingRequest, Session, Silence, Stage, Timer};
 use super::{LegName, LegState, RequestId, SessionEffect};
 use crate::application::{Body, FieldName, Header, Response};
-
-/// The rule that an effect breaks: a bug of the application.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BrokenRule {
-    /// More than [`limits::EFFECTS_MAX`].
-    #[error("{0} effects of one event; at most {max} are done", max = limits::EFFECTS_MAX)]
-    TooManyEffects(usize),
-    /// Empty or longer than [`limits::NAME_BYTES_MAX`].
-    #[error("{0:?} is no name: 1 to {max} octets", max = limits::NAME_BYTES_MAX)]
-    Name(String),
-    /// More than [`limits::ATTRIBUTE_BYTES_MAX`].
-    #[error("{0} octets in attributes; at most {max} are kept", max = limits::ATTRIBUTE_BYTES_MAX)]
-    Attributes(usize),
-    /// More than [`limits::TIMERS_MAX`].
-    #[error("{0} timers; at most {max} run", max = limits::TIMERS_MAX)]
-    TooManyTimers(usize),
-    /// Shorter than [`limits::TIMER_MIN`] or longer than [`limits::TIMER_MAX`], or for the session's own time
-    /// [`limits::SESSION_TIME_MAX`].
-    #[error("{0:?} is no time for a timer or a session")]
-    Time(Duration),
-    /// The session has never had it.
-    #[error("there is no request {0:?}")]
-    NoRequest(RequestId),
-    /// Not 101 to 699, or a provisional one to another request than INVITE.
-    #[error("status {0} does not answer that request")]
-    Status(u16),
-    /// It belongs to the container.
-    #[error("header {0} is the container's to write")]
-    Header(String),
-    /// No leg of that name, or no dialog on it.
-    #[error("leg {0} has no dialog in which that can be sent")]
-    NoDialog(LegName),
-    /// The name is taken, or there are [`limits::LEGS_MAX`] legs.
-    #[error("there can be no new leg {0}: the name is taken, or there are {max} legs", max = limits::LEGS_MAX)]
-    NoLeg(LegName),
-    /// No leg of that name, or both are the same.
-    #[error("leg {0} cannot be linked: there is none of that name, or it is the other one as well")]
-    NoLink(LegName),
-    /// Not a `sip:` URI without headers.
-    #[error("{0:?} cannot be called: it is no sip: URI without headers")]
-    Target(Bytes),
-    /// Not an address, or one with a tag.
-    #[error("{0:?} is no address for From or To")]
-    Address(Bytes),
-    /// No method, one that the container sends, or, outside of dialogs, one that belongs into one.
-    #[error("a session cannot send {0:?} there")]
-    Method(Bytes),
-    /// More than [`limits::OUTGOING_MAX`].
-    #[error("{0} requests without a final response, or INVITEs with a late one; at most {max} are sent", max = limits::OUTGOING_MAX)]
-    TooManyRequests(usize),
-    /// More than [`limits::RECORD_BYTES_MAX`].
-    #[error("{0} octets in the record; at most {max} are stored", max = limits::RECORD_BYTES_MAX)]
-    Record(usize),
-}
 
 impl Session {
     /// Applies all effects of one event, in order.
@@ -169,21 +117,9 @@ impl Session {
             let is_past = (1..=self.last_ordinal).contains(&request.0);
             return if is_past { Ok(()) } else { Err(BrokenRule::NoRequest(request)) };
         };
+        checked_status(response.status, &known.method)?;
+        checked_headers(&response.headers, Contact::of_response(response.status))?;
         let method = Method::parse(&known.method);
-        let is_allowed = match response.status {
-            // RFC 4320 §4.1: no other request has provisional responses.
-            101..=199 => method == Some(Method::Invite),
-            status => (200..=699).contains(&status),
-        };
-        if !is_allowed {
-            return Err(BrokenRule::Status(response.status));
-        }
-        // RFC 3261 §21.3, §21.4.23: there the Contact says where else to look.
-        let contact = match response.status {
-            300..=399 | 485 => Contact::Theirs,
-            _ => Contact::Ours,
-        };
-        checked_headers(&response.headers, contact)?;
         if response.status < 300 && method.is_some_and(sip::dialog::is_target_refresh) {
             let contact = context.identity.contact(self.id).into();
             let name = FieldName::Known(HeaderName::Contact);
@@ -203,10 +139,8 @@ impl Session {
         actions: &mut Vec<Action>,
     ) -> Result<(), BrokenRule> {
         checked_headers(headers, Contact::Ours)?;
-        let parsed = match Method::parse(&method) {
-            Some(Method::Ack | Method::Cancel) | None => return Err(BrokenRule::Method(method)),
-            Some(parsed) => parsed,
-        };
+        let sent = method.clone();
+        let parsed = checked_method(&sent)?;
         let crosses = self.has_open_invite(&name)
             || self.unanswered(&name).any(|request| request.method == "INVITE");
         let Some(leg) = self.leg(&name) else { return Err(BrokenRule::NoDialog(name)) };
@@ -288,53 +222,6 @@ impl OutgoingRequest {
             }
         }
     }
-}
-
-/// Whose Contact a message carries.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Contact {
-    /// The container's, if any.
-    Ours,
-    /// The application's.
-    Theirs,
-}
-
-pub(super) fn checked_headers(headers: &[Header], contact: Contact) -> Result<(), BrokenRule> {
-    for header in headers {
-        let name = match &header.name {
-            FieldName::Known(name) => *name,
-            FieldName::Named(name) => HeaderName::parse(name),
-        };
-        let is_container_s = match name {
-            HeaderName::Contact => contact == Contact::Ours,
-            HeaderName::Via
-            | HeaderName::From
-            | HeaderName::To
-            | HeaderName::CallId
-            | HeaderName::CSeq
-            | HeaderName::Route
-            | HeaderName::RecordRoute
-            | HeaderName::MaxForwards
-            | HeaderName::ContentLength
-            | HeaderName::ContentType => true,
-            _ => false,
-        };
-        if is_container_s {
-            return Err(BrokenRule::Header(name.as_str().to_owned()));
-        }
-    }
-    Ok(())
-}
-
-pub(super) fn checked_name(name: &str) -> Result<(), BrokenRule> {
-    match name.len() {
-        1..=limits::NAME_BYTES_MAX => Ok(()),
-        _ => Err(BrokenRule::Name(name.chars().take(limits::NAME_BYTES_MAX).collect())),
-    }
-}
-
-fn checked_time(time: Duration, max: Duration) -> Result<Duration, BrokenRule> {
-    if (limits::TIMER_MIN..=max).contains(&time) { Ok(time) } else { Err(BrokenRule::Time(time)) }
 }
 
 pub(super) fn completed(

@@ -5,12 +5,16 @@
 
 use bytes::Bytes;
 use sip::dialog::Dialog;
-use sip::{HeaderName, Message, Method, NameAddr, RequestBuilder, Uri};
+use sip::{HeaderName, Message, Method, RequestBuilder};
 
-use super::apply::{BrokenRule, Contact, checked_headers, checked_name, completed};
+use super::apply::completed;
 use super::identity::RequestName;
 use super::limits;
 use super::receive::NoSession;
+use super::rules::{
+    BrokenRule, Contact, checked_address, checked_headers, checked_name, checked_outside_method,
+    checked_target,
+};
 use super::state::{Action, Bye, Context, Leg, Session, Silence};
 use super::{CALLER, LegDirection, LegName, LegState};
 use crate::application::{Body, Header, Response};
@@ -35,19 +39,9 @@ impl Beginning {
         if is_taken || session.legs.len() >= limits::LEGS_MAX {
             return Err(BrokenRule::NoLeg(self.leg.clone()));
         }
-        let is_target = match Uri::parse(&self.target) {
-            Ok(Uri::Sip(uri)) => !uri.secure && !uri.has_headers(),
-            Ok(Uri::Tel(_) | Uri::Other { .. }) | Err(_) => false,
-        };
-        if !is_target {
-            return Err(BrokenRule::Target(self.target.clone()));
-        }
-        for address in [&self.from, &self.to] {
-            let is_free = NameAddr::parse(address).is_ok_and(|address| address.tag().is_none());
-            if !is_free {
-                return Err(BrokenRule::Address(address.clone()));
-            }
-        }
+        checked_target(&self.target)?;
+        checked_address(&self.from)?;
+        checked_address(&self.to)?;
         checked_headers(&self.headers, Contact::Ours)
     }
 }
@@ -71,21 +65,7 @@ impl Session {
         context: Context<'_>,
         actions: &mut Vec<Action>,
     ) -> Result<(), BrokenRule> {
-        match Method::parse(method) {
-            Some(
-                Method::Invite
-                | Method::Subscribe
-                | Method::Refer
-                | Method::Bye
-                | Method::Ack
-                | Method::Cancel
-                | Method::Prack
-                | Method::Update
-                | Method::Info,
-            )
-            | None => Err(BrokenRule::Method(method.clone())),
-            Some(method) => self.begin_leg(method, beginning, context, actions),
-        }
+        self.begin_leg(checked_outside_method(method)?, beginning, context, actions)
     }
 
     fn begin_leg(

@@ -11,7 +11,7 @@
 //!
 //! All of it is pure, and works on a copy: what was not committed has not happened. [`state`] is what a session
 //! is, [`receive`] and `responses` what comes in,
-//! [`apply`] what an application wants, `legs` how legs begin, [`settle`] what follows by itself, [`codec`]
+//! [`apply`] what an application wants, [`rules`] what it may want, `legs` how legs begin, [`settle`] what follows by itself, [`codec`]
 //! its record, [`identity`] the names in its messages.
 //!
 //! Deliberately absent: WebAssembly (the trait is shaped so that a guest can stand behind it: plain values, no
@@ -26,6 +26,7 @@ mod legs;
 pub mod limits;
 pub mod receive;
 mod responses;
+pub mod rules;
 pub mod settle;
 pub mod state;
 #[cfg(test)]

@@ -11,9 +11,9 @@ use topology::{Incarnation, KeyRing};
 use transport::{Flow, Transport};
 
 use crate::application::Response;
-use crate::session::apply::BrokenRule;
 use crate::session::identity::Identity;
 use crate::session::receive::{Input, NewRequest, NoSession};
+use crate::session::rules::BrokenRule;
 use crate::session::state::{Action, Context, Session};
 use crate::session::{LegName, SessionEffect, SessionEvent, SessionId};
 

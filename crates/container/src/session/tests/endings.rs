@@ -6,8 +6,8 @@ use sip::HeaderName;
 
 use super::*;
 use crate::application::Response;
-use crate::session::apply::BrokenRule;
 use crate::session::receive::Input;
+use crate::session::rules::BrokenRule;
 use crate::session::{LegName, LegState, SessionEffect, limits};
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use super::bench::parse;
 use super::*;
-use crate::session::apply::BrokenRule;
 use crate::session::receive::{Input, NewRequest};
+use crate::session::rules::BrokenRule;
 use crate::session::{LegName, LegState, SessionEffect, SessionEvent, limits};
 
 fn message(method: &'static str) -> SessionEffect {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::bench::SDP;
 use super::*;
 use crate::application::{Body, Response};
-use crate::session::apply::BrokenRule;
 use crate::session::receive::Input;
+use crate::session::rules::BrokenRule;
 use crate::session::{CALLER, LegName, LegState, RequestId, SessionEffect, limits};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -53,6 +53,10 @@ fn broken_rules_void_all_effects() {
         (
             vec![respond(1, Response::new(200).header_named("m", "<sip:x>"))],
             BrokenRule::Header("Contact".to_owned()),
+        ),
+        (
+            vec![respond(1, Response::new(200).header_named("Via ", "SIP/2.0/UDP evil"))],
+            BrokenRule::HeaderName("Via ".into()),
         ),
         (vec![call(), call()], BrokenRule::NoLeg(leg.clone())),
         (vec![called("tel:1", "<sip:a@x>")], BrokenRule::Target("tel:1".into())),

@@ -136,7 +136,7 @@ impl Shard {
             step.draft.settle(step.event.as_ref(), context, &mut step.actions);
             step.value = step.draft.encode();
             if step.value.len() > record_bytes_max(&step) {
-                applied = Err(crate::session::apply::BrokenRule::Record(step.value.len()));
+                applied = Err(crate::session::rules::BrokenRule::Record(step.value.len()));
             }
         }
         if let Err(broken) = applied {

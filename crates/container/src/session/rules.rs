@@ -1,0 +1,211 @@
+//! The rules that an effect of an application must keep, apart from the session that it is for.
+//!
+//! [`super::apply`] keeps them whoever asks; what runs an application for others may look before it asks, so that the
+//! application hears which of its calls was refused.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use sip::{HeaderName, Method, NameAddr, Uri};
+
+use super::limits;
+use super::{LegName, RequestId};
+use crate::application::{FieldName, Header};
+
+/// The rule that an effect breaks: a bug of the application.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BrokenRule {
+    /// More than [`limits::EFFECTS_MAX`].
+    #[error("{0} effects of one event; at most {max} are done", max = limits::EFFECTS_MAX)]
+    TooManyEffects(usize),
+    /// Empty or longer than [`limits::NAME_BYTES_MAX`].
+    #[error("{0:?} is no name: 1 to {max} octets", max = limits::NAME_BYTES_MAX)]
+    Name(String),
+    /// More than [`limits::ATTRIBUTE_BYTES_MAX`].
+    #[error("{0} octets in attributes; at most {max} are kept", max = limits::ATTRIBUTE_BYTES_MAX)]
+    Attributes(usize),
+    /// More than [`limits::TIMERS_MAX`].
+    #[error("{0} timers; at most {max} run", max = limits::TIMERS_MAX)]
+    TooManyTimers(usize),
+    /// Shorter than [`limits::TIMER_MIN`] or longer than [`limits::TIMER_MAX`], or for the session's own time
+    /// [`limits::SESSION_TIME_MAX`].
+    #[error("{0:?} is no time for a timer or a session")]
+    Time(Duration),
+    /// The session has never had it.
+    #[error("there is no request {0:?}")]
+    NoRequest(RequestId),
+    /// Not 101 to 699, or a provisional one to another request than INVITE.
+    #[error("status {0} does not answer that request")]
+    Status(u16),
+    /// It belongs to the container.
+    #[error("header {0} is the container's to write")]
+    Header(String),
+    /// No token (RFC 3261 §25.1).
+    #[error("{0:?} is no name of a header")]
+    HeaderName(Bytes),
+    /// No leg of that name, or no dialog on it.
+    #[error("leg {0} has no dialog in which that can be sent")]
+    NoDialog(LegName),
+    /// The name is taken, or there are [`limits::LEGS_MAX`] legs.
+    #[error("there can be no new leg {0}: the name is taken, or there are {max} legs", max = limits::LEGS_MAX)]
+    NoLeg(LegName),
+    /// No leg of that name, or both are the same.
+    #[error("leg {0} cannot be linked: there is none of that name, or it is the other one as well")]
+    NoLink(LegName),
+    /// Not a `sip:` URI without headers.
+    #[error("{0:?} cannot be called: it is no sip: URI without headers")]
+    Target(Bytes),
+    /// Not an address, or one with a tag.
+    #[error("{0:?} is no address for From or To")]
+    Address(Bytes),
+    /// No method, one that the container sends, or, outside of dialogs, one that belongs into one.
+    #[error("a session cannot send {0:?} there")]
+    Method(Bytes),
+    /// More than [`limits::OUTGOING_MAX`].
+    #[error("{0} requests without a final response, or INVITEs with a late one; at most {max} are sent", max = limits::OUTGOING_MAX)]
+    TooManyRequests(usize),
+    /// More than [`limits::RECORD_BYTES_MAX`].
+    #[error("{0} octets in the record; at most {max} are stored", max = limits::RECORD_BYTES_MAX)]
+    Record(usize),
+}
+
+/// What can be called: a `sip:` URI without headers.
+///
+/// # Errors
+/// [`BrokenRule::Target`]
+pub fn checked_target(target: &Bytes) -> Result<(), BrokenRule> {
+    let is_target = match Uri::parse(target) {
+        Ok(Uri::Sip(uri)) => !uri.secure && !uri.has_headers(),
+        Ok(Uri::Tel(_) | Uri::Other { .. }) | Err(_) => false,
+    };
+    if is_target { Ok(()) } else { Err(BrokenRule::Target(target.clone())) }
+}
+
+/// A value of From or To without tag.
+///
+/// # Errors
+/// [`BrokenRule::Address`]
+pub fn checked_address(address: &Bytes) -> Result<(), BrokenRule> {
+    let is_free = NameAddr::parse(address).is_ok_and(|address| address.tag().is_none());
+    if is_free { Ok(()) } else { Err(BrokenRule::Address(address.clone())) }
+}
+
+/// A status that answers a request of that method.
+///
+/// # Errors
+/// [`BrokenRule::Status`]
+pub fn checked_status(status: u16, method: &[u8]) -> Result<(), BrokenRule> {
+    let is_allowed = match status {
+        // RFC 4320 §4.1: no other request has provisional responses.
+        101..=199 => Method::parse(method) == Some(Method::Invite),
+        _ => (200..=699).contains(&status),
+    };
+    if is_allowed { Ok(()) } else { Err(BrokenRule::Status(status)) }
+}
+
+/// A method that may be sent outside of dialogs and begins none.
+///
+/// # Errors
+/// [`BrokenRule::Method`]: it begins a dialog or belongs into one, or is no method at all.
+pub fn checked_outside_method(method: &Bytes) -> Result<Method<'_>, BrokenRule> {
+    match Method::parse(method) {
+        Some(
+            Method::Invite
+            | Method::Subscribe
+            | Method::Refer
+            | Method::Bye
+            | Method::Ack
+            | Method::Cancel
+            | Method::Prack
+            | Method::Update
+            | Method::Info,
+        )
+        | None => Err(BrokenRule::Method(method.clone())),
+        Some(method) => Ok(method),
+    }
+}
+
+/// A method that a session may send in a dialog by itself.
+///
+/// # Errors
+/// [`BrokenRule::Method`]: ACK, CANCEL, or no method at all.
+pub fn checked_method(method: &Bytes) -> Result<Method<'_>, BrokenRule> {
+    match Method::parse(method) {
+        Some(Method::Ack | Method::Cancel) | None => Err(BrokenRule::Method(method.clone())),
+        Some(parsed) => Ok(parsed),
+    }
+}
+
+/// Whose Contact a message carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contact {
+    /// The container's, if any.
+    Ours,
+    /// The application's.
+    Theirs,
+}
+
+impl Contact {
+    /// In a response of this status.
+    pub fn of_response(status: u16) -> Contact {
+        match status {
+            // RFC 3261 §21.3, §21.4.23: there it says where else to look.
+            300..=399 | 485 => Contact::Theirs,
+            _ => Contact::Ours,
+        }
+    }
+}
+
+/// Headers with names, none of which belongs to the container.
+///
+/// # Errors
+/// [`BrokenRule::HeaderName`] or [`BrokenRule::Header`]: the first that is not so.
+pub fn checked_headers(headers: &[Header], contact: Contact) -> Result<(), BrokenRule> {
+    for header in headers {
+        let name = match &header.name {
+            FieldName::Known(name) => *name,
+            // `Via ` would be read as Via by whoever gets it (RFC 3261 §7.3.1).
+            FieldName::Named(name) if !sip::is_token(name) => {
+                return Err(BrokenRule::HeaderName(name.clone()));
+            }
+            FieldName::Named(name) => HeaderName::parse(name),
+        };
+        let is_container_s = match name {
+            HeaderName::Contact => contact == Contact::Ours,
+            HeaderName::Via
+            | HeaderName::From
+            | HeaderName::To
+            | HeaderName::CallId
+            | HeaderName::CSeq
+            | HeaderName::Route
+            | HeaderName::RecordRoute
+            | HeaderName::MaxForwards
+            | HeaderName::ContentLength
+            | HeaderName::ContentType => true,
+            _ => false,
+        };
+        if is_container_s {
+            return Err(BrokenRule::Header(name.as_str().to_owned()));
+        }
+    }
+    Ok(())
+}
+
+/// The name of a leg, a timer or an attribute.
+///
+/// # Errors
+/// [`BrokenRule::Name`]: empty or too long.
+pub fn checked_name(name: &str) -> Result<(), BrokenRule> {
+    match name.len() {
+        1..=limits::NAME_BYTES_MAX => Ok(()),
+        _ => Err(BrokenRule::Name(name.chars().take(limits::NAME_BYTES_MAX).collect())),
+    }
+}
+
+/// A time of a timer or a session, at most `max`.
+///
+/// # Errors
+/// [`BrokenRule::Time`]
+pub fn checked_time(time: Duration, max: Duration) -> Result<Duration, BrokenRule> {
+    if (limits::TIMER_MIN..=max).contains(&time) { Ok(time) } else { Err(BrokenRule::Time(time)) }
+}
