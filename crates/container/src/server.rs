@@ -54,6 +54,8 @@ const READS_PER_TURN_MAX: usize = 8;
 const FINISHED_PER_TURN_MAX: usize = 256;
 /// No more of them are looked at after this time.
 const FINISHED_TIME_MAX: Duration = Duration::from_millis(5);
+/// No more deadlines are met in one turn after this time.
+const DEADLINES_TIME_MAX: Duration = Duration::from_millis(5);
 /// Duties carried out in one turn: a round of them is written to the links in portions that these can hold.
 const DUTIES_PER_TURN_MAX: usize = 1_000;
 /// Commands that wait; whoever sends more waits.
@@ -424,10 +426,21 @@ impl Server {
         }
     }
 
-    fn run_timers(&mut self, now: Instant) {
-        if self.shard.next_timeout().is_some_and(|at| at <= now) {
+    /// Meets the shard's deadlines. Of very many the rest waits for the next turn.
+    fn run_deadlines(&mut self, now: Instant) {
+        self.shard.hold_back(!self.links.values().all(Link::is_flushed));
+        let began = Instant::now();
+        while self.shard.next_timeout().is_some_and(|at| at <= now) {
             self.shard.timeout(now, &mut self.effects);
+            self.carry_out(now);
+            if began.elapsed() > DEADLINES_TIME_MAX {
+                break;
+            }
         }
+    }
+
+    fn run_timers(&mut self, now: Instant) {
+        self.run_deadlines(now);
         if self.next_heartbeat <= now {
             self.next_heartbeat = now + self.settings.heartbeat.interval;
             self.vitals.left.store(self.shard.left(), Ordering::Relaxed);

@@ -3,6 +3,7 @@
 //! A handler that has found in memory all that it read has ended when it is begun, and costs neither a task nor a timer.
 //! The commits of one turn go to the store together and come back together.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -39,6 +40,8 @@ pub(super) struct Work {
     /// What takes longer is given up.
     time_max: Duration,
     running: FuturesUnordered<BoxFuture<'static, Finished>>,
+    /// Has ended already.
+    ended: VecDeque<Finished>,
     /// Asked for in this turn.
     commits: Vec<(CommitId, Batch)>,
 }
@@ -50,12 +53,15 @@ impl Work {
         time_max: Duration,
     ) -> Work {
         let (running, commits) = (FuturesUnordered::new(), Vec::new());
-        Work { application, store, time_max, running, commits }
+        Work { application, store, time_max, running, ended: VecDeque::new(), commits }
     }
 
     /// The next that has ended. Commits that were asked for begin when nothing else is left to do, at the latest.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Option<Finished> {
         loop {
+            if let Some(ended) = self.ended.pop_front() {
+                return Some(ended);
+            }
             match self.running.poll_next_unpin(cx) {
                 Poll::Ready(Some(finished)) => return Some(finished),
                 Poll::Ready(None) | Poll::Pending if self.commits.is_empty() => return None,
@@ -92,11 +98,16 @@ impl Work {
         }
     }
 
-    /// Reads a record. Never at once: of the hundred thousand that a takeover asks for, each leads to more.
+    /// Reads a record. Its end comes by [`poll`](Self::poll) even if it is known at once: of the hundred thousand reads
+    /// that a takeover asks for, each leads to more.
     pub(super) fn read(&mut self, read: ReadId, key: Key) {
         let (store, time_max) = (Arc::clone(&self.store), self.time_max);
+        let mut reading = async move { store.read(&key).await }.boxed();
+        if let Some(found) = (&mut reading).now_or_never() {
+            return self.ended.push_back(Finished::Read(read, found));
+        }
         self.running.push(Box::pin(async move {
-            let end = tokio::time::timeout(time_max, store.read(&key)).await;
+            let end = tokio::time::timeout(time_max, reading).await;
             Finished::Read(read, end.unwrap_or_else(|_| Err(too_late())))
         }));
     }

@@ -43,6 +43,16 @@ mod event {
     pub(super) const ANSWERED: u8 = 5;
 }
 
+/// Where the owner stands, eight octets.
+const OWNER_AT: usize = 1;
+
+/// A record as it was stored, but for its owner.
+pub(super) fn in_the_hands_of(owner: Incarnation, value: &[u8]) -> Bytes {
+    let mut value = value.to_vec();
+    value[OWNER_AT..OWNER_AT + 8].copy_from_slice(&owner.0.to_be_bytes());
+    value.into()
+}
+
 pub(super) fn encode(set_up: &SetUp) -> Bytes {
     let mut out = BytesMut::with_capacity(set_up.request.len() + 512);
     out.put_u8(FORMAT_LEVEL);

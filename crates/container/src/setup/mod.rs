@@ -33,7 +33,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sip::transaction::Timers;
-use state::{Batch, Expect, Key, Space, UnixMillis, Version};
+use state::{Batch, Expect, Key, Record, Space, UnixMillis, Version};
 use topology::token::OWNER_TOKEN_CHARS;
 use topology::{ChoiceHash, Incarnation};
 use transport::Flow;
@@ -181,19 +181,22 @@ impl SetUp {
         self.entry(id).strike(self.update(id, value, version, now))
     }
 
-    /// The batch by which `heir` takes the record over from its dead owner.
+    /// The batch by which `heir` takes over from its dead owner what was read as `record`: another name stands in it
+    /// then, and nothing else is changed.
     pub fn claim(
-        &self,
+        self,
         id: SetUpId,
         heir: Incarnation,
-        version: Version,
+        record: &Record,
         now: UnixMillis,
     ) -> (SetUp, Batch) {
-        let claimed = SetUp { owner: heir, ..self.clone() };
+        let left = self.entry(id);
+        let claimed = SetUp { owner: heir, ..self };
         let expires_at = Some(now.saturating_add(claimed.lifetime()));
-        let value = claimed.encode();
-        let batch = Batch::new().put(SetUp::key(id), Expect::Version(version), value, expires_at);
-        let batch = claimed.entry(id).enter(self.entry(id).strike(batch), None);
+        let value = codec::in_the_hands_of(heir, &record.value);
+        let expect = Expect::Version(record.version);
+        let batch = Batch::new().put(SetUp::key(id), expect, value, expires_at);
+        let batch = claimed.entry(id).enter(left.strike(batch), None);
         (claimed, batch)
     }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
+use state::Change;
 use transport::Transport;
 
 use super::*;
@@ -65,6 +66,20 @@ proptest! {
     #[test]
     fn a_record_reads_back(set_up in set_up()) {
         prop_assert_eq!(SetUp::decode(&set_up.encode()), Ok(set_up));
+    }
+
+    #[test]
+    fn a_claim_changes_nothing_but_the_owner(set_up in set_up(), heir: u64) {
+        let (id, heir) = (SetUpId([7; 16]), Incarnation(heir));
+        let record = Record { version: Version(3), value: set_up.encode(), expires_at: None };
+        let (claimed, batch) = set_up.clone().claim(id, heir, &record, UnixMillis(0));
+        prop_assert_eq!(&claimed, &SetUp { owner: heir, ..set_up.clone() });
+        let written = &batch.writes[0];
+        prop_assert_eq!((&written.key, written.expect), (&SetUp::key(id), Expect::Version(record.version)));
+        let Change::Put { value, .. } = &written.change else { panic!("{written:?}") };
+        prop_assert_eq!(SetUp::decode(value), Ok(claimed.clone()));
+        let keys: Vec<&Key> = batch.writes[1..].iter().map(|write| &write.key).collect();
+        prop_assert_eq!(keys, [&set_up.entry(id).key(), &claimed.entry(id).key()]);
     }
 
     #[test]

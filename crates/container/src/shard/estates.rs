@@ -15,8 +15,9 @@ use crate::ownership::index::{OWNED, Owned, RecordKind};
 use crate::ownership::neighbours::Standing;
 use crate::ownership::sweep::{Scan, Sweep};
 
-/// So many claims are under way at a time; a group commit of the store takes them together.
-const CLAIMS_MAX: usize = 128;
+/// So many claims are under way at a time: as many as a group commit of the store takes together, so that the next group
+/// is made while that is written.
+const CLAIMS_MAX: usize = 512;
 
 /// What is known of the estates of the dead.
 #[derive(Debug, Default)]
@@ -30,10 +31,23 @@ pub(super) struct Estates {
     claiming: usize,
 }
 
+impl Estates {
+    /// Whether something that was found, or may be found, is not claimed yet.
+    pub(super) fn is_claiming(&self) -> bool {
+        self.claiming > 0 || self.scan.is_some() || !self.found.is_empty()
+    }
+
+    /// A record that may be ours to go on with.
+    pub(super) fn add(&mut self, owned: Owned) {
+        self.found.push_back(owned);
+    }
+}
+
 impl Shard {
     /// Looks for what the dead have left. A pass that is under way is followed by another one.
     pub(super) fn sweep_estates(&mut self, effects: &mut Vec<ShardEffect>) {
         self.watch_due(effects);
+        self.tell_of_inherited();
         if self.estates.sweep.is_some() {
             self.estates.is_stale = true;
             return;
@@ -78,7 +92,8 @@ impl Shard {
         self.claim_on(effects);
     }
 
-    fn claim_on(&mut self, effects: &mut Vec<ShardEffect>) {
+    /// Claims what was found, as far as the bounds allow, and looks for more.
+    pub(super) fn claim_on(&mut self, effects: &mut Vec<ShardEffect>) {
         while self.estates.claiming < CLAIMS_MAX
             && let Some(owned) = self.estates.found.pop_front()
         {

@@ -96,6 +96,13 @@ impl Shard {
         {
             let held = self.hold(request, origin);
             return self.inquire(id, held, effects);
+        } else if self.inherited.len() > 0
+            && let Some(Method::Invite) = request.method()
+            && let Some(id) = self.identifier.of_request(&request)
+            && self.inherited.has(id)
+        {
+            let held = self.hold(request, origin);
+            return self.inquire(id, held, effects);
         }
         self.transactions.request(request, origin, now, &mut self.pending);
     }

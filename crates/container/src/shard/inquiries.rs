@@ -80,7 +80,7 @@ impl Shard {
         effects: &mut Vec<ShardEffect>,
     ) -> bool {
         let id = SetUpId(estate.id);
-        if self.set_ups.contains_key(&id) || self.inquiries.contains_key(&id) {
+        if self.is_here(id) || self.inquiries.contains_key(&id) {
             return false;
         }
         self.inquiries.insert(id, Inquiry { estate: Some(estate), ..Inquiry::default() });
@@ -140,7 +140,7 @@ impl Shard {
         };
         let standing = self.neighbours.standing(set_up.owner);
         let is_to_be_taken_over = match standing {
-            Standing::Mine => !self.set_ups.contains_key(&id),
+            Standing::Mine => !self.is_here(id),
             Standing::Living => false,
             Standing::Dead => true,
         };
@@ -149,10 +149,10 @@ impl Shard {
         }
         match standing {
             Standing::Mine => {
-                let is_new = !self.set_ups.contains_key(&id);
-                if is_new && !self.take_over(id, set_up, record.version, now, effects) {
-                    return self.give_up_inquiry(id, now, effects);
+                if is_to_be_taken_over {
+                    return self.inherit(id, Box::new(set_up), record.version, now, effects);
                 }
+                self.go_on_with(id, now, effects);
                 self.answer_inquiry(id, now, effects);
             }
             Standing::Living => {
@@ -162,7 +162,7 @@ impl Shard {
             }
             Standing::Dead => {
                 let (own, wall) = (self.settings.incarnation, self.wall(now));
-                let (claimed, batch) = set_up.claim(id, own, record.version, wall);
+                let (claimed, batch) = set_up.claim(id, own, &record, wall);
                 let Some(inquiry) = self.inquiries.get_mut(&id) else { return };
                 inquiry.claim = Some(Box::new(claimed));
                 self.commit(CommitUse::Claim(id), batch, effects);
@@ -182,11 +182,7 @@ impl Shard {
         match (result, inquiry.claim.take()) {
             (Ok(versions), Some(claimed)) => {
                 let version = *versions.first().expect("the store gives a version for each write");
-                if self.take_over(id, *claimed, version, now, effects) {
-                    self.answer_inquiry(id, now, effects);
-                } else {
-                    self.give_up_inquiry(id, now, effects);
-                }
+                self.inherit(id, claimed, version, now, effects);
             }
             // Somebody else was sooner, or it is not known: the record says who has it now.
             (Err(CommitError::Conflict { .. } | CommitError::Unknown { .. }), _)
@@ -234,8 +230,23 @@ impl Shard {
         }
     }
 
+    /// Whether a call is ours already, gone on with or not.
+    fn is_here(&self, id: SetUpId) -> bool {
+        self.set_ups.contains_key(&id) || self.inherited.has(id)
+    }
+
+    /// Whether messages wait for the record of a call.
+    pub(super) fn is_inquired_of(&self, id: SetUpId) -> bool {
+        self.inquiries.get(&id).is_some_and(|inquiry| !inquiry.waiting.is_empty())
+    }
+
     /// The call is here now.
-    fn answer_inquiry(&mut self, id: SetUpId, now: Instant, effects: &mut Vec<ShardEffect>) {
+    pub(super) fn answer_inquiry(
+        &mut self,
+        id: SetUpId,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
         for held in self.end_inquiry(id, effects) {
             self.dispatch_again(held, now, effects);
         }
@@ -249,7 +260,8 @@ impl Shard {
         self.settle(now, effects);
     }
 
-    fn end_inquiry(&mut self, id: SetUpId, effects: &mut Vec<ShardEffect>) -> Vec<Held> {
+    /// The messages that waited for an answer.
+    pub(super) fn end_inquiry(&mut self, id: SetUpId, effects: &mut Vec<ShardEffect>) -> Vec<Held> {
         let Some(inquiry) = self.inquiries.remove(&id) else { return Vec::new() };
         if inquiry.estate.is_some() {
             self.estate_done(effects);

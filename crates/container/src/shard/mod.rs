@@ -14,7 +14,7 @@
 //! `incoming` holds the left end, `jobs` the middle, `proxying` the right end. An INVITE that is proxied has a record in
 //! the store, so that another container can go on with it: `set_ups` commits what happens to it before anything follows from that,
 //! `inquiries` reads the record of a message that belongs to no call here and hands the message on or takes the call
-//! over (`takeover`), `estates` finds the calls of containers that have died; `reach` holds back what needs links that
+//! over (`takeover`), `estates` finds the calls of containers that have died, which `inherited` goes on with; `reach` holds back what needs links that
 //! are not there yet; `responses` sends again what an edge could not send.
 //!
 //! Deliberately absent: sockets, tasks, clocks.
@@ -22,6 +22,7 @@
 mod clocks;
 mod estates;
 mod incoming;
+mod inherited;
 mod inquiries;
 mod interface;
 mod jobs;
@@ -59,6 +60,7 @@ use crate::transactions::{ClientId, ServerId, TransactionEffect, Transactions};
 use clocks::Clocks;
 use estates::Estates;
 use incoming::taken;
+use inherited::Inherited;
 use inquiries::{HandedOn, Inquiry};
 use jobs::{HeldCancel, Job};
 use pending::{CommitUse, Held, InHand, ReadUse};
@@ -120,6 +122,7 @@ pub struct Shard {
     inquiries: AHashMap<SetUpId, Inquiry>,
     handed_on: VecDeque<HandedOn>,
     estates: Estates,
+    inherited: Inherited,
     sessions: Sessions,
     reach: Reach,
     responses: Responses,
@@ -167,6 +170,7 @@ impl Shard {
             inquiries: AHashMap::new(),
             handed_on: VecDeque::new(),
             estates: Estates::default(),
+            inherited: Inherited::default(),
             reach: Reach::default(),
             responses: Responses::default(),
             pending: Vec::new(),
@@ -259,11 +263,13 @@ impl Shard {
     pub fn timeout(&mut self, now: Instant, effects: &mut Vec<ShardEffect>) {
         if std::mem::take(&mut self.is_doubtful) {
             self.doubt_everything(effects);
+            self.doubt_inherited(effects);
         }
         if !self.doubtful.is_empty() {
             return;
         }
         self.removals_due(now, effects);
+        self.go_on(now, effects);
         self.transactions.timeout(now, &mut self.pending);
         self.contexts_timeout(now, effects);
         self.sessions_timeout(now, effects);
@@ -281,6 +287,7 @@ impl Shard {
             self.transactions.next_timeout(),
             self.context_deadlines.next(),
             self.next_removal(),
+            self.next_to_go_on(),
             self.sessions.next_timeout(),
             self.reach.next_timeout(),
             self.responses.next_timeout(),
@@ -376,6 +383,7 @@ impl Shard {
     /// has a call.
     pub fn is_quiet(&self) -> bool {
         self.jobs.is_empty()
+            && self.inherited.len() == 0
             && !self.contexts.keys().any(|server| self.is_open(*server))
             && !self.sessions.have_calls()
     }
@@ -385,7 +393,8 @@ impl Shard {
         let open = self.transactions.unanswered().saturating_sub(self.jobs_by_server.len());
         // Sessions have requests without an answer, too.
         let open = open.min(self.contexts.len());
-        u64::try_from(self.jobs.len() + open + self.sessions.calls()).unwrap_or(u64::MAX)
+        let waiting = self.jobs.len() + self.inherited.len();
+        u64::try_from(waiting + open + self.sessions.calls()).unwrap_or(u64::MAX)
     }
 
     fn is_open(&self, server: ServerId) -> bool {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use sip::Message;
 use state::Version;
-use tracing::{error, info};
+use tracing::{debug, error};
 
 use super::proxying::{NO_LINK, server_branch};
 use super::set_ups::Ledger;
@@ -27,7 +27,7 @@ impl Shard {
         now: Instant,
         effects: &mut Vec<ShardEffect>,
     ) -> bool {
-        info!(set_up = %id, events = record.events.len(), "took a call over");
+        debug!(set_up = %id, events = record.events.len(), "took a call over");
         let remove = record.remove(id, version);
         let is_resumed = self.resume_call(id, record, version, now, effects);
         if !is_resumed {

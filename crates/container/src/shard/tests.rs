@@ -22,6 +22,7 @@ use crate::transactions::TransactionSettings;
 
 mod deaths;
 mod hand_on;
+mod inherited;
 mod reach;
 mod responses;
 mod ways;
@@ -223,6 +224,7 @@ impl Bench {
     fn topology(&mut self, view: &TopologyView) {
         self.shard.topology(view, self.now, &mut self.effects);
         self.serve();
+        self.pass(Duration::ZERO);
     }
 
     fn pass(&mut self, duration: Duration) {

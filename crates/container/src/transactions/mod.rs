@@ -42,7 +42,7 @@ pub use takeover::Resumed;
 
 /// So many deadlines are met in one call: after a takeover thousands of requests are repeated at one instant, and links
 /// are to be read in between.
-const DEADLINES_PER_TURN_MAX: usize = 512;
+const DEADLINES_AT_ONCE_MAX: usize = 64;
 
 /// As how many transactions one counts that keeps a message of so many bytes.
 fn weight(message_bytes: usize) -> usize {
@@ -355,7 +355,7 @@ impl Transactions {
     /// Time has passed; does nothing before [`next_timeout`](Self::next_timeout). Of very much that is due, the rest
     /// waits for the next call.
     pub fn timeout(&mut self, now: Instant, effects: &mut Vec<TransactionEffect>) {
-        for _ in 0..DEADLINES_PER_TURN_MAX {
+        for _ in 0..DEADLINES_AT_ONCE_MAX {
             let Some((at, id)) = self.deadlines.pop_due(now) else { break };
             match id {
                 TransactionId::Server(server) => {
@@ -374,7 +374,7 @@ impl Transactions {
                 }
             }
         }
-        self.end_answered(now, DEADLINES_PER_TURN_MAX);
+        self.end_answered(now, DEADLINES_AT_ONCE_MAX);
         let (servers, clients) = (&self.servers, &self.clients);
         self.deadlines.sweep(servers.len() + clients.len(), |id, at| match id {
             TransactionId::Server(id) => servers.get(&id).is_some_and(|t| t.armed.is_at(at)),

@@ -197,7 +197,7 @@ async fn call_that_rings_outlasts_one_container_after_the_other() {
     }
     // The last one to die may have owned it: somebody has taken it over.
     wait::until("the call to be taken over", Duration::from_secs(10), || {
-        let taken = |name: &&str| scene.node.process_log(name).matches("took a call over").count();
+        let taken = |name: &&str| scene.node.process_log(name).matches("took calls over").count();
         match containers.iter().map(taken).sum::<usize>() {
             0 => Err(0),
             _ => Ok(()),
