@@ -14,7 +14,7 @@ use crate::flow::Flow;
 
 /// Most `Incoming` frames that a container may leave untaken; the next one is answered
 /// [`Refused::Full`].
-pub const UNTAKEN_FRAMES_MAX: usize = 4_096;
+pub const UNTAKEN_FRAMES_MAX: usize = 16_384;
 
 /// Most message bytes that a container may leave untaken; beyond, the answer is [`Refused::Full`].
 pub const UNTAKEN_BYTES_MAX: usize = 8 * 1024 * 1024;
