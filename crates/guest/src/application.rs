@@ -1,0 +1,339 @@
+//! A version of an application that runs: events of its sessions go in, effects come out.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use container::application::Response;
+use container::session::{SessionApplication, SessionEffect, SessionEvent, SessionId, SessionView};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use sip::{HeaderName, Message};
+use tracing::warn;
+
+use crate::bindings::exports::outlast::app::handler as wit;
+use crate::component::{Handlers, Refused, load};
+use crate::engine::Engine;
+use crate::events;
+use crate::failure::{Counters, Counts, Failure, FailureKind, LogRate};
+use crate::host::Host;
+use crate::instance::{Loaded, Room};
+use crate::limits::{KEY_BYTES_MAX, LIVE_INSTANCES_MAX, Limits};
+use crate::overlay::Overlay;
+use crate::services::{InMemory, Services};
+
+/// What a phone is told when all places are taken: seconds until it tries again.
+const BUSY_RETRY_AFTER: &str = "2";
+
+/// Whose instance it is, and what it may ask for.
+pub(crate) struct Identity {
+    /// `NAME`: what its versions share.
+    pub(crate) unversioned: String,
+    /// `NAME@VERSION`: what its sessions' records hold.
+    pub(crate) versioned: String,
+    pub(crate) config: BTreeMap<String, String>,
+    pub(crate) limits: Limits,
+    pub(crate) services: Arc<dyn Services>,
+}
+
+impl Identity {
+    /// Of an instance that is only to show that it begins.
+    pub(crate) fn on_trial(limits: Limits) -> Identity {
+        Identity {
+            unversioned: "trial".to_owned(),
+            versioned: "trial".to_owned(),
+            config: BTreeMap::new(),
+            limits,
+            services: Arc::new(InMemory::default()),
+        }
+    }
+}
+
+/// Whether an instance serves one event or many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Instances {
+    /// Each event finds the guest as it was built: nothing of another session can be left in its memory.
+    #[default]
+    Fresh,
+    /// Instances go on living for later events, also of other sessions, until they fail or have handled
+    /// [`REUSES_MAX`](crate::limits::REUSES_MAX): faster, and for guests that keep nothing of a session in memory.
+    Reused,
+}
+
+/// Which initial requests an application takes.
+pub type Accepts = Box<dyn Fn(&Message) -> bool + Send + Sync>;
+
+/// How an application is run: what its manifest says.
+pub struct Settings {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Which initial requests begin a session: a pure function.
+    pub accepts: Accepts,
+    /// What `config` gives it.
+    pub config: BTreeMap<String, String>,
+    /// What one event may cost.
+    pub limits: Limits,
+    /// Fresh instances, or reused ones.
+    pub instances: Instances,
+    /// Whether it is told that a session has begun, before the request that began it.
+    pub hears_created: bool,
+    /// How a request is answered whose handler failed.
+    pub on_failure: u16,
+    /// What lies outside of sessions.
+    pub services: Arc<dyn Services>,
+}
+
+impl Settings {
+    /// An application that takes no request until told which, with the default of everything.
+    pub fn new(name: &str, version: &str) -> Settings {
+        Settings {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            accepts: Box::new(|_| false),
+            config: BTreeMap::new(),
+            limits: Limits::default(),
+            instances: Instances::Fresh,
+            hears_created: false,
+            on_failure: 500,
+            services: Arc::new(InMemory::default()),
+        }
+    }
+}
+
+/// A version of an application that runs. A container has one for each version that is deployed.
+pub struct Guest {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) loaded: Loaded,
+    pub(crate) counters: Counters,
+    log_rate: Mutex<LogRate>,
+    loaded_at: Instant,
+    accepts: Accepts,
+    instances: Instances,
+    hears_created: bool,
+    on_failure: u16,
+    /// Instances that wait for their next event. Locked for as long as it takes to take one or to put one back.
+    waiting: Mutex<Vec<Room>>,
+}
+
+impl fmt::Debug for Guest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guest").field("name", &self.identity.versioned).finish_non_exhaustive()
+    }
+}
+
+impl Guest {
+    /// Makes a component that was prepared ready to run. `code` is its compiled code; where that was made by another
+    /// release or for another processor the component is compiled again, which takes as long as preparing it did, and the
+    /// new code is returned to be kept in its place.
+    ///
+    /// # Errors
+    /// [`Refused`]: it was not prepared by this release's rules.
+    pub fn load(
+        engine: &Engine,
+        component: &[u8],
+        code: Option<&[u8]>,
+        settings: Settings,
+    ) -> Result<(Guest, Option<Vec<u8>>), Refused> {
+        let (loaded, code) = load(engine, component, code)?;
+        let versioned = format!("{}@{}", settings.name, settings.version);
+        let guest = Guest {
+            identity: Arc::new(Identity {
+                unversioned: settings.name,
+                versioned,
+                config: settings.config,
+                limits: settings.limits,
+                services: settings.services,
+            }),
+            loaded,
+            counters: Counters::default(),
+            log_rate: Mutex::new(LogRate::default()),
+            loaded_at: Instant::now(),
+            accepts: settings.accepts,
+            instances: settings.instances,
+            hears_created: settings.hears_created,
+            on_failure: settings.on_failure,
+            waiting: Mutex::new(Vec::new()),
+        };
+        Ok((guest, code))
+    }
+
+    /// What it has to offer.
+    pub fn handlers(&self) -> Handlers {
+        self.loaded.exports.handlers()
+    }
+
+    /// What it has done since it was loaded.
+    pub fn counts(&self) -> Counts {
+        self.counters.read()
+    }
+
+    /// The key of the session that an initial request belongs to; None: a session of its own.
+    ///
+    /// # Errors
+    /// [`Failure`]: the key function failed, or gave a key that is none; it is counted and logged.
+    pub async fn session_key(&self, request: &Message) -> Result<Option<String>, Failure> {
+        if self.loaded.exports.router.is_none() {
+            return Ok(None);
+        }
+        let (_, key) = self.run(None, Call::SessionKey(request)).await;
+        key.and_then(checked_key).inspect_err(|failure| self.note(failure, None))
+    }
+
+    /// The key of the session that an HTTP request belongs to; None: what its cookie says.
+    ///
+    /// # Errors
+    /// As of [`session_key`](Self::session_key).
+    pub async fn http_session_key(
+        &self,
+        method: &str,
+        path_with_query: &str,
+        headers: &[(String, String)],
+    ) -> Result<Option<String>, Failure> {
+        if self.loaded.exports.http_router.is_none() {
+            return Ok(None);
+        }
+        let call = Call::HttpSessionKey { method, path_with_query, headers };
+        let (_, key) = self.run(None, call).await;
+        key.and_then(checked_key).inspect_err(|failure| self.note(failure, None))
+    }
+
+    /// Counts a failure and says what happened.
+    pub(crate) fn note(&self, failure: &Failure, session: Option<SessionId>) {
+        self.counters.failure(failure.kind);
+        let mut rate = self.log_rate.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(left_out) = rate.admits(self.loaded_at.elapsed().as_secs()) else { return };
+        drop(rate);
+        let (application, kind) = (&self.identity.versioned, failure.kind.as_str());
+        let session = session.map(|id| id.to_string()).unwrap_or_default();
+        warn!(application, session, kind, left_out, "a handler failed: {}", failure.detail);
+    }
+
+    /// Calls into an instance, within the limits of one event: what the guest wants, and what it gave.
+    async fn run(
+        &self,
+        overlay: Option<Overlay>,
+        call: Call<'_>,
+    ) -> (Option<Overlay>, Result<Option<String>, Failure>) {
+        let _time = self.loaded.engine.keep_time();
+        let host = || Host::new(Arc::clone(&self.identity));
+        let mut room = self.take_waiting().unwrap_or_else(|| self.loaded.room(host()));
+        room.begin(overlay);
+        let wall_time = self.identity.limits.wall_time;
+        let outcome = tokio::time::timeout(wall_time, self.call(&mut room, call)).await;
+        let outcome = match outcome {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(room.failure(&error)),
+            Err(_) => Err(Failure::late(wall_time)),
+        };
+        let overlay = room.end();
+        if outcome.is_ok() {
+            self.put_back(room);
+        }
+        (overlay, outcome)
+    }
+
+    async fn call(&self, room: &mut Room, call: Call<'_>) -> wasmtime::Result<Option<String>> {
+        self.loaded.furnish(room).await?;
+        let exports = &self.loaded.exports;
+        match call {
+            Call::Event { event, begins } => {
+                if begins {
+                    room.handle(exports, wit::Event::Created).await?;
+                }
+                let event = events::event(room.store.data_mut(), event);
+                room.handle(exports, event).await?;
+                Ok(None)
+            }
+            Call::SessionKey(request) => room.session_key(exports, request).await,
+            Call::HttpSessionKey { method, path_with_query, headers } => {
+                room.http_session_key(exports, method, path_with_query, headers).await
+            }
+        }
+    }
+
+    fn take_waiting(&self) -> Option<Room> {
+        match self.instances {
+            Instances::Fresh => None,
+            Instances::Reused => self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop(),
+        }
+    }
+
+    /// An instance that has done its work may wait for more.
+    fn put_back(&self, room: Room) {
+        if self.instances == Instances::Fresh || !room.is_reusable() {
+            return;
+        }
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.len() < LIVE_INSTANCES_MAX {
+            waiting.push(room);
+        }
+    }
+
+    /// What is done in place of what a handler failed to say.
+    fn refusal(&self, event: &SessionEvent, kind: FailureKind) -> Vec<SessionEffect> {
+        let SessionEvent::Request { request, .. } = event else { return Vec::new() };
+        let response = match kind {
+            FailureKind::Busy => {
+                Response::new(503).header(HeaderName::RetryAfter, BUSY_RETRY_AFTER)
+            }
+            FailureKind::Trap | FailureKind::Time | FailureKind::Memory => {
+                Response::new(self.on_failure)
+            }
+        };
+        vec![SessionEffect::Respond { request: *request, response }]
+    }
+}
+
+/// A call into a guest.
+enum Call<'a> {
+    /// Of its handler, for an event; twice if a session begins with it and the guest wants to hear that.
+    Event { event: &'a SessionEvent, begins: bool },
+    /// Of its key function.
+    SessionKey(&'a Message),
+    /// Of its key function for HTTP requests.
+    HttpSessionKey { method: &'a str, path_with_query: &'a str, headers: &'a [(String, String)] },
+}
+
+fn checked_key(key: Option<String>) -> Result<Option<String>, Failure> {
+    match &key {
+        Some(text) if !(1..=KEY_BYTES_MAX).contains(&text.len()) => {
+            let why = format!("a key of {} octets; it has 1 to {KEY_BYTES_MAX}", text.len());
+            Err(Failure::new(FailureKind::Trap, why))
+        }
+        Some(_) | None => Ok(key),
+    }
+}
+
+impl SessionApplication for Guest {
+    fn name(&self) -> &str {
+        &self.identity.versioned
+    }
+
+    fn accepts(&self, request: &Message) -> bool {
+        self.loaded.exports.handler.is_some() && (self.accepts)(request)
+    }
+
+    fn on_event<'a>(
+        &'a self,
+        session: &'a SessionView,
+        event: &'a SessionEvent,
+    ) -> BoxFuture<'a, Vec<SessionEffect>> {
+        async move {
+            self.counters.event();
+            let overlay = Overlay::new(session.clone(), self.identity.limits);
+            let begins = self.hears_created && events::begins(event);
+            let (overlay, outcome) = self.run(Some(overlay), Call::Event { event, begins }).await;
+            match outcome {
+                Ok(_) => overlay.map(Overlay::into_effects).unwrap_or_default(),
+                Err(failure) => {
+                    self.note(&failure, Some(session.id));
+                    self.refusal(event, failure.kind)
+                }
+            }
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,268 @@
+//! What a developer hands in becomes a component that can be run, or a refusal that says what to do about it.
+//!
+//! In comes a component, or a core module that says in a section of its own which world it was built for (as wit-bindgen
+//! writes it); out comes the component with its compiled code. All that can be found out beforehand is found out here: what
+//! it imports and exports, and whether an instance begins at all.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use wasmtime::component::Linker;
+use wasmtime::component::types::ComponentItem;
+
+use crate::application::Identity;
+use crate::engine::Engine;
+use crate::failure::Failure;
+use crate::host::{Host, link};
+use crate::instance::{Exports, Loaded};
+use crate::limits::{COMPONENT_BYTES_MAX, Limits};
+use crate::precompiled;
+
+/// An application that is fit to be deployed.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// The component.
+    pub component: Bytes,
+    /// Its compiled code, for [`Guest::load`](crate::Guest::load) on this machine.
+    pub code: Bytes,
+    /// What it has to offer.
+    pub handlers: Handlers,
+    /// The interfaces that it imports, in its order.
+    pub imports: Vec<String>,
+}
+
+/// What a component has to offer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Handlers {
+    /// `outlast:app/handler`.
+    pub sip: bool,
+    /// `outlast:app/router`.
+    pub session_key: bool,
+    /// `wasi:http/incoming-handler`.
+    pub http: bool,
+    /// `outlast:app/http-router`.
+    pub http_session_key: bool,
+}
+
+/// Why a component cannot be deployed.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// Over the limit.
+    #[error(
+        "the component has {0} octets; at most {COMPONENT_BYTES_MAX} are taken. Build it for release, without debug information"
+    )]
+    TooLarge(usize),
+    /// Neither component nor module.
+    #[error(
+        "this is no WebAssembly (it does not begin with \\0asm); give the .wasm file that the build has written"
+    )]
+    NotWebAssembly,
+    /// A module that is no component and cannot be made one.
+    #[error(
+        "this is a core module, and no component could be made of it: {0}. Build for wasm32-wasip2, or with wit-bindgen and the world outlast:app/sip-application"
+    )]
+    NotComponent(String),
+    /// It does not compile.
+    #[error("it does not compile: {0}")]
+    Compile(String),
+    /// Nobody has what it imports.
+    #[error("it imports {import}, which there is not. An application can import {}", IMPORTABLE.join(", "))]
+    UnknownImport {
+        /// The import.
+        import: String,
+    },
+    /// The interface is known, but not so.
+    #[error(
+        "what it imports is not what there is: {0}. Build it against the files in wit/ of this release"
+    )]
+    OtherInterface(String),
+    /// It has no handler.
+    #[error(
+        "it exports neither outlast:app/handler nor wasi:http/incoming-handler, so nothing could ever reach it; it exports {}",
+        list(.exports)
+    )]
+    NoHandler {
+        /// What it exports.
+        exports: Vec<String>,
+    },
+    /// An instance does not begin.
+    #[error("a trial instance did not begin: {0}")]
+    Trial(Failure),
+    /// It cannot be tried.
+    #[error("it could not be tried: {0}")]
+    NotTried(std::io::Error),
+}
+
+/// Packages and interfaces that an application can import.
+pub const IMPORTABLE: &[&str] = &[
+    "outlast:app/{types,message,session,sessions,sip,config,log,naming,cache}@0.1",
+    "wasi:cli@0.2",
+    "wasi:clocks@0.2",
+    "wasi:filesystem@0.2 (empty)",
+    "wasi:http/{types,outgoing-handler}@0.2 (requests are refused)",
+    "wasi:io@0.2",
+    "wasi:random@0.2",
+    "wasi:sockets@0.2 (refused)",
+];
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+}
+
+/// Checks and compiles what a developer hands in, and tries whether an instance begins. It takes as long as it takes to
+/// compile: 40 ms to 12 s; call it from a thread that may wait. `limits` are those that it will run within.
+///
+/// # Errors
+/// [`Refused`]
+pub fn prepare(engine: &Engine, wasm: &[u8], limits: Limits) -> Result<Prepared, Refused> {
+    let component = componentised(wasm)?;
+    let compiled = precompiled::compile(engine, &component);
+    let (compiled, code) = compiled.map_err(|error| Refused::Compile(format!("{error:#}")))?;
+    let loaded = link_component(engine, &compiled)?;
+    let handlers = loaded.exports.handlers();
+    try_instance(&loaded, limits)?;
+    let types = compiled.component_type();
+    let imports = types.imports(engine.wasm()).map(|(name, _)| name.to_owned()).collect();
+    Ok(Prepared { component, code: code.into(), handlers, imports })
+}
+
+/// A component that was prepared before, ready to run. Compiles it again if `code` does not fit; what is returned beside
+/// it then is to be kept in its place.
+///
+/// # Errors
+/// [`Refused`]
+pub(crate) fn load(
+    engine: &Engine,
+    component: &[u8],
+    code: Option<&[u8]>,
+) -> Result<(Loaded, Option<Vec<u8>>), Refused> {
+    if let Some(compiled) = code.and_then(|code| precompiled::load(engine, component, code)) {
+        return Ok((link_component(engine, &compiled)?, None));
+    }
+    let compiled = precompiled::compile(engine, component);
+    let (compiled, code) = compiled.map_err(|error| Refused::Compile(format!("{error:#}")))?;
+    Ok((link_component(engine, &compiled)?, Some(code)))
+}
+
+/// A component, whichever of both it was.
+fn componentised(wasm: &[u8]) -> Result<Bytes, Refused> {
+    if wasm.len() > COMPONENT_BYTES_MAX {
+        return Err(Refused::TooLarge(wasm.len()));
+    }
+    // The binary format: magic, version, layer (0 module, 1 component).
+    let layer = match wasm {
+        [0, b'a', b's', b'm', _, _, layer, 0, ..] => *layer,
+        _ => return Err(Refused::NotWebAssembly),
+    };
+    if layer == 1 {
+        return Ok(Bytes::copy_from_slice(wasm));
+    }
+    let encoder = wit_component::ComponentEncoder::default().validate(true).module(wasm);
+    let component = encoder.and_then(|mut encoder| encoder.encode());
+    component.map(Bytes::from).map_err(|error| Refused::NotComponent(format!("{error:#}")))
+}
+
+fn link_component(
+    engine: &Engine,
+    compiled: &wasmtime::component::Component,
+) -> Result<Loaded, Refused> {
+    let types = compiled.component_type();
+    for (name, item) in types.imports(engine.wasm()) {
+        if !is_importable(name) && !matches!(item.ty, ComponentItem::Type(_)) {
+            return Err(Refused::UnknownImport { import: name.to_owned() });
+        }
+    }
+    let other = |error: wasmtime::Error| Refused::OtherInterface(format!("{error:#}"));
+    let mut linker = Linker::<Host>::new(engine.wasm());
+    link(&mut linker).expect("each interface is linked once");
+    let component = linker.instantiate_pre(compiled).map_err(other)?;
+    let names: Vec<String> =
+        types.exports(engine.wasm()).map(|(name, _)| name.to_owned()).collect();
+    let exports = Exports::of(&component, &names).map_err(other)?;
+    if exports.handler.is_none() && exports.http_handler.is_none() {
+        return Err(Refused::NoHandler { exports: names });
+    }
+    Ok(Loaded { engine: engine.clone(), component, exports })
+}
+
+/// Whether an interface of that name can be imported: whether it has the type that we have, the linker finds out.
+fn is_importable(import: &str) -> bool {
+    let (path, version) = import.split_once('@').unwrap_or((import, ""));
+    let Some((package, interface)) = path.split_once('/') else { return false };
+    let is_ours = || {
+        const OURS: [&str; 9] =
+            ["types", "message", "session", "sessions", "sip", "config", "log", "naming", "cache"];
+        version.starts_with("0.1.") && OURS.contains(&interface)
+    };
+    match package {
+        "outlast:app" => is_ours(),
+        "wasi:cli" | "wasi:clocks" | "wasi:filesystem" | "wasi:io" | "wasi:random"
+        | "wasi:sockets" => version.starts_with("0.2."),
+        "wasi:http" => {
+            version.starts_with("0.2.") && matches!(interface, "types" | "outgoing-handler")
+        }
+        _ => false,
+    }
+}
+
+impl Exports {
+    /// Those of `component` that we know; one that has another type than ours is an error.
+    fn of(
+        component: &wasmtime::component::InstancePre<Host>,
+        names: &[String],
+    ) -> wasmtime::Result<Exports> {
+        use wasmtime_wasi_http::p2::bindings::exports::wasi::http::incoming_handler;
+
+        use crate::bindings::exports::outlast::app::{handler, http_router, router};
+        let has = |prefix: &str| names.iter().any(|name| name.starts_with(prefix));
+        Ok(Exports {
+            handler: has("outlast:app/handler@0.1.")
+                .then(|| handler::GuestIndices::new(component))
+                .transpose()?,
+            router: has("outlast:app/router@0.1.")
+                .then(|| router::GuestIndices::new(component))
+                .transpose()?,
+            http_router: has("outlast:app/http-router@0.1.")
+                .then(|| http_router::GuestIndices::new(component))
+                .transpose()?,
+            http_handler: has("wasi:http/incoming-handler@0.2.")
+                .then(|| incoming_handler::GuestIndices::new(component))
+                .transpose()?,
+        })
+    }
+
+    pub(crate) fn handlers(&self) -> Handlers {
+        Handlers {
+            sip: self.handler.is_some(),
+            session_key: self.router.is_some(),
+            http: self.http_handler.is_some(),
+            http_session_key: self.http_router.is_some(),
+        }
+    }
+}
+
+/// Begins an instance, as a container will for each event, and throws it away.
+fn try_instance(loaded: &Loaded, limits: Limits) -> Result<(), Refused> {
+    let begin = async {
+        let identity = Arc::new(Identity::on_trial(limits));
+        let wall_time = limits.wall_time;
+        let mut room = loaded.room(Host::new(identity));
+        let _time = loaded.engine.keep_time();
+        room.begin(None);
+        let begun = tokio::time::timeout(wall_time, loaded.furnish(&mut room)).await;
+        match begun {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(Refused::Trial(room.failure(&error))),
+            Err(_) => Err(Refused::Trial(Failure::late(wall_time))),
+        }
+    };
+    // A thread of its own: the caller's may belong to a runtime, where no other one can be run.
+    std::thread::scope(|scope| {
+        let run = || {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.enable_time().build().map_err(Refused::NotTried)?;
+            runtime.block_on(begin)
+        };
+        scope.spawn(run).join().expect("a trial ends with a value")
+    })
+}

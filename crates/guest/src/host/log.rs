@@ -1,0 +1,89 @@
+//! The interface `log`, and what a guest prints: lines for the operator, bounded.
+
+use container::session::SessionId;
+use tracing::{debug, error, info, warn};
+
+use super::{Host, wit};
+use crate::application::Identity;
+use crate::limits::{LOG_LINE_BYTES_MAX, LOG_LINES_MAX};
+
+/// The lines of one event.
+#[derive(Debug, Default)]
+pub(crate) struct Log {
+    lines: usize,
+    dropped: usize,
+}
+
+impl Log {
+    /// Whether one more line may be written.
+    fn admits(&mut self) -> bool {
+        let admits = self.lines < LOG_LINES_MAX;
+        self.lines += usize::from(admits);
+        self.dropped += usize::from(!admits);
+        admits
+    }
+
+    /// Says what was dropped.
+    pub(crate) fn conclude(&mut self, application: &Identity, session: Option<SessionId>) {
+        if self.dropped > 0 {
+            let (dropped, max) = (self.dropped, LOG_LINES_MAX);
+            warn!(
+                application = application.versioned,
+                session = %Named(session), dropped, "an event logged more than {max} lines"
+            );
+        }
+        *self = Log::default();
+    }
+}
+
+impl wit::log::Host for Host {
+    fn write(&mut self, level: wit::log::Level, message: String) {
+        if !self.log.admits() {
+            return;
+        }
+        let application = &self.application.versioned;
+        let session = Named(self.session_id());
+        let line = cut(&message);
+        match level {
+            wit::log::Level::Debug => debug!(target: "app", application, %session, "{line}"),
+            wit::log::Level::Info => info!(target: "app", application, %session, "{line}"),
+            wit::log::Level::Warn => warn!(target: "app", application, %session, "{line}"),
+            wit::log::Level::Error => error!(target: "app", application, %session, "{line}"),
+        }
+    }
+}
+
+impl Host {
+    /// What the guest printed during this event (a panic's message, most often) is logged like its other lines.
+    pub(super) fn log_output(&mut self) {
+        let Some(wasi) = &self.wasi else { return };
+        let output = wasi.printed();
+        if output.is_empty() {
+            return;
+        }
+        let (application, session) = (&self.application.versioned, Named(self.session_id()));
+        for line in String::from_utf8_lossy(&output).lines().filter(|line| !line.is_empty()) {
+            if self.log.admits() {
+                let line = cut(line);
+                info!(target: "app", application, %session, "printed: {line}");
+            }
+        }
+    }
+}
+
+/// At most the longest line, cut between two characters.
+fn cut(line: &str) -> &str {
+    &line[..line.floor_char_boundary(LOG_LINE_BYTES_MAX)]
+}
+
+/// A session, or none.
+struct Named(Option<SessionId>);
+
+impl std::fmt::Display for Named {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.0 {
+            Some(id) => id.fmt(f),
+            None => f.write_str("-"),
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! An HTTP request handled by a guest that exports `wasi:http/incoming-handler`.
+//!
+//! Requests and responses are whole here, with bodies of bounded length: a response may leave only when the effects of its
+//! handler are committed, so there is nothing to be gained by beginning to send it. Each request has an instance of its own.
+
+use bytes::Bytes;
+use container::session::{SessionEffect, SessionView};
+use futures_util::future::{Either, select};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use tokio::sync::oneshot;
+use wasmtime_wasi_http::WasiHttpView;
+use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+
+use crate::application::Guest;
+use crate::failure::{Failure, FailureKind};
+use crate::host::Host;
+use crate::instance::Room;
+use crate::limits::HTTP_BODY_BYTES_MAX;
+use crate::overlay::Overlay;
+
+/// What a guest makes of an HTTP request.
+#[derive(Debug)]
+pub struct HttpAnswer {
+    /// The response; it leaves when the effects are committed.
+    pub response: http::Response<Bytes>,
+    /// What it wants to happen to the session.
+    pub effects: Vec<SessionEffect>,
+}
+
+type Answered = Result<http::Response<HyperOutgoingBody>, ErrorCode>;
+
+impl Guest {
+    /// Handles an HTTP request, in the session that it belongs to if it belongs to one. Its URI has an authority, or it has
+    /// a Host header; its body is as long as the server admits.
+    ///
+    /// # Errors
+    /// [`Failure`]: the handler failed (it is counted and logged); nothing that it wanted is to happen.
+    pub async fn handle_http(
+        &self,
+        request: http::Request<Bytes>,
+        session: Option<SessionView>,
+    ) -> Result<HttpAnswer, Failure> {
+        self.counters.event();
+        let id = session.as_ref().map(|view| view.id);
+        let overlay = session.map(|view| Overlay::new(view, self.identity.limits));
+        let answer = self.run_http(request, overlay).await;
+        answer.inspect_err(|failure| self.note(failure, id))
+    }
+
+    async fn run_http(
+        &self,
+        request: http::Request<Bytes>,
+        overlay: Option<Overlay>,
+    ) -> Result<HttpAnswer, Failure> {
+        let _time = self.loaded.engine.keep_time();
+        let mut room = self.loaded.room(Host::new(std::sync::Arc::clone(&self.identity)));
+        room.begin(overlay);
+        let wall_time = self.identity.limits.wall_time;
+        let (answer, answered) = oneshot::channel();
+        let whole = whole(answered);
+        let mut whole = std::pin::pin!(whole);
+        let outcome = {
+            let call = std::pin::pin!(self.call_http(&mut room, request, answer));
+            // The guest writes the body of its response while it runs: both must go on.
+            let both = async {
+                match select(call, &mut whole).await {
+                    Either::Left((called, _)) => {
+                        called.map(|()| Ended::Returned).map_err(Stopped::Trapped)
+                    }
+                    Either::Right((Ok(response), call)) => {
+                        let called = call.await.map_err(Stopped::Trapped);
+                        called.map(|()| Ended::Answered(response))
+                    }
+                    Either::Right((Err(failure), _)) => Err(Stopped::Failed(failure)),
+                }
+            };
+            let late = |_| Err(Stopped::Failed(Failure::late(wall_time)));
+            tokio::time::timeout(wall_time, both).await.unwrap_or_else(late)
+        };
+        let outcome = outcome.map_err(|stopped| match stopped {
+            Stopped::Trapped(error) => room.failure(&error),
+            Stopped::Failed(failure) => failure,
+        });
+        let overlay = room.end();
+        // What the guest left open ends with it: a body that it did not finish, an answer that it never gave.
+        drop(room);
+        let response = match outcome? {
+            Ended::Answered(response) => response,
+            Ended::Returned => whole.await?,
+        };
+        let effects = overlay.map(Overlay::into_effects).unwrap_or_default();
+        Ok(HttpAnswer { response, effects })
+    }
+
+    async fn call_http(
+        &self,
+        room: &mut Room,
+        request: http::Request<Bytes>,
+        answer: oneshot::Sender<Answered>,
+    ) -> wasmtime::Result<()> {
+        self.loaded.furnish(room).await?;
+        let handler = room.http_handler(&self.loaded.exports)?;
+        // Nothing can go wrong with a body that is here.
+        let body =
+            |body| Full::new(body).map_err(|never| -> wasmtime_wasi_http::Error { match never {} });
+        let request = request.map(body);
+        let mut http = room.store.data_mut().http();
+        let request = http.new_incoming_request(Scheme::Http, request)?;
+        let answer = http.new_response_outparam(answer)?;
+        handler.call_handle(&mut room.store, request, answer).await
+    }
+}
+
+/// How a call came to its end.
+enum Ended {
+    /// Its response came whole before it returned.
+    Answered(http::Response<Bytes>),
+    /// It returned; its response is on its way, or never comes.
+    Returned,
+}
+
+/// How it did not.
+enum Stopped {
+    /// It trapped, or its time is over.
+    Trapped(wasmtime::Error),
+    /// It is late, or its response is none.
+    Failed(Failure),
+}
+
+/// The response with its whole body.
+async fn whole(answered: oneshot::Receiver<Answered>) -> Result<http::Response<Bytes>, Failure> {
+    let broken = |why: String| Failure::new(FailureKind::Trap, why);
+    let response = match answered.await {
+        Ok(Ok(response)) => response,
+        Ok(Err(code)) => return Err(broken(format!("it answered with an error: {code:?}"))),
+        Err(_) => return Err(broken("it never set its response-outparam".to_owned())),
+    };
+    let (head, body) = response.into_parts();
+    let body = Limited::new(body, HTTP_BODY_BYTES_MAX).collect().await.map_err(|error| {
+        if error.downcast_ref::<LengthLimitError>().is_some() {
+            let why = format!("its response has more than {HTTP_BODY_BYTES_MAX} octets");
+            return Failure::new(FailureKind::Memory, why);
+        }
+        broken(format!("it did not finish the body of its response: {error}"))
+    })?;
+    Ok(http::Response::from_parts(head, body.to_bytes()))
+}

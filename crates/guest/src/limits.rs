@@ -1,0 +1,62 @@
+//! What one event may cost a container. Defaults are what the manifest says when it says nothing.
+
+use std::time::Duration;
+
+/// Memory that all instances of one event may have together, in octets.
+pub const MEMORY_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
+/// What a manifest may ask for at most; the engine reserves address space for so much.
+pub const MEMORY_BYTES_MAX: usize = 1024 * 1024 * 1024;
+/// Elements of all tables together.
+pub const TABLE_ELEMENTS_DEFAULT: usize = 20_000;
+/// What a manifest may ask for at most.
+pub const TABLE_ELEMENTS_MAX: usize = 100_000;
+/// Processor time of one event.
+pub const CPU_TIME_DEFAULT: Duration = Duration::from_millis(50);
+/// One event from its beginning to its end, the waits for store and clock included.
+pub const WALL_TIME_DEFAULT: Duration = Duration::from_secs(1);
+/// The largest component that is taken in, in octets: one of JavaScript has 12 MB.
+pub const COMPONENT_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Octets of all messages, headers and bodies that one event queues; a session's record can hold no more.
+pub const EFFECT_BYTES_MAX: usize = container::session::limits::RECORD_BYTES_MAX;
+/// Lines that one event may log, also of what it prints.
+pub const LOG_LINES_MAX: usize = 64;
+/// The longest of them, in octets; what is longer is cut.
+pub const LOG_LINE_BYTES_MAX: usize = 4 * 1024;
+/// How many events a live instance handles before it is replaced: what its guest leaks goes with it.
+pub const REUSES_MAX: u32 = 10_000;
+/// How many live instances of one application wait for events at a time.
+pub const LIVE_INSTANCES_MAX: usize = 8;
+/// The longest body of an HTTP request or response, in octets.
+pub const HTTP_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The longest name that a key function may give, in octets.
+pub const KEY_BYTES_MAX: usize = 255;
+
+/// The limits of one application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Memory of all instances of one event together, in octets; up to [`MEMORY_BYTES_MAX`].
+    pub memory_bytes: usize,
+    /// Elements of all tables together; up to [`TABLE_ELEMENTS_MAX`].
+    pub table_elements: usize,
+    /// Processor time of one event, in steps of [`TICK`](crate::engine::TICK).
+    pub cpu_time: Duration,
+    /// One event from its beginning to its end.
+    pub wall_time: Duration,
+    /// Effects of one event; up to the container's own limit.
+    pub effects: usize,
+    /// Names and values of all attributes of a session, in octets; up to the container's own limit.
+    pub attribute_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            memory_bytes: MEMORY_BYTES_DEFAULT,
+            table_elements: TABLE_ELEMENTS_DEFAULT,
+            cpu_time: CPU_TIME_DEFAULT,
+            wall_time: WALL_TIME_DEFAULT,
+            effects: container::session::limits::EFFECTS_MAX,
+            attribute_bytes: container::session::limits::ATTRIBUTE_BYTES_MAX,
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! A session as the handler of one event sees it, with what the handler has done to it so far.
+//!
+//! Reads come from a copy of the [`SessionView`]; each write is checked by the rules of the container
+//! (`container::session::rules`), changes the copy, so that later reads see it, and is queued as a [`SessionEffect`]. When
+//! the handler returns, the queue is what it wants; when it fails, nothing has happened.
+//!
+//! Pure: it knows neither WebAssembly nor the container's loop. What a session cannot do yet is refused in [`absent`],
+//! and nowhere else.
+
+pub mod absent;
+mod relay;
+mod sip;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use container::session::rules::{BrokenRule, checked_name, checked_time};
+use container::session::{SessionEffect, SessionView, TimerView, limits as container_limits};
+
+pub use self::sip::Beginning;
+use crate::limits::{EFFECT_BYTES_MAX, Limits};
+
+/// Why a call of a guest was refused. What was refused has no effect.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No leg, request, timer or session of that name.
+    #[error("unknown: {0}")]
+    Unknown(String),
+    /// Not now.
+    #[error("wrong state: {0}")]
+    WrongState(String),
+    /// A value is not what it must be.
+    #[error("invalid: {0}")]
+    Invalid(String),
+    /// Over a limit.
+    #[error("limit: {0}")]
+    Limit(String),
+    /// It cannot be had now.
+    #[error("unavailable: {0}")]
+    Unavailable(String),
+}
+
+impl From<BrokenRule> for Refusal {
+    fn from(broken: BrokenRule) -> Refusal {
+        let why = broken.to_string();
+        match broken {
+            BrokenRule::TooManyEffects(_)
+            | BrokenRule::Attributes(_)
+            | BrokenRule::TooManyTimers(_)
+            | BrokenRule::TooManyRequests(_)
+            | BrokenRule::Record(_) => Refusal::Limit(why),
+            BrokenRule::NoRequest(_) => Refusal::Unknown(why),
+            BrokenRule::NoDialog(_) | BrokenRule::NoLeg(_) | BrokenRule::NoLink(_) => {
+                Refusal::WrongState(why)
+            }
+            BrokenRule::Name(_)
+            | BrokenRule::Time(_)
+            | BrokenRule::Status(_)
+            | BrokenRule::Header(_)
+            | BrokenRule::HeaderName(_)
+            | BrokenRule::Target(_)
+            | BrokenRule::Address(_)
+            | BrokenRule::Method(_) => Refusal::Invalid(why),
+        }
+    }
+}
+
+/// A session with what its handler wants.
+#[derive(Clone, Debug)]
+pub struct Overlay {
+    view: SessionView,
+    limits: Limits,
+    effects: Vec<SessionEffect>,
+    effect_bytes: usize,
+    attribute_bytes: usize,
+    is_over: bool,
+}
+
+impl Overlay {
+    /// The session as it is before the handler runs.
+    pub fn new(view: SessionView, limits: Limits) -> Overlay {
+        let attributes = view.attributes.iter();
+        let attribute_bytes = attributes.map(|(name, value)| name.len() + value.len()).sum();
+        Overlay {
+            view,
+            limits,
+            effects: Vec::new(),
+            effect_bytes: 0,
+            attribute_bytes,
+            is_over: false,
+        }
+    }
+
+    /// The session, with what the handler has changed.
+    pub fn view(&self) -> &SessionView {
+        &self.view
+    }
+
+    /// What the handler wants, in order.
+    pub fn into_effects(self) -> Vec<SessionEffect> {
+        self.effects
+    }
+
+    /// Remembers a value.
+    ///
+    /// # Errors
+    /// [`Refusal`]: the name, or over a limit.
+    pub fn set(&mut self, name: String, value: Vec<u8>) -> Result<(), Refusal> {
+        checked_name(&name)?;
+        let before = self.view.attributes.get(&name).map_or(0, |value| name.len() + value.len());
+        let after = self.attribute_bytes - before + name.len() + value.len();
+        let max = self.limits.attribute_bytes.min(container_limits::ATTRIBUTE_BYTES_MAX);
+        if after > max {
+            let why = format!(
+                "attributes of {after} octets; names and values of a session have at most {max}"
+            );
+            return Err(Refusal::Limit(why));
+        }
+        let value = Bytes::from(value);
+        self.queue(SessionEffect::Set { name: name.clone(), value: value.clone() }, 0)?;
+        self.attribute_bytes = after;
+        self.view.attributes.insert(name, value);
+        Ok(())
+    }
+
+    /// Forgets a value.
+    pub fn remove(&mut self, name: &str) {
+        // What is not there costs no effect; and what cannot be forgotten any more does no harm either.
+        if let Some(value) = self.view.attributes.get(name) {
+            let freed = name.len() + value.len();
+            if self.queue(SessionEffect::Remove { name: name.to_owned() }, 0).is_ok() {
+                self.attribute_bytes -= freed;
+                self.view.attributes.remove(name);
+            }
+        }
+    }
+
+    /// Starts a timer, or starts it anew.
+    ///
+    /// # Errors
+    /// [`Refusal`]: the name, the times, or over a limit.
+    pub fn start_timer(
+        &mut self,
+        name: String,
+        after: Duration,
+        every: Option<Duration>,
+    ) -> Result<(), Refusal> {
+        checked_name(&name)?;
+        checked_time(after, container_limits::TIMER_MAX)?;
+        every.map(|every| checked_time(every, container_limits::TIMER_MAX)).transpose()?;
+        let known = self.view.timers.iter().position(|timer| timer.name == name);
+        if known.is_none() && self.view.timers.len() >= container_limits::TIMERS_MAX {
+            return Err(BrokenRule::TooManyTimers(self.view.timers.len() + 1).into());
+        }
+        self.queue(SessionEffect::StartTimer { name: name.clone(), after, every }, 0)?;
+        let timer = TimerView { name, due: self.view.now.saturating_add(after), every };
+        match known {
+            Some(at) => self.view.timers[at] = timer,
+            None => self.view.timers.push(timer),
+        }
+        Ok(())
+    }
+
+    /// Stops a timer.
+    pub fn stop_timer(&mut self, name: &str) {
+        if let Some(at) = self.view.timers.iter().position(|timer| timer.name == name)
+            && self.queue(SessionEffect::StopTimer { name: name.to_owned() }, 0).is_ok()
+        {
+            self.view.timers.remove(at);
+        }
+    }
+
+    /// The session ends by itself after so long.
+    ///
+    /// # Errors
+    /// [`Refusal`]: the time.
+    pub fn expire_after(&mut self, after: Duration) -> Result<(), Refusal> {
+        checked_time(after, container_limits::SESSION_TIME_MAX)?;
+        self.queue(SessionEffect::ExpireAfter { after }, 0)?;
+        self.view.expires = self.view.now.saturating_add(after);
+        Ok(())
+    }
+
+    /// Whether the session ends by itself once it has neither leg nor timer.
+    pub fn end_when_ready(&mut self, wanted: bool) {
+        // Where nothing can be queued any more, the end or the limit is what counts.
+        let _ = self.queue(SessionEffect::EndWhenReady { wanted }, 0);
+    }
+
+    /// Ends the session behind this event.
+    pub fn invalidate(&mut self) {
+        if !self.is_over {
+            // Not counted: the end must always be possible.
+            self.effects.push(SessionEffect::End);
+            self.is_over = true;
+        }
+    }
+
+    /// Queues an effect whose message has `octets`.
+    fn queue(&mut self, effect: SessionEffect, octets: usize) -> Result<(), Refusal> {
+        if self.is_over {
+            return Err(Refusal::WrongState("the session is over".to_owned()));
+        }
+        // One is kept for the end.
+        let max = self.limits.effects.min(container_limits::EFFECTS_MAX - 1);
+        if self.effects.len() >= max {
+            return Err(Refusal::Limit(format!("an event has at most {max} effects")));
+        }
+        if octets > EFFECT_BYTES_MAX - self.effect_bytes {
+            let why = format!("messages of one event have at most {EFFECT_BYTES_MAX} octets");
+            return Err(Refusal::Limit(why));
+        }
+        self.effect_bytes += octets;
+        self.effects.push(effect);
+        Ok(())
+    }
+}

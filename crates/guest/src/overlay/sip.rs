@@ -1,0 +1,265 @@
+//! What a handler does with SIP: checked, shown to its later reads, queued.
+
+use bytes::Bytes;
+use container::application::{Body, FieldName, Header, Response};
+use container::session::rules::{
+    BrokenRule, Contact, checked_address, checked_headers, checked_method, checked_name,
+    checked_outside_method, checked_status, checked_target,
+};
+use container::session::{
+    LegDirection, LegName, LegState, LegView, RequestId, SessionEffect, limits,
+};
+use sip::Method;
+
+use super::{Overlay, Refusal};
+
+/// What begins a leg of ours, in the container's types.
+#[derive(Clone, Debug)]
+pub struct Beginning {
+    /// The new leg.
+    pub leg: String,
+    /// The Request-URI.
+    pub target: Bytes,
+    /// Value of From, without tag.
+    pub from: Bytes,
+    /// Value of To, without tag.
+    pub to: Bytes,
+    /// Further headers.
+    pub headers: Vec<Header>,
+    /// For example the offer.
+    pub body: Option<Body>,
+}
+
+impl Overlay {
+    /// Answers a request.
+    ///
+    /// # Errors
+    /// [`Refusal`]: no such request waits, the status or a header is not allowed, over a limit.
+    pub fn respond(&mut self, request: RequestId, response: Response) -> Result<(), Refusal> {
+        let Some((leg, at)) = self.unanswered(request) else {
+            let why = format!("no request {} waits for an answer", request.0);
+            return Err(Refusal::Unknown(why));
+        };
+        let status = response.status;
+        let method = self.view.legs[leg].unanswered[at].1.clone();
+        checked_status(status, &method)?;
+        checked_headers(&response.headers, Contact::of_response(status))?;
+        let octets = octets_of(&response.headers, response.body.as_ref()) + response.reason.len();
+        self.queue(SessionEffect::Respond { request, response }, octets)?;
+        if status < 200 {
+            return Ok(());
+        }
+        let leg = &mut self.view.legs[leg];
+        leg.unanswered.remove(at);
+        if leg.state == LegState::Early && leg.direction == LegDirection::Incoming {
+            let makes_dialog = status < 300 && &method[..] == b"INVITE";
+            leg.state = if makes_dialog { LegState::Confirmed } else { LegState::Ended };
+        }
+        Ok(())
+    }
+
+    /// Begins a leg by an INVITE.
+    ///
+    /// # Errors
+    /// [`Refusal`]: the name is taken or none, an address or header is not allowed, over a limit.
+    pub fn call(&mut self, beginning: Beginning) -> Result<(), Refusal> {
+        let (name, octets) = self.checked_beginning(&beginning)?;
+        let Beginning { target, from, to, headers, body, .. } = beginning;
+        let effect = SessionEffect::Call { leg: name.clone(), target, from, to, headers, body };
+        self.queue(effect, octets)?;
+        self.add_leg(name, Bytes::from_static(b"INVITE"));
+        Ok(())
+    }
+
+    /// Sends a request outside of dialogs, which is a leg until its answer has come.
+    ///
+    /// # Errors
+    /// [`Refusal`]: as of [`call`](Self::call), or the method.
+    pub fn send_outside(&mut self, method: Bytes, beginning: Beginning) -> Result<(), Refusal> {
+        checked_outside_method(&method)?;
+        let (leg, octets) = self.checked_beginning(&beginning)?;
+        let Beginning { target, from, to, headers, body, .. } = beginning;
+        let (name, sent) = (leg.clone(), method.clone());
+        let effect = SessionEffect::SendOutside { leg, method, target, from, to, headers, body };
+        self.queue(effect, octets)?;
+        self.add_leg(name, sent);
+        Ok(())
+    }
+
+    /// The name of a leg that may begin so, and the octets of what begins it.
+    fn checked_beginning(&self, beginning: &Beginning) -> Result<(LegName, usize), Refusal> {
+        let Beginning { leg, target, from, to, headers, body } = beginning;
+        self.checked_new_leg(leg)?;
+        checked_target(target)?;
+        checked_address(from)?;
+        checked_address(to)?;
+        checked_headers(headers, Contact::Ours)?;
+        self.checked_outgoing()?;
+        let octets =
+            octets_of(headers, body.as_ref()) + target.len() + from.len() + to.len() + leg.len();
+        Ok((LegName::new(leg), octets))
+    }
+
+    fn add_leg(&mut self, name: LegName, method: Bytes) {
+        self.view.legs.push(LegView {
+            name,
+            direction: LegDirection::Outgoing,
+            state: LegState::Early,
+            // Given when the effects are applied.
+            call_id: Bytes::new(),
+            unanswered: Vec::new(),
+            waiting: vec![method],
+            wants_ack: false,
+            linked: None,
+        });
+    }
+
+    /// Links two legs; undoes the links that they had.
+    ///
+    /// # Errors
+    /// [`Refusal`]: there is no such leg, or both are the same.
+    pub fn link(&mut self, a: &str, b: &str) -> Result<(), Refusal> {
+        let (at, other) = (self.leg_at(a)?, self.leg_at(b)?);
+        if at == other {
+            return Err(Refusal::Invalid(format!("leg {a} cannot be linked with itself")));
+        }
+        let (a, b) = (LegName::new(a), LegName::new(b));
+        self.queue(SessionEffect::Link { a: a.clone(), b: b.clone() }, 0)?;
+        self.forget_link(&a);
+        self.forget_link(&b);
+        self.view.legs[at].linked = Some(b);
+        self.view.legs[other].linked = Some(a);
+        Ok(())
+    }
+
+    /// Undoes the link of a leg; nothing if it has none.
+    pub fn unlink(&mut self, leg: &str) {
+        let is_linked = self.view.leg(leg).is_some_and(|leg| leg.linked.is_some());
+        let leg = LegName::new(leg);
+        if is_linked && self.queue(SessionEffect::Unlink { leg: leg.clone() }, 0).is_ok() {
+            self.forget_link(&leg);
+        }
+    }
+
+    fn forget_link(&mut self, name: &LegName) {
+        for leg in &mut self.view.legs {
+            if leg.name == *name || leg.linked.as_ref() == Some(name) {
+                leg.linked = None;
+            }
+        }
+    }
+
+    /// Sends a request in a dialog.
+    ///
+    /// # Errors
+    /// [`Refusal`]: no such leg, no dialog on it, the method or a header is not allowed, over a limit.
+    pub fn send(
+        &mut self,
+        leg: &str,
+        method: Bytes,
+        headers: Vec<Header>,
+        body: Option<Body>,
+    ) -> Result<(), Refusal> {
+        checked_headers(&headers, Contact::Ours)?;
+        let is_bye = checked_method(&method)? == Method::Bye;
+        let at = self.leg_at(leg)?;
+        match self.view.legs[at].state {
+            LegState::Ended if is_bye => return Ok(()),
+            LegState::Confirmed => {}
+            LegState::Early | LegState::Ended => {
+                return Err(BrokenRule::NoDialog(LegName::new(leg)).into());
+            }
+        }
+        self.checked_outgoing()?;
+        let octets = octets_of(&headers, body.as_ref()) + method.len();
+        let name = LegName::new(leg);
+        self.queue(
+            SessionEffect::Send { leg: name, method: method.clone(), headers, body },
+            octets,
+        )?;
+        let leg = &mut self.view.legs[at];
+        leg.waiting.push(method);
+        if is_bye {
+            leg.state = LegState::Ended;
+        }
+        Ok(())
+    }
+
+    /// Acknowledges the 2xx to an INVITE of ours.
+    ///
+    /// # Errors
+    /// [`Refusal`]: no such leg, nothing to acknowledge, a header is not allowed, over a limit.
+    pub fn acknowledge(
+        &mut self,
+        leg: &str,
+        headers: Vec<Header>,
+        body: Option<Body>,
+    ) -> Result<(), Refusal> {
+        checked_headers(&headers, Contact::Ours)?;
+        let at = self.leg_at(leg)?;
+        if !self.view.legs[at].wants_ack {
+            return Err(Refusal::WrongState(format!("leg {leg} has no 2xx to acknowledge")));
+        }
+        let octets = octets_of(&headers, body.as_ref());
+        self.queue(SessionEffect::Acknowledge { leg: LegName::new(leg), headers, body }, octets)?;
+        self.view.legs[at].wants_ack = false;
+        Ok(())
+    }
+
+    /// Cancels an INVITE of ours.
+    ///
+    /// # Errors
+    /// [`Refusal`]: no such leg, or no INVITE on it that waits for its final response.
+    pub fn cancel(&mut self, leg: &str) -> Result<(), Refusal> {
+        let at = self.leg_at(leg)?;
+        if !self.view.legs[at].waiting.iter().any(|method| &method[..] == b"INVITE") {
+            let why = format!("leg {leg} has no INVITE of ours that waits for its answer");
+            return Err(Refusal::WrongState(why));
+        }
+        self.queue(SessionEffect::Cancel { leg: LegName::new(leg) }, 0)
+    }
+
+    fn unanswered(&self, request: RequestId) -> Option<(usize, usize)> {
+        self.view.legs.iter().enumerate().find_map(|(leg, view)| {
+            let at = view.unanswered.iter().position(|(id, _)| *id == request)?;
+            Some((leg, at))
+        })
+    }
+
+    fn leg_at(&self, name: &str) -> Result<usize, Refusal> {
+        let at = self.view.legs.iter().position(|leg| leg.name.as_str() == name);
+        at.ok_or_else(|| Refusal::Unknown(format!("there is no leg {name:?}")))
+    }
+
+    fn checked_new_leg(&self, name: &str) -> Result<(), Refusal> {
+        checked_name(name)?;
+        if self.view.leg(name).is_some() {
+            return Err(Refusal::WrongState(format!("there is a leg {name:?} already")));
+        }
+        if self.view.legs.len() >= limits::LEGS_MAX {
+            let why = format!("a session has at most {} legs", limits::LEGS_MAX);
+            return Err(Refusal::Limit(why));
+        }
+        Ok(())
+    }
+
+    /// Whether one more request may be sent. The container counts INVITEs that may still be answered late as well; what is
+    /// over its limit by these voids the event.
+    fn checked_outgoing(&self) -> Result<(), Refusal> {
+        let waiting: usize = self.view.legs.iter().map(|leg| leg.waiting.len()).sum();
+        if waiting >= limits::OUTGOING_MAX {
+            return Err(BrokenRule::TooManyRequests(waiting + 1).into());
+        }
+        Ok(())
+    }
+}
+
+/// Names, values and content.
+fn octets_of(headers: &[Header], body: Option<&Body>) -> usize {
+    let header = |header: &Header| match &header.name {
+        FieldName::Known(name) => name.as_str().len() + header.value.len(),
+        FieldName::Named(name) => name.len() + header.value.len(),
+    };
+    let body = body.map_or(0, |body| body.content_type.len() + body.content.len());
+    headers.iter().map(header).sum::<usize>() + body
+}

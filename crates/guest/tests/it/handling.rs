@@ -1,0 +1,233 @@
+//! Guests that mean well.
+
+use std::time::{Duration, Instant};
+
+use container::application::Response;
+use container::session::{LegName, LegState, SessionApplication, SessionEffect, SessionEvent};
+use guest::{FailureKind, Services};
+
+use crate::bench::*;
+use crate::module::{Module, REQUEST, RESULT, respond};
+
+/// Answers each request, remembers what it is told to, and does nothing else.
+fn answering() -> Vec<u8> {
+    let mut module = Module::new();
+    let (name, value) = (module.text("greeting"), module.text("hello"));
+    module
+        .handler(&format!(
+            "(if (i32.eq (local.get $event) (i32.const {REQUEST})) (then
+               (call $set {name} {value} {RESULT})
+               (call $drop (local.get $message))
+               {}))",
+            respond(200)
+        ))
+        .build()
+}
+
+#[tokio::test]
+async fn a_request_is_answered_and_a_value_remembered() {
+    let guest = guest(&answering());
+    assert_eq!(guest.name(), "test@1.0.0");
+    assert!(guest.accepts(&invite()));
+    let effects = handled(&guest, &begun()).await;
+    assert_eq!(
+        effects,
+        [
+            SessionEffect::Set { name: "greeting".to_owned(), value: "hello".into() },
+            SessionEffect::Respond { request: INVITE, response: Response::new(200) },
+        ]
+    );
+    assert_eq!(handled(&guest, &SessionEvent::Timer { name: "t".to_owned() }).await, []);
+    let counts = guest.counts();
+    assert_eq!((counts.events, counts.failed()), (2, 0));
+}
+
+/// Answers with a status that says what came of a call: 200 + the first word of its result.
+fn telling(code: impl FnOnce(&mut Module) -> String) -> Vec<u8> {
+    let mut module = Module::new();
+    let code = code(&mut module);
+    let status = format!("(i32.add (i32.const 200) (i32.load8_u {RESULT}))");
+    let answer = respond(999).replace("(i32.const 999)", &status);
+    module
+        .handler(&format!(
+            "(if (i32.eq (local.get $event) (i32.const {REQUEST})) (then {code} {answer}))"
+        ))
+        .build()
+}
+
+#[tokio::test]
+async fn own_writes_are_read_back_within_the_event() {
+    let read = |name: &'static str| {
+        telling(move |module| {
+            let (written, value) = (module.text("new"), module.text("1"));
+            let read = module.text(name);
+            format!("(call $set {written} {value} {RESULT}) (call $get {read} {RESULT})")
+        })
+    };
+    for (name, status) in [("new", 201), ("known", 201), ("other", 200)] {
+        let effects = handled(&guest(&read(name)), &begun()).await;
+        assert_eq!(told(&effects), Some(status), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn headers_are_found_in_short_and_long_form_and_configuration_by_key() {
+    let header = |name: &'static str| {
+        telling(move |module| {
+            let name = module.text(name);
+            format!("(call $header (local.get $message) {name} {RESULT})")
+        })
+    };
+    for (name, status) in [("Subject", 201), ("s", 201), ("SUBJECT", 201), ("Priority", 200)] {
+        let effects = handled(&guest(&header(name)), &begun()).await;
+        assert_eq!(told(&effects), Some(status), "{name}");
+    }
+    for (key, status) in [("colour", 201), ("size", 200)] {
+        let wasm = telling(|module| {
+            let key = module.text(key);
+            format!("(call $config {key} {RESULT})")
+        });
+        let mut settings = settings();
+        settings.config.insert("colour".to_owned(), "green".to_owned());
+        let effects = handled(&load(&wasm, settings), &begun()).await;
+        assert_eq!(told(&effects), Some(status), "{key}");
+    }
+}
+
+#[tokio::test]
+async fn names_are_bound_at_once() {
+    let wasm = telling(|module| {
+        let (name, value) = (module.text("desk"), module.text("7"));
+        format!("(call $bind {name} {value} {RESULT})")
+    });
+    let services = std::sync::Arc::new(guest::services::InMemory::default());
+    let mut settings = settings();
+    settings.services = services.clone();
+    let effects = handled(&load(&wasm, settings), &begun()).await;
+    assert_eq!(told(&effects), Some(200));
+    assert_eq!(services.lookup("desk".to_owned()).await.unwrap(), Some("7".into()));
+}
+
+#[tokio::test]
+async fn what_is_not_built_in_yet_is_refused_and_not_ignored() {
+    let wasm = telling(|module| {
+        let (id, name) = (module.text(&"ab".repeat(16)), module.text("hello"));
+        // The kind of the error stands behind the word that says that it is one.
+        format!(
+            "(call $signal {id} {name} {name} {RESULT})
+             (i32.store8 {RESULT} (i32.load8_u offset=4 {RESULT}))"
+        )
+    });
+    let effects = handled(&guest(&wasm), &begun()).await;
+    let unavailable = 204;
+    assert_eq!(told(&effects), Some(unavailable));
+}
+
+#[tokio::test]
+async fn a_message_is_passed_on_to_the_linked_leg() {
+    let wasm = Module::new().handler(&format!("(call $relay {RESULT})")).build();
+    let guest = guest(&wasm);
+    assert_eq!(handled(&guest, &begun()).await, [], "refused: there is no other leg");
+    let mut session = session();
+    let mut callee = session.legs[0].clone();
+    callee.name = LegName::new("callee");
+    callee.state = LegState::Confirmed;
+    callee.unanswered.clear();
+    session.legs[0].state = LegState::Confirmed;
+    session.legs[0].linked = Some(callee.name.clone());
+    session.legs.push(callee);
+    let effects = guest.on_event(&session, &begun()).await;
+    assert!(
+        matches!(&effects[..], [SessionEffect::Send { leg, method, .. }]
+            if leg.as_str() == "callee" && method == "INVITE"),
+        "{effects:?}"
+    );
+}
+
+#[tokio::test]
+async fn the_beginning_is_told_first_where_it_is_asked_for_and_both_are_one_event() {
+    let mut module = Module::new();
+    let name = module.text("order");
+    let first = module.text("created");
+    let wasm = module
+        .handler(&format!(
+            "(if (i32.eqz (local.get $event)) (then (call $set {name} {first} {RESULT})))
+             (if (i32.eq (local.get $event) (i32.const {REQUEST})) (then {}))",
+            respond(486)
+        ))
+        .build();
+    let mut settings = settings();
+    settings.hears_created = true;
+    let guest = load(&wasm, settings);
+    let set = SessionEffect::Set { name: "order".to_owned(), value: "created".into() };
+    let refuse = SessionEffect::Respond { request: INVITE, response: Response::new(486) };
+    assert_eq!(handled(&guest, &begun()).await, [set, refuse]);
+    let timer = SessionEvent::Timer { name: "t".to_owned() };
+    assert_eq!(handled(&guest, &timer).await, [], "not with any other event");
+}
+
+#[tokio::test]
+async fn a_key_function_names_the_session() {
+    let mut module = Module::new();
+    let subject = module.text("Subject");
+    // The answer is where the host has written the header: an option of a text.
+    let key = format!(
+        "(call $header (local.get $message) {subject} {RESULT}) (call $drop (local.get $message))
+         {RESULT}"
+    );
+    let wasm = module.session_key(&key).build();
+    let guest = guest(&wasm);
+    assert!(guest.handlers().session_key);
+    assert_eq!(guest.session_key(&invite()).await.unwrap().as_deref(), Some("lunch"));
+    let plain = crate::bench::guest(&answering());
+    assert_eq!(plain.session_key(&invite()).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_key_that_is_none_is_a_failure() {
+    let mut module = Module::new();
+    let long = module.text(&"x".repeat(256));
+    let (at, length) = long.split_once(") ").unwrap();
+    let key = format!(
+        "(call $drop (local.get $message)) (i32.store8 {RESULT} (i32.const 1)) (i32.store offset=4 {RESULT} {at}))
+         (i32.store offset=8 {RESULT} {length}) {RESULT}"
+    );
+    let guest = guest(&module.session_key(&key).build());
+    let failure = guest.session_key(&invite()).await.unwrap_err();
+    assert!(failure.kind == FailureKind::Trap && failure.detail.contains("256"), "{failure}");
+    assert_eq!(guest.counts().failed(), 1);
+}
+
+#[tokio::test]
+async fn a_message_is_gone_with_its_event() {
+    // Keeps the message of the first event and reads it at the next one.
+    let mut module = Module::new();
+    let name = module.text("Subject");
+    let kept = "(i32.const 128)";
+    let wasm = module
+        .handler(&format!(
+            "(if (i32.eq (local.get $event) (i32.const {REQUEST}))
+               (then (i32.store {kept} (local.get $message)))
+               (else (call $header (i32.load {kept}) {name} {RESULT})))"
+        ))
+        .build();
+    let mut settings = settings();
+    settings.instances = guest::Instances::Reused;
+    let guest = load(&wasm, settings);
+    handled(&guest, &begun()).await;
+    assert_eq!(guest.counts().failed(), 0);
+    handled(&guest, &SessionEvent::Timer { name: "t".to_owned() }).await;
+    assert_eq!(guest.counts().failures(FailureKind::Trap), 1);
+}
+
+#[tokio::test]
+async fn events_run_beside_one_another() {
+    let guest = guest(&answering());
+    let began = Instant::now();
+    let event = begun();
+    let all = (0..50).map(|_| handled(&guest, &event));
+    for effects in futures_util::future::join_all(all).await {
+        assert_eq!(told(&effects), Some(200));
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "took {:?}", began.elapsed());
+}
