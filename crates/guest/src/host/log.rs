@@ -87,3 +87,23 @@ impl std::fmt::Display for Named {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_has_so_many_lines_and_the_others_are_counted() {
+        let mut log = Log::default();
+        assert_eq!((0..1_000).filter(|_| log.admits()).count(), LOG_LINES_MAX);
+        assert_eq!(log.dropped, 1_000 - LOG_LINES_MAX);
+    }
+
+    #[test]
+    fn a_long_line_is_cut_between_two_characters() {
+        assert_eq!(cut("short"), "short");
+        let long = "é".repeat(LOG_LINE_BYTES_MAX);
+        let cut = cut(&format!("a{long}")).len();
+        assert_eq!(cut, LOG_LINE_BYTES_MAX - 1);
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use container::session::{
     CALLER, LegDirection, LegName, LegState, LegView, RequestId, SessionApplication, SessionEffect,
@@ -19,11 +20,13 @@ pub(crate) fn prepared(wasm: &[u8]) -> Prepared {
     guest::prepare(&ENGINE, wasm, Limits::default()).unwrap()
 }
 
-/// Settings of an application that takes everything.
+/// Settings of an application that takes everything, on a machine that may be slow: it is for its processor time only that a
+/// guest is late.
 pub(crate) fn settings() -> Settings {
     let mut settings = Settings::new("test", "1.0.0");
     settings.accepts = Box::new(|_| true);
     settings.services = Arc::new(InMemory::default());
+    settings.limits.wall_time = Duration::from_secs(60);
     settings
 }
 

@@ -21,6 +21,10 @@ fn doing(code: &str) -> Vec<u8> {
 async fn fails(wasm: &[u8], kind: FailureKind) {
     let mut settings = settings();
     settings.on_failure = 480;
+    if kind != FailureKind::Time {
+        // However slow the machine is, something else stops it.
+        settings.limits.cpu_time = Duration::from_secs(60);
+    }
     let guest = load(wasm, settings);
     let effects = handled(&guest, &begun()).await;
     assert_eq!((effects.len(), told(&effects)), (1, Some(480)), "only the refusal");
@@ -68,7 +72,7 @@ async fn an_endless_loop_is_stopped_and_gives_way_meanwhile() {
     let took = began.elapsed();
     assert_eq!(told(&effects), Some(500));
     assert_eq!(guest.counts().failures(FailureKind::Time), 1);
-    assert!(took < Duration::from_secs(5), "stopped only after {took:?}");
+    assert!(took < Duration::from_secs(30), "stopped only after {took:?}");
     let ticks = Limits::default().cpu_time.as_millis() / guest::engine::TICK.as_millis();
     assert!(turns.len() as u128 > ticks / 2, "{} turns in {took:?}", turns.len());
 }
