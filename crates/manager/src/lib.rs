@@ -8,8 +8,10 @@
 //! and a guardian that follows another one adopts the manager.
 //!
 //! Decisions are pure: [`guardian`] (when a manager is started and killed), [`restart`] (how long to wait before the
-//! next start) and [`process_table`] (the life cycle of each process; events in, effects out). I/O is [`server`].
+//! next start), [`process_table`] (the life cycle of each process; events in, effects out) and [`deployment`] (which
+//! applications the containers shall have loaded). I/O is [`server`].
 
+pub mod deployment;
 pub mod guardian;
 pub mod process_table;
 pub mod restart;
@@ -18,6 +20,6 @@ pub mod server;
 pub use guardian::protocol::Serving;
 pub use restart::RestartPolicy;
 pub use server::{
-    ChildStart, GuardOptions, Guarded, GuardianError, Hook, HookError, OperatorLines,
-    OperatorWriter, Options, UpError, guard, run,
+    ApplicationsDirectory, ChildStart, GuardOptions, Guarded, GuardianError, Hook, HookError,
+    OperatorLines, OperatorWriter, Options, UpError, applications_directory, guard, run,
 };

@@ -48,9 +48,7 @@ fn request(directory: &Path, request: Request, done: &str) -> Result<(), Failure
             Ok(())
         }
         Answer::Refused { reason } => Err(anyhow::Error::msg(reason).into()),
-        other @ (Answer::Status(_) | Answer::Keys(_) | Answer::Progress { .. }) => {
-            Err(unexpected(&other))
-        }
+        other => Err(unexpected(&other)),
     }
 }
 
@@ -61,14 +59,14 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 /// One question to the manager of the node in that directory.
 pub(crate) fn ask(directory: &Path, request: Request) -> Result<Answer, Failure> {
-    ask_with_progress(directory, request, |_, _| {})
+    ask_with_progress(directory, request, |_| {})
 }
 
-/// The same for a request that tells how far it is: what is left, and the milliseconds until the deadline.
+/// The same for a request that tells how far it is.
 pub(crate) fn ask_with_progress(
     directory: &Path,
     request: Request,
-    mut on_progress: impl FnMut(u64, u64),
+    mut on_progress: impl FnMut(Answer),
 ) -> Result<Answer, Failure> {
     let socket = manager::server::socket_path(directory);
     let begun = Instant::now();
@@ -121,7 +119,9 @@ fn may_be_replaced(error: &ManagerError, request: &Request) -> bool {
         // One that ends in an orderly way takes its socket along.
         ManagerError::NotUp { source, .. } => source.kind() == io::ErrorKind::ConnectionRefused,
         // It may have carried out what it did not answer any more: only what changes nothing is asked twice.
-        ManagerError::Broken(_) => matches!(request, Request::Status | Request::Keys),
+        ManagerError::Broken(_) => {
+            matches!(request, Request::Status | Request::Keys | Request::Applications)
+        }
         ManagerError::Unexpected(_) | ManagerError::Refused(_) => false,
     }
 }

@@ -40,9 +40,7 @@ pub(crate) fn drain(directory: &Path, wishes: DrainWishes) -> Result<(), Failure
     match answer? {
         Answer::Done => Ok(()),
         Answer::Refused { reason } => Err(anyhow::Error::msg(reason).into()),
-        other @ (Answer::Status(_) | Answer::Keys(_) | Answer::Progress { .. }) => {
-            Err(unexpected(&other))
-        }
+        other => Err(unexpected(&other)),
     }
 }
 
@@ -55,8 +53,10 @@ fn left_alone(name: &str) -> anyhow::Error {
 }
 
 fn watch(directory: &Path, request: Request, mut progress: Progress) -> Result<Answer, Failure> {
-    let answer = ask_with_progress(directory, request, |left, deadline_in_ms| {
-        progress.show(left, Duration::from_millis(deadline_in_ms));
+    let answer = ask_with_progress(directory, request, |answer| {
+        if let Answer::Progress { left, deadline_in_ms } = answer {
+            progress.show(left, Duration::from_millis(deadline_in_ms));
+        }
     });
     progress.end(matches!(answer, Ok(Answer::Done)));
     answer
@@ -66,10 +66,7 @@ fn watch(directory: &Path, request: Request, mut progress: Progress) -> Result<A
 fn noun(directory: &Path, name: &str) -> Result<&'static str, Failure> {
     let status = match ask(directory, Request::Status)? {
         Answer::Status(status) => status,
-        other @ (Answer::Done
-        | Answer::Keys(_)
-        | Answer::Progress { .. }
-        | Answer::Refused { .. }) => return Err(unexpected(&other)),
+        other => return Err(unexpected(&other)),
     };
     let process = status.view.process(&ProcessName::new(name));
     Ok(match process.map(|process| process.process_type) {

@@ -18,9 +18,7 @@ pub(crate) fn keys(directory: &Path, command: KeysCommand) -> Result<(), Failure
     let keys = match ask(directory, request)? {
         Answer::Keys(keys) => keys,
         Answer::Refused { reason } => return Err(anyhow::Error::msg(reason).into()),
-        other @ (Answer::Done | Answer::Status(_) | Answer::Progress { .. }) => {
-            return Err(unexpected(&other));
-        }
+        other => return Err(unexpected(&other)),
     };
     match json.into() {
         Reader::Program => output::json(&keys),

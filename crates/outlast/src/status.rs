@@ -17,12 +17,7 @@ use crate::recovery::report::Report;
 pub(crate) fn status(directory: &Path, reader: Reader) -> Result<(), Failure> {
     match ask(directory, Request::Status) {
         Ok(Answer::Status(status)) => show(directory, status, reader),
-        Ok(
-            other @ (Answer::Done
-            | Answer::Keys(_)
-            | Answer::Progress { .. }
-            | Answer::Refused { .. }),
-        ) => Err(unexpected(&other)),
+        Ok(other) => Err(unexpected(&other)),
         Err(Failure::Unmanaged { directory, status }) => {
             show(&directory, (*status).clone(), reader)?;
             Err(Failure::Unmanaged { directory, status })

@@ -18,6 +18,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+mod applications;
+
+pub use applications::{
+    APPLICATIONS_MAX, ApplicationEntry, ApplicationReport, ApplicationStatus, ApplicationTable,
+    ApplicationsReport, REASON_BYTES_MAX, RolloutPace, RolloutProgress, VERSIONS_MAX,
+    VersionStatus,
+};
+
 use crate::keys::KeyRing;
 use crate::view::{
     Incarnation, ListenerTransport, ProcessName, ProcessState, ProcessType, TopologyView,
@@ -70,6 +78,8 @@ pub enum ToManager {
     },
     /// A container: the machine's clock was stepped, and no lifetime ends for a while.
     ClockStepped(ClockStatus),
+    /// A container: what became of the last [`FromManager::Applications`], or its counts have changed.
+    Applications(ApplicationsReport),
     /// A command's only line.
     Request(Request),
 }
@@ -84,6 +94,8 @@ pub enum FromManager {
     View(TopologyView),
     /// The node's secrets changed: use these from now on.
     Keys(KeyRing),
+    /// Containers: the deployed applications changed.
+    Applications(ApplicationTable),
     /// What the child shall do.
     Command(Command),
     /// The answer to a [`Request`], or the refusal of a [`Hello`].
@@ -135,6 +147,9 @@ pub struct Welcome {
     pub sockets: Vec<PassedSocket>,
     /// The topology at this moment.
     pub view: TopologyView,
+    /// Containers: the applications to be loaded.
+    #[serde(default)]
+    pub applications: ApplicationTable,
 }
 
 impl fmt::Debug for Welcome {
@@ -229,6 +244,33 @@ pub enum Request {
     Keys,
     /// Rotate the node's keys now; answered when every process was told.
     RotateKeys,
+    /// The deployed applications.
+    Applications,
+    /// Take an application from `DIR/apps/.staging/STAGED/`, where the command has put manifest, component and code, and
+    /// bring it in; answered when it is, with [`Answer::Rollout`] meanwhile.
+    AppDeploy {
+        /// Name of the directory.
+        staged: String,
+        /// How.
+        pace: RolloutPace,
+    },
+    /// Bring in a version that is kept: a later one after a roll-back, or an earlier one again. Answered like
+    /// [`Request::AppDeploy`].
+    AppSwitch {
+        /// Which application.
+        name: String,
+        /// Which version.
+        version: String,
+        /// How.
+        pace: RolloutPace,
+    },
+    /// Remove a version that is not current, or an application with all its versions.
+    AppRemove {
+        /// Which application.
+        name: String,
+        /// Which version; `None`: all of them.
+        version: Option<String>,
+    },
     /// Make a process behave as if something were wrong with it; answered when it was told.
     #[cfg(feature = "faults")]
     Fault {
@@ -254,6 +296,15 @@ pub enum Answer {
     },
     /// To [`Request::Keys`] and [`Request::RotateKeys`].
     Keys(KeysStatus),
+    /// To [`Request::Applications`].
+    Applications(Vec<ApplicationStatus>),
+    /// To [`Request::AppDeploy`] and [`Request::AppSwitch`], at every step; another answer follows.
+    Rollout(RolloutProgress),
+    /// To the same: what went wrong was undone, new sessions begin as before.
+    RolledBack {
+        /// What was wrong, for a person.
+        reason: String,
+    },
     /// Carried out.
     Done,
     /// Not carried out.
@@ -261,6 +312,13 @@ pub enum Answer {
         /// What is wrong and what to do next, for a person.
         reason: String,
     },
+}
+
+impl Answer {
+    /// Whether another one follows.
+    pub fn is_progress(&self) -> bool {
+        matches!(self, Answer::Progress { .. } | Answer::Rollout(_))
+    }
 }
 
 /// What `outlast status --json` prints.
@@ -275,6 +333,9 @@ pub struct NodeStatus {
     /// Once the machine's clock was stepped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock: Option<ClockStatus>,
+    /// The deployed applications.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub applications: Vec<ApplicationStatus>,
     /// The processes.
     #[serde(flatten)]
     pub view: TopologyView,
@@ -379,6 +440,7 @@ mod tests {
             link: None,
             sockets: Vec::new(),
             view: TopologyView::default(),
+            applications: ApplicationTable::default(),
         };
         assert!(!format!("{welcome:?}").contains(&secret));
         let line = encode_line(&FromManager::Welcome(Box::new(welcome)));

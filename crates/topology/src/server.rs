@@ -22,10 +22,10 @@ use rustix::net::{
 
 use crate::keys::KeyRing;
 use crate::protocol::{
-    Answer, Command, DESCRIPTORS_PER_MESSAGE_MAX, FromManager, Hello, Life, PassedSocket, Request,
-    SOCKETS_MAX, ToManager, Welcome, encode_line, next_line,
+    Answer, ApplicationTable, Command, DESCRIPTORS_PER_MESSAGE_MAX, FromManager, Hello, Life,
+    PassedSocket, Request, SOCKETS_MAX, ToManager, Welcome, encode_line, next_line,
 };
-use crate::view::{Incarnation, TopologyView};
+use crate::view::{Incarnation, ProcessType, TopologyView};
 
 mod pulse;
 mod reporter;
@@ -75,6 +75,8 @@ pub enum Event {
     View(TopologyView),
     /// The node's secrets changed.
     Keys(KeyRing),
+    /// Containers: the deployed applications changed, or another manager wants to know what became of them.
+    Applications(ApplicationTable),
     /// Drain or stop.
     Command(Command),
     /// No manager wants this process any more: end in an orderly way. The last event.
@@ -169,6 +171,7 @@ impl Subscription {
                     self.keys = keys.clone();
                     return Event::Keys(keys);
                 }
+                Ok(Some(FromManager::Applications(table))) => return Event::Applications(table),
                 Ok(Some(FromManager::Command(command))) => {
                     self.reporter.told(command);
                     return Event::Command(command);
@@ -226,6 +229,9 @@ impl Subscription {
             self.pending.push_back(Event::Keys(welcome.keys));
         }
         self.pending.push_back(Event::View(welcome.view));
+        if self.hello.process_type == ProcessType::Container {
+            self.pending.push_back(Event::Applications(welcome.applications));
+        }
         Ok(())
     }
 }
@@ -258,28 +264,26 @@ fn say_hello(
 /// # Errors
 /// [`ManagerError::NotUp`] when no manager listens at `path`.
 pub fn admin_request(path: &Path, request: Request) -> Result<Answer, ManagerError> {
-    admin_request_with_progress(path, request, |_, _| {})
+    admin_request_with_progress(path, request, |_| {})
 }
 
-/// Like [`admin_request`]; `on_progress` is told what is left and the milliseconds until the deadline.
+/// Like [`admin_request`]; `on_progress` is given every answer that another one follows.
 ///
 /// # Errors
 /// [`ManagerError::NotUp`] when no manager listens at `path`.
 pub fn admin_request_with_progress(
     path: &Path,
     request: Request,
-    mut on_progress: impl FnMut(u64, u64),
+    mut on_progress: impl FnMut(Answer),
 ) -> Result<Answer, ManagerError> {
     let mut lines = Lines::connect(path)?;
-    if matches!(request, Request::Status | Request::Keys) {
+    if matches!(request, Request::Status | Request::Keys | Request::Applications) {
         lines.stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     }
     lines.send(&ToManager::Request(request))?;
     loop {
         match lines.receive()? {
-            Some(FromManager::Answer(Answer::Progress { left, deadline_in_ms })) => {
-                on_progress(left, deadline_in_ms);
-            }
+            Some(FromManager::Answer(answer)) if answer.is_progress() => on_progress(answer),
             Some(FromManager::Answer(answer)) => return Ok(answer),
             Some(other) => return Err(ManagerError::Unexpected(format!("{other:?}"))),
             None => {

@@ -39,8 +39,13 @@ impl ProcessTable {
                 effects.push(Effect::Answer { ticket, answer });
                 return;
             }
-            Request::Keys | Request::RotateKeys => {
-                unreachable!("keys are no process: the server answers by itself")
+            Request::Keys
+            | Request::RotateKeys
+            | Request::Applications
+            | Request::AppDeploy { .. }
+            | Request::AppSwitch { .. }
+            | Request::AppRemove { .. } => {
+                unreachable!("keys and applications are no processes: the server answers by itself")
             }
             #[cfg(feature = "faults")]
             Request::Fault { name, fault } => {

@@ -130,7 +130,12 @@ impl Node {
                 Effect::Answer { ticket, answer } => self.log.push(match answer {
                     Answer::Done => format!("{} done", ticket.0),
                     Answer::Refused { reason } => format!("{} refused: {reason}", ticket.0),
-                    Answer::Keys(_) => unreachable!("the table knows no keys"),
+                    Answer::Keys(_)
+                    | Answer::Applications(_)
+                    | Answer::Rollout(_)
+                    | Answer::RolledBack { .. } => {
+                        unreachable!("the table knows processes only")
+                    }
                     Answer::Progress { left, deadline_in_ms } => {
                         format!("{} left {left} in {deadline_in_ms} ms", ticket.0)
                     }

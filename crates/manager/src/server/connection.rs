@@ -38,6 +38,8 @@ pub(crate) struct Admitted {
     pub(crate) views: watch::Receiver<Arc<Vec<u8>>>,
     /// The welcome holds the present ones.
     pub(crate) keys: watch::Receiver<Arc<Vec<u8>>>,
+    /// The welcome holds the present ones.
+    pub(crate) applications: watch::Receiver<Arc<Vec<u8>>>,
     pub(crate) commands: mpsc::Receiver<Command>,
 }
 
@@ -97,6 +99,7 @@ async fn serve(stream: UnixStream, inputs: mpsc::Sender<Input>) -> Result<(), Co
             | ToManager::LockHeld { .. }
             | ToManager::Unresponsive { .. }
             | ToManager::Responsive { .. }
+            | ToManager::Applications(_)
             | ToManager::ClockStepped(_),
         ) => Err(ConnectionError::Order("a report before hello")),
         None => Ok(()),
@@ -114,7 +117,7 @@ async fn serve_request(
         tokio::select! {
             answer = answers.recv() => {
                 let answer = answer.ok_or(ConnectionError::ManagerGone)?;
-                let is_last = !matches!(answer, Answer::Progress { .. });
+                let is_last = !answer.is_progress();
                 lines.write(&encode_line(&FromManager::Answer(answer))).await?;
                 if is_last {
                     return Ok(());
@@ -154,20 +157,32 @@ async fn serve_child(
     let welcome = FromManager::Welcome(Box::new(admitted.welcome));
     lines.write_with(encode_line(&welcome), &admitted.descriptors).await?;
     admitted.descriptors.clear();
-    let Admitted { incarnation, views, keys, commands, .. } = admitted;
-    push(lines, name, incarnation, views, keys, commands, inputs).await
+    let told = Told {
+        views: admitted.views,
+        keys: admitted.keys,
+        applications: admitted.applications,
+        commands: admitted.commands,
+    };
+    push(lines, name, admitted.incarnation, told, inputs).await
 }
 
-/// Views, keys and commands to the child, its reports from it, until either end is gone.
+/// What a child is told.
+struct Told {
+    views: watch::Receiver<Arc<Vec<u8>>>,
+    keys: watch::Receiver<Arc<Vec<u8>>>,
+    applications: watch::Receiver<Arc<Vec<u8>>>,
+    commands: mpsc::Receiver<Command>,
+}
+
+/// Views, keys, applications and commands to the child, its reports from it, until either end is gone.
 async fn push(
     mut lines: Lines,
     name: ProcessName,
     incarnation: Incarnation,
-    mut views: watch::Receiver<Arc<Vec<u8>>>,
-    mut keys: watch::Receiver<Arc<Vec<u8>>>,
-    mut commands: mpsc::Receiver<Command>,
+    told: Told,
     inputs: mpsc::Sender<Input>,
 ) -> Result<(), ConnectionError> {
+    let Told { mut views, mut keys, mut applications, mut commands } = told;
     loop {
         tokio::select! {
             // The view that led to a command goes before it.
@@ -182,12 +197,17 @@ async fn push(
                 let line = Arc::clone(&keys.borrow_and_update());
                 lines.write(&line).await?;
             }
+            changed = applications.changed() => {
+                changed.map_err(|_| ConnectionError::ManagerGone)?;
+                let line = Arc::clone(&applications.borrow_and_update());
+                lines.write(&line).await?;
+            }
             command = commands.recv() => match command {
                 Some(command) => lines.write(&encode_line(&FromManager::Command(command))).await?,
                 None => return Ok(()), // this life is over
             },
             said = lines.next() => match said? {
-                Some(said) => send(&inputs, told(said, &name, incarnation)?).await?,
+                Some(said) => send(&inputs, meaning(said, &name, incarnation)?).await?,
                 None => return Ok(()),
             },
         }
@@ -195,7 +215,7 @@ async fn push(
 }
 
 /// What a welcomed child says, with who it is.
-fn told(
+fn meaning(
     said: ToManager,
     name: &ProcessName,
     incarnation: Incarnation,
@@ -216,6 +236,7 @@ fn told(
         ToManager::Hello(_) | ToManager::Request(_) => {
             return Err(ConnectionError::Order("a child says hello once and requests nothing"));
         }
+        ToManager::Applications(report) => return Ok(Input::Reported { name: reporter, report }),
         ToManager::ClockStepped(clock) => return Ok(Input::ClockStepped(clock)),
     }))
 }

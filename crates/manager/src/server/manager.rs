@@ -18,6 +18,7 @@ use topology::protocol::{
 use topology::view::{Incarnation, ProcessName, ProcessType, TopologyView};
 use tracing::{error, info, warn};
 
+use super::applications::{self, Answers, Applications};
 use super::child::{RunningChild, spawn_detached};
 use super::connection::Admitted;
 use super::directory::NodeDirectory;
@@ -50,6 +51,7 @@ pub(super) struct Parts {
     pub(super) directory: NodeDirectory,
     pub(super) edges: Vec<EdgeListeners>,
     pub(super) keys: Keys,
+    pub(super) applications: Applications,
     pub(super) link: Arc<GuardianLink>,
     pub(super) guardian: Option<u32>,
     pub(super) predecessor: Predecessor,
@@ -69,6 +71,7 @@ pub(super) struct Manager {
     directory: NodeDirectory,
     child: Box<dyn Fn(&ChildStart) -> Program>,
     keys: Keys,
+    applications: Applications,
     /// The last step of the machine's clock.
     clock: Option<ClockStatus>,
     edges: HashMap<ProcessName, EdgeListeners>,
@@ -120,6 +123,7 @@ impl Manager {
             directory,
             child: parts.child,
             keys: parts.keys,
+            applications: parts.applications,
             clock: None,
             edge_order: edges.iter().map(|edge| edge.name.clone()).collect(),
             edges: edges.into_iter().map(|edge| (edge.name.clone(), edge)).collect(),
@@ -251,6 +255,19 @@ impl Manager {
                 self.clock = Some(clock);
                 Step::Going
             }
+            Input::Reported { name, report } => {
+                let now = Instant::now();
+                let answers = self
+                    .applications
+                    .handle(|all, effects| all.reported(name, report, now, effects));
+                self.answer_all(answers)
+            }
+            Input::ApplicationsWorked(worked) => {
+                let now = Instant::now();
+                let answers =
+                    self.applications.handle(|all, effects| all.worked(worked, now, effects));
+                self.answer_all(answers)
+            }
             Input::KeysWritten(written) => {
                 self.keys.written(&written);
                 Step::Going
@@ -263,11 +280,23 @@ impl Manager {
                 self.keys.rotate(Instant::now(), Some(reply));
                 Step::Going
             }
+            Input::Request { request: Request::Applications, reply } => {
+                let _ = reply.try_send(Answer::Applications(self.applications.status()));
+                Step::Going
+            }
             Input::Request { request, reply } => {
                 self.ticket_last += 1;
                 let ticket = Ticket(self.ticket_last);
                 self.replies.insert(ticket, reply);
-                self.handle(Event::Requested { ticket, request })
+                match applications::request(&request) {
+                    None => self.handle(Event::Requested { ticket, request }),
+                    Some(request) => {
+                        let answers = self
+                            .applications
+                            .handle(|all, effects| all.requested(ticket, request, effects));
+                        self.answer_all(answers)
+                    }
+                }
             }
         }
     }
@@ -310,6 +339,7 @@ impl Manager {
         let view = self.table.view();
         let link = view.process(name).and_then(|process| process.link.clone());
         let (commands, received) = mpsc::channel(COMMANDS_MAX);
+        let (applications, tables) = self.applications.welcome(name, hello.process_type);
         self.commands.insert(name.clone(), commands);
         Ok(Admitted {
             incarnation,
@@ -322,17 +352,20 @@ impl Manager {
                 link,
                 sockets,
                 view,
+                applications,
             },
             descriptors,
             views: self.views.subscribe(),
             keys: self.keys.subscribe(),
+            applications: tables,
             commands: received,
         })
     }
 
     fn next_deadline(&self) -> Instant {
-        let keys = self.keys.next_deadline();
-        self.table.next_deadline().map_or(keys, |table| table.min(keys))
+        let others =
+            self.table.next_deadline().into_iter().chain(self.applications.next_deadline());
+        others.fold(self.keys.next_deadline(), Instant::min)
     }
 
     /// Looks at the clock, but first at what waits to be read: a sign of life among it counts.
@@ -353,8 +386,11 @@ impl Manager {
                 let _ = inputs.blocking_send(Input::KeysWritten(write.run()));
             });
         }
+        let now = Instant::now();
+        let answers = self.applications.handle(|all, effects| all.tick(now, effects));
+        self.answer_all(answers);
         let mut effects = Vec::new();
-        self.table.tick(Instant::now(), &mut effects);
+        self.table.tick(now, &mut effects);
         self.carry_out(effects)
     }
 
@@ -374,6 +410,8 @@ impl Manager {
                 Effect::Publish => {
                     let view = self.table.view();
                     self.close_listeners_of_stopped_edges(&view);
+                    let answers = self.applications.view(&view);
+                    self.answer_all(answers);
                     self.views.send_replace(view_line(view));
                 }
                 Effect::Spawn { name, incarnation } => outcomes.push(self.spawn(name, incarnation)),
@@ -416,14 +454,22 @@ impl Manager {
         self.record.write(record);
     }
 
+    fn answer_all(&mut self, answers: Answers) -> Step {
+        for (ticket, answer) in answers {
+            self.answer(ticket, answer);
+        }
+        Step::Going
+    }
+
     fn answer(&mut self, ticket: Ticket, mut answer: Answer) {
         if let Answer::Status(status) = &mut answer {
             status.guardian = self.guardian.map(|pid| GuardianStatus { pid });
             let (pid, restarts) = (std::process::id(), self.restarts);
             status.manager = Some(ManagerStatus { pid, restarts });
             status.clock = self.clock;
+            status.applications = self.applications.status();
         }
-        if let Answer::Progress { .. } = answer {
+        if answer.is_progress() {
             // Progress that is not read in time is of no use, and leaves room for the outcome.
             if let Some(reply) = self.replies.get(&ticket).filter(|reply| reply.capacity() > 1) {
                 let _ = reply.try_send(answer);
@@ -529,7 +575,7 @@ impl Manager {
     }
 }
 
-fn unix_micros() -> u64 {
+pub(super) fn unix_micros() -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX / 2)
 }

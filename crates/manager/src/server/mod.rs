@@ -16,13 +16,16 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use topology::keys::file::KeyFileError;
-use topology::protocol::{Answer, ClockStatus, Hello, Request};
+use topology::protocol::{Answer, ApplicationsReport, ClockStatus, Hello, Request};
 use topology::view::{Incarnation, ProcessName, ProcessType};
 use tracing::{error, info, warn};
 
+use crate::deployment::Worked;
 use crate::guardian::protocol::ToGuardian;
 use crate::process_table::Event;
 
+mod applications;
+pub mod applications_directory;
 mod child;
 mod connection;
 mod directory;
@@ -42,6 +45,8 @@ mod predecessor;
 mod record;
 mod up_error;
 
+use applications::Applications;
+pub use applications_directory::ApplicationsDirectory;
 use connection::Admitted;
 use directory::NodeDirectory;
 pub use guardian::{GuardOptions, guard};
@@ -112,6 +117,13 @@ enum Input {
         reply: mpsc::Sender<Answer>,
     },
     ClockStepped(ClockStatus),
+    /// What became of a container's table of applications.
+    Reported {
+        name: ProcessName,
+        report: ApplicationsReport,
+    },
+    /// What became of the files of an application.
+    ApplicationsWorked(Worked),
     /// What became of the keys that were to be written.
     KeysWritten(Result<(), KeyFileError>),
     Exited {
@@ -207,6 +219,9 @@ impl Node {
         }
         let edges = self.listeners(&config).await?;
         let keys = Keys::open(self.directory.keys(), config.keys.rotate_every)?;
+        let applications = ApplicationsDirectory::of_node(self.directory.path());
+        let floor = manager::unix_micros();
+        let applications = Applications::open(applications, floor, self.inputs.clone())?;
         if self.predecessor.has_survivors() {
             info!("going on where another manager was");
         } else if self.before_start(before_start).await? == Wish::Stop {
@@ -222,6 +237,7 @@ impl Node {
             directory: self.directory,
             edges,
             keys,
+            applications,
             link: self.link,
             guardian: self.guardian,
             predecessor: self.predecessor,
@@ -339,6 +355,8 @@ fn refuse(input: Input) {
         | Input::Guardian(_)
         | Input::Stop
         | Input::KeysWritten(_)
+        | Input::Reported { .. }
+        | Input::ApplicationsWorked(_)
         | Input::StopNow => {}
     }
 }

@@ -29,6 +29,17 @@ pub enum UpError {
         /// The system's reason.
         source: io::Error,
     },
+    /// The table of applications is none.
+    #[error(
+        "{path}: {reason}; restore it from a backup, or remove it and deploy the applications again",
+        path = path.display()
+    )]
+    Deployed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A Unix socket's name would be too long for the kernel.
     #[error(
         "{path} is {length} octets long, and a Unix socket's path takes at most {max}; choose a shorter --dir",

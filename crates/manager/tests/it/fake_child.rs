@@ -16,8 +16,11 @@ use std::thread;
 use std::time::Duration;
 
 use manager::ChildStart;
-use topology::protocol::{Command, Hello};
-use topology::server::{Event, Subscription, beat};
+use topology::protocol::{
+    ApplicationEntry, ApplicationReport, ApplicationTable, ApplicationsReport, Command, Hello,
+    ToManager,
+};
+use topology::server::{Event, Reporter, Subscription, beat};
 use topology::{ListenerTransport, ProcessName, ProcessState, ProcessType};
 
 const NAME: &str = "FAKE_CHILD_NAME";
@@ -59,15 +62,61 @@ fn runs() {
             answer_with(name.clone(), descriptor);
         }
     }
+    let applications =
+        Applications { behaviour: behaviour.clone(), reporter: subscription.reporter() };
+    if process_type == ProcessType::Container {
+        applications.load(&Notes::new(&welcome.directory, &name), welcome.applications.clone());
+    }
     subscription.ready();
     beat(subscription.reporter(), BEAT_INTERVAL, Vec::new(), || 0);
     let (sender, events) = mpsc::channel();
     subscription.spawn(move |event| sender.send(event).unwrap());
-    live(&Notes::new(&welcome.directory, &name), &behaviour, &events);
+    live(&Notes::new(&welcome.directory, &name), &behaviour, &applications, &events);
     exit(0);
 }
 
-fn live(notes: &Notes, behaviour: &str, events: &mpsc::Receiver<Event>) {
+/// "Loads" whatever it is told to, but for version 6.6.6, and counts as its behaviour says.
+struct Applications {
+    behaviour: String,
+    reporter: Reporter,
+}
+
+impl Applications {
+    fn load(&self, notes: &Notes, table: ApplicationTable) {
+        let told = |entry: &ApplicationEntry| {
+            format!(" {}@{}{}", entry.name, entry.version, if entry.is_current { "*" } else { "" })
+        };
+        let all: String = table.applications.iter().map(told).collect();
+        notes.write(&format!("applications{all}"));
+        let report = |entry: ApplicationEntry, failures| ApplicationReport {
+            refused: (entry.version == "6.6.6").then(|| "it is a beast".to_owned()),
+            name: entry.name,
+            version: entry.version,
+            events: failures,
+            failures,
+        };
+        let all = |failures| ApplicationsReport {
+            generation: table.generation,
+            applications: table
+                .applications
+                .iter()
+                .cloned()
+                .map(|one| report(one, failures))
+                .collect(),
+        };
+        self.reporter.report(&ToManager::Applications(all(0)));
+        if self.behaviour == "fails" {
+            self.reporter.report(&ToManager::Applications(all(50)));
+        }
+    }
+}
+
+fn live(
+    notes: &Notes,
+    behaviour: &str,
+    applications: &Applications,
+    events: &mpsc::Receiver<Event>,
+) {
     let mut states: HashMap<ProcessName, ProcessState> = HashMap::new();
     for event in events {
         match event {
@@ -91,6 +140,7 @@ fn live(notes: &Notes, behaviour: &str, events: &mpsc::Receiver<Event>) {
                 }
             }
             Event::Keys(_) => {}
+            Event::Applications(table) => applications.load(notes, table),
             #[cfg(feature = "faults")]
             Event::Command(Command::Fault(_)) => {}
             Event::ManagerGone => return,

@@ -1,6 +1,7 @@
 //! The manager with real processes: this test binary, started again as its child, speaks the protocol.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod applications;
 mod fake_child;
 mod hangs;
 mod node;

@@ -213,6 +213,12 @@ impl Node {
         Node { directory: Some(directory), path, behaviours, guardian }
     }
 
+    /// On the directory of a node that was stopped.
+    pub(crate) fn start_again(ended: Ended, config: NodeConfig) -> Node {
+        let _ = fs::remove_file(ended.path().join("serving.json"));
+        Node::start_in(ended.directory, config, &[]).serves()
+    }
+
     /// Before its manager answers.
     pub(crate) fn start_hidden(config: NodeConfig, behaviours: &[(&str, &str)]) -> Node {
         Node::start_in(tempfile::tempdir().unwrap(), config, behaviours)

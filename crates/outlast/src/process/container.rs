@@ -106,6 +106,7 @@ async fn follow(
     while let Some(event) = events.recv().await {
         match event {
             Event::View(view) => handle.view(view).await,
+            Event::Applications(_) => {}
             Event::Keys(keys) => {
                 // What the container itself derives is of the root that lasts.
                 registrar.use_keys(&keys);

@@ -66,6 +66,8 @@ fn edge_event(event: Event) -> Option<edge::server::Event> {
             info!("took over keys");
             Some(edge::server::Event::Keys(keys))
         }
+        // Applications are for containers.
+        Event::Applications(_) => None,
         // Its messages pass it in the loop that its heartbeats come from.
         #[cfg(feature = "faults")]
         Event::Command(Command::Fault(Fault::WedgeSip)) => None,

@@ -104,6 +104,7 @@ const DECISIONS: &[&str] = &[
     "load/src/statistics.rs",
     "load/src/dialog.rs",
     "load/src/phones.rs",
+    "manager/src/deployment",
     "manager/src/guardian.rs",
     "manager/src/guardian",
     "manager/src/restart.rs",

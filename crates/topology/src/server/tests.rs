@@ -12,7 +12,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 
 use super::*;
 use crate::keys::KeyRing;
-use crate::protocol::{NodeStatus, PassedSocket};
+use crate::protocol::{ApplicationTable, ApplicationsReport, NodeStatus, PassedSocket};
 use crate::view::{Incarnation, ListenerTransport, ProcessName, ProcessState, ProcessType};
 
 fn hello() -> Hello {
@@ -43,6 +43,7 @@ fn welcome(sockets: &[UdpSocket]) -> Welcome {
             })
             .collect(),
         view: TopologyView::default(),
+        applications: ApplicationTable::default(),
     }
 }
 
@@ -238,6 +239,33 @@ fn readiness_that_nobody_heard_is_told_to_the_next_manager() {
     assert!(matches!(subscription.next_event(), Event::View(_)));
     assert_eq!(subscription.next_event(), Event::Command(Command::Stop));
     ready.join().unwrap();
+}
+
+#[test]
+fn the_next_manager_is_told_by_a_container_what_became_of_its_applications() {
+    let table = |generation| ApplicationTable { generation, ..ApplicationTable::default() };
+    let first = Box::new(move |mut manager: Heard| {
+        manager.next();
+        manager.welcome();
+        manager.say(&FromManager::Applications(table(1)));
+    });
+    let second = Box::new(move |mut manager: Heard| {
+        manager.next();
+        let welcome = Welcome { applications: table(2), ..welcome(&[]) };
+        manager.say(&FromManager::Welcome(Box::new(welcome)));
+        let ToManager::Applications(report) = manager.next() else { panic!("it reports") };
+        assert_eq!(report.generation, 2);
+        manager.say(&FromManager::Command(Command::Stop));
+    });
+    let (_directory, path, _thread) = managers(vec![first, second]);
+    let hello = Hello { process_type: ProcessType::Container, ..hello() };
+    let (_, _, mut subscription) = Subscription::connect(&path, hello).unwrap();
+    assert_eq!(subscription.next_event(), Event::Applications(table(1)));
+    assert!(matches!(subscription.next_event(), Event::View(_)));
+    assert_eq!(subscription.next_event(), Event::Applications(table(2)));
+    let report = ApplicationsReport { generation: 2, ..ApplicationsReport::default() };
+    subscription.reporter().report(&ToManager::Applications(report));
+    assert_eq!(subscription.next_event(), Event::Command(Command::Stop));
 }
 
 #[test]

@@ -1,0 +1,508 @@
+//! The applications of a node: deployed, switched, removed; what each container shall have loaded; and what became of it.
+//! Pure: events in, effects out.
+//!
+//! ```text
+//! request ─▶ files examined ─▶ table written, files in place ─▶ rollout ─▶ table written ─▶ answer
+//!                 (Work)                  (Work)                  │ ▲          (Work)
+//!                                                     tables pushed │ │ containers' reports
+//!                                                                 ▼ │
+//!                                                              containers
+//! ```
+//!
+//! One request is under way at a time. A version that is on its way in is marked in the table as long as it is: a manager
+//! that dies meanwhile is followed by one that finds the mark, and new sessions begin as they did before.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use config::manifest::{HealthSettings, Version};
+use topology::protocol::{
+    Answer, ApplicationEntry, ApplicationStatus, ApplicationTable, ApplicationsReport, RolloutPace,
+    VersionStatus,
+};
+use topology::view::ProcessName;
+
+use crate::process_table::Ticket;
+
+mod rollout;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use rollout::{Plan, Rollout, Seen, Turn};
+use table::Abandoned;
+pub use table::{DeployedTable, Removed};
+
+/// The applications of a node.
+#[derive(Debug)]
+pub struct Deployment {
+    table: DeployedTable,
+    operation: Option<Operation>,
+    containers: BTreeMap<ProcessName, Container>,
+    /// Of the tables that the containers were told last.
+    generation: u64,
+}
+
+/// A container, as far as applications go.
+#[derive(Debug, Default)]
+pub(crate) struct Container {
+    is_ready: bool,
+    report: ApplicationsReport,
+}
+
+/// What is asked of applications.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Bring in what was staged.
+    Deploy {
+        /// Name of the directory.
+        staged: String,
+        /// How.
+        pace: RolloutPace,
+    },
+    /// Bring in what is kept.
+    Switch {
+        /// Which application.
+        name: String,
+        /// Which version.
+        version: String,
+        /// How.
+        pace: RolloutPace,
+    },
+    /// Remove a version, or all.
+    Remove {
+        /// Which application.
+        name: String,
+        /// Which version.
+        version: Option<String>,
+    },
+}
+
+/// What is done with files, outside of the loop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Work {
+    /// Read a manifest; then [`Worked::Examined`].
+    Examine(Place),
+    /// Move what was staged, write the table, remove what no table names any more, in this order; then
+    /// [`Worked::Stored`].
+    Store {
+        /// What comes into place.
+        moved: Option<Moved>,
+        /// To be written.
+        table: DeployedTable,
+        /// What goes.
+        removed: Option<Removed>,
+    },
+}
+
+/// Where an application's files lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In that directory below `apps/.staging`.
+    Staged(String),
+    /// In `apps/NAME/VERSION`.
+    Kept {
+        /// Which application.
+        name: String,
+        /// Which version.
+        version: Version,
+    },
+}
+
+/// What comes from `apps/.staging/STAGED` to `apps/NAME/VERSION`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moved {
+    /// From where.
+    pub staged: String,
+    /// Which application.
+    pub name: String,
+    /// Which version.
+    pub version: Version,
+}
+
+/// The end of [`Work`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Worked {
+    /// What the manifest says, or why it cannot be used.
+    Examined(Result<Examined, String>),
+    /// Done, or why not: then nothing has changed.
+    Stored(Result<(), String>),
+}
+
+/// What a rollout has to know of a manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Examined {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: Version,
+    /// When it counts as well.
+    pub health: HealthSettings,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Do this, outside of the loop.
+    Work(Work),
+    /// Send every container its table.
+    Push,
+    /// Answer a request.
+    Answer {
+        /// Whose.
+        ticket: Ticket,
+        /// What.
+        answer: Answer,
+    },
+}
+
+/// What is under way.
+#[derive(Debug)]
+enum Operation {
+    /// The manifest is being read.
+    Examining { ticket: Ticket, asked: Asked },
+    /// The table is being written.
+    Storing { ticket: Ticket, table: DeployedTable, then: Then },
+    /// A version comes in.
+    Rolling { ticket: Ticket, rollout: Box<Rollout> },
+}
+
+/// Which version is to come in.
+#[derive(Debug)]
+enum Asked {
+    Staged { staged: String, pace: RolloutPace },
+    Kept { pace: RolloutPace },
+}
+
+/// What follows when the table is written.
+#[derive(Debug)]
+enum Then {
+    /// The version comes in.
+    Roll(Box<Plan>),
+    /// It is in.
+    Finish(Box<Rollout>),
+    /// Tables are pushed, and this is said.
+    Say(Answer),
+}
+
+impl Deployment {
+    /// Goes on with the table of an earlier manager. `floor` is the microsecond of the manager's start: generations count
+    /// up from it.
+    pub fn new(table: DeployedTable, floor: u64) -> Deployment {
+        Deployment { table, operation: None, containers: BTreeMap::new(), generation: floor }
+    }
+
+    /// What the last manager left unfinished goes back; the files that nobody needs then.
+    pub fn recover(table: &mut DeployedTable) -> Vec<Removed> {
+        table.recover()
+    }
+
+    /// Somebody asks. Whoever waits is answered in the end, whatever happens.
+    pub fn requested(&mut self, ticket: Ticket, request: Request, effects: &mut Vec<Effect>) {
+        let refuse = |reason: String| Effect::Answer { ticket, answer: Answer::Refused { reason } };
+        if self.operation.is_some() {
+            let reason =
+                "another change of the applications is under way; see outlast app list, and try again".to_owned();
+            return effects.push(refuse(reason));
+        }
+        match request {
+            Request::Deploy { staged, pace } => {
+                if !is_staging_name(&staged) {
+                    let reason = format!("{staged:?} is no name of a staging directory");
+                    return effects.push(refuse(reason));
+                }
+                effects.push(Effect::Work(Work::Examine(Place::Staged(staged.clone()))));
+                let asked = Asked::Staged { staged, pace };
+                self.operation = Some(Operation::Examining { ticket, asked });
+            }
+            Request::Switch { name, version, pace } => {
+                let mut next = self.table.clone();
+                let Ok(parsed) = version.parse::<Version>() else {
+                    let reason = format!(
+                        "{version:?} is no version; it has three numbers, for example 1.2.0"
+                    );
+                    return effects.push(refuse(reason));
+                };
+                if let Err(refusal) = next.begin_again(&name, parsed) {
+                    return effects.push(refuse(refusal.to_string()));
+                }
+                let place = Place::Kept { name, version: parsed };
+                effects.push(Effect::Work(Work::Examine(place)));
+                let asked = Asked::Kept { pace };
+                self.operation = Some(Operation::Examining { ticket, asked });
+            }
+            Request::Remove { name, version } => {
+                let mut next = self.table.clone();
+                match next.remove(&name, version.as_deref()) {
+                    Err(refusal) => effects.push(refuse(refusal.to_string())),
+                    Ok(removed) => {
+                        let then = Then::Say(Answer::Done);
+                        self.store(ticket, next, None, Some(removed), then, effects);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Work with files has ended.
+    pub fn worked(&mut self, worked: Worked, now: Instant, effects: &mut Vec<Effect>) {
+        match (self.operation.take(), worked) {
+            (Some(Operation::Examining { ticket, asked }), Worked::Examined(examined)) => {
+                self.examined(ticket, asked, examined, effects);
+            }
+            (Some(Operation::Storing { ticket, table, then }), Worked::Stored(stored)) => {
+                self.stored(ticket, table, then, stored, now, effects);
+            }
+            // Work that nobody waits for.
+            (operation, _) => self.operation = operation,
+        }
+    }
+
+    fn examined(
+        &mut self,
+        ticket: Ticket,
+        asked: Asked,
+        examined: Result<Examined, String>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let mut next = self.table.clone();
+        let begun = examined.and_then(|examined| {
+            let Examined { name, version, .. } = &examined;
+            let begun = match &asked {
+                Asked::Staged { .. } => next.begin(name, *version),
+                Asked::Kept { .. } => next.begin_again(name, *version),
+            };
+            begun.map(|()| examined).map_err(|refusal| refusal.to_string())
+        });
+        let examined = match begun {
+            Ok(_) if !self.containers.values().any(|container| container.is_ready) => {
+                Err("no container is ready to load it; see outlast status".to_owned())
+            }
+            begun => begun,
+        };
+        let Examined { name, version, health } = match examined {
+            Ok(examined) => examined,
+            Err(reason) => {
+                return effects.push(Effect::Answer { ticket, answer: Answer::Refused { reason } });
+            }
+        };
+        let (pace, moved) = match asked {
+            Asked::Staged { staged, pace } => {
+                (pace, Some(Moved { staged, name: name.clone(), version }))
+            }
+            Asked::Kept { pace } => (pace, None),
+        };
+        let is_new = moved.is_some();
+        let plan = Plan { application: name, to: version, is_new, pace, health };
+        self.store(ticket, next, moved, None, Then::Roll(Box::new(plan)), effects);
+    }
+
+    fn store(
+        &mut self,
+        ticket: Ticket,
+        table: DeployedTable,
+        moved: Option<Moved>,
+        removed: Option<Removed>,
+        then: Then,
+        effects: &mut Vec<Effect>,
+    ) {
+        effects.push(Effect::Work(Work::Store { moved, table: table.clone(), removed }));
+        self.operation = Some(Operation::Storing { ticket, table, then });
+    }
+
+    fn stored(
+        &mut self,
+        ticket: Ticket,
+        table: DeployedTable,
+        then: Then,
+        stored: Result<(), String>,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        match (then, stored) {
+            (Then::Roll(plan), Ok(())) => {
+                self.table = table;
+                let rollout = Rollout::new(*plan, &self.containers, now);
+                self.operation = Some(Operation::Rolling { ticket, rollout: Box::new(rollout) });
+                self.push(effects);
+            }
+            (Then::Finish(_), Ok(())) => {
+                self.table = table;
+                self.push(effects);
+                effects.push(Effect::Answer { ticket, answer: Answer::Done });
+            }
+            (Then::Say(answer), Ok(())) => {
+                self.table = table;
+                self.push(effects);
+                effects.push(Effect::Answer { ticket, answer });
+            }
+            (Then::Roll(_), Err(reason)) | (Then::Say(Answer::Done), Err(reason)) => {
+                effects.push(Effect::Answer { ticket, answer: Answer::Refused { reason } });
+            }
+            // The file still says that it is on its way in, which means the same as not.
+            (Then::Finish(rollout), Err(reason)) => {
+                self.table.abandon(&rollout.application, Abandoned::Kept);
+                self.push(effects);
+                effects.push(Effect::Answer { ticket, answer: Answer::RolledBack { reason } });
+            }
+            (Then::Say(answer), Err(_)) => {
+                effects.push(Effect::Answer { ticket, answer });
+            }
+        }
+    }
+
+    /// Which containers are ready.
+    pub fn containers(
+        &mut self,
+        ready: &BTreeSet<ProcessName>,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        for (name, container) in &mut self.containers {
+            // Its next life reports before it is ready.
+            if container.is_ready && !ready.contains(name) {
+                *container = Container::default();
+            }
+        }
+        for name in ready {
+            self.containers.entry(name.clone()).or_default().is_ready = true;
+        }
+        self.advance(now, effects);
+    }
+
+    /// What a container says. One that starts says it before it is ready.
+    pub fn reported(
+        &mut self,
+        name: ProcessName,
+        report: ApplicationsReport,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.containers.entry(name).or_default().report = report;
+        self.advance(now, effects);
+    }
+
+    /// When [`tick`](Self::tick) wants to be called.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        match &self.operation {
+            Some(Operation::Rolling { rollout, .. }) => Some(rollout.due()),
+            Some(Operation::Examining { .. } | Operation::Storing { .. }) | None => None,
+        }
+    }
+
+    /// Looks at the clock.
+    pub fn tick(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        if self.next_deadline().is_some_and(|due| due <= now) {
+            self.advance(now, effects);
+        }
+    }
+
+    /// Goes on with a rollout.
+    fn advance(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let Some(Operation::Rolling { ticket, rollout }) = &mut self.operation else { return };
+        let ticket = *ticket;
+        let mut progress = Vec::new();
+        let seen = Seen { containers: &self.containers, generation: self.generation, now };
+        let turn = rollout.advance(&seen, &mut progress);
+        effects.extend(
+            progress
+                .into_iter()
+                .map(|step| Effect::Answer { ticket, answer: Answer::Rollout(step) }),
+        );
+        match turn {
+            Turn::Waits => {}
+            Turn::Push => self.push(effects),
+            Turn::Done => {
+                let Some(Operation::Rolling { rollout, .. }) = self.operation.take() else {
+                    return;
+                };
+                let mut next = self.table.clone();
+                next.finish(&rollout.application);
+                self.store(ticket, next, None, None, Then::Finish(rollout), effects);
+            }
+            Turn::Failed(reason) => {
+                let Some(Operation::Rolling { rollout, .. }) = self.operation.take() else {
+                    return;
+                };
+                let fate = match rollout.is_new && rollout.switched.is_empty() {
+                    true => Abandoned::Forgotten,
+                    false => Abandoned::Kept,
+                };
+                // At once: whatever the disk says, new sessions begin as before.
+                let removed = self.table.abandon(&rollout.application, fate);
+                self.push(effects);
+                let then = Then::Say(Answer::RolledBack { reason });
+                self.store(ticket, self.table.clone(), None, removed, then, effects);
+            }
+        }
+    }
+
+    fn push(&mut self, effects: &mut Vec<Effect>) {
+        self.generation += 1;
+        effects.push(Effect::Push);
+    }
+
+    /// What a container shall have loaded.
+    pub fn table_of(&self, container: &ProcessName) -> ApplicationTable {
+        let mut applications = Vec::new();
+        for (name, deployed) in &self.table.applications {
+            let current = match self.rollout() {
+                Some(rollout)
+                    if rollout.application == *name && rollout.switched.contains(container) =>
+                {
+                    Some(rollout.to)
+                }
+                Some(_) | None => deployed.current,
+            };
+            applications.extend(deployed.versions.iter().map(|version| ApplicationEntry {
+                name: name.clone(),
+                version: version.to_string(),
+                is_current: current == Some(*version),
+            }));
+        }
+        ApplicationTable { generation: self.generation, applications }
+    }
+
+    fn rollout(&self) -> Option<&Rollout> {
+        match &self.operation {
+            Some(Operation::Rolling { rollout, .. }) => Some(rollout),
+            Some(Operation::Storing { then: Then::Finish(rollout), .. }) => Some(rollout),
+            Some(Operation::Storing { .. } | Operation::Examining { .. }) | None => None,
+        }
+    }
+
+    /// What is deployed, for an operator.
+    pub fn status(&self) -> Vec<ApplicationStatus> {
+        let applications = self.table.applications.iter();
+        let shown = |(name, deployed): (&String, &table::Deployed)| ApplicationStatus {
+            name: name.clone(),
+            current: deployed.current.map(|version| version.to_string()),
+            rolling_to: deployed.rolling_to.map(|version| version.to_string()),
+            versions: deployed
+                .versions
+                .iter()
+                .map(|version| self.version_status(name, *version))
+                .collect(),
+        };
+        applications.map(shown).collect()
+    }
+
+    fn version_status(&self, name: &str, version: Version) -> VersionStatus {
+        let mut status = VersionStatus { version: version.to_string(), ..VersionStatus::default() };
+        for (container, known) in &self.containers {
+            let Some(report) = known.report.of(name, &status.version) else { continue };
+            status.events += report.events;
+            status.failures += report.failures;
+            match &report.refused {
+                None => status.loaded_by.push(container.clone()),
+                Some(reason) => status.refused_by.push((container.clone(), reason.clone())),
+            }
+        }
+        status
+    }
+}
+
+/// It becomes part of a path.
+fn is_staging_name(name: &str) -> bool {
+    (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
