@@ -6,6 +6,7 @@
 //!
 //! Deliberately absent: decisions (the shard's), retries of commits (the shard's), group commit (the store's).
 
+mod asks;
 mod link;
 mod resolver;
 mod wedge;
@@ -38,6 +39,7 @@ use transport::link::{LinkFrame, Refused, SendError};
 use crate::application::{Application, Duty, IncomingRequest, Tick};
 use crate::edges::LinkId;
 use crate::shard::{LookupId, SessionApplications, Shard, ShardEffect, ShardSettings};
+use asks::{Asks, HttpCall};
 use link::{Link, LinkEnd};
 use resolver::Resolver;
 use wedge::Wedge;
@@ -102,6 +104,7 @@ pub enum ServerError {
 enum Command {
     View(TopologyView),
     Applications(SessionApplications),
+    Http(HttpCall),
     Drain(Duration),
     Stop,
     #[cfg(feature = "faults")]
@@ -195,6 +198,7 @@ pub struct Server {
     duties: VecDeque<Duty>,
     vitals: Vitals,
     wedge: Wedge,
+    asks: Asks,
     /// Set once the container was told to drain or to stop.
     ends_at: Option<Instant>,
 }
@@ -236,6 +240,7 @@ impl Server {
             duties: VecDeque::new(),
             vitals: vitals.clone(),
             wedge: Wedge::default(),
+            asks: Asks::default(),
             ends_at: None,
             settings,
         };
@@ -304,6 +309,11 @@ impl Server {
                 }
                 Some(Command::Applications(applications)) => {
                     self.shard.use_applications(applications, now, &mut self.effects);
+                }
+                Some(Command::Http(call)) => {
+                    if let Some(ask) = self.asks.begin(call) {
+                        self.shard.http(ask, now, &mut self.effects);
+                    }
                 }
                 Some(Command::Drain(deadline_in)) => {
                     info!(?deadline_in, "draining");
@@ -406,6 +416,7 @@ impl Server {
         match finished {
             Finished::Handled(job, end) => self.shard.handled(job, end, now, effects),
             Finished::EventHandled(job, end) => self.shard.event_handled(job, end, now, effects),
+            Finished::KeyFound(job, end) => self.shard.key_found(job, end, now, effects),
             Finished::Committed(commits) => {
                 for (commit, outcome) in commits {
                     self.shard.committed(commit, outcome, now, effects);
@@ -503,6 +514,10 @@ impl Server {
             ShardEffect::HandleEvent { job, application, session, event } => {
                 self.work.handle_event(job, application, session, event);
             }
+            ShardEffect::FindKey { job, application, request } => {
+                self.work.find_key(job, application, request);
+            }
+            ShardEffect::HttpAnswered { ask, outcome } => self.asks.end(ask, outcome),
             ShardEffect::Commit { commit, batch } => self.work.commit(commit, batch),
             ShardEffect::Read { read, key } => self.work.read(read, key),
             ShardEffect::Scan { scan, space, prefix, after, limit } => {
@@ -559,7 +574,7 @@ impl Server {
     }
 
     fn is_over(&self) -> bool {
-        self.shard.is_quiet() && self.links.values().all(Link::is_flushed)
+        self.shard.is_quiet() && self.asks.is_empty() && self.links.values().all(Link::is_flushed)
     }
 
     /// Sets the alarm to the next deadline of anybody; true when that has come already.

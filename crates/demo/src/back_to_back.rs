@@ -135,7 +135,7 @@ impl BackToBack {
                 failed(session, leg, method, Response::new(*status), *status)
             }
             SessionEvent::Timer { name } => self.timer(session, name),
-            SessionEvent::Ending => Vec::new(),
+            SessionEvent::Http(_) | SessionEvent::Ending | SessionEvent::Ended => Vec::new(),
         }
     }
 

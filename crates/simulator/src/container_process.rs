@@ -323,6 +323,8 @@ impl ContainerProcess {
                         let late = Late::Event(job);
                         self.begin(Box::pin(run), around.now + HANDLER_TIME_MAX, late);
                     }
+                    // The applications of a story have neither keys nor HTTP.
+                    ShardEffect::FindKey { .. } | ShardEffect::HttpAnswered { .. } => {}
                     ShardEffect::Commit { commit, batch } => {
                         let store = self.store.clone();
                         let committing =

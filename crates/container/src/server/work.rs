@@ -13,11 +13,12 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
+use sip::Message;
 use state::{Batch, CommitError, CommitOutcome, Key, Prefix, Record, Space, Store, StoreError};
 
 use crate::application::{Application, Duty, IncomingRequest};
 use crate::session::{SessionApplication, SessionEvent, SessionView};
-use crate::shard::{CommitId, EventEnd, HandlerEnd, JobId, LookupId, ReadId, ScanId};
+use crate::shard::{CommitId, EventEnd, HandlerEnd, JobId, KeyEnd, LookupId, ReadId, ScanId};
 
 /// Commits that are awaited together; what takes them in looks at the links in between.
 const COMMITS_TOGETHER_MAX: usize = 64;
@@ -26,6 +27,7 @@ const COMMITS_TOGETHER_MAX: usize = 64;
 pub(super) enum Finished {
     Handled(JobId, HandlerEnd),
     EventHandled(JobId, EventEnd),
+    KeyFound(JobId, KeyEnd),
     Committed(Vec<(CommitId, CommitOutcome)>),
     Read(ReadId, Result<Option<Record>, StoreError>),
     Scanned(ScanId, Result<Vec<(Key, Record)>, StoreError>),
@@ -147,6 +149,26 @@ impl Work {
                 Err(_) => EventEnd::TimedOut,
             };
             Finished::EventHandled(job, end)
+        }));
+    }
+
+    /// Asks an application of sessions for the key of a request.
+    pub(super) fn find_key(
+        &mut self,
+        job: JobId,
+        application: Arc<dyn SessionApplication>,
+        request: Box<Message>,
+    ) {
+        let time_max = self.time_max;
+        self.running.push(Box::pin(async move {
+            let run = async { application.session_key(&request).await };
+            let run = AssertUnwindSafe(run).catch_unwind();
+            let end = match tokio::time::timeout(time_max, run).await {
+                Ok(Ok(key)) => KeyEnd::Found(key),
+                Ok(Err(_)) => KeyEnd::Panicked,
+                Err(_) => KeyEnd::TimedOut,
+            };
+            Finished::KeyFound(job, end)
         }));
     }
 

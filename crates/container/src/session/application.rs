@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use sip::Message;
 use state::UnixMillis;
 
+use super::http::{HttpRequest, HttpResponse};
 use crate::application::{Body, Header, Response};
 
 /// The leg by which a session began: the one of the initial request.
@@ -45,6 +46,25 @@ pub trait SessionApplication: Send + Sync {
     ///
     /// A pure function: of the request and of nothing else.
     fn accepts(&self, request: &Message) -> bool;
+
+    /// Whether some initial requests belong to one session by a key ([`session_key`](Self::session_key)).
+    fn is_keyed(&self) -> bool {
+        false
+    }
+
+    /// The key of the session that an initial request belongs to, which [`accepts`](Self::accepts) said yes to: 1 to
+    /// [`KEY_BYTES_MAX`](super::limits::KEY_BYTES_MAX) octets. All requests of one key come to one session, each as a leg of
+    /// its own. None: a session of its own. Asked only if [`is_keyed`](Self::is_keyed).
+    ///
+    /// A function of the request and of nothing else: it is asked again wherever a repetition arrives.
+    fn session_key<'a>(&'a self, _request: &'a Message) -> BoxFuture<'a, Option<Bytes>> {
+        Box::pin(std::future::ready(None))
+    }
+
+    /// Whether it is told [`SessionEvent::Ended`].
+    fn hears_ended(&self) -> bool {
+        false
+    }
 
     /// Decides what follows from an event.
     fn on_event<'a>(
@@ -119,6 +139,8 @@ pub struct RequestId(pub u64);
 pub struct SessionView {
     /// Its name.
     pub id: SessionId,
+    /// Nothing of it is stored yet: this is its first event, or it has remembered nothing so far.
+    pub is_new: bool,
     /// Wall clock at this run of the handler.
     pub now: UnixMillis,
     /// When it began.
@@ -250,6 +272,11 @@ pub enum SessionEvent {
         /// Which.
         name: String,
     },
+    /// An HTTP request came for the session; it wants [`SessionEffect::HttpRespond`] at this event.
+    Http(HttpRequest),
+    /// The session ends, with the commit that this is told before: what it remembered is seen once more. Effects are void.
+    /// Told to whom [`SessionApplication::hears_ended`] says.
+    Ended,
     /// The session's time is over. After the effects of this event it ends, unless they contain
     /// [`SessionEffect::ExpireAfter`]; legs that still stand are ended as by [`SessionEffect::End`].
     Ending,
@@ -296,6 +323,9 @@ pub enum SessionEffect {
         /// What it says; no header that belongs to the container.
         response: Response,
     },
+    /// Answers the HTTP request of this event, behind its commit. Nothing if it has an answer, or at another event; a
+    /// request that is left without is answered 500.
+    HttpRespond(HttpResponse),
     /// Begins a leg by an INVITE; its answers come as [`SessionEvent::Response`] or [`SessionEvent::Failed`]. At most
     /// [`LEGS_MAX`](super::limits::LEGS_MAX) at a time.
     Call {

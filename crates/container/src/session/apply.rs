@@ -77,6 +77,10 @@ impl Session {
             SessionEffect::Respond { request, response } => {
                 self.respond(request, response, context, actions)?;
             }
+            SessionEffect::HttpRespond(response) => {
+                response.check().map_err(BrokenRule::HttpResponse)?;
+                actions.push(Action::HttpRespond(response));
+            }
             SessionEffect::Call { leg, target, from, to, headers, body } => {
                 let beginning = Beginning { leg, target, from, to, headers, body };
                 self.call(beginning, context, actions)?;

@@ -115,6 +115,20 @@ impl Identity {
             })
     }
 
+    /// The session that this key leads to, of an application of this name, whatever its version.
+    pub fn keyed(&self, application: &str, key: &[u8]) -> SessionId {
+        let name = name_of(application).as_bytes();
+        let length = (name.len() as u64).to_be_bytes();
+        SessionId(self.key.tag(&[b"session key", &length[..], name, key].concat()))
+    }
+
+    /// A name for a session that nothing names; `ordinal` is not given twice in the life of a container.
+    pub fn fresh(&self, ordinal: u64) -> SessionId {
+        let life = self.owner.incarnation.0.to_be_bytes();
+        let parts = [b"session new", &life[..], &self.owner.shard.to_be_bytes(), &ordinal.to_be_bytes()];
+        SessionId(self.key.tag(&parts.concat()))
+    }
+
     fn token(&self, session: SessionId) -> [u8; SESSION_TOKEN_CHARS] {
         SessionToken { owner: self.owner, session: session.0 }.encode(&self.owner_key)
     }

@@ -38,6 +38,14 @@ pub const INVITES_MAX: usize = 32;
 pub const ANSWERS_MAX: usize = 32;
 /// Forks of one INVITE that answer 2xx and are acknowledged and ended; further ones give up by themselves.
 pub const FORKS_MAX: usize = 8;
+/// The longest key of a session, in octets; a request with a longer one is answered 500.
+pub const KEY_BYTES_MAX: usize = 255;
+/// The longest body of an HTTP request or response, in octets.
+pub const HTTP_BODY_BYTES_MAX: usize = 1024 * 1024;
+/// The most header fields of one.
+pub const HTTP_HEADERS_MAX: usize = 128;
+/// What they may hold together, with method and path, in octets.
+pub const HTTP_HEAD_BYTES_MAX: usize = 64 * 1024;
 /// The longest record, in octets; an event that would make a longer one has no effects, and a request that would all
 /// the same is answered 503 and changes nothing. What must be heard (a BYE, a response, a failure, the time) may take a
 /// quarter more with its effects, and is noted without them whatever it takes.

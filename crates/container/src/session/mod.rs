@@ -15,13 +15,14 @@
 //! its record, [`identity`] the names in its messages.
 //!
 //! Deliberately absent: WebAssembly (the trait is shaped so that a guest can stand behind it: plain values, no
-//! callbacks, nothing borrowed but for the length of a call), HTTP, proxying by a session, reliable provisional
+//! callbacks, nothing borrowed but for the length of a call), speaking HTTP, proxying by a session, reliable provisional
 //! responses (RFC 3262), subscriptions (RFC 6665).
 
 mod application;
 pub mod apply;
 pub mod codec;
 pub mod identity;
+pub mod http;
 mod legs;
 pub mod limits;
 pub mod receive;
@@ -36,4 +37,5 @@ pub use application::{
     CALLER, LegDirection, LegName, LegState, LegView, RequestId, SessionApplication, SessionEffect,
     SessionEvent, SessionId, SessionView, TimerView, name_of,
 };
+pub use http::{HttpRequest, HttpResponse};
 pub use state::Session;

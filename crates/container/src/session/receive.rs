@@ -11,6 +11,7 @@ use sip::{HeaderName, Message, Method, RequestBuilder};
 use state::UnixMillis;
 use transport::Flow;
 
+use super::http::HttpRequest;
 use super::identity::RequestName;
 use super::state::{
     Action, Answer, Bye, Context, IncomingRequest, OutgoingRequest, Session, Silence, Stage,
@@ -25,6 +26,8 @@ pub enum Input {
     Request(NewRequest),
     /// An initial request that belongs to the session by its key, and begins a leg of its own.
     Join(NewRequest),
+    /// An HTTP request.
+    Http(HttpRequest),
     /// The other side cancels the INVITE of this key.
     Cancelled {
         /// The INVITE's.
@@ -137,6 +140,7 @@ impl Session {
         let event = match input {
             Input::Request(request) => self.request(&request, context, actions),
             Input::Join(request) => self.joined(&request, context, actions),
+            Input::Http(request) => Some(SessionEvent::Http(request)),
             Input::Cancelled { key } => self.cancelled(&key, context, actions),
             Input::Acknowledged { ack } => self.acknowledged(ack),
             Input::Response { response } => self.response(response, context, actions),

@@ -64,6 +64,9 @@ pub enum BrokenRule {
     /// More than [`limits::OUTGOING_MAX`].
     #[error("{0} requests without a final response, or INVITEs with a late one; at most {max} are sent", max = limits::OUTGOING_MAX)]
     TooManyRequests(usize),
+    /// It is no HTTP response.
+    #[error("an HTTP response cannot be sent: {0}")]
+    HttpResponse(&'static str),
     /// More than [`limits::RECORD_BYTES_MAX`].
     #[error("{0} octets in the record; at most {max} are stored", max = limits::RECORD_BYTES_MAX)]
     Record(usize),

@@ -9,7 +9,7 @@ use super::{LegName, LegState, RequestId, SessionEvent};
 use crate::application::Response;
 
 impl Session {
-    /// Brings the session to rest after `event`; the last step before its commit.
+    /// Brings the session to rest after `event`.
     pub fn settle(
         &mut self,
         event: Option<&SessionEvent>,
@@ -29,10 +29,18 @@ impl Session {
         }
     }
 
+    /// Forgets what it remembers, if it has ended: the last step before its commit. Until then its application can see it.
+    pub fn bury(&mut self) {
+        if self.is_ending {
+            self.attributes.clear();
+        }
+    }
+
     /// The session as if nothing had ever come of it: nothing is left to be stored.
     pub fn void(&self) -> Session {
         let mut void = self.clone();
         void.is_ending = true;
+        void.attributes.clear();
         void.timers.clear();
         void.failures.clear();
         void.legs.clear();
@@ -44,7 +52,6 @@ impl Session {
     /// Ends the session, whatever stands of it.
     pub(super) fn end(&mut self, context: Context<'_>, actions: &mut Vec<Action>) {
         self.is_ending = true;
-        self.attributes.clear();
         self.timers.clear();
         self.failures.clear();
         self.answer_byes(context, actions);

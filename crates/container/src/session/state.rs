@@ -14,6 +14,7 @@ use state::UnixMillis;
 use topology::token::OwnerToken;
 use transport::Flow;
 
+use super::http::HttpResponse;
 use super::identity::Identity;
 use super::{
     LegDirection, LegName, LegState, LegView, RequestId, SessionId, SessionView, TimerView, limits,
@@ -190,6 +191,8 @@ pub enum Action {
         /// Complete message.
         response: Bytes,
     },
+    /// Answer the HTTP request of the event, if it has no answer yet.
+    HttpRespond(HttpResponse),
     /// Begin a client transaction.
     Start {
         /// Its branch.
@@ -277,6 +280,19 @@ impl Session {
             || self.legs.iter().any(|leg| matches!(leg.bye, Bye::Wanted(_)))
     }
 
+    /// Whether it was told to end, or has ended by itself.
+    pub fn is_ending(&self) -> bool {
+        self.is_ending
+    }
+
+    /// Whether it remembers and waits for nothing: if it was never stored, it need not be.
+    pub fn is_blank(&self) -> bool {
+        self.attributes.is_empty()
+            && self.timers.is_empty()
+            && self.legs.is_empty()
+            && !self.is_open()
+    }
+
     /// Whether the application has not heard yet of requests that could not be sent ([`super::receive::Input::Failure`]).
     pub fn has_failures(&self) -> bool {
         !self.failures.is_empty()
@@ -356,6 +372,7 @@ impl Session {
         };
         SessionView {
             id: self.id,
+            is_new: false,
             now,
             created: self.created,
             expires: self.expires,

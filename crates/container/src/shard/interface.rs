@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use sip::Message;
 use state::{Batch, Key, Prefix, Space};
 use topology::{Incarnation, KeyRing, ProcessName};
@@ -9,7 +10,9 @@ use transport::Flow;
 use transport::link::LinkFrame;
 
 use crate::edges::LinkId;
-use crate::session::{SessionApplication, SessionEvent, SessionView};
+use crate::session::{
+    HttpRequest, HttpResponse, SessionApplication, SessionEvent, SessionId, SessionView,
+};
 use crate::transactions::TransactionSettings;
 
 /// Names one run of a handler and what follows from it.
@@ -31,6 +34,52 @@ pub struct ScanId(pub(super) u64);
 /// Names a look-up of a host name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LookupId(pub(super) u64);
+
+/// Names an HTTP request for a session; whoever asks never gives one twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AskId(pub u64);
+
+/// Which session an HTTP request is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionChoice {
+    /// One that begins with it. It is stored if it remembers anything.
+    New,
+    /// The one of that name, if it lives.
+    Id(SessionId),
+    /// The one that this key of the application leads to, which begins with it if there is none.
+    Key(Bytes),
+}
+
+/// An HTTP request for a session.
+#[derive(Debug, Clone)]
+pub struct HttpAsk {
+    /// Its name.
+    pub id: AskId,
+    /// Name of the application, without version.
+    pub application: String,
+    /// Whom it is for.
+    pub session: SessionChoice,
+    /// The request.
+    pub request: HttpRequest,
+}
+
+/// What becomes of an HTTP request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HttpOutcome {
+    /// The session has answered, and what it did is committed.
+    Answered {
+        /// The session, if there is anything to come back to.
+        session: Option<SessionId>,
+        /// Its answer.
+        response: HttpResponse,
+    },
+    /// The session is another container's: ask there.
+    Elsewhere(Incarnation),
+    /// There is no session of that name, or it is another application's.
+    NoSession,
+    /// Nothing has happened. 413 and 431: the request is too long; 503: try again in a moment.
+    Refused(u16),
+}
 
 /// Who a shard is, and its bounds.
 #[derive(Debug, Clone)]
@@ -88,6 +137,22 @@ pub enum ShardEffect {
         session: Box<SessionView>,
         /// What has happened.
         event: Box<SessionEvent>,
+    },
+    /// Ask an application for the key of an initial request; end with [`Shard::key_found`](super::Shard::key_found).
+    FindKey {
+        /// The name of the run.
+        job: JobId,
+        /// Which application.
+        application: Arc<dyn SessionApplication>,
+        /// The request.
+        request: Box<Message>,
+    },
+    /// Tell whoever asked with [`Shard::http`](super::Shard::http).
+    HttpAnswered {
+        /// What it was named.
+        ask: AskId,
+        /// What becomes of it.
+        outcome: HttpOutcome,
     },
     /// Commit; end with [`Shard::committed`](super::Shard::committed).
     Commit {

@@ -71,10 +71,11 @@ use sessions::{SessionStart, Sessions};
 use set_ups::Ledger;
 
 pub use interface::{
-    CommitId, JobId, LinkFault, LookupId, ReadId, ScanId, ShardEffect, ShardSettings,
+    AskId, CommitId, HttpAsk, HttpOutcome, JobId, LinkFault, LookupId, ReadId, ScanId, SessionChoice, ShardEffect,
+    ShardSettings,
 };
 pub use jobs::HandlerEnd;
-pub use sessions::{EventEnd, SessionApplications};
+pub use sessions::{EventEnd, KeyEnd, SessionApplications};
 
 /// A container that did nothing for so long may have been taken for dead (heartbeats come several times a second).
 const STANDSTILL: Duration = Duration::from_secs(1);
@@ -337,6 +338,7 @@ impl Shard {
             Some(CommitUse::Claim(id)) => self.claimed(id, result, now, effects),
             Some(CommitUse::Session(id)) => self.session_committed(id, result, now, effects),
             Some(CommitUse::SessionClaim(id)) => self.session_claimed(id, result, now, effects),
+            Some(CommitUse::Alias(server)) => self.alias_written(server, result, now, effects),
             Some(CommitUse::Tidy) | None => {}
         }
     }
@@ -452,7 +454,7 @@ impl Shard {
             TransactionEffect::Cancelled { server, cancel, request, origin } => {
                 let held = self.hold(request, origin);
                 let cancel = HeldCancel { cancel, held };
-                if let Some(cancel) = self.session_cancel(cancel, now, effects) {
+                if let Some(cancel) = self.session_cancel(server, cancel, now, effects) {
                     self.cancelled(server, cancel, now, effects);
                 }
             }

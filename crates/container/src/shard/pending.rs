@@ -6,7 +6,7 @@ use super::JobId;
 use crate::edges::LinkId;
 use crate::ownership::identity::SetUpId;
 use crate::session::SessionId;
-use crate::transactions::Origin;
+use crate::transactions::{Origin, ServerId};
 
 /// What is known of the message in hand beside the message.
 #[derive(Debug, Default)]
@@ -47,6 +47,8 @@ pub(super) enum CommitUse {
     Session(SessionId),
     /// A session of a dead container becomes ours.
     SessionClaim(SessionId),
+    /// Where the session of an INVITE with a key is.
+    Alias(ServerId),
     /// Nobody waits for it.
     Tidy,
 }

@@ -291,6 +291,8 @@ fn word(effect: &ShardEffect) -> String {
         ShardEffect::Taken { sequence, .. } => format!("taken {sequence}"),
         ShardEffect::HandleEvent { event, .. } => format!("event {event:?}"),
         ShardEffect::Handle { attempt, .. } => format!("handle {attempt}"),
+        ShardEffect::FindKey { .. } => "find key".to_owned(),
+        ShardEffect::HttpAnswered { outcome, .. } => format!("{outcome:?}"),
         ShardEffect::Commit { .. } => "commit".to_owned(),
         ShardEffect::Read { .. } => "read".to_owned(),
         ShardEffect::Scan { .. } => "scan".to_owned(),

@@ -164,7 +164,8 @@ impl Bench {
         Ok(())
     }
 
-    fn commit(&mut self, draft: Session, actions: Vec<Action>) {
+    fn commit(&mut self, mut draft: Session, actions: Vec<Action>) {
+        draft.bury();
         let read = Session::decode(draft.id, &draft.encode()).unwrap();
         assert_eq!(read, draft, "a record holds all there is");
         self.session = draft;
@@ -204,6 +205,7 @@ impl Bench {
                 self.acks.push(ack);
                 word
             }
+            Action::HttpRespond(response) => format!("HTTP {}", response.status),
             Action::Cancel { .. } => "CANCEL".to_owned(),
             Action::Abandon { .. } => "abandon".to_owned(),
             Action::Accept { response } => format!("accept {}", response.status().unwrap()),
@@ -318,6 +320,8 @@ pub(super) fn event_word(event: &SessionEvent) -> String {
             format!("{leg} failed {} {status}", method.escape_ascii())
         }
         SessionEvent::Timer { name } => format!("timer {name}"),
+        SessionEvent::Http(request) => format!("{} {}", request.method, request.path_with_query),
+        SessionEvent::Ended => "ended".to_owned(),
         SessionEvent::Ending => "ending".to_owned(),
     }
 }

@@ -72,7 +72,7 @@ impl Shard {
             warn!(session = %id, application, "its application is not here; deploy that version of it, and what waits for it goes on");
         }
         entry.awaits_application = true;
-        let Step { mut held, mut cancel, .. } = step;
+        let Step { mut held, mut cancel, ask, .. } = step;
         match input {
             // They come again by themselves.
             Input::Deadline | Input::Failure => entry.not_before = Some(now + LOOK_AGAIN),
@@ -82,7 +82,7 @@ impl Shard {
                 for held in held.iter_mut().chain(cancelled) {
                     taken(held.offered.take(), effects);
                 }
-                live.waiting.insert(live.parked, Queued { input, held, cancel });
+                live.waiting.insert(live.parked, Queued { input, held, cancel, ask });
                 live.parked += 1;
             }
         }

@@ -64,6 +64,8 @@ impl Shard {
                         self.transactions.respond(server, status, response, now, &mut self.pending);
                     }
                 }
+                // To whom, the step knows.
+                Action::HttpRespond(_) => {}
                 Action::Start { branch, method, request } => {
                     let start = Start { session: id, branch, method, request };
                     self.start_for_session(start, now, effects);

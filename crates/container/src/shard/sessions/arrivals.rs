@@ -8,13 +8,12 @@ use sip::{Message, Method};
 use tracing::debug;
 
 use super::super::jobs::HeldCancel;
-use super::super::{Shard, ShardEffect};
-use super::{Entered, Entry, Live, Queued, Step, status_of};
+use super::super::{Held, Shard, ShardEffect, taken};
+use super::{Queued, Step, status_of};
 use crate::application::Response;
 use crate::proxy::TransportFailure;
 use crate::session::receive::{Input, NewRequest};
 use crate::session::{Session, SessionApplication, SessionId};
-use crate::transactions::deadlines::Armed;
 use crate::transactions::key::ServerKey;
 use crate::transactions::{ClientId, Origin, ServerId};
 
@@ -51,15 +50,12 @@ impl Shard {
             // RFC 3261 §8.2.2.2: the same request by another way.
             let response = Response::new(482);
             self.transactions.respond_own(server, &response, now, &mut self.pending);
-        } else if self.sessions.are_full() {
-            debug!(
-                max = self.sessions.weight_max,
-                "there are too many sessions; refused another one"
-            );
-            let response = self.responder.try_again(request);
-            self.transactions.respond_own(server, &response, now, &mut self.pending);
+        } else if application.is_keyed() {
+            let held = self.hold(request.clone(), origin);
+            self.find_key(application, server, held, effects);
         } else {
-            self.begin_session(id, &application, server, request, origin, now, effects);
+            let held = self.hold(request.clone(), origin);
+            self.begin_session(id, &application, server, held, now, effects);
         }
         true
     }
@@ -74,44 +70,40 @@ impl Shard {
     ) {
         let Some(new) = new_request(&request, origin) else { return };
         let held = Some(self.hold(request, origin));
-        self.queue(id, Queued { input: Input::Request(new), held, cancel: None }, now, effects);
+        self.queue(id, Queued { held, ..Queued::of(Input::Request(new)) }, now, effects);
     }
 
-    #[allow(clippy::too_many_arguments, reason = "all that makes a session, once")]
-    fn begin_session(
+    /// Begins a session, unless there are too many of them.
+    pub(super) fn begin_session(
         &mut self,
         id: SessionId,
         application: &Arc<dyn SessionApplication>,
         server: ServerId,
-        request: &Message,
-        origin: Origin,
+        held: Held,
         now: Instant,
         effects: &mut Vec<ShardEffect>,
     ) {
-        let Some(new) = new_request(request, origin) else { return };
         let context = self.sessions.context(self.clocks, now);
-        let (session, event) = match Session::begin(id, application.name(), &new, context) {
+        let begun = match new_request(&held.message, held.origin) {
+            Some(_) if self.sessions.are_full() => {
+                let max = self.sessions.weight_max;
+                debug!(max, "there are too many sessions; refused another one");
+                Err(self.responder.try_again(&held.message))
+            }
+            Some(new) => Session::begin(id, application.name(), &new, context)
+                .map_err(|refused| Response::new(refused.status).reason(refused.reason)),
+            None => Err(Response::new(400)),
+        };
+        let (session, event) = match begun {
             Ok(begun) => begun,
-            Err(refused) => {
-                let response = Response::new(refused.status).reason(refused.reason);
+            Err(response) => {
                 self.transactions.respond_own(server, &response, now, &mut self.pending);
-                return;
+                return taken(held.offered, effects);
             }
         };
-        let held = Some(self.hold(request.clone(), origin));
-        let entry = Entry {
-            record: Bytes::new(),
-            version: None,
-            entered: Entered::default(),
-            live: Some(Box::new(Live::new(session.clone()))),
-            has_calls: true,
-            armed: Armed::default(),
-            not_before: None,
-            awaits_application: false,
-        };
-        self.sessions.insert(id, entry);
-        let step =
-            Step { held, begins: Some(server), ..Step::new(session, Some(event), Vec::new()) };
+        self.sessions.begin(&session);
+        let step = Step::new(session, Some(event), Vec::new());
+        let step = Step { held: Some(held), is_first: true, ..step };
         self.tell(id, step, application, now, effects);
     }
 
@@ -127,7 +119,7 @@ impl Shard {
         if self.sessions.has(id) {
             let held = Some(self.hold(ack.clone(), origin));
             let input = Input::Acknowledged { ack: ack.clone() };
-            self.queue(id, Queued { input, held, cancel: None }, now, effects);
+            self.queue(id, Queued { held, ..Queued::of(input) }, now, effects);
         }
         true
     }
@@ -135,17 +127,32 @@ impl Shard {
     /// A CANCEL of an INVITE that has no answer; handed back if the INVITE is no session's.
     pub(in super::super) fn session_cancel(
         &mut self,
+        server: ServerId,
         cancel: HeldCancel,
         now: Instant,
         effects: &mut Vec<ShardEffect>,
     ) -> Option<HeldCancel> {
+        let cancel = self.sessions.keys.cancelled(server, cancel)?;
         let request = &cancel.held.message;
         let initial = || self.identifier.of_request(request).map(|id| SessionId(id.0));
-        let id = self.sessions.named_by(request).or_else(initial);
+        let keyed = self.sessions.keys.session_of(server);
+        let id = self.sessions.named_by(request).or(keyed).or_else(initial);
         let Some(id) = id.filter(|id| self.sessions.has(*id)) else { return Some(cancel) };
-        let Some(key) = ServerKey::cancelled_by(request) else { return Some(cancel) };
+        self.queue_cancel(id, cancel, now, effects)
+    }
+
+    /// Gives a CANCEL to a session; handed back if it cancels nothing.
+    pub(super) fn queue_cancel(
+        &mut self,
+        id: SessionId,
+        cancel: HeldCancel,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) -> Option<HeldCancel> {
+        let Some(key) = ServerKey::cancelled_by(&cancel.held.message) else { return Some(cancel) };
         let input = Input::Cancelled { key: Bytes::copy_from_slice(key.as_bytes()) };
-        self.queue(id, Queued { input, held: None, cancel: Some(cancel) }, now, effects);
+        let cancel = Some(cancel);
+        self.queue(id, Queued { cancel, ..Queued::of(input) }, now, effects);
         None
     }
 
@@ -175,12 +182,8 @@ impl Shard {
         if !is_cancel {
             let response = response.detached();
             let held = Some(self.hold(response.clone(), origin));
-            self.queue(
-                id,
-                Queued { input: Input::Response { response }, held, cancel: None },
-                now,
-                effects,
-            );
+            let input = Input::Response { response };
+            self.queue(id, Queued { held, ..Queued::of(input) }, now, effects);
         }
         true
     }
@@ -200,7 +203,7 @@ impl Shard {
     }
 }
 
-fn new_request(request: &Message, origin: Origin) -> Option<NewRequest> {
+pub(super) fn new_request(request: &Message, origin: Origin) -> Option<NewRequest> {
     let key = ServerKey::of(request)?;
     let key = Bytes::copy_from_slice(key.as_bytes());
     Some(NewRequest { request: request.clone(), key, flow: origin.flow })

@@ -5,11 +5,12 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use state::{CommitError, Record, StoreError, Version};
 use tracing::{error, info, warn};
 
 use super::super::jobs::HeldCancel;
-use super::super::{CommitUse, ReadUse, Shard, ShardEffect, taken};
+use super::super::{CommitUse, HttpOutcome, ReadUse, Shard, ShardEffect, taken};
 use super::steps::is_refusable;
 use super::{Entered, Entry, Live, Queued, Step, records};
 use crate::application::Response;
@@ -32,8 +33,9 @@ impl Shard {
         let Some(entry) = self.sessions.entries.get_mut(&id) else { return };
         let Some(live) = entry.live.as_mut() else { return };
         let is_changed = step.value != entry.record;
+        let is_wanted = entry.version.is_some() || !step.draft.is_blank();
         live.step = Some(step);
-        if is_changed {
+        if is_changed && is_wanted {
             self.write_session(id, effects);
         } else {
             self.session_stands(id, None, now, effects);
@@ -142,7 +144,7 @@ impl Shard {
         error!(%error, session = %id, "a session could not be stored; refused a request");
         let Some(mut refused) = step.take() else { return };
         if refused.is_in_doubt {
-            refused.begins = None;
+            refused.is_first = false;
             self.refuse_step(id, refused, now, effects);
             self.undo_step(id, now);
         } else {
@@ -185,9 +187,11 @@ impl Shard {
         let Some(entry) = self.sessions.entries.get_mut(&id) else { return };
         let Some(live) = entry.live.as_deref_mut() else { return };
         let Some(step) = live.step.take() else { return };
-        let Step { draft, actions, held, cancel, begins, value, .. } = step;
+        let Step { draft, event, mut actions, held, cancel, ask, is_first, value, .. } = step;
         entry.version = version.or(entry.version);
         entry.entered = Entered::of(&draft);
+        let lives_on = entry.version.is_some() && !draft.is_over();
+        let value = if entry.version.is_some() { value } else { Bytes::new() };
         self.sessions.weight += super::weight(&value);
         self.sessions.weight -= super::weight(&std::mem::replace(&mut entry.record, value));
         entry.has_calls = draft.has_calls();
@@ -198,8 +202,19 @@ impl Shard {
         if has_failures {
             live.waiting.insert(live.parked, Queued::of(Input::Failure));
         }
-        if let Some(server) = begins {
+        if is_first
+            && let Some(held) = &held
+            && let Some(server) = self.transactions.server_of(&held.message)
+        {
             self.transactions.trying(server, now, &mut self.pending);
+        }
+        match ask {
+            Some(ask) if event.is_some() => {
+                ask.is_answered(lives_on.then_some(id), &mut actions, effects);
+            }
+            // It has ended, and hears nothing any more.
+            Some(ask) => ask.ends(HttpOutcome::NoSession, effects),
+            None => {}
         }
         if let Some(HeldCancel { cancel, held }) = cancel {
             let response = Response::new(200);
@@ -224,7 +239,7 @@ impl Shard {
     }
 
     /// Nothing is left of a session.
-    fn forget_session(&mut self, id: SessionId, now: Instant, effects: &mut Vec<ShardEffect>) {
+    pub(super) fn forget_session(&mut self, id: SessionId, now: Instant, effects: &mut Vec<ShardEffect>) {
         let Some(entry) = self.sessions.remove(id) else { return };
         for queued in entry.live.into_iter().flat_map(|live| live.waiting) {
             self.unqueue(queued, now, effects);
@@ -244,12 +259,15 @@ impl Shard {
         self.drop_transactions(&session);
         match step {
             // Its own record is in the way: whose it is decides what becomes of the request.
-            Some(Step { held: Some(held), begins: Some(server), .. }) => {
-                self.transactions.drop_server(server);
+            Some(Step { held: Some(held), is_first: true, .. }) => {
+                if let Some(server) = self.transactions.server_of(&held.message) {
+                    self.transactions.drop_server(server);
+                }
                 self.inquire_session(id, held, effects);
             }
-            Some(Step { held, cancel, .. }) => {
-                self.unqueue(Queued { input: Input::Deadline, held, cancel }, now, effects);
+            Some(Step { held, cancel, ask, .. }) => {
+                let input = Input::Deadline;
+                self.unqueue(Queued { input, held, cancel, ask }, now, effects);
             }
             None => {}
         }

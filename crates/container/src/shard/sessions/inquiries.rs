@@ -12,14 +12,14 @@ use state::{Batch, CommitError, Record, StoreError, Version};
 use tracing::{debug, error, info, warn};
 
 use super::super::proxying::NO_LINK;
-use super::super::{CommitUse, Held, InHand, ReadUse, Shard, ShardEffect, taken};
-use super::{Entered, Entry, Live, Queued, records};
+use super::super::{CommitUse, Held, HttpOutcome, InHand, ReadUse, Shard, ShardEffect, taken};
+use super::{Ask, Entered, Entry, Live, Queued, records};
 use crate::ownership::index::Owned;
 use crate::ownership::neighbours::Standing;
 use crate::session::receive::Input;
 use crate::session::{Session, SessionId};
-use crate::transactions::Origin;
 use crate::transactions::deadlines::Armed;
+use crate::transactions::{Origin, ServerId};
 
 /// More inquiries at a time are dropped: whoever wants an answer repeats its message.
 const INQUIRIES_MAX: usize = 10_000;
@@ -28,10 +28,19 @@ const WAITING_MAX: usize = 16;
 /// A record that changes hands so often while we look is left alone.
 const ATTEMPTS_MAX: u32 = 4;
 
+/// Who waits for the answer.
+#[derive(Debug)]
+pub(super) enum Asking {
+    Message(Held),
+    Http(Ask),
+    /// The initial request of this transaction, whose key leads to the session.
+    Keyed(ServerId),
+}
+
 /// A question that is open.
 #[derive(Debug, Default)]
 pub(super) struct Inquiry {
-    waiting: Vec<Held>,
+    waiting: Vec<Asking>,
     /// The entry of the index that made us ask.
     estate: Option<Owned>,
     /// What we want to own, and its record.
@@ -47,18 +56,32 @@ impl Shard {
         held: Held,
         effects: &mut Vec<ShardEffect>,
     ) {
+        if let Err(Asking::Message(held)) = self.inquire_for(id, Asking::Message(held), effects) {
+            debug!(session = %id, "too many messages wait for a record; dropped one");
+            taken(held.offered, effects);
+        }
+    }
+
+    /// Asks whose a session is.
+    ///
+    /// # Errors
+    /// Too many ask already.
+    pub(super) fn inquire_for(
+        &mut self,
+        id: SessionId,
+        asking: Asking,
+        effects: &mut Vec<ShardEffect>,
+    ) -> Result<(), Asking> {
         let under_way = self.sessions.inquiries.len();
         match self.sessions.inquiries.get_mut(&id) {
-            Some(inquiry) if inquiry.waiting.len() < WAITING_MAX => inquiry.waiting.push(held),
+            Some(inquiry) if inquiry.waiting.len() < WAITING_MAX => inquiry.waiting.push(asking),
             None if under_way < INQUIRIES_MAX => {
-                let inquiry = Inquiry { waiting: vec![held], ..Inquiry::default() };
+                let inquiry = Inquiry { waiting: vec![asking], ..Inquiry::default() };
                 self.ask_for_session(id, inquiry, effects);
             }
-            Some(_) | None => {
-                debug!(session = %id, "too many messages wait for a record; dropped one");
-                taken(held.offered, effects);
-            }
+            Some(_) | None => return Err(asking),
         }
+        Ok(())
     }
 
     /// Asks for the session that a dead container has left; false when that is under way already.
@@ -103,6 +126,9 @@ impl Shard {
                 return self.give_up_session(id, now, effects);
             }
         };
+        if let Some(session) = records::read_alias(&record.value) {
+            return self.follow_alias(id, session, now, effects);
+        }
         let session = match Session::decode(id, &record.value) {
             Ok(session) => session,
             Err(error) => {
@@ -126,8 +152,12 @@ impl Shard {
                 self.session_answered(id, now, effects);
             }
             Standing::Living => {
-                for held in self.end_session_inquiry(id, effects) {
-                    self.hand_on(held, owner, now, effects);
+                for asking in self.end_session_inquiry(id, effects) {
+                    match asking {
+                        Asking::Message(held) => self.hand_on(held, owner, now, effects),
+                        Asking::Http(ask) => ask.ends(HttpOutcome::Elsewhere(owner), effects),
+                        Asking::Keyed(server) => self.hand_on_keyed(server, owner, now, effects),
+                    }
                 }
             }
             Standing::Dead => {
@@ -198,7 +228,10 @@ impl Shard {
                     let response = response.clone();
                     self.transactions.respond(resumed, status, response, now, &mut self.pending);
                 }
-                None => self.transactions.trying(resumed, now, &mut self.pending),
+                None => {
+                    self.sessions.keys.found(resumed, id, &self.transactions);
+                    self.transactions.trying(resumed, now, &mut self.pending);
+                }
             }
         }
         let actions = session.resume(self.wall(now));
@@ -230,40 +263,89 @@ impl Shard {
         if let Some(estate) = estate {
             self.commit(CommitUse::Tidy, estate.strike(Batch::new()), effects);
         }
-        for held in self.end_session_inquiry(id, effects) {
-            let is_named = self.sessions.named_by(&held.message) == Some(id);
-            match held.message.method() {
-                // Its record was there a moment ago.
-                Some(Method::Invite) if !is_named => self.dispatch_again(held, now, effects),
-                Some(_) => {
-                    let Held { message, origin, hops, offered, rounds } = held;
-                    self.in_hand = InHand { offered, hops, rounds };
-                    self.transactions.request(message, origin, now, &mut self.pending);
-                    self.hand_empty(now, effects);
+        for asking in self.end_session_inquiry(id, effects) {
+            match asking {
+                Asking::Message(held) => self.is_for_no_session(id, held, now, effects),
+                Asking::Http(ask) => self.begin_or_end_ask(ask, now, effects),
+                Asking::Keyed(server) => self.begin_keyed(server, now, effects),
+            }
+        }
+    }
+
+    fn is_for_no_session(
+        &mut self,
+        id: SessionId,
+        held: Held,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        let is_named = self.sessions.named_by(&held.message) == Some(id);
+        match held.message.method() {
+            // Its record was there a moment ago.
+            Some(Method::Invite) if !is_named => self.dispatch_again(held, now, effects),
+            Some(_) => self.give_to_transactions(held, now, effects),
+            None => {
+                debug!("dropped a response to a session that is over");
+                taken(held.offered, effects);
+            }
+        }
+    }
+
+    fn give_to_transactions(&mut self, held: Held, now: Instant, effects: &mut Vec<ShardEffect>) {
+        let Held { message, origin, hops, offered, rounds } = held;
+        self.in_hand = InHand { offered, hops, rounds };
+        self.transactions.request(message, origin, now, &mut self.pending);
+        self.hand_empty(now, effects);
+    }
+
+    /// The INVITE of these messages went to the session `id`.
+    fn follow_alias(
+        &mut self,
+        alias: SessionId,
+        id: SessionId,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        for asking in self.end_session_inquiry(alias, effects) {
+            match asking {
+                // It is here, and knows their INVITE no more.
+                Asking::Message(held) if self.sessions.has(id) => {
+                    self.give_to_transactions(held, now, effects);
                 }
-                None => {
-                    debug!("dropped a response to a session that is over");
-                    taken(held.offered, effects);
-                }
+                Asking::Message(held) => self.inquire_session(id, held, effects),
+                Asking::Http(ask) => ask.ends(HttpOutcome::NoSession, effects),
+                Asking::Keyed(server) => self.refuse_keyed(server, 500, now, effects),
             }
         }
     }
 
     /// The session is here now.
     fn session_answered(&mut self, id: SessionId, now: Instant, effects: &mut Vec<ShardEffect>) {
-        for held in self.end_session_inquiry(id, effects) {
-            self.dispatch_again(held, now, effects);
+        for asking in self.end_session_inquiry(id, effects) {
+            match asking {
+                Asking::Message(held) => self.dispatch_again(held, now, effects),
+                Asking::Http(ask) => self.ask_again(ask, now, effects),
+                Asking::Keyed(server) => self.find_keyed(server, now, effects),
+            }
         }
     }
 
     fn give_up_session(&mut self, id: SessionId, now: Instant, effects: &mut Vec<ShardEffect>) {
-        for held in self.end_session_inquiry(id, effects) {
-            self.drop_held(held, effects);
+        for asking in self.end_session_inquiry(id, effects) {
+            match asking {
+                Asking::Message(held) => self.drop_held(held, effects),
+                Asking::Http(ask) => ask.ends(HttpOutcome::Refused(503), effects),
+                Asking::Keyed(server) => self.refuse_keyed(server, 503, now, effects),
+            }
         }
         self.settle(now, effects);
     }
 
-    fn end_session_inquiry(&mut self, id: SessionId, effects: &mut Vec<ShardEffect>) -> Vec<Held> {
+    fn end_session_inquiry(
+        &mut self,
+        id: SessionId,
+        effects: &mut Vec<ShardEffect>,
+    ) -> Vec<Asking> {
         let Some(inquiry) = self.sessions.inquiries.remove(&id) else { return Vec::new() };
         if inquiry.estate.is_some() {
             self.estate_done(effects);

@@ -10,7 +10,8 @@
 //! handler and applies what that wants, `commits` brings a step to its end, `inquiries` loads sessions, takes over those
 //! of dead containers and hands messages on to living ones, `actions` lets messages leave, `clock` repeats 2xx responses
 //! and keeps deadlines, `due` finds timers that nobody keeps any more, `absence` lets sessions wait whose application is
-//! not there.
+//! not there, `http` brings them HTTP requests, `keys` gathers initial requests in
+//! sessions.
 //!
 //! A session for which nothing is under way is kept as its record only, a few hundred octets.
 
@@ -20,7 +21,9 @@ mod arrivals;
 mod clock;
 mod commits;
 mod due;
+mod http;
 mod inquiries;
+mod keys;
 mod records;
 mod steps;
 #[cfg(test)]
@@ -46,12 +49,15 @@ use crate::session::receive::Input;
 use crate::session::state::{Action, Context};
 use crate::session::{Session, SessionApplication, SessionEffect, SessionEvent, SessionId, limits};
 use crate::transactions::deadlines::{Armed, Deadlines};
-use crate::transactions::{ClientId, ServerId};
+use crate::transactions::ClientId;
 pub(super) use actions::Start as SessionStart;
 use actions::{Lookup, Sent};
 use clock::Repeat;
 use due::DueWatch;
+use http::Ask;
 use inquiries::Inquiry;
+pub use keys::KeyEnd;
+use keys::Keys;
 use records::Entered;
 
 /// How a run of a session's handler ended.
@@ -103,6 +109,7 @@ pub(super) struct Sessions {
     clients: AHashMap<ClientId, Sent>,
     lookups: AHashMap<LookupId, Lookup>,
     inquiries: AHashMap<SessionId, Inquiry>,
+    keys: Keys,
     due: DueWatch,
 }
 
@@ -154,11 +161,13 @@ struct Queued {
     held: Option<Held>,
     /// The CANCEL that it came as.
     cancel: Option<HeldCancel>,
+    /// The HTTP request that it came as.
+    ask: Option<Ask>,
 }
 
 impl Queued {
     fn of(input: Input) -> Queued {
-        Queued { input, held: None, cancel: None }
+        Queued { input, held: None, cancel: None, ask: None }
     }
 }
 
@@ -170,13 +179,16 @@ struct Step {
     actions: Vec<Action>,
     held: Option<Held>,
     cancel: Option<HeldCancel>,
-    /// Set for the first step of a session: the transaction of its initial request.
-    begins: Option<ServerId>,
+    ask: Option<Ask>,
+    /// The first one of a session.
+    is_first: bool,
     /// What the record will be, once that is known.
     value: Bytes,
     attempts: u32,
     /// A commit of it may have come about although nobody knows.
     is_in_doubt: bool,
+    /// The session ends with it, and its application is being told so.
+    is_farewell: bool,
     /// The store has refused it too often; it is tried again when the pause is over.
     is_paused: bool,
 }
@@ -184,7 +196,7 @@ struct Step {
 impl Step {
     /// Towards `draft`, with nothing asked for yet.
     fn new(draft: Session, event: Option<SessionEvent>, actions: Vec<Action>) -> Step {
-        let (held, cancel, begins) = (None, None, None);
+        let (held, cancel, ask, is_first) = (None, None, None, false);
         let (value, attempts, is_in_doubt, is_paused) = (Bytes::new(), 0, false, false);
         Step {
             draft,
@@ -192,10 +204,12 @@ impl Step {
             actions,
             held,
             cancel,
-            begins,
+            ask,
+            is_first,
             value,
             attempts,
             is_in_doubt,
+            is_farewell: false,
             is_paused,
         }
     }
@@ -216,6 +230,7 @@ impl Sessions {
             clients: AHashMap::new(),
             lookups: AHashMap::new(),
             inquiries: AHashMap::new(),
+            keys: Keys::default(),
             due: DueWatch::default(),
         }
     }
@@ -289,6 +304,21 @@ impl Sessions {
     fn context(&self, clocks: Clocks, now: Instant) -> Context<'_> {
         let (now, guarded) = (clocks.wall(now), clocks.guarded(now));
         Context { now, guarded, identity: &self.identity, timers: self.timers }
+    }
+
+    /// Takes in a session that begins.
+    fn begin(&mut self, session: &Session) {
+        let entry = Entry {
+            record: Bytes::new(),
+            version: None,
+            entered: Entered::default(),
+            live: Some(Box::new(Live::new(session.clone()))),
+            has_calls: session.has_calls(),
+            armed: Armed::default(),
+            not_before: None,
+            awaits_application: false,
+        };
+        self.insert(session.id, entry);
     }
 
     /// The live form of a session that is ours.

@@ -3,6 +3,7 @@
 //! | space | id | value |
 //! |---|---|---|
 //! | `session` | session id | the session |
+//! | `session` | id of the set-up that an INVITE would begin | alias: the session that a key led the INVITE to |
 //! | `owned` | owner, kind, session id | choice hash: while something of the session would have to go on at once |
 //! | `due` | due time in Unix milliseconds, 8 octets big-endian; session id | nothing: its next timer, or its end |
 //!
@@ -11,12 +12,13 @@
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use state::codec::{Reader, Writer};
 use state::{Batch, Expect, Key, Prefix, Space, UnixMillis, Version};
 use topology::{ChoiceKey, Incarnation};
 
 use crate::ownership::index::{Owned, RecordKind};
 use crate::ownership::{ID_BYTES, bucket, tag_of};
-use crate::session::{Session, SessionId};
+use crate::session::{Session, SessionId, limits};
 
 const SESSION: Space = Space::named("session");
 
@@ -25,6 +27,26 @@ pub(super) const DUE: Space = Space::named("due");
 
 /// How long a record outlives its session's own time: a clock that was set must not end a call.
 const LIFETIME_BEYOND: Duration = Duration::from_secs(3_600);
+
+/// For so long a CANCEL or an ACK finds the session of its INVITE by the alias: as long as an INVITE of ours may wait.
+const ALIAS_LIFETIME: Duration = limits::INVITE_TIME_MAX;
+
+/// What an alias begins with: no format level of a session.
+const ALIAS_LEVEL: u8 = 0xa1;
+
+/// Says that what is looked for under `alias` is in the session `id`. Under the same id as a session that the INVITE began
+/// would have, so that one read finds either.
+pub(super) fn write_alias(alias: SessionId, id: SessionId, wall: UnixMillis) -> Batch {
+    let mut writer = Writer::new(ALIAS_LEVEL, 1 + ID_BYTES);
+    writer.fixed(&id.0);
+    let expires_at = Some(wall.saturating_add(ALIAS_LIFETIME));
+    Batch::new().put(key(alias), Expect::Any, writer.finish(), expires_at)
+}
+
+/// The session that an alias leads to; None for what is no alias.
+pub(super) fn read_alias(record: &Bytes) -> Option<SessionId> {
+    Reader::new(record, ALIAS_LEVEL).and_then(|mut reader| reader.fixed()).map(SessionId).ok()
+}
 
 pub(super) fn key(id: SessionId) -> Key {
     Key::new(SESSION, bucket(&id.0), Bytes::copy_from_slice(&id.0))

@@ -7,12 +7,14 @@ use sip::Method;
 use tracing::{debug, error, warn};
 
 use super::super::jobs::HeldCancel;
-use super::super::{JobId, Shard, ShardEffect, taken};
-use super::{EventEnd, Queued, Sessions, Step};
+use super::super::{HttpOutcome, JobId, Shard, ShardEffect, taken};
+use super::{Entry, EventEnd, Queued, Sessions, Step};
 use crate::application::Response;
 use crate::session::receive::Input;
 use crate::session::state::Context;
-use crate::session::{SessionApplication, SessionEffect, SessionEvent, SessionId, limits};
+use crate::session::{
+    HttpResponse, SessionApplication, SessionEffect, SessionEvent, SessionId, SessionView, limits,
+};
 
 /// More inputs of one session do not wait: a request is answered 503, other messages come again.
 const WAITING_MAX: usize = 64;
@@ -52,12 +54,12 @@ impl Shard {
             let (wall, guarded) = (clocks.wall(now), clocks.guarded(now));
             let context = Context { now: wall, guarded, identity, timers: *timers };
             let (mut draft, mut actions) = (live.session.clone(), Vec::new());
-            let Queued { input, held, cancel } = queued;
+            let Queued { input, held, cancel, ask } = queued;
             let name = live.session.application();
             let application = sessions.applications.find(name).map(Arc::clone);
             let kept = application.is_none().then(|| input.clone());
             let event = draft.receive(input, context, &mut actions);
-            let step = Step { held, cancel, ..Step::new(draft, event, actions) };
+            let step = Step { held, cancel, ask, ..Step::new(draft, event, actions) };
             match (application, kept) {
                 (Some(application), _) if step.event.is_some() => {
                     return self.tell(id, step, &application, now, effects);
@@ -81,13 +83,55 @@ impl Shard {
     ) {
         let Some(event) = &step.event else { return };
         let application = Arc::clone(application);
-        let (event, session) = (Box::new(event.clone()), Box::new(step.draft.view(self.wall(now))));
+        let is_new = self.sessions.entries.get(&id).is_some_and(|entry| entry.version.is_none());
+        let session = SessionView { is_new, ..step.draft.view(self.wall(now)) };
+        let (event, session) = (Box::new(event.clone()), Box::new(session));
         let job = JobId(self.take_id());
         self.sessions.runs.insert(job, id);
         effects.push(ShardEffect::HandleEvent { job, application, session, event });
         if let Some(live) = self.sessions.wake(id) {
             live.step = Some(step);
         }
+    }
+
+    /// The session ends with this step: tells its application, if that wants to know; else hands the step back.
+    fn tell_of_end(
+        &mut self,
+        id: SessionId,
+        mut step: Step,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) -> Option<Step> {
+        let had_ended = |entry: &Entry| {
+            entry.live.as_ref().is_some_and(|live| live.session.is_ending())
+        };
+        let is_end = step.draft.is_ending() && !self.sessions.entries.get(&id).is_some_and(had_ended);
+        let application = self.sessions.applications.find(step.draft.application());
+        let application = application.filter(|known| is_end && known.hears_ended()).cloned();
+        let Some(application) = application else { return Some(step) };
+        let session = Box::new(step.draft.view(self.wall(now)));
+        let event = Box::new(SessionEvent::Ended);
+        let job = JobId(self.take_id());
+        self.sessions.runs.insert(job, id);
+        effects.push(ShardEffect::HandleEvent { job, application, session, event });
+        step.is_farewell = true;
+        if let Some(live) = self.sessions.wake(id) {
+            live.step = Some(step);
+        }
+        None
+    }
+
+    /// Commits a step of which nobody is to be told any more.
+    fn complete_step(
+        &mut self,
+        id: SessionId,
+        mut step: Step,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        step.draft.bury();
+        step.value = step.draft.encode();
+        self.commit_step(id, step, now, effects);
     }
 
     /// A handler of a session has ended.
@@ -115,7 +159,11 @@ impl Shard {
                 refusal(step.event.as_ref())
             }
         };
-        self.conclude_step(id, step, asked, now, effects);
+        if step.is_farewell {
+            self.complete_step(id, step, now, effects);
+        } else {
+            self.conclude_step(id, step, asked, now, effects);
+        }
         self.advance(id, now, effects);
         self.settle(now, effects);
     }
@@ -153,7 +201,9 @@ impl Shard {
                 return self.refuse_step(id, step, now, effects);
             }
         }
-        self.commit_step(id, step, now, effects);
+        if let Some(step) = self.tell_of_end(id, step, now, effects) {
+            self.complete_step(id, step, now, effects);
+        }
     }
 
     /// Refuses the request that a step is of; the session is as before.
@@ -164,10 +214,11 @@ impl Shard {
         now: Instant,
         effects: &mut Vec<ShardEffect>,
     ) {
-        let Step { held, begins, .. } = step;
-        self.refuse_queued(Queued { input: Input::Deadline, held, cancel: None }, now, effects);
-        if begins.is_some() {
-            self.sessions.remove(id);
+        let Step { held, ask, is_first, .. } = step;
+        let queued = Queued { held, ask, ..Queued::of(Input::Deadline) };
+        self.refuse_queued(queued, now, effects);
+        if is_first {
+            self.forget_session(id, now, effects);
         }
     }
 
@@ -192,6 +243,9 @@ impl Shard {
             self.transactions.respond_own(cancel, &response, now, &mut self.pending);
             taken(held.offered, effects);
         }
+        if let Some(ask) = queued.ask {
+            ask.ends(HttpOutcome::Refused(503), effects);
+        }
     }
 
     /// The session is not ours any more: its messages are looked at again, and go to whom it belongs.
@@ -206,12 +260,20 @@ impl Shard {
             self.transactions.drop_server(cancel);
             self.dispatch_again(held, now, effects);
         }
+        if let Some(ask) = queued.ask {
+            self.ask_again(ask, now, effects);
+        }
     }
 
-    /// Nothing is under way: if nothing is to be repeated either, the record is enough.
+    /// Nothing is under way: if nothing is to be repeated either, the record is enough; if there is none, there is nothing
+    /// to remember.
     fn rest(&mut self, id: SessionId, now: Instant) {
         self.arm_session(id, now);
         let Some(entry) = self.sessions.entries.get_mut(&id) else { return };
+        if entry.version.is_none() && entry.live.as_ref().is_some_and(|live| live.session.is_blank()) {
+            self.sessions.remove(id);
+            return;
+        }
         let is_at_rest = entry.live.as_ref().is_some_and(|live| {
             let is_idle = live.waiting.is_empty() && live.repeats.is_empty();
             is_idle && !live.session.is_open() && !entry.record.is_empty()
@@ -233,13 +295,15 @@ fn record_bytes_max(step: &Step) -> usize {
 pub(super) fn is_refusable(step: &Step) -> bool {
     match &step.event {
         Some(SessionEvent::Request { message, .. }) => message.method() != Some(Method::Bye),
+        Some(SessionEvent::Http(_)) => true,
         Some(
             SessionEvent::Cancelled { .. }
             | SessionEvent::Acknowledged { .. }
             | SessionEvent::Response { .. }
             | SessionEvent::Failed { .. }
             | SessionEvent::Timer { .. }
-            | SessionEvent::Ending,
+            | SessionEvent::Ending
+            | SessionEvent::Ended,
         )
         | None => false,
     }
@@ -251,6 +315,7 @@ fn refusal(event: Option<&SessionEvent>) -> Vec<SessionEffect> {
         Some(SessionEvent::Request { request, .. }) => {
             vec![SessionEffect::Respond { request: *request, response: Response::new(500) }]
         }
+        Some(SessionEvent::Http(_)) => vec![SessionEffect::HttpRespond(HttpResponse::new(500))],
         Some(_) | None => Vec::new(),
     }
 }

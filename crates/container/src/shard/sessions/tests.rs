@@ -6,7 +6,10 @@
 mod absence;
 mod agent;
 mod bounds;
+mod ends;
 mod front_door;
+mod http;
+mod keys;
 mod phones;
 mod world;
 

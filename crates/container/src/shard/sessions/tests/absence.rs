@@ -6,7 +6,6 @@ use std::time::Duration;
 use super::SECOND;
 use super::phones::Hangup;
 use super::world::{Fate, World};
-use crate::session::{Session, SessionId};
 use crate::shard::sessions::SessionApplications;
 
 const MOMENT: Duration = Duration::from_millis(20);
@@ -109,15 +108,8 @@ fn sessions_keep_their_version_and_new_ones_get_the_current_one() {
     let former = vec![world.agent("agent@1")];
     world.hosts(SessionApplications { former, ..only(&world, &["agent@2"]) });
     world.comes(&super::bounds::invite("other-1"));
-    let stored: Vec<String> = world
-        .stored("session")
-        .into_iter()
-        .map(|(key, record)| {
-            let id = SessionId(key.id[..].try_into().unwrap());
-            Session::decode(id, &record).unwrap().application().to_owned()
-        })
-        .collect();
-    let of = |name: &str| stored.iter().filter(|stored| *stored == name).count();
+    let stored = world.stored_sessions();
+    let of = |name| stored.iter().filter(|session| session.application() == name).count();
     assert_eq!((of("agent@1"), of("agent@2")), (1, 1), "{stored:?}");
     world.runs_until_hung_up(60 * SECOND);
     assert!(world.is_hung_up(), "{}", world.log.join("\n"));

@@ -17,9 +17,9 @@ use transport::{Flow, Transport};
 use super::agent::{Agent, settings};
 use super::phones::{Hangup, Phone};
 use crate::edges::LinkId;
-use crate::session::{Session, SessionApplication, SessionId};
-use crate::shard::sessions::{EventEnd, SessionApplications, Sessions, records};
-use crate::shard::{Shard, ShardEffect};
+use crate::session::{HttpRequest, Session, SessionApplication, SessionId};
+use crate::shard::sessions::{EventEnd, KeyEnd, SessionApplications, Sessions, records};
+use crate::shard::{AskId, HttpAsk, HttpOutcome, SessionChoice, Shard, ShardEffect};
 
 const EDGE: &str = "192.0.2.1:5060";
 const LINK: LinkId = LinkId(1);
@@ -86,6 +86,11 @@ pub(super) struct World {
     unreadable_until: Instant,
     /// What came for calls whose Call-ID begins with `other`.
     pub(super) others: Vec<Message>,
+    /// What became of HTTP requests.
+    pub(super) outcomes: Vec<HttpOutcome>,
+    asked: u64,
+    /// One effect of the one container, one of the other; else the second comes when the first has none.
+    pub(super) takes_turns: bool,
     turns: usize,
     /// Those in which there is, or was, something.
     buckets: BTreeSet<Bytes>,
@@ -123,6 +128,9 @@ impl World {
             is_unreadable: false,
             unreadable_until: now,
             others: Vec::new(),
+            outcomes: Vec::new(),
+            asked: 0,
+            takes_turns: false,
             turns: 0,
             buckets: BTreeSet::new(),
         }
@@ -135,9 +143,19 @@ impl World {
         assert!(self.turns < TURNS_MAX, "{:?} goes on and on:\n{}", self.fate, told.join("\n"));
     }
 
-    pub(super) fn begins(&mut self) {
+    /// The containers begin to serve.
+    pub(super) fn opens(&mut self) {
         self.containers = [self.container(1), self.container(2)].map(Some);
         self.topology(&[1, 2]);
+    }
+
+    pub(super) fn begins(&mut self) {
+        self.opens();
+        self.calls();
+    }
+
+    /// The caller calls.
+    pub(super) fn calls(&mut self) {
         self.timer_due = Some(self.wall().saturating_add(self.timer_after));
         let invite = self.caller.calls(self.now);
         self.reaches_container(invite.buffer().clone());
@@ -164,6 +182,15 @@ impl World {
     /// The agent under this name.
     pub(super) fn agent(&self, name: &'static str) -> Arc<dyn SessionApplication> {
         Arc::new(Agent { name, timer_after: self.timer_after, callee: "sip:bob@198.51.100.9" })
+    }
+
+    /// An HTTP request comes to a container.
+    pub(super) fn asks(&mut self, number: usize, session: SessionChoice, request: HttpRequest) {
+        self.asked += 1;
+        let application = "web".to_owned();
+        let ask = HttpAsk { id: AskId(self.asked), application, session, request };
+        self.with(number, |shard, now, effects| shard.http(ask, now, effects));
+        self.settles();
     }
 
     /// Every container hosts these from now on.
@@ -293,11 +320,12 @@ impl World {
     fn settles(&mut self) {
         loop {
             self.turn();
-            let number = match &self.containers {
-                [Some(first), _] if !first.effects.is_empty() => 0,
-                [_, Some(second)] if !second.effects.is_empty() => 1,
-                _ => return,
+            let is_busy = |number: &usize| {
+                let container = self.containers[*number].as_ref();
+                container.is_some_and(|container| !container.effects.is_empty())
             };
+            let order = if self.takes_turns && self.turns % 2 == 0 { [1, 0] } else { [0, 1] };
+            let Some(number) = order.into_iter().find(is_busy) else { return };
             let effect = self.containers[number].as_mut().unwrap().effects.pop_front().unwrap();
             // Those of a pass over the indexes change nothing, and are many.
             if number == 0 && !matches!(effect, ShardEffect::Scan { .. }) {
@@ -372,6 +400,16 @@ impl World {
                 let page = self.store.scan(&space, &prefix, after.as_ref(), limit);
                 let result = page.now_or_never().unwrap();
                 self.with(number, |shard, now, effects| shard.scanned(scan, result, now, effects));
+            }
+            ShardEffect::FindKey { job, application, request } => {
+                let key = application.session_key(&request).now_or_never().unwrap();
+                self.with(number, |shard, now, effects| {
+                    shard.key_found(job, KeyEnd::Found(key), now, effects);
+                });
+            }
+            ShardEffect::HttpAnswered { outcome, .. } => {
+                self.log.push(format!("   c{} answers HTTP: {outcome:?}", number + 1));
+                self.outcomes.push(outcome);
             }
             ShardEffect::Handle { .. } | ShardEffect::Resolve { .. } => {
                 panic!("nothing asks for that")
@@ -483,6 +521,25 @@ impl World {
         self.settles();
     }
 
+    /// Messages come to containers, before any of them does anything.
+    pub(super) fn come_at_once(&mut self, texts: &[(usize, String)]) {
+        for (number, text) in texts {
+            self.offer(*number, 0, Bytes::copy_from_slice(text.as_bytes()));
+        }
+        self.settles();
+    }
+
+    /// Sessions that are stored.
+    pub(super) fn stored_sessions(&self) -> Vec<Session> {
+        let records = self.stored("session").into_iter();
+        records
+            .filter(|(_, record)| records::read_alias(record).is_none())
+            .map(|(key, record)| {
+                Session::decode(SessionId(key.id[..].try_into().unwrap()), &record).unwrap()
+            })
+            .collect()
+    }
+
     /// The caller asks something in its call, in a message of so many octets.
     pub(super) fn caller_asks(&mut self, cseq: u32, octets: usize) {
         let info = self.caller.info(cseq, octets);
@@ -519,7 +576,8 @@ impl World {
         let entries = |space| self.stored(space).into_iter().map(|(key, _)| key);
         let found: BTreeSet<Key> = entries("owned").chain(entries("due")).collect();
         let mut expected = BTreeSet::new();
-        for (key, record) in self.stored("session") {
+        let records = self.stored("session").into_iter();
+        for (key, record) in records.filter(|(_, record)| records::read_alias(record).is_none()) {
             let session =
                 Session::decode(SessionId(key.id[..].try_into().unwrap()), &record).unwrap();
             let writes = records::update(None, &session, record).writes;
@@ -530,7 +588,7 @@ impl World {
         assert_eq!(found, expected, "{told}");
     }
 
-    pub(super) fn stored(&self, space: &'static str) -> Vec<(Key, Bytes)> {
+    fn stored(&self, space: &'static str) -> Vec<(Key, Bytes)> {
         let space = Space::named(space);
         let page = self.store.scan(&space, &Prefix::All, None, 100);
         let page = page.now_or_never().unwrap().unwrap();

@@ -313,7 +313,9 @@ impl World {
                 self.with(index, |shard, now, effects| shard.scanned(scan, result, now, effects));
             }
             ShardEffect::Resolve { host, .. } => panic!("{host} is no address"),
-            ShardEffect::HandleEvent { .. } => panic!("nobody holds sessions here"),
+            ShardEffect::HandleEvent { .. }
+            | ShardEffect::FindKey { .. }
+            | ShardEffect::HttpAnswered { .. } => panic!("nobody holds sessions here"),
         }
     }
 
