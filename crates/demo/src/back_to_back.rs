@@ -135,7 +135,10 @@ impl BackToBack {
                 failed(session, leg, method, Response::new(*status), *status)
             }
             SessionEvent::Timer { name } => self.timer(session, name),
-            SessionEvent::Http(_) | SessionEvent::Ending | SessionEvent::Ended => Vec::new(),
+            SessionEvent::Http(_)
+            | SessionEvent::Signal { .. }
+            | SessionEvent::Ending
+            | SessionEvent::Ended => Vec::new(),
         }
     }
 

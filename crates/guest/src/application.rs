@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use container::application::Response;
-use container::session::{SessionApplication, SessionEffect, SessionEvent, SessionId, SessionView};
+use container::session::{
+    HttpResponse, SessionApplication, SessionEffect, SessionEvent, SessionId, SessionView,
+};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use sip::{HeaderName, Message};
@@ -243,8 +245,9 @@ impl Guest {
                 if begins {
                     room.handle(exports, wit::Event::Created).await?;
                 }
-                let event = events::event(room.store.data_mut(), event);
-                room.handle(exports, event).await?;
+                if let Some(event) = events::event(room.store.data_mut(), event) {
+                    room.handle(exports, event).await?;
+                }
                 Ok(None)
             }
             Call::SessionKey(request) => room.session_key(exports, request).await,
@@ -323,6 +326,10 @@ impl SessionApplication for Guest {
     ) -> BoxFuture<'a, Vec<SessionEffect>> {
         async move {
             self.counters.event();
+            if let SessionEvent::Http(_) = event {
+                // Its handler of HTTP is not run by a session yet.
+                return vec![SessionEffect::HttpRespond(HttpResponse::new(501))];
+            }
             let overlay = Overlay::new(session.clone(), self.identity.limits);
             let begins = self.hears_created && events::begins(event);
             let (overlay, outcome) = self.run(Some(overlay), Call::Event { event, begins }).await;

@@ -9,10 +9,10 @@ use crate::host::Host;
 /// The request by which a session began; the container counts from it.
 const FIRST_REQUEST: RequestId = RequestId(1);
 
-/// The event in the guest's words; its message can be read from now on.
-pub(crate) fn event(host: &mut Host, event: &SessionEvent) -> wit::Event {
+/// The event in the guest's words; its message can be read from now on. None: its handler of SIP does not hear of it.
+pub(crate) fn event(host: &mut Host, event: &SessionEvent) -> Option<wit::Event> {
     let message = host.happens(event);
-    match event {
+    Some(match event {
         SessionEvent::Request { leg, request, message: came } => {
             wit::Event::Request(wit::Incoming {
                 leg: leg.to_string(),
@@ -41,8 +41,15 @@ pub(crate) fn event(host: &mut Host, event: &SessionEvent) -> wit::Event {
             status: *status,
         }),
         SessionEvent::Timer { name } => wit::Event::Timer(name.clone()),
+        SessionEvent::Signal { name, payload, sender } => wit::Event::Signal(wit::Signal {
+            name: name.clone(),
+            payload: payload.to_vec(),
+            sender: sender.to_string(),
+        }),
+        SessionEvent::Http(_) => return None,
         SessionEvent::Ending => wit::Event::Ending,
-    }
+        SessionEvent::Ended => wit::Event::Ended,
+    })
 }
 
 /// Whether a session begins with this event.
@@ -55,7 +62,10 @@ pub(crate) fn begins(event: &SessionEvent) -> bool {
         | SessionEvent::Response { .. }
         | SessionEvent::Failed { .. }
         | SessionEvent::Timer { .. }
-        | SessionEvent::Ending => false,
+        | SessionEvent::Signal { .. }
+        | SessionEvent::Http(_)
+        | SessionEvent::Ending
+        | SessionEvent::Ended => false,
     }
 }
 

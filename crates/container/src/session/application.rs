@@ -274,6 +274,15 @@ pub enum SessionEvent {
     },
     /// An HTTP request came for the session; it wants [`SessionEffect::HttpRespond`] at this event.
     Http(HttpRequest),
+    /// Another session of the same application, or this one, has sent a signal; told once.
+    Signal {
+        /// Its name.
+        name: String,
+        /// What came with it.
+        payload: Bytes,
+        /// Who sent it.
+        sender: SessionId,
+    },
     /// The session ends, with the commit that this is told before: what it remembered is seen once more. Effects are void.
     /// Told to whom [`SessionApplication::hears_ended`] says.
     Ended,
@@ -349,7 +358,7 @@ pub enum SessionEffect {
         /// Names it, as in [`SessionEffect::Call`].
         leg: LegName,
         /// Any method but those that begin a dialog or belong into one: INVITE, SUBSCRIBE, REFER, BYE, ACK, CANCEL, PRACK,
-        /// UPDATE, INFO.
+        /// UPDATE, INFO; nor SIGNAL, which is the container's.
         method: Bytes,
         /// As in [`SessionEffect::Call`].
         target: Bytes,
@@ -402,6 +411,17 @@ pub enum SessionEffect {
     Cancel {
         /// On which leg.
         leg: LegName,
+    },
+    /// Sends a signal to a session of the same application, or to this one: [`SessionEvent::Signal`], once. It is kept, and
+    /// sent again, until it was heard; a session that is over hears nothing. At most
+    /// [`SIGNALS_MAX`](super::limits::SIGNALS_MAX) that are not heard yet.
+    Signal {
+        /// Whom.
+        session: SessionId,
+        /// 1 to [`NAME_BYTES_MAX`](super::limits::NAME_BYTES_MAX) octets.
+        name: String,
+        /// At most [`SIGNAL_BYTES_MAX`](super::limits::SIGNAL_BYTES_MAX) octets.
+        payload: Bytes,
     },
     /// The session ends by itself after so long, counted from now; at first that is
     /// [`SESSION_TIME_MAX`](super::limits::SESSION_TIME_MAX), which is also the most.

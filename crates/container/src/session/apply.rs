@@ -77,6 +77,9 @@ impl Session {
             SessionEffect::Respond { request, response } => {
                 self.respond(request, response, context, actions)?;
             }
+            SessionEffect::Signal { session, name, payload } => {
+                self.signal(session, name, payload, context, actions)?;
+            }
             SessionEffect::HttpRespond(response) => {
                 response.check().map_err(BrokenRule::HttpResponse)?;
                 actions.push(Action::HttpRespond(response));

@@ -64,6 +64,10 @@ impl Session {
             writer.octets(method);
             writer.number(u64::from(*status));
         });
+        list(&mut writer, self.signals_known.iter(), |writer, (sender, ordinal)| {
+            writer.fixed(&sender.0);
+            writer.number(*ordinal);
+        });
         writer.finish()
     }
 
@@ -95,6 +99,9 @@ impl Session {
             outgoing: read_list(reader, OutgoingRequest::decode)?,
             failures: read_list(reader, |reader| {
                 Ok((leg_name(reader)?, reader.octets()?, reader.small()?))
+            })?,
+            signals_known: read_list(reader, |reader| {
+                Ok((SessionId(reader.fixed()?), reader.number()?))
             })?,
             max_forwards,
             ends_when_ready: flag(ends_when_ready)?,

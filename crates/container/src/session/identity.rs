@@ -115,6 +115,17 @@ impl Identity {
             })
     }
 
+    /// A MAC of ours.
+    pub(super) fn mac_of(&self, purpose: &[u8], octets: &[u8]) -> String {
+        URL_SAFE_NO_PAD.encode(self.key.tag::<MAC_BYTES>(&[purpose, octets].concat()))
+    }
+
+    /// Whether it is the MAC of that.
+    pub(super) fn is_mac_of(&self, purpose: &[u8], octets: &[u8], mac: &str) -> bool {
+        let mac = URL_SAFE_NO_PAD.decode(mac).ok().filter(|mac| mac.len() == MAC_BYTES);
+        mac.is_some_and(|mac| self.key.verify(&[purpose, octets].concat(), &mac))
+    }
+
     /// The session that this key leads to, of an application of this name, whatever its version.
     pub fn keyed(&self, application: &str, key: &[u8]) -> SessionId {
         let name = name_of(application).as_bytes();
@@ -125,7 +136,8 @@ impl Identity {
     /// A name for a session that nothing names; `ordinal` is not given twice in the life of a container.
     pub fn fresh(&self, ordinal: u64) -> SessionId {
         let life = self.owner.incarnation.0.to_be_bytes();
-        let parts = [b"session new", &life[..], &self.owner.shard.to_be_bytes(), &ordinal.to_be_bytes()];
+        let parts =
+            [b"session new", &life[..], &self.owner.shard.to_be_bytes(), &ordinal.to_be_bytes()];
         SessionId(self.key.tag(&parts.concat()))
     }
 

@@ -40,6 +40,16 @@ pub const ANSWERS_MAX: usize = 32;
 pub const FORKS_MAX: usize = 8;
 /// The longest key of a session, in octets; a request with a longer one is answered 500.
 pub const KEY_BYTES_MAX: usize = 255;
+/// The most signals of a session that were not heard yet.
+pub const SIGNALS_MAX: usize = 16;
+/// What comes with a signal, in octets.
+pub const SIGNAL_BYTES_MAX: usize = 8 * 1024;
+/// A signal that was not heard is sent again after so long.
+pub const SIGNAL_REPEATED_AFTER: Duration = Duration::from_secs(1);
+/// A session that has ended keeps signals that nobody hears for so long.
+pub const SIGNAL_KEPT_BEYOND_END: Duration = Duration::from_secs(3_600);
+/// So many signals, the last ones, are known again when they are repeated.
+pub const SIGNALS_KNOWN_MAX: usize = 64;
 /// The longest body of an HTTP request or response, in octets.
 pub const HTTP_BODY_BYTES_MAX: usize = 1024 * 1024;
 /// The most header fields of one.

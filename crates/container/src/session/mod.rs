@@ -21,14 +21,15 @@
 mod application;
 pub mod apply;
 pub mod codec;
-pub mod identity;
 pub mod http;
+pub mod identity;
 mod legs;
 pub mod limits;
 pub mod receive;
 mod responses;
 pub mod rules;
 pub mod settle;
+pub mod signal;
 pub mod state;
 #[cfg(test)]
 mod tests;

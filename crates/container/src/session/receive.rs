@@ -13,6 +13,7 @@ use transport::Flow;
 
 use super::http::HttpRequest;
 use super::identity::RequestName;
+use super::signal::Signal;
 use super::state::{
     Action, Answer, Bye, Context, IncomingRequest, OutgoingRequest, Session, Silence, Stage,
 };
@@ -28,6 +29,15 @@ pub enum Input {
     Join(NewRequest),
     /// An HTTP request.
     Http(HttpRequest),
+    /// An HTTP request that belongs to the session by its key: one that is over begins anew.
+    HttpByKey(HttpRequest),
+    /// Another session says something.
+    Signal {
+        /// What.
+        signal: Signal,
+        /// Says that it was heard: complete message.
+        response: Bytes,
+    },
     /// The other side cancels the INVITE of this key.
     Cancelled {
         /// The INVITE's.
@@ -90,11 +100,26 @@ impl Session {
     ) -> Result<(Session, SessionEvent), NoSession> {
         let request = &begun_by.request;
         let mut session = Session::open(id, application, context);
-        session.ends_when_ready = true;
-        let max_forwards = request.max_forwards().ok().flatten();
-        session.max_forwards = max_forwards.unwrap_or(sip::MAX_FORWARDS_INITIAL).saturating_sub(1);
+        session.is_begun_by(request);
         let event = session.join(begun_by, context)?;
         Ok((session, event))
+    }
+
+    fn is_begun_by(&mut self, request: &Message) {
+        self.ends_when_ready = true;
+        let max_forwards = request.max_forwards().ok().flatten();
+        self.max_forwards = max_forwards.unwrap_or(sip::MAX_FORWARDS_INITIAL).saturating_sub(1);
+    }
+
+    /// Begins again under the name that its key gives it. What it has answered it still knows, and it gives no number
+    /// twice.
+    fn begin_anew(&mut self, context: Context<'_>) {
+        let anew = Session::open(self.id, &self.application, context);
+        let before = std::mem::replace(self, anew);
+        self.incoming = before.incoming;
+        self.outgoing = before.outgoing;
+        self.signals_known = before.signals_known;
+        self.last_ordinal = before.last_ordinal;
     }
 
     /// A session without a leg, that lives until it expires.
@@ -111,6 +136,7 @@ impl Session {
             incoming: Vec::new(),
             outgoing: Vec::new(),
             failures: Vec::new(),
+            signals_known: Vec::new(),
             last_ordinal: 0,
             max_forwards: sip::MAX_FORWARDS_INITIAL,
             ends_when_ready: false,
@@ -140,6 +166,13 @@ impl Session {
         let event = match input {
             Input::Request(request) => self.request(&request, context, actions),
             Input::Join(request) => self.joined(&request, context, actions),
+            Input::Signal { signal, response } => self.signalled(signal, response, actions),
+            Input::HttpByKey(request) => {
+                if self.is_over() {
+                    self.begin_anew(context);
+                }
+                Some(SessionEvent::Http(request))
+            }
             Input::Http(request) => Some(SessionEvent::Http(request)),
             Input::Cancelled { key } => self.cancelled(&key, context, actions),
             Input::Acknowledged { ack } => self.acknowledged(ack),
@@ -179,6 +212,10 @@ impl Session {
             return None;
         }
         let request = &new.request;
+        if self.is_over() {
+            self.begin_anew(context);
+            self.is_begun_by(request);
+        }
         let responder = &context.identity.responder;
         let method = request.method()?;
         let joined = if self.is_ending || !self.has_room_for(method) {
@@ -373,6 +410,9 @@ impl Session {
         let mut outgoing = self.outgoing.iter_mut();
         if let Some(ringing) = outgoing.find(|request| request.timer_c().is_some_and(is_due)) {
             ringing.cancel(context, actions);
+            return None;
+        }
+        if self.repeat_signal(context, actions) {
             return None;
         }
         let due = self.timers.iter().filter(|(_, timer)| timer.due <= context.guarded);

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use sip::{HeaderName, Method, NameAddr, Uri};
 
 use super::limits;
-use super::{LegName, RequestId};
+use super::{LegName, RequestId, signal};
 use crate::application::{FieldName, Header};
 
 /// The rule that an effect breaks: a bug of the application.
@@ -64,6 +64,12 @@ pub enum BrokenRule {
     /// More than [`limits::OUTGOING_MAX`].
     #[error("{0} requests without a final response, or INVITEs with a late one; at most {max} are sent", max = limits::OUTGOING_MAX)]
     TooManyRequests(usize),
+    /// More than [`limits::SIGNAL_BYTES_MAX`].
+    #[error("{0} octets with a signal; at most {max} are sent", max = limits::SIGNAL_BYTES_MAX)]
+    SignalTooLong(usize),
+    /// More than [`limits::SIGNALS_MAX`].
+    #[error("{max} signals were not heard yet; no more are sent", max = limits::SIGNALS_MAX)]
+    TooManySignals,
     /// It is no HTTP response.
     #[error("an HTTP response cannot be sent: {0}")]
     HttpResponse(&'static str),
@@ -124,6 +130,7 @@ pub fn checked_outside_method(method: &Bytes) -> Result<Method<'_>, BrokenRule> 
             | Method::Info,
         )
         | None => Err(BrokenRule::Method(method.clone())),
+        Some(signal::METHOD) => Err(BrokenRule::Method(method.clone())),
         Some(method) => Ok(method),
     }
 }
@@ -134,7 +141,9 @@ pub fn checked_outside_method(method: &Bytes) -> Result<Method<'_>, BrokenRule> 
 /// [`BrokenRule::Method`]: ACK, CANCEL, or no method at all.
 pub fn checked_method(method: &Bytes) -> Result<Method<'_>, BrokenRule> {
     match Method::parse(method) {
-        Some(Method::Ack | Method::Cancel) | None => Err(BrokenRule::Method(method.clone())),
+        Some(Method::Ack | Method::Cancel | signal::METHOD) | None => {
+            Err(BrokenRule::Method(method.clone()))
+        }
         Some(parsed) => Ok(parsed),
     }
 }

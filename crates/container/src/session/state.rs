@@ -17,7 +17,8 @@ use transport::Flow;
 use super::http::HttpResponse;
 use super::identity::Identity;
 use super::{
-    LegDirection, LegName, LegState, LegView, RequestId, SessionId, SessionView, TimerView, limits,
+    LegDirection, LegName, LegState, LegView, RequestId, SessionEvent, SessionId, SessionView,
+    TimerView, limits,
 };
 
 /// An application session.
@@ -39,6 +40,8 @@ pub struct Session {
     pub(super) outgoing: Vec<OutgoingRequest>,
     /// Requests that failed before they were sent, and of which the application is still to hear.
     pub(super) failures: Vec<(LegName, Bytes, u16)>,
+    /// Signals that were heard lately, the last one last: sender and ordinal.
+    pub(super) signals_known: Vec<(SessionId, u64)>,
     /// Counts requests and legs.
     pub(super) last_ordinal: u64,
     /// What a new leg's Max-Forwards is: one less than the initial request's.
@@ -191,6 +194,11 @@ pub enum Action {
         /// Complete message.
         response: Bytes,
     },
+    /// Tell a session that its signal was heard.
+    Reply {
+        /// Complete message.
+        response: Bytes,
+    },
     /// Answer the HTTP request of the event, if it has no answer yet.
     HttpRespond(HttpResponse),
     /// Begin a client transaction.
@@ -278,6 +286,16 @@ impl Session {
             || !self.outgoing.is_empty()
             || !self.failures.is_empty()
             || self.legs.iter().any(|leg| matches!(leg.bye, Bye::Wanted(_)))
+    }
+
+    /// Whether an event is of a request that begins a leg which the session, as it was before, did not have.
+    pub fn is_joined_by(&self, event: Option<&SessionEvent>) -> bool {
+        match event {
+            Some(SessionEvent::Request { leg, .. }) => {
+                self.legs.iter().all(|known| known.name != *leg)
+            }
+            Some(_) | None => false,
+        }
     }
 
     /// Whether it was told to end, or has ended by itself.
@@ -509,7 +527,7 @@ impl OutgoingRequest {
     /// When something is to be done about it, if nothing comes: it is cancelled, given up, or forgotten.
     fn deadline(&self, session: &Session, timers: Timers) -> Option<UnixMillis> {
         match &self.stage {
-            Stage::Waiting { .. } => self.timer_c(),
+            Stage::Waiting { .. } => self.timer_c().or(self.signal_repeated_at()),
             Stage::Cancelled { at } => Some(at.saturating_add(kept_for(timers))),
             Stage::Over { .. } if self.is_wanted_by(&session.legs) => None,
             Stage::Over { at, kept, .. } => Some(at.saturating_add(*kept)),

@@ -12,7 +12,7 @@ use super::set_ups::{Act, Gate, Step};
 use super::{Shard, ShardEffect};
 use crate::edges::LinkId;
 use crate::own_route::without_own_route;
-use crate::session::SessionId;
+use crate::session::{SessionId, signal};
 use crate::transactions::Origin;
 
 impl Shard {
@@ -83,6 +83,9 @@ impl Shard {
             Ok(rewritten) => rewritten.unwrap_or(request),
             Err(fault) => return self.refuse(&request, origin, 400, fault, effects),
         };
+        if request.method() == Some(signal::METHOD) {
+            return self.signalled(request, origin, now, effects);
+        }
         if let Some(id) = self.sessions.named_by(&request) {
             if !self.sessions.has(id) && !self.transactions.knows(&request) {
                 let held = self.hold(request, origin);

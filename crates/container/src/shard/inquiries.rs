@@ -300,6 +300,8 @@ impl Shard {
         effects: &mut Vec<ShardEffect>,
     ) {
         let link = self.edges.for_response(held.origin.link, held.origin.flow.local);
+        // What came from no phone, a signal, goes by any edge.
+        let link = link.or_else(|| self.edges.links().next());
         if let Some(link) = link.filter(|_| held.hops < HOPS_MAX) {
             let frame = LinkFrame::HandOn {
                 to: owner.0,

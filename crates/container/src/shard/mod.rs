@@ -71,8 +71,8 @@ use sessions::{SessionStart, Sessions};
 use set_ups::Ledger;
 
 pub use interface::{
-    AskId, CommitId, HttpAsk, HttpOutcome, JobId, LinkFault, LookupId, ReadId, ScanId, SessionChoice, ShardEffect,
-    ShardSettings,
+    AskId, CommitId, HttpAsk, HttpOutcome, JobId, LinkFault, LookupId, ReadId, ScanId,
+    SessionChoice, ShardEffect, ShardSettings,
 };
 pub use jobs::HandlerEnd;
 pub use sessions::{EventEnd, KeyEnd, SessionApplications};

@@ -58,6 +58,7 @@ impl Driver {
     fn new() -> Driver {
         let view = SessionView {
             id: SessionId([7; 16]),
+            is_new: false,
             now: state::UnixMillis(1_000),
             created: state::UnixMillis(1_000),
             expires: state::UnixMillis(9_000_000),
@@ -105,6 +106,8 @@ impl Driver {
             | SessionEffect::ExpireAfter { .. }
             | SessionEffect::EndWhenReady { .. } => {}
             SessionEffect::SendOutside { .. }
+            | SessionEffect::HttpRespond(_)
+            | SessionEffect::Signal { .. }
             | SessionEffect::Link { .. }
             | SessionEffect::Unlink { .. } => panic!("the agent has no use for {effect:?}"),
         }

@@ -123,7 +123,10 @@ impl Bench {
             }
             Action::Acknowledge { ack } => ("ACK".to_owned(), Some(ack)),
             Action::Cancel { .. } => ("CANCEL".to_owned(), None),
-            Action::Abandon { .. } | Action::Accept { .. } => return,
+            Action::Abandon { .. }
+            | Action::Accept { .. }
+            | Action::HttpRespond(_)
+            | Action::Reply { .. } => return,
         };
         if let Some(octets) = message {
             self.messages.push((word.clone(), parse(octets)));

@@ -48,7 +48,10 @@ impl Subject {
                 SessionEvent::Cancelled { .. }
                 | SessionEvent::Failed { .. }
                 | SessionEvent::Timer { .. }
-                | SessionEvent::Ending,
+                | SessionEvent::Signal { .. }
+                | SessionEvent::Http(_)
+                | SessionEvent::Ending
+                | SessionEvent::Ended,
             ) => None,
         }
     }

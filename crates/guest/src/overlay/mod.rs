@@ -50,6 +50,8 @@ impl From<BrokenRule> for Refusal {
             | BrokenRule::Attributes(_)
             | BrokenRule::TooManyTimers(_)
             | BrokenRule::TooManyRequests(_)
+            | BrokenRule::TooManySignals
+            | BrokenRule::SignalTooLong(_)
             | BrokenRule::Record(_) => Refusal::Limit(why),
             BrokenRule::NoRequest(_) => Refusal::Unknown(why),
             BrokenRule::NoDialog(_) | BrokenRule::NoLeg(_) | BrokenRule::NoLink(_) => {
@@ -62,6 +64,7 @@ impl From<BrokenRule> for Refusal {
             | BrokenRule::HeaderName(_)
             | BrokenRule::Target(_)
             | BrokenRule::Address(_)
+            | BrokenRule::HttpResponse(_)
             | BrokenRule::Method(_) => Refusal::Invalid(why),
         }
     }

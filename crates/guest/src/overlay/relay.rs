@@ -78,7 +78,11 @@ impl Overlay {
                 let request = self.waits(&other, method)?;
                 self.respond(request, Response::new(told(*status)))
             }
-            SessionEvent::Timer { .. } | SessionEvent::Ending => {
+            SessionEvent::Timer { .. }
+            | SessionEvent::Signal { .. }
+            | SessionEvent::Http(_)
+            | SessionEvent::Ending
+            | SessionEvent::Ended => {
                 let why = "this event came with no message".to_owned();
                 Err(Refusal::WrongState(why))
             }

@@ -32,6 +32,7 @@ fn leg(name: &str, state: LegState, unanswered: &[(RequestId, &'static str)]) ->
 
 fn session(legs: Vec<LegView>) -> Overlay {
     let view = SessionView {
+        is_new: false,
         id: SessionId([7; 16]),
         now: UnixMillis(1_000),
         created: UnixMillis(500),

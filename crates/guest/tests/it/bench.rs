@@ -47,6 +47,7 @@ pub(crate) const INVITE: RequestId = RequestId(1);
 /// A session that an INVITE has begun.
 pub(crate) fn session() -> SessionView {
     SessionView {
+        is_new: false,
         id: SessionId([0xab; 16]),
         now: UnixMillis(1_000),
         created: UnixMillis(1_000),

@@ -205,6 +205,9 @@ impl Bench {
                 self.acks.push(ack);
                 word
             }
+            Action::Reply { response } => {
+                format!("reply {}", Message::parse(response).unwrap().status().unwrap())
+            }
             Action::HttpRespond(response) => format!("HTTP {}", response.status),
             Action::Cancel { .. } => "CANCEL".to_owned(),
             Action::Abandon { .. } => "abandon".to_owned(),
@@ -321,6 +324,7 @@ pub(super) fn event_word(event: &SessionEvent) -> String {
         }
         SessionEvent::Timer { name } => format!("timer {name}"),
         SessionEvent::Http(request) => format!("{} {}", request.method, request.path_with_query),
+        SessionEvent::Signal { name, sender, .. } => format!("signal {name} of {sender}"),
         SessionEvent::Ended => "ended".to_owned(),
         SessionEvent::Ending => "ending".to_owned(),
     }

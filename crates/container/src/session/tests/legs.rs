@@ -73,7 +73,8 @@ fn a_request_outside_of_dialogs_that_nobody_answers_fails() {
 
 #[test]
 fn what_belongs_into_a_dialog_is_not_sent_outside_of_one() {
-    for method in ["INVITE", "SUBSCRIBE", "REFER", "BYE", "ACK", "CANCEL", "INFO", "a b"] {
+    for method in ["INVITE", "SUBSCRIBE", "REFER", "BYE", "ACK", "CANCEL", "INFO", "SIGNAL", "a b"]
+    {
         let refused = Bench::new().apply(vec![message(method)]).unwrap_err();
         assert_eq!(refused, BrokenRule::Method(method.into()));
     }

@@ -18,9 +18,9 @@ use super::super::{LookupId, Shard, ShardEffect};
 use super::Queued;
 use crate::next_hop::{Hop, HopHost};
 use crate::proxy::{NextHop, TransportFailure};
-use crate::session::SessionId;
 use crate::session::receive::Input;
 use crate::session::state::Action;
+use crate::session::{SessionId, signal};
 use crate::transactions::ClientId;
 
 /// A client transaction of a session.
@@ -63,6 +63,10 @@ impl Shard {
                     if let Some(server) = self.transactions.server_by_key(&key) {
                         self.transactions.respond(server, status, response, now, &mut self.pending);
                     }
+                }
+                Action::Reply { response } => self.deliver(response, now, effects),
+                Action::Start { method, request, .. } if method == signal::METHOD.as_bytes() => {
+                    self.deliver(request, now, effects);
                 }
                 // To whom, the step knows.
                 Action::HttpRespond(_) => {}

@@ -197,12 +197,13 @@ impl Shard {
         entry.has_calls = draft.has_calls();
         let is_gone = draft.is_over() && !draft.is_open();
         let has_failures = draft.has_failures();
+        let begins_leg = is_first || live.session.is_joined_by(event.as_ref());
         live.session = draft;
         live.is_acting = true;
         if has_failures {
             live.waiting.insert(live.parked, Queued::of(Input::Failure));
         }
-        if is_first
+        if begins_leg
             && let Some(held) = &held
             && let Some(server) = self.transactions.server_of(&held.message)
         {
@@ -210,7 +211,7 @@ impl Shard {
         }
         match ask {
             Some(ask) if event.is_some() => {
-                ask.is_answered(lives_on.then_some(id), &mut actions, effects);
+                ask.ends_with_answer(lives_on.then_some(id), &mut actions, effects);
             }
             // It has ended, and hears nothing any more.
             Some(ask) => ask.ends(HttpOutcome::NoSession, effects),
@@ -239,7 +240,12 @@ impl Shard {
     }
 
     /// Nothing is left of a session.
-    pub(super) fn forget_session(&mut self, id: SessionId, now: Instant, effects: &mut Vec<ShardEffect>) {
+    pub(super) fn forget_session(
+        &mut self,
+        id: SessionId,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
         let Some(entry) = self.sessions.remove(id) else { return };
         for queued in entry.live.into_iter().flat_map(|live| live.waiting) {
             self.unqueue(queued, now, effects);

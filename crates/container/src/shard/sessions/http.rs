@@ -42,7 +42,7 @@ impl Ask {
     }
 
     /// The step of this request stands; its answer is among what is to be done now. `session`: if it is to be found again.
-    pub(super) fn is_answered(
+    pub(super) fn ends_with_answer(
         self,
         session: Option<SessionId>,
         actions: &mut Vec<Action>,
@@ -95,7 +95,9 @@ impl Shard {
         let ask = Ask { rounds: ask.rounds + 1, ..ask };
         let id = ask.session;
         let Some(live) = self.sessions.wake(id) else {
-            if let Err(Asking::Http(ask)) = self.inquire_for(id, Asking::Http(ask), effects) {
+            if let Err(Asking::Http(ask)) =
+                self.inquire_for(id, Asking::Http(Box::new(ask)), effects)
+            {
                 debug!(session = %id, "too many wait for a record; refused an HTTP request");
                 ask.ends(HttpOutcome::Refused(503), effects);
             }
@@ -105,7 +107,8 @@ impl Shard {
             self.advance(id, now, effects);
             return ask.ends(HttpOutcome::NoSession, effects);
         }
-        let input = Input::Http(ask.request.clone());
+        let request = ask.request.clone();
+        let input = if ask.begins { Input::HttpByKey(request) } else { Input::Http(request) };
         self.queue(id, Queued { ask: Some(ask), ..Queued::of(input) }, now, effects);
     }
 

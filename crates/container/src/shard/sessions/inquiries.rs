@@ -17,7 +17,7 @@ use super::{Ask, Entered, Entry, Live, Queued, records};
 use crate::ownership::index::Owned;
 use crate::ownership::neighbours::Standing;
 use crate::session::receive::Input;
-use crate::session::{Session, SessionId};
+use crate::session::{Session, SessionId, signal};
 use crate::transactions::deadlines::Armed;
 use crate::transactions::{Origin, ServerId};
 
@@ -31,8 +31,8 @@ const ATTEMPTS_MAX: u32 = 4;
 /// Who waits for the answer.
 #[derive(Debug)]
 pub(super) enum Asking {
-    Message(Held),
-    Http(Ask),
+    Message(Box<Held>),
+    Http(Box<Ask>),
     /// The initial request of this transaction, whose key leads to the session.
     Keyed(ServerId),
 }
@@ -56,7 +56,9 @@ impl Shard {
         held: Held,
         effects: &mut Vec<ShardEffect>,
     ) {
-        if let Err(Asking::Message(held)) = self.inquire_for(id, Asking::Message(held), effects) {
+        if let Err(Asking::Message(held)) =
+            self.inquire_for(id, Asking::Message(Box::new(held)), effects)
+        {
             debug!(session = %id, "too many messages wait for a record; dropped one");
             taken(held.offered, effects);
         }
@@ -154,7 +156,7 @@ impl Shard {
             Standing::Living => {
                 for asking in self.end_session_inquiry(id, effects) {
                     match asking {
-                        Asking::Message(held) => self.hand_on(held, owner, now, effects),
+                        Asking::Message(held) => self.hand_on(*held, owner, now, effects),
                         Asking::Http(ask) => ask.ends(HttpOutcome::Elsewhere(owner), effects),
                         Asking::Keyed(server) => self.hand_on_keyed(server, owner, now, effects),
                     }
@@ -265,8 +267,8 @@ impl Shard {
         }
         for asking in self.end_session_inquiry(id, effects) {
             match asking {
-                Asking::Message(held) => self.is_for_no_session(id, held, now, effects),
-                Asking::Http(ask) => self.begin_or_end_ask(ask, now, effects),
+                Asking::Message(held) => self.is_for_no_session(id, *held, now, effects),
+                Asking::Http(ask) => self.begin_or_end_ask(*ask, now, effects),
                 Asking::Keyed(server) => self.begin_keyed(server, now, effects),
             }
         }
@@ -279,6 +281,9 @@ impl Shard {
         now: Instant,
         effects: &mut Vec<ShardEffect>,
     ) {
+        if held.message.method() == Some(signal::METHOD) {
+            return self.is_heard_by_nobody(held, now, effects);
+        }
         let is_named = self.sessions.named_by(&held.message) == Some(id);
         match held.message.method() {
             // Its record was there a moment ago.
@@ -310,9 +315,9 @@ impl Shard {
             match asking {
                 // It is here, and knows their INVITE no more.
                 Asking::Message(held) if self.sessions.has(id) => {
-                    self.give_to_transactions(held, now, effects);
+                    self.give_to_transactions(*held, now, effects);
                 }
-                Asking::Message(held) => self.inquire_session(id, held, effects),
+                Asking::Message(held) => self.inquire_session(id, *held, effects),
                 Asking::Http(ask) => ask.ends(HttpOutcome::NoSession, effects),
                 Asking::Keyed(server) => self.refuse_keyed(server, 500, now, effects),
             }
@@ -323,8 +328,8 @@ impl Shard {
     fn session_answered(&mut self, id: SessionId, now: Instant, effects: &mut Vec<ShardEffect>) {
         for asking in self.end_session_inquiry(id, effects) {
             match asking {
-                Asking::Message(held) => self.dispatch_again(held, now, effects),
-                Asking::Http(ask) => self.ask_again(ask, now, effects),
+                Asking::Message(held) => self.dispatch_again(*held, now, effects),
+                Asking::Http(ask) => self.ask_again(*ask, now, effects),
                 Asking::Keyed(server) => self.find_keyed(server, now, effects),
             }
         }
@@ -333,7 +338,7 @@ impl Shard {
     fn give_up_session(&mut self, id: SessionId, now: Instant, effects: &mut Vec<ShardEffect>) {
         for asking in self.end_session_inquiry(id, effects) {
             match asking {
-                Asking::Message(held) => self.drop_held(held, effects),
+                Asking::Message(held) => self.drop_held(*held, effects),
                 Asking::Http(ask) => ask.ends(HttpOutcome::Refused(503), effects),
                 Asking::Keyed(server) => self.refuse_keyed(server, 503, now, effects),
             }

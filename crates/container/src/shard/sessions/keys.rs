@@ -138,15 +138,25 @@ impl Shard {
                 self.begin_keyed(server, now, effects);
             }
             KeyEnd::Found(Some(key)) => {
-                error!(application = name, octets = key.len(), "an application gave a key of a wrong length; answering 500");
+                error!(
+                    application = name,
+                    octets = key.len(),
+                    "an application gave a key of a wrong length; answering 500"
+                );
                 self.refuse_keyed(server, 500, now, effects);
             }
             KeyEnd::Panicked => {
-                error!(application = name, "an application panicked when it was asked for a key; answering 500");
+                error!(
+                    application = name,
+                    "an application panicked when it was asked for a key; answering 500"
+                );
                 self.refuse_keyed(server, 500, now, effects);
             }
             KeyEnd::TimedOut => {
-                warn!(application = name, "an application took too long to give a key; answering 503");
+                warn!(
+                    application = name,
+                    "an application took too long to give a key; answering 503"
+                );
                 self.refuse_keyed(server, 503, now, effects);
             }
         }

@@ -11,7 +11,7 @@
 //! of dead containers and hands messages on to living ones, `actions` lets messages leave, `clock` repeats 2xx responses
 //! and keeps deadlines, `due` finds timers that nobody keeps any more, `absence` lets sessions wait whose application is
 //! not there, `http` brings them HTTP requests, `keys` gathers initial requests in
-//! sessions.
+//! sessions, `signals` lets them speak to each other.
 //!
 //! A session for which nothing is under way is kept as its record only, a few hundred octets.
 
@@ -25,6 +25,7 @@ mod http;
 mod inquiries;
 mod keys;
 mod records;
+mod signals;
 mod steps;
 #[cfg(test)]
 mod tests;
@@ -48,8 +49,8 @@ use crate::session::identity::Identity;
 use crate::session::receive::Input;
 use crate::session::state::{Action, Context};
 use crate::session::{Session, SessionApplication, SessionEffect, SessionEvent, SessionId, limits};
-use crate::transactions::deadlines::{Armed, Deadlines};
 use crate::transactions::ClientId;
+use crate::transactions::deadlines::{Armed, Deadlines};
 pub(super) use actions::Start as SessionStart;
 use actions::{Lookup, Sent};
 use clock::Repeat;

@@ -83,7 +83,10 @@ impl Shard {
     ) {
         let Some(event) = &step.event else { return };
         let application = Arc::clone(application);
-        let is_new = self.sessions.entries.get(&id).is_some_and(|entry| entry.version.is_none());
+        let is_new = self.sessions.entries.get(&id).is_some_and(|entry| {
+            let has_ended = entry.live.as_ref().is_some_and(|live| live.session.is_over());
+            entry.version.is_none() || has_ended
+        });
         let session = SessionView { is_new, ..step.draft.view(self.wall(now)) };
         let (event, session) = (Box::new(event.clone()), Box::new(session));
         let job = JobId(self.take_id());
@@ -102,10 +105,10 @@ impl Shard {
         now: Instant,
         effects: &mut Vec<ShardEffect>,
     ) -> Option<Step> {
-        let had_ended = |entry: &Entry| {
-            entry.live.as_ref().is_some_and(|live| live.session.is_ending())
-        };
-        let is_end = step.draft.is_ending() && !self.sessions.entries.get(&id).is_some_and(had_ended);
+        let had_ended =
+            |entry: &Entry| entry.live.as_ref().is_some_and(|live| live.session.is_ending());
+        let is_end =
+            step.draft.is_ending() && !self.sessions.entries.get(&id).is_some_and(had_ended);
         let application = self.sessions.applications.find(step.draft.application());
         let application = application.filter(|known| is_end && known.hears_ended()).cloned();
         let Some(application) = application else { return Some(step) };
@@ -270,7 +273,9 @@ impl Shard {
     fn rest(&mut self, id: SessionId, now: Instant) {
         self.arm_session(id, now);
         let Some(entry) = self.sessions.entries.get_mut(&id) else { return };
-        if entry.version.is_none() && entry.live.as_ref().is_some_and(|live| live.session.is_blank()) {
+        if entry.version.is_none()
+            && entry.live.as_ref().is_some_and(|live| live.session.is_blank())
+        {
             self.sessions.remove(id);
             return;
         }
@@ -295,7 +300,8 @@ fn record_bytes_max(step: &Step) -> usize {
 pub(super) fn is_refusable(step: &Step) -> bool {
     match &step.event {
         Some(SessionEvent::Request { message, .. }) => message.method() != Some(Method::Bye),
-        Some(SessionEvent::Http(_)) => true,
+        // A signal is repeated until it is heard.
+        Some(SessionEvent::Http(_) | SessionEvent::Signal { .. }) => true,
         Some(
             SessionEvent::Cancelled { .. }
             | SessionEvent::Acknowledged { .. }

@@ -11,6 +11,7 @@ mod front_door;
 mod http;
 mod keys;
 mod phones;
+mod signals;
 mod world;
 
 use std::time::Duration;

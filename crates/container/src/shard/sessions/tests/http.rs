@@ -58,7 +58,7 @@ fn decide(session: &SessionView, event: &SessionEvent) -> Vec<SessionEffect> {
     }
 }
 
-fn get(path: &str) -> HttpRequest {
+pub(super) fn get(path: &str) -> HttpRequest {
     let (method, path_with_query) = ("GET".to_owned(), path.to_owned());
     HttpRequest { method, path_with_query, headers: Vec::new(), body: Bytes::new() }
 }
@@ -87,7 +87,7 @@ impl World {
     }
 }
 
-fn key(text: &'static str) -> SessionChoice {
+pub(super) fn key(text: &'static str) -> SessionChoice {
     SessionChoice::Key(text.into())
 }
 
@@ -125,7 +125,9 @@ fn session_that_remembers_nothing_is_not_stored() {
     for session in [SessionChoice::New, key("desk")] {
         for path in ["/look", "/end"] {
             match world.gets(0, session.clone(), path) {
-                HttpOutcome::Answered { session: None, response } => assert_eq!(response.status, 200),
+                HttpOutcome::Answered { session: None, response } => {
+                    assert_eq!(response.status, 200)
+                }
                 other => panic!("{path}: {other:?}"),
             }
             assert_eq!((world.store.records(), world.sessions(), world.commits), (0, 0, 0));

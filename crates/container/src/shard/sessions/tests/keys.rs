@@ -79,7 +79,7 @@ fn opened(fate: Fate) -> World {
 
 impl World {
     /// Statuses that a caller has got to this method, repetitions left out.
-    fn heard(&self, caller: &str, method: &str) -> Vec<u16> {
+    fn was_answered(&self, caller: &str, method: &str) -> Vec<u16> {
         let is_of = |message: &&Message| {
             let cseq = message.cseq().unwrap();
             message.call_id().unwrap() == format!("other-{caller}").as_bytes()
@@ -116,7 +116,12 @@ fn requests_of_one_key_are_legs_of_one_session() {
         world.come_at_once(&[(second, request("INVITE", "room", "ben"))]);
         assert_eq!(world.room(), named(&BOTH));
         for caller in ["ann", "ben"] {
-            assert_eq!(world.heard(caller, "INVITE"), [100, 200], "{}", world.log.join("\n"));
+            assert_eq!(
+                world.was_answered(caller, "INVITE"),
+                [100, 200],
+                "{}",
+                world.log.join("\n")
+            );
         }
         assert_eq!(world.handed_on, second);
         world.check_indexes();
@@ -133,7 +138,7 @@ fn first_requests_that_come_to_two_containers_at_once_end_in_one_session() {
     assert!(told.contains("commit false"), "they do not meet: {told}");
     assert_eq!(world.room(), named(&BOTH));
     for caller in ["ann", "ben"] {
-        assert_eq!(world.heard(caller, "INVITE"), [100, 200], "{told}");
+        assert_eq!(world.was_answered(caller, "INVITE"), [100, 200], "{told}");
     }
     assert_eq!(world.handed_on, 1, "{told}");
     assert_eq!(world.sessions(), 1);
@@ -152,7 +157,8 @@ fn repetitions_find_the_session_wherever_they_arrive_and_whoever_dies() {
     for at in 0..steps {
         let mut world = opened(Fate::DiesAfter(at));
         world.takes_turns = true;
-        let invites = [(0, request("INVITE", "room", "ann")), (1, request("INVITE", "room", "ben"))];
+        let invites =
+            [(0, request("INVITE", "room", "ann")), (1, request("INVITE", "room", "ben"))];
         world.come_at_once(&invites);
         world.runs(3 * SECOND);
         for (_, invite) in invites {
@@ -160,7 +166,7 @@ fn repetitions_find_the_session_wherever_they_arrive_and_whoever_dies() {
         }
         assert_eq!(world.room().len(), 2, "{at}: {}", world.log.join("\n"));
         for caller in ["ann", "ben"] {
-            assert_eq!(world.heard(caller, "INVITE").last(), Some(&200), "{at}: {caller}");
+            assert_eq!(world.was_answered(caller, "INVITE").last(), Some(&200), "{at}: {caller}");
         }
         world.check_indexes();
     }
@@ -175,6 +181,10 @@ fn commit_that_goes_wrong_makes_no_second_session() {
         Trouble::Conflict,
     ];
     for (trouble, at) in troubles.into_iter().flat_map(|it| [0, 1, 2, 3].map(|at| (it, at))) {
+        let is_for_alias = at == 0 || at == 2;
+        if is_for_alias && trouble == Trouble::AppliedAndUnreadable {
+            continue; // it is not read before the next one
+        }
         let mut world = opened(Fate::Lives);
         world.trouble = Some((at, trouble));
         let callers = ["ann", "ben"];
@@ -184,11 +194,10 @@ fn commit_that_goes_wrong_makes_no_second_session() {
         let told = format!("{trouble:?} {at}:\n{}", world.log.join("\n"));
         let answered: Vec<bool> = callers
             .iter()
-            .map(|caller| world.heard(caller, "INVITE").last() == Some(&200))
+            .map(|caller| world.was_answered(caller, "INVITE").last() == Some(&200))
             .collect();
         assert_eq!(world.room().len(), answered.iter().filter(|is| **is).count(), "{told}");
         // An alias of which nothing is known is no reason to begin.
-        let is_for_alias = at == 0 || at == 2;
         assert_eq!(answered.contains(&false), is_for_alias, "{told}");
     }
 }
@@ -207,9 +216,10 @@ fn cancel_finds_the_session_of_its_invite() {
         }
         world.come_at_once(&[(number, request("CANCEL", "ring", "ben"))]);
         let told = world.log.join("\n");
-        assert_eq!(world.heard("ben", "CANCEL"), [200], "{told}");
-        assert_eq!(world.heard("ben", "INVITE").last(), Some(&487), "{told}");
-        assert_eq!(world.heard("ann", "INVITE").last(), Some(&180), "{told}");
+        assert_eq!(world.was_answered("ben", "CANCEL"), [200], "{told}");
+        assert_eq!(world.was_answered("ben", "INVITE").last(), Some(&487), "{told}");
+        let ann = world.was_answered("ann", "INVITE");
+        assert!(ann.iter().all(|status| *status < 200), "{ann:?}: {told}");
         assert_eq!(world.room(), named(&[("caller", LegState::Early)]), "{told}");
     }
 }
@@ -219,10 +229,24 @@ fn cancel_waits_while_its_session_is_sought() {
     let mut world = opened(Fate::Lives);
     let (invite, cancel) = (request("INVITE", "ring", "ann"), request("CANCEL", "ring", "ann"));
     world.come_at_once(&[(0, invite), (0, cancel)]);
-    assert_eq!(world.heard("ann", "CANCEL"), [200]);
-    assert_eq!(world.heard("ann", "INVITE").last(), Some(&487));
+    assert_eq!(world.was_answered("ann", "CANCEL"), [200]);
+    assert_eq!(world.was_answered("ann", "INVITE").last(), Some(&487));
     world.runs(40 * SECOND);
     assert_eq!((world.sessions(), world.stored_sessions().len()), (0, 0));
+}
+
+#[test]
+fn session_that_is_over_begins_anew_while_its_answers_are_kept() {
+    let mut world = opened(Fate::Lives);
+    world.come_at_once(&[(0, request("INVITE", "ring", "ann"))]);
+    world.come_at_once(&[(0, request("CANCEL", "ring", "ann"))]);
+    assert_eq!(world.was_answered("ann", "INVITE").last(), Some(&487));
+    world.runs(SECOND);
+    assert_eq!(world.stored_sessions().len(), 1, "its answers are kept");
+    world.come_at_once(&[(0, request("INVITE", "ring", "ben"))]);
+    assert_eq!(world.was_answered("ben", "INVITE"), [100, 180], "{}", world.log.join("\n"));
+    assert_eq!(world.room(), named(&[("caller", LegState::Early)]));
+    world.check_indexes();
 }
 
 #[test]
@@ -230,7 +254,7 @@ fn request_without_a_key_has_a_session_of_its_own() {
     let mut world = opened(Fate::Lives);
     for caller in ["ann", "ben"] {
         world.come_at_once(&[(0, request("INVITE", "alone", caller))]);
-        assert_eq!(world.heard(caller, "INVITE"), [100, 200]);
+        assert_eq!(world.was_answered(caller, "INVITE"), [100, 200]);
     }
     assert_eq!((world.sessions(), world.stored_sessions().len()), (2, 2));
 }
@@ -239,10 +263,10 @@ fn request_without_a_key_has_a_session_of_its_own() {
 fn what_cannot_be_led_anywhere_is_refused() {
     let mut world = opened(Fate::Lives);
     world.come_at_once(&[(0, request("INVITE", "long", "ann"))]);
-    assert_eq!(world.heard("ann", "INVITE"), [500]);
+    assert_eq!(world.was_answered("ann", "INVITE"), [500]);
     world.next_commit_goes_wrong(Trouble::LostAndUnknown);
     world.come_at_once(&[(0, request("INVITE", "room", "ben"))]);
-    assert_eq!(world.heard("ben", "INVITE"), [503]);
+    assert_eq!(world.was_answered("ben", "INVITE"), [503]);
     world.come_at_once(&[(0, request("OPTIONS", "room", "cat"))]);
-    assert_eq!(world.heard("cat", "OPTIONS"), [200], "which needs no alias");
+    assert_eq!(world.was_answered("cat", "OPTIONS"), [200], "which needs no alias");
 }

@@ -193,6 +193,12 @@ impl World {
         self.settles();
     }
 
+    /// The session that a key of the application `web` leads to.
+    pub(super) fn keyed(&self, key: &str) -> [u8; 16] {
+        let container = self.containers.iter().flatten().next().unwrap();
+        container.shard.sessions.identity.keyed("web", key.as_bytes()).0
+    }
+
     /// Every container hosts these from now on.
     pub(super) fn hosts(&mut self, applications: SessionApplications) {
         for number in [0, 1] {
@@ -324,7 +330,8 @@ impl World {
                 let container = self.containers[*number].as_ref();
                 container.is_some_and(|container| !container.effects.is_empty())
             };
-            let order = if self.takes_turns && self.turns % 2 == 0 { [1, 0] } else { [0, 1] };
+            let order =
+                if self.takes_turns && self.turns.is_multiple_of(2) { [1, 0] } else { [0, 1] };
             let Some(number) = order.into_iter().find(is_busy) else { return };
             let effect = self.containers[number].as_mut().unwrap().effects.pop_front().unwrap();
             // Those of a pass over the indexes change nothing, and are many.
