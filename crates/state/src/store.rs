@@ -48,7 +48,8 @@ pub trait Store: Send + Sync {
     fn watch(&self, space: &Space, prefix: &Prefix) -> Result<Watch, StoreError>;
 
     /// A number that is another one after each commit that a read can see, of whatever process; `None` when the engine
-    /// cannot tell at once. What was read behind it and has no lifetime stands as long as it stays the same.
+    /// cannot tell at once. What was read behind it and has no lifetime stands as long as it stays the same: it changes
+    /// no sooner than reads do.
     fn last_commit(&self) -> Option<u64> {
         None
     }

@@ -193,7 +193,8 @@ impl Environment {
         self.env.write_txn().map_err(|source| self.error("begin to write", source))
     }
 
-    /// The number of LMDB's last transaction: it changes with every commit of any process. A few nanoseconds.
+    /// The number of LMDB's last transaction: it changes with every commit of any process, when that begins to reach the
+    /// disk and before a read sees it. A few nanoseconds.
     pub(super) fn last_transaction(&self) -> usize {
         self.env.info().last_txn_id
     }

@@ -173,7 +173,10 @@ impl Store for EmbeddedStore {
     }
 
     fn last_commit(&self) -> Option<u64> {
-        Some(self.open.shared.environment.last_transaction() as u64)
+        // Not the last transaction of the file: while that reaches the disk, reads see the state before it. Whoever kept
+        // what they found then would take it for what stands.
+        let txn = self.open.shared.environment.read().ok()?;
+        Some(txn.id() as u64)
     }
 
     fn commit(&self, batch: Batch) -> BoxFuture<'_, CommitOutcome> {

@@ -251,6 +251,31 @@ fn a_commit_that_was_looked_at_on_its_way_to_the_disk_is_told() {
     }
 }
 
+#[test]
+fn what_was_read_behind_the_last_commit_stands_until_that_is_another_one() {
+    const COMMITS: usize = 50;
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options { durability: Durability::EveryCommit, ..Options::default() };
+    let store = open(&directory, options);
+    let mut kept = None;
+    for n in 0..COMMITS {
+        let mut commit = std::pin::pin!(store.commit(put("a", n.to_string(), None)));
+        let mut is_committed = false;
+        while !is_committed {
+            is_committed = commit.as_mut().now_or_never().is_some();
+            let as_of = store.last_commit();
+            let found = read(&store, "a").unwrap().map(|record| record.value);
+            if store.last_commit() != as_of {
+                continue;
+            }
+            match &kept {
+                Some((known, value)) if *known == as_of => assert_eq!(*value, found, "commit {n}"),
+                _ => kept = Some((as_of, found)),
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_conflict_in_a_group_fails_its_own_batch_only() {
     let directory = tempfile::tempdir().unwrap();
