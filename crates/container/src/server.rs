@@ -287,6 +287,8 @@ impl Server {
         // Behind everything that begins work: what is not polled once wakes nobody.
         let has_unfinished = self.poll_work(cx, now);
         self.flush(cx, now);
+        // Before the next alarm is set: that the links have taken everything wakes nobody else.
+        self.shard.hold_back(!self.links.values().all(Link::is_flushed), now);
         if self.ends_at.is_some_and(|at| at <= now || self.is_over()) {
             return Poll::Ready(());
         }
@@ -439,7 +441,6 @@ impl Server {
 
     /// Meets the shard's deadlines. Of very many the rest waits for the next turn.
     fn run_deadlines(&mut self, now: Instant) {
-        self.shard.hold_back(!self.links.values().all(Link::is_flushed));
         let began = Instant::now();
         while self.shard.next_timeout().is_some_and(|at| at <= now) {
             self.shard.timeout(now, &mut self.effects);

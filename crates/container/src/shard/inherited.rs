@@ -28,6 +28,10 @@ const GONE_ON_WITH_AT_ONCE: usize = 16;
 /// Claims go first, but not for longer than this: their store may be slow.
 const CLAIMS_FIRST_MAX: Duration = Duration::from_secs(5);
 
+/// Links that do not take what was sent for so long are not waited for: one edge that hangs is not to hold up the calls
+/// of all others.
+const HELD_MAX: Duration = Duration::from_secs(5);
+
 /// The calls that wait.
 #[derive(Debug, Default)]
 pub(super) struct Inherited {
@@ -36,8 +40,8 @@ pub(super) struct Inherited {
     order: VecDeque<SetUpId>,
     /// Since when somebody waits.
     since: Option<Instant>,
-    /// What was sent before is not written yet: what they send would make other messages wait.
-    is_held: bool,
+    /// Since when what was sent before is not written: what they send would make other messages wait.
+    held_since: Option<Instant>,
     /// How many were gone on with, and not told of.
     untold: u64,
 }
@@ -130,14 +134,22 @@ impl Shard {
 
     /// When somebody's turn is.
     pub(super) fn next_to_go_on(&self) -> Option<Instant> {
-        let since = self.inherited.since.filter(|_| !self.inherited.is_held)?;
-        Some(if self.estates.is_claiming() { since + CLAIMS_FIRST_MAX } else { since })
+        let since = self.inherited.since?;
+        let at = if self.estates.is_claiming() { since + CLAIMS_FIRST_MAX } else { since };
+        Some(self.inherited.held_since.map_or(at, |held| at.max(held + HELD_MAX)))
     }
 
     /// Whether calls that wait are to be held back, since links have not taken yet what was sent before; a message of
-    /// one brings it on all the same.
-    pub fn hold_back(&mut self, is_held: bool) {
-        self.inherited.is_held = is_held;
+    /// one brings it on all the same. [`next_timeout`](Self::next_timeout) may be another one then.
+    pub fn hold_back(&mut self, is_held: bool, now: Instant) {
+        let since = self.inherited.held_since.unwrap_or(now);
+        self.inherited.held_since = is_held.then_some(since);
+    }
+
+    /// The record of a call names another owner. If the call waits here, we were taken for dead: the others that wait
+    /// may be somebody else's, too.
+    pub(super) fn disown(&mut self, id: SetUpId) {
+        self.is_doubtful |= self.inherited.take(id).is_some();
     }
 
     /// We may have been taken for dead: the calls that wait may be somebody else's by now.

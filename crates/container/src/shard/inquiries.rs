@@ -139,6 +139,9 @@ impl Shard {
             }
         };
         let standing = self.neighbours.standing(set_up.owner);
+        if standing != Standing::Mine {
+            self.disown(id);
+        }
         let is_to_be_taken_over = match standing {
             Standing::Mine => !self.is_here(id),
             Standing::Living => false,

@@ -26,6 +26,15 @@ fn view(first: ProcessState, heir: u64) -> TopologyView {
     }
 }
 
+/// As c3 sees it: c2 is dead.
+fn three_after_two() -> TopologyView {
+    let mut seen = view(ProcessState::Ready, 8);
+    seen.processes[0].name = ProcessName::new("c3");
+    seen.processes[0].incarnation = Incarnation(9);
+    seen.processes[1].state = ProcessState::Backoff;
+    seen
+}
+
 /// The INVITEs that c1 had sent, and c2, which has claimed all of its calls and has not had another turn since.
 fn claimed() -> (Vec<Message>, Bench) {
     let mut one = Bench::new();
@@ -96,26 +105,46 @@ fn message_of_a_call_that_waits_brings_it_on_at_once() {
 #[test]
 fn calls_wait_while_links_have_not_taken_what_was_sent() {
     let (_, mut bench) = claimed();
-    bench.shard.hold_back(true);
+    bench.shard.hold_back(true, bench.now);
     assert!(bench.shard.next_timeout().is_none_or(|at| at > bench.now), "nothing to be done now");
     assert_eq!(turn(&mut bench), 0);
     bench.incoming(request("INVITE", "call20", ""));
     assert_eq!(gone_on_with(&mut bench), 1);
-    bench.shard.hold_back(false);
+    bench.shard.hold_back(false, bench.now);
     let rest: usize = (0..30).map(|_| turn(&mut bench)).sum();
     assert_eq!(rest, CALLS - 1);
+}
+
+#[test]
+fn link_that_takes_nothing_for_long_holds_up_nobody_elses_calls() {
+    let (_, mut bench) = claimed();
+    for _ in 0..5 {
+        bench.shard.hold_back(true, bench.now);
+        assert_eq!(turn(&mut bench), 0);
+        bench.now += Duration::from_secs(1);
+    }
+    bench.shard.hold_back(true, bench.now);
+    assert_eq!((0..30).map(|_| turn(&mut bench)).sum::<usize>(), CALLS);
+}
+
+#[test]
+fn who_meets_a_call_that_another_container_took_looks_all_others_up() {
+    let (_, mut two) = claimed();
+    let mut three = Bench::of("c3", 9, &two);
+    three.topology(&three_after_two());
+    assert_eq!(gone_on_with(&mut three), CALLS);
+    // It has not stood still, and has heard nothing of its death.
+    two.incoming(request("CANCEL", "call30", ""));
+    assert_eq!(two.words(), ["1: hand on to 9", "taken 1"]);
+    assert_eq!((0..30).map(|_| turn(&mut two)).sum::<usize>(), 0);
+    assert_eq!(two.shard.left(), 0);
 }
 
 #[test]
 fn calls_that_another_container_took_during_a_standstill_are_left_to_it() {
     let (_, mut two) = claimed();
     let mut three = Bench::of("c3", 9, &two);
-    let mut seen = view(ProcessState::Down, 8);
-    seen.processes[0].name = ProcessName::new("c3");
-    seen.processes[0].incarnation = Incarnation(9);
-    seen.processes[0].state = ProcessState::Ready;
-    seen.processes[1].state = ProcessState::Backoff;
-    three.topology(&seen);
+    three.topology(&three_after_two());
     assert_eq!(gone_on_with(&mut three), CALLS);
     // It goes on where it stood, and has heard nothing of its death.
     two.now += Duration::from_secs(5);
