@@ -12,7 +12,7 @@ const PIECE: usize = 4_096;
 /// First in, first out.
 #[derive(Debug)]
 pub(crate) struct LongQueue<T> {
-    /// None is empty but the last; all but the last were full.
+    /// None is empty but the last. Two neighbours are more than one would hold, but for the first and the last one.
     pieces: VecDeque<VecDeque<T>>,
     len: usize,
 }
@@ -60,13 +60,19 @@ impl<T> LongQueue<T> {
         Some(entry)
     }
 
-    /// Drops the entries for which `keep` says so.
+    /// Keeps the entries for which `keep` says so. Pieces that are left with few become one, else a few entries that
+    /// stay for long would keep the memory of all that were between them.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
-        for piece in &mut self.pieces {
+        let mut pieces: VecDeque<VecDeque<T>> = VecDeque::new();
+        for mut piece in std::mem::take(&mut self.pieces) {
             piece.retain(&mut keep);
+            match pieces.back_mut() {
+                Some(last) if last.len() + piece.len() <= PIECE => last.append(&mut piece),
+                _ => pieces.push_back(piece),
+            }
         }
-        self.pieces.retain(|piece| !piece.is_empty());
-        self.len = self.pieces.iter().map(VecDeque::len).sum();
+        self.len = pieces.iter().map(VecDeque::len).sum();
+        self.pieces = pieces;
     }
 }
 
@@ -92,6 +98,11 @@ mod tests {
         let mut queue = LongQueue::default();
         (0..20_000).for_each(|entry| queue.push_back(entry));
         queue.retain(|entry| entry % 5_000 == 0);
+        assert_eq!(
+            (queue.len(), queue.pieces.len()),
+            (4, 1),
+            "the memory of those between them is kept"
+        );
         queue.push_back(20_000);
         let left: Vec<i32> = std::iter::from_fn(|| queue.pop_front()).collect();
         assert_eq!(left, [0, 5_000, 10_000, 15_000, 20_000]);
