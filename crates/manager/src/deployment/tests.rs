@@ -1,3 +1,5 @@
+//! Deployments step by step: versions that come, go and are taken back, by example and by any order of events.
+
 #![allow(clippy::unwrap_used)]
 use std::time::Duration;
 

@@ -13,7 +13,8 @@ use super::frame::{FrameError, Incoming, LinkFrame};
 use crate::flow::Flow;
 
 /// Most `Incoming` frames that a container may leave untaken; the next one is answered
-/// [`Refused::Full`].
+/// [`Refused::Full`]. As many as a storm of registrations brings at once; of messages longer than 512 octets
+/// [`UNTAKEN_BYTES_MAX`] is met first.
 pub const UNTAKEN_FRAMES_MAX: usize = 16_384;
 
 /// Most message bytes that a container may leave untaken; beyond, the answer is [`Refused::Full`].
