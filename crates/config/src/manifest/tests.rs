@@ -180,3 +180,17 @@ proptest! {
         let _ = parse(&format!("{LEAST}[sip]\nmatch = {text}\n"));
     }
 }
+
+#[test]
+fn the_manifests_of_the_sample_applications_are_accepted() {
+    let apps = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../apps");
+    let files = std::fs::read_dir(apps).unwrap().map(|entry| entry.unwrap().path().join(FILE_NAME));
+    let manifests: Vec<Manifest> = files
+        .filter(|file| file.exists())
+        .map(|file| load(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display())))
+        .collect();
+    assert!(manifests.len() >= 8, "the samples are where this test looks for them");
+    for manifest in manifests {
+        assert!(manifest.sip.condition.is_some() || manifest.http.is_some(), "{}", manifest.name);
+    }
+}
