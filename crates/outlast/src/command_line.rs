@@ -89,6 +89,9 @@ pub(crate) enum Task {
         #[command(flatten)]
         json: Json,
     },
+    /// List the sessions of applications that live (works with the node up or down)
+    #[command(after_help = EXIT_CODES)]
+    Sessions(SessionsWishes),
     /// Check the configuration file
     #[command(subcommand, after_help = EXIT_CODES)]
     Config(ConfigCommand),
@@ -248,6 +251,15 @@ pub(crate) enum IdentityCommand {
         #[arg(long)]
         private: bool,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SessionsWishes {
+    /// Of this application only, for example click-to-dial or click-to-dial@1.0.0
+    #[arg(long, value_name = "NAME[@VERSION]")]
+    pub(crate) application: Option<String>,
+    #[command(flatten)]
+    pub(crate) json: Json,
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]

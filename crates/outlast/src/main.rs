@@ -19,6 +19,7 @@ mod output;
 mod process;
 mod recovery;
 mod registrations;
+mod sessions;
 mod status;
 mod stores;
 mod up;
@@ -65,6 +66,7 @@ fn carry_out(command_line: CommandLine, given: Option<PathBuf>) -> Result<(), Fa
         Task::User(command) => user::user(&directory, command),
         Task::Identity(command) => identity::identity(&directory, command),
         Task::Registrations { json } => registrations::registrations(&directory, json.into()),
+        Task::Sessions(wishes) => sessions::sessions(&directory, &wishes),
         Task::Config(ConfigCommand::Check) => config_check::check(&directory),
         Task::Keys(command) => keys::keys(&directory, command),
         #[cfg(feature = "faults")]

@@ -31,6 +31,7 @@ pub mod rules;
 pub mod settle;
 pub mod signal;
 pub mod state;
+pub mod summary;
 #[cfg(test)]
 mod tests;
 

@@ -3,6 +3,7 @@
 use phone::{Call, LineTransport, Phone, PhoneError};
 use sip::{HeaderName, NameAddr};
 use testbed::node::Node;
+use testbed::wait;
 
 use crate::world::{self, DOMAIN};
 
@@ -57,6 +58,37 @@ async fn go_on_and_end(mut calling: Call, mut answering: Call, caller_ends: bool
     let (ended, noticed) = tokio::join!(ends.hang_up(), notices.hung_up());
     ended.expect("the BYE is answered");
     noticed.expect("the other side hears it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sessions_of_calls_are_listed_with_their_legs_as_long_as_they_live() {
+    let node = node();
+    let (caller, callee) = pair(&node, "listed", LineTransport::Udp, LineTransport::Udp).await;
+    let sessions = |more: &[&str]| -> Vec<serde_json::Value> {
+        let output = node.outlast(&[&["sessions", "--json"], more].concat());
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    assert_eq!(sessions(&[]), Vec::<serde_json::Value>::new());
+    let (calling, answering) = established(&caller, &callee).await;
+    let listed = sessions(&["--application", "back-to-back"]);
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    let container = listed[0]["container"].as_str().unwrap_or_default();
+    assert!(container.starts_with("container"), "{listed:?}");
+    let legs = listed[0]["legs"].as_array().unwrap();
+    let leg = |at: usize, name: &str| legs[at][name].as_str().unwrap().to_owned();
+    assert_eq!((leg(0, "name"), leg(0, "direction")), ("caller".into(), "incoming".into()));
+    assert_eq!((leg(1, "direction"), leg(1, "state")), ("outgoing".into(), "confirmed".into()));
+    assert_eq!(sessions(&["--application", "other"]).len(), 0);
+    let shown = node.outlast(&["sessions"]);
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("caller confirmed"), "{shown:?}");
+    let (ended, noticed) = tokio::join!(calling.hang_up(), answering.hung_up());
+    ended.and(noticed).expect("the call ends");
+    wait::until("the session to be over", world::LIMIT, || match sessions(&[]) {
+        left if left.is_empty() => Ok(()),
+        left => Err(left),
+    });
+    node.stop();
 }
 
 fn assert_in_order(phones: &[&Phone]) {

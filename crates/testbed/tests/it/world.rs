@@ -1,12 +1,15 @@
 //! The usual setting of a test: a node, and phones with accounts on it.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use phone::{LineTransport, Phone};
 use testbed::node::{Node, NodeOptions};
 
 pub(crate) const DOMAIN: &str = "example.com";
 pub(crate) const PASSWORD: &str = "correct-horse";
+/// How long a test waits for what the node does by itself.
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
 /// A node with one edge on 127.0.0.1 and authentication on.
 pub(crate) fn node() -> Node {

@@ -24,6 +24,7 @@ mod due;
 mod http;
 mod inquiries;
 mod keys;
+mod listing;
 mod records;
 mod signals;
 mod steps;
@@ -59,6 +60,7 @@ use http::Ask;
 use inquiries::Inquiry;
 pub use keys::KeyEnd;
 use keys::Keys;
+pub use listing::{SessionsError, sessions};
 use records::Entered;
 
 /// How a run of a session's handler ended.

@@ -20,7 +20,8 @@ use crate::ownership::index::{Owned, RecordKind};
 use crate::ownership::{ID_BYTES, bucket, tag_of};
 use crate::session::{Session, SessionId, limits};
 
-const SESSION: Space = Space::named("session");
+/// Where the sessions lie.
+pub(super) const SESSION: Space = Space::named("session");
 
 /// Where the due times lie.
 pub(super) const DUE: Space = Space::named("due");
