@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub mod condition;
+mod operator;
 mod parse;
 mod size_text;
 #[cfg(test)]
@@ -19,6 +20,7 @@ mod tests;
 mod version;
 
 pub use condition::Condition;
+pub use operator::{SettingError, load_settings, write_settings};
 pub use version::Version;
 
 use crate::time_text;

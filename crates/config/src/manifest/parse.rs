@@ -380,7 +380,7 @@ fn health_settings(
 /// The most settings of an application's own.
 const CONFIG_MAX: usize = 256;
 /// The longest of their names, and of their values, in octets.
-const CONFIG_BYTES_MAX: (usize, usize) = (64, 4_096);
+pub(super) const CONFIG_BYTES_MAX: (usize, usize) = (64, 4_096);
 
 impl Section<'_> {
     /// A section with keys of the author's own, all of them texts.
