@@ -24,6 +24,7 @@ mod application;
 mod bindings;
 pub mod budget;
 pub mod component;
+pub mod condition;
 pub mod engine;
 mod events;
 mod failure;

@@ -28,7 +28,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("edge", &["sip", "transport", "topology"]),
     ("container", &["sip", "transport", "topology", "state"]),
     ("registrar", &["sip", "container", "state", "topology", "transport"]),
-    ("guest", &["sip", "container", "state"]),
+    ("guest", &["sip", "container", "state", "config"]),
     ("manager", &["config", "topology", "transport"]),
     ("phone", &["sip"]),
     ("demo", &["sip", "container", "phone", "topology"]),
