@@ -12,8 +12,10 @@ Exit codes:
   1   not done; stderr says why and what to do next
   2   the command line is wrong
   64  the configuration is refused
+  65  the application is refused
   69  the node is not up
-  70  nobody looks after the node, whose processes live on: outlast up takes them over";
+  70  nobody looks after the node, whose processes live on: outlast up takes them over
+  71  the version of an application did not come in, and all is as it was before";
 
 /// Calls and sessions outlast the servers they run on: SIP edge, registrar and application platform.
 #[derive(Debug, Parser)]
@@ -89,6 +91,9 @@ pub(crate) enum Task {
         #[command(flatten)]
         json: Json,
     },
+    /// Applications: deploy, look at, upgrade, remove
+    #[command(subcommand, after_help = EXIT_CODES)]
+    App(AppCommand),
     /// List the sessions of applications that live (works with the node up or down)
     #[command(after_help = EXIT_CODES)]
     Sessions(SessionsWishes),
@@ -253,6 +258,61 @@ pub(crate) enum IdentityCommand {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum AppCommand {
+    /// Deploy an application: new sessions of all containers begin with it
+    ///
+    /// Its manifest, outlast-app.toml, stands beside the component. Everything is checked before anything changes, and
+    /// every container has loaded it before any uses it. Sessions of a version before it go on with that one.
+    Deploy {
+        /// A directory with outlast-app.toml, or the component in it
+        #[arg(value_name = "FILE|DIR")]
+        path: PathBuf,
+        /// A value in place of the one under [config] of the manifest; may be repeated. What was set for the version
+        /// before it stays set
+        #[arg(long, value_name = "KEY=VALUE", value_parser = setting)]
+        set: Vec<(String, String)>,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// List the deployed applications
+    List {
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Show one application: its versions, its settings, who has loaded it
+    Show {
+        /// For example click-to-dial
+        name: String,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Bring in a new version, one container after the other
+    ///
+    /// Each container is watched for the time under [health] of the manifest before the next one follows. When handlers of
+    /// the new version fail there more often than the manifest allows, or the container ends, new sessions begin with the
+    /// version before it again, everywhere; exit code 71.
+    Upgrade {
+        /// As for deploy; or a version that is kept, for example click-to-dial@1.0.0, to go back to it
+        #[arg(value_name = "FILE|DIR|NAME@VERSION")]
+        what: String,
+        /// As for deploy
+        #[arg(long, value_name = "KEY=VALUE", value_parser = setting)]
+        set: Vec<(String, String)>,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Remove an application, or a version that no new session begins with
+    Remove {
+        /// For example click-to-dial, or click-to-dial@1.0.0
+        #[arg(value_name = "NAME[@VERSION]")]
+        what: String,
+        /// Although sessions of it live: their messages are answered 503 until it is deployed again
+        #[arg(long)]
+        force: bool,
+    },
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct SessionsWishes {
     /// Of this application only, for example click-to-dial or click-to-dial@1.0.0
@@ -304,6 +364,12 @@ pub(crate) enum Child {
         #[arg(long)]
         store: PathBuf,
     },
+}
+
+/// A key never has an equals sign in it, a value may.
+fn setting(text: &str) -> Result<(String, String), &'static str> {
+    let (key, value) = text.split_once('=').ok_or("needs KEY=VALUE, for example greeting=hello")?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 /// A role is a plain word: lists of them are shown with spaces between.

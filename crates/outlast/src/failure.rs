@@ -35,6 +35,15 @@ pub(crate) enum Failure {
         /// What is known of them.
         status: Box<NodeStatus>,
     },
+    /// An application cannot be deployed as it is.
+    Application(String),
+    /// A version of an application was not brought in.
+    RolledBack {
+        /// Name and version.
+        what: String,
+        /// What was wrong.
+        reason: String,
+    },
     /// A store that was looked at is damaged.
     Damaged(String),
     /// Everything else.
@@ -46,6 +55,12 @@ pub(crate) const DAMAGED: u8 = 3;
 
 /// `EX_USAGE` of sysexits.h, which `config check` is documented to give.
 const CONFIGURATION_REFUSED: u8 = 64;
+
+/// `EX_DATAERR` of sysexits.h.
+const APPLICATION_REFUSED: u8 = 65;
+
+/// What was begun was undone.
+const ROLLED_BACK: u8 = 71;
 
 /// `EX_UNAVAILABLE` of sysexits.h.
 const NODE_NOT_UP: u8 = 69;
@@ -60,6 +75,8 @@ impl Failure {
             Failure::Config(ConfigError::Refused { .. }) => ExitCode::from(CONFIGURATION_REFUSED),
             Failure::NotUp { .. } | Failure::ComingUp { .. } => ExitCode::from(NODE_NOT_UP),
             Failure::Unmanaged { .. } => ExitCode::from(NODE_UNMANAGED),
+            Failure::Application(_) => ExitCode::from(APPLICATION_REFUSED),
+            Failure::RolledBack { .. } => ExitCode::from(ROLLED_BACK),
             Failure::Damaged(_) => ExitCode::from(DAMAGED),
             Failure::Config(ConfigError::Unreadable { .. } | ConfigError::Unwritable { .. })
             | Failure::Other(_) => ExitCode::FAILURE,
@@ -96,7 +113,11 @@ impl fmt::Display for Failure {
                 living = living(status),
                 directory = directory.display()
             ),
-            Failure::Damaged(how) => f.write_str(how),
+            Failure::RolledBack { what, reason } => write!(
+                f,
+                "{what} did not come in: {reason}. New sessions begin as before; see outlast app list"
+            ),
+            Failure::Application(how) | Failure::Damaged(how) => f.write_str(how),
             Failure::Other(error) => f.write_str(&with_causes(error)),
         }
     }

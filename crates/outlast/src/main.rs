@@ -4,12 +4,14 @@
 //! that know how. `outlast up` is the guardian of a node; it starts this same binary again as
 //! `outlast process …` ([`process`]) for the manager, and that one for each edge and container.
 
+mod app;
 mod command_line;
 mod config_check;
 mod control;
 mod demo;
 mod drain;
 mod failure;
+mod guest_limits;
 mod identity;
 mod keys;
 mod log_file;
@@ -66,6 +68,7 @@ fn carry_out(command_line: CommandLine, given: Option<PathBuf>) -> Result<(), Fa
         Task::User(command) => user::user(&directory, command),
         Task::Identity(command) => identity::identity(&directory, command),
         Task::Registrations { json } => registrations::registrations(&directory, json.into()),
+        Task::App(command) => app::app(&directory, command),
         Task::Sessions(wishes) => sessions::sessions(&directory, &wishes),
         Task::Config(ConfigCommand::Check) => config_check::check(&directory),
         Task::Keys(command) => keys::keys(&directory, command),

@@ -35,6 +35,14 @@ pub(crate) fn sessions(directory: &Path, wishes: &SessionsWishes) -> Result<(), 
     }
 }
 
+/// How many sessions of that application, or of one version of it, live.
+pub(crate) fn count(directory: &Path, name: &str, version: Option<&str>) -> Result<usize, Failure> {
+    let wanted = version.map_or_else(|| name.to_owned(), |version| format!("{name}@{version}"));
+    let mut count = 0;
+    each(directory, |session| count += usize::from(is_of(&session.application, &wanted)))?;
+    Ok(count)
+}
+
 fn each(directory: &Path, each: impl FnMut(SessionSummary)) -> Result<(), Failure> {
     stores::must_exist(directory)?;
     let store = stores::open_state(directory)?;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use topology::protocol::{Answer, ClockStatus, NodeStatus, Request};
 use topology::{EdgeAddress, ProcessEntry};
 
+use crate::app::show::list;
 use crate::command_line::Reader;
 use crate::control::{ask, unexpected};
 use crate::failure::Failure;
@@ -37,6 +38,11 @@ fn show(directory: &Path, status: NodeStatus, reader: Reader) -> Result<(), Fail
             status.clock.iter().for_each(|clock| output::line(&clock_line(clock)));
             let rows: Vec<Vec<String>> = status.view.processes.iter().map(row).collect();
             output::table(&["NAME", "TYPE", "STATE", "PID", "RESTARTS", "ADDRESSES"], &rows);
+            let applications = &status.applications;
+            if !applications.is_empty() {
+                output::line("");
+                list(applications, Reader::Person)?;
+            }
             Ok(())
         }
     }

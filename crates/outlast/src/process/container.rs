@@ -10,6 +10,8 @@ use container::session::SessionApplication;
 use container::shard::{SessionApplications, ShardSettings};
 use container::transactions::TransactionSettings;
 use demo::BackToBack;
+use guest::services::InMemory;
+use manager::ApplicationsDirectory;
 use registrar::Registrar;
 use registrar::bindings::Policy;
 use sip::digest::Algorithm;
@@ -17,14 +19,17 @@ use sip::transaction::Timers;
 use state::Store;
 use state::clock::{Clock, SystemClock};
 use state::engine::embedded::LockWait;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
 use topology::TopologyView;
 #[cfg(feature = "faults")]
 use topology::protocol::Fault;
-use topology::protocol::{ClockStatus, Command, ToManager};
+use topology::protocol::{ApplicationTable, ClockStatus, Command, ToManager};
 use topology::server::{Event, Reporter, beat};
 use tracing::{info, warn};
 
+use super::applications::Applications;
+use super::guests::Guests;
 use super::{Joined, snapshots};
 use crate::stores;
 
@@ -40,6 +45,10 @@ const HANDLER_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Two phones that register one address-of-record at a time conflict once or twice, never so often.
 const COMMIT_CONFLICTS_MAX: u32 = 8;
+
+/// How long the applications may take to load before the container serves without those that are not loaded yet; well
+/// within the time after which the manager takes it for one that never serves.
+const LOADING_MAX: Duration = Duration::from_secs(15);
 
 /// Open transactions of one container, a large message counting as several: enough for its core, few enough (about
 /// 1 GB, with up to twice as many answered ones) for its memory. Past it new requests are answered 503.
@@ -68,7 +77,10 @@ pub(super) fn run(joined: Joined) -> anyhow::Result<()> {
         &joined.welcome.keys,
     )?;
     let settings = server_settings(&joined, clock)?;
-    stores::runtime()?.block_on(serve(joined, settings, state, registrar))
+    let applications = ApplicationsDirectory::of_node(&directory);
+    let services = Arc::new(InMemory::default());
+    let loader = Arc::new(Guests::new(applications, services));
+    stores::runtime()?.block_on(serve(joined, settings, state, registrar, loader))
 }
 
 async fn serve(
@@ -76,13 +88,23 @@ async fn serve(
     settings: ServerSettings,
     state: Arc<dyn Store>,
     registrar: Registrar,
+    loader: Arc<Guests>,
 ) -> anyhow::Result<()> {
     let registrar = Arc::new(registrar);
     let (server, handle) = Server::bind(settings, state, Arc::<Registrar>::clone(&registrar))?;
     let domains = joined.config.registrar.domains.clone();
-    let server = server.hosting(session_applications(&joined.config), domains);
+    let native = native_applications(&joined.config);
+    let server = server.hosting(SessionApplications::new(native.clone()), domains);
     let beat_interval = joined.heartbeat().beat_interval();
     handle.view(joined.welcome.view).await;
+    let (tables, received) = watch::channel(joined.welcome.applications);
+    let applications =
+        Applications::new(loader, native, handle.clone(), joined.subscription.reporter());
+    let (hosted, is_hosted) = oneshot::channel();
+    tokio::spawn(applications.follow(received, hosted));
+    if timeout(LOADING_MAX, is_hosted).await.is_err() {
+        warn!("the applications take long to load: serving without those that are not there yet");
+    }
     joined.subscription.ready();
     let counted = handle.clone();
     let reporter = joined.subscription.reporter();
@@ -92,7 +114,7 @@ async fn serve(
         // The container has ended by itself: nobody needs the event.
         let _ = sender.blocking_send(event);
     });
-    tokio::spawn(follow(events, handle, registrar));
+    tokio::spawn(follow(events, handle, registrar, tables));
     server.run().await;
     Ok(())
 }
@@ -102,11 +124,12 @@ async fn follow(
     mut events: mpsc::Receiver<Event>,
     handle: ServerHandle,
     registrar: Arc<Registrar>,
+    tables: watch::Sender<ApplicationTable>,
 ) {
     while let Some(event) = events.recv().await {
         match event {
             Event::View(view) => handle.view(view).await,
-            Event::Applications(_) => {}
+            Event::Applications(table) => drop(tables.send_replace(table)),
             Event::Keys(keys) => {
                 // What the container itself derives is of the root that lasts.
                 registrar.use_keys(&keys);
@@ -142,15 +165,15 @@ fn guarded_clock(reporter: Reporter) -> Arc<dyn Clock> {
     }))
 }
 
-/// The applications with sessions, in the configured order; what none of them wants is the registrar's.
-fn session_applications(config: &NodeConfig) -> SessionApplications {
+/// The applications with sessions that are built in, in the configured order; what no application wants is the registrar's.
+fn native_applications(config: &NodeConfig) -> Vec<Arc<dyn SessionApplication>> {
     let native = |application: &Application| -> Option<Arc<dyn SessionApplication>> {
         match application {
             Application::Registrar => None,
             Application::BackToBack => Some(Arc::new(BackToBack::default())),
         }
     };
-    SessionApplications::new(config.container.applications.iter().filter_map(native).collect())
+    config.container.applications.iter().filter_map(native).collect()
 }
 
 fn server_settings(joined: &Joined, clock: Arc<dyn Clock>) -> anyhow::Result<ServerSettings> {

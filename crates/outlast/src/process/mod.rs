@@ -17,8 +17,10 @@ use crate::command_line::{Child, ChildArguments};
 use crate::failure::Failure;
 use crate::{logging, recovery};
 
+mod applications;
 mod container;
 mod edge;
+mod guests;
 mod manager;
 mod snapshots;
 

@@ -59,6 +59,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "config",
             "edge",
             "container",
+            "guest",
             "registrar",
             "manager",
             "demo",

@@ -1,0 +1,129 @@
+//! `outlast app …`: applications are checked, deployed, shown, upgraded and removed.
+//!
+//! The command does what takes long and can be refused early: it reads the manifest, checks and compiles the component,
+//! and puts both beside the deployed ones. The manager does the rest, and tells how far it is.
+
+use std::path::Path;
+
+use anyhow::anyhow;
+use topology::protocol::{Answer, ApplicationStatus, Request, RolloutPace};
+
+use crate::command_line::{AppCommand, Reader};
+use crate::control::{ask, unexpected};
+use crate::failure::Failure;
+use crate::output;
+use crate::sessions;
+
+mod progress;
+pub(crate) mod show;
+mod staging;
+
+use progress::bring_in;
+use staging::Staged;
+
+/// `NAME` or `NAME@VERSION`.
+struct Named<'a> {
+    name: &'a str,
+    version: Option<&'a str>,
+}
+
+impl<'a> Named<'a> {
+    fn read(text: &'a str) -> Named<'a> {
+        match text.split_once('@') {
+            Some((name, version)) => Named { name, version: Some(version) },
+            None => Named { name: text, version: None },
+        }
+    }
+}
+
+pub(crate) fn app(directory: &Path, command: AppCommand) -> Result<(), Failure> {
+    match command {
+        AppCommand::Deploy { path, set, json } => {
+            deploy(directory, &path, &set, RolloutPace::AtOnce, json.into())
+        }
+        AppCommand::Upgrade { what, set, json } => upgrade(directory, &what, &set, json.into()),
+        AppCommand::List { json } => show::list(&applications(directory)?, json.into()),
+        AppCommand::Show { name, json } => {
+            show::show(directory, &find(directory, &name)?, json.into())
+        }
+        AppCommand::Remove { what, force } => remove(directory, &what, force),
+    }
+}
+
+/// What is deployed.
+fn applications(directory: &Path) -> Result<Vec<ApplicationStatus>, Failure> {
+    match ask(directory, Request::Applications)? {
+        Answer::Applications(all) => Ok(all),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn find(directory: &Path, name: &str) -> Result<ApplicationStatus, Failure> {
+    let all = applications(directory)?;
+    let names: Vec<String> = all.iter().map(|one| one.name.clone()).collect();
+    let found = all.into_iter().find(|one| one.name == name);
+    found.ok_or_else(|| {
+        let deployed = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        anyhow!("no application is named {name}; deployed are: {deployed}").into()
+    })
+}
+
+fn deploy(
+    directory: &Path,
+    path: &Path,
+    set: &[(String, String)],
+    pace: RolloutPace,
+    reader: Reader,
+) -> Result<(), Failure> {
+    // Before anything is compiled: whether there is a node at all.
+    let deployed = applications(directory)?;
+    let staged = Staged::make(directory, path, set, &deployed)?;
+    let request = Request::AppDeploy { staged: staged.word.clone(), pace };
+    bring_in(directory, request, &staged.name, &staged.version, reader)
+}
+
+/// A path is deployed, and what is deployed already is brought in again.
+fn upgrade(
+    directory: &Path,
+    what: &str,
+    set: &[(String, String)],
+    reader: Reader,
+) -> Result<(), Failure> {
+    let pace = RolloutPace::OneByOne;
+    let Named { name, version: Some(version) } = Named::read(what) else {
+        return deploy(directory, Path::new(what), set, pace, reader);
+    };
+    if Path::new(what).exists() {
+        return deploy(directory, Path::new(what), set, pace, reader);
+    }
+    if !set.is_empty() {
+        let reason = "settings are of a version: deploy another one to change them";
+        return Err(Failure::Application(reason.to_owned()));
+    }
+    let (name, version) = (name.to_owned(), version.to_owned());
+    let request = Request::AppSwitch { name: name.clone(), version: version.clone(), pace };
+    bring_in(directory, request, &name, &version, reader)
+}
+
+fn remove(directory: &Path, what: &str, force: bool) -> Result<(), Failure> {
+    let Named { name, version } = Named::read(what);
+    find(directory, name)?;
+    let living = if force { 0 } else { sessions::count(directory, name, version)? };
+    if living > 0 {
+        let (has, sessions) = if living == 1 { ("has", "session") } else { ("has", "sessions") };
+        return Err(anyhow!(
+            "{what} {has} {living} {sessions} that live, whose messages would be answered 503: see outlast sessions \
+             --application {what}, wait for their end, or remove it all the same with --force"
+        )
+        .into());
+    }
+    let (name, version) = (name.to_owned(), version.map(str::to_owned));
+    match ask(directory, Request::AppRemove { name, version })? {
+        Answer::Done => {
+            output::line(&format!("removed {what}"));
+            Ok(())
+        }
+        Answer::Refused { reason } => Err(anyhow!(reason).into()),
+        other => Err(unexpected(&other)),
+    }
+}

@@ -1,0 +1,175 @@
+//! What is deployed, as tables and JSON.
+
+use std::path::Path;
+
+use config::manifest::{self, Manifest};
+use manager::{ApplicationsDirectory, applications_directory};
+use serde::Serialize;
+use topology::protocol::{ApplicationStatus, VersionStatus};
+
+use crate::command_line::Reader;
+use crate::failure::Failure;
+use crate::output;
+
+/// All of them, one a line.
+pub(crate) fn list(all: &[ApplicationStatus], reader: Reader) -> Result<(), Failure> {
+    match reader {
+        Reader::Program => output::json(&all),
+        Reader::Person => {
+            let rows: Vec<Vec<String>> = all.iter().map(row).collect();
+            output::table(&["NAME", "CURRENT", "OTHERS", "EVENTS", "FAILED", "STATE"], &rows);
+            Ok(())
+        }
+    }
+}
+
+fn row(application: &ApplicationStatus) -> Vec<String> {
+    let versions = &application.versions;
+    let is_current = |one: &&VersionStatus| Some(&one.version) == application.current.as_ref();
+    let others: Vec<&str> =
+        versions.iter().filter(|one| !is_current(one)).map(|one| one.version.as_str()).collect();
+    let sum = |of: fn(&VersionStatus) -> u64| versions.iter().map(of).sum::<u64>().to_string();
+    vec![
+        application.name.clone(),
+        application.current.clone().unwrap_or_else(|| "-".to_owned()),
+        if others.is_empty() { "-".to_owned() } else { others.join(" ") },
+        sum(|one| one.events),
+        sum(|one| one.failures),
+        state(application),
+    ]
+}
+
+/// What an operator would ask next.
+fn state(application: &ApplicationStatus) -> String {
+    if let Some(to) = &application.rolling_to {
+        return format!("{to} comes in");
+    }
+    let refused = application.versions.iter().flat_map(|one| {
+        one.refused_by
+            .iter()
+            .map(move |(container, _)| format!("{container} cannot load {}", one.version))
+    });
+    let refused: Vec<String> = refused.collect();
+    if refused.is_empty() { "ok".to_owned() } else { refused.join(", ") }
+}
+
+/// What programs read of one.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    status: &'a ApplicationStatus,
+    /// Of the current version.
+    manifest: Option<Manifest>,
+}
+
+/// One, with what its manifest and its operator say.
+pub(super) fn show(
+    directory: &Path,
+    status: &ApplicationStatus,
+    reader: Reader,
+) -> Result<(), Failure> {
+    let manifest = status.current.as_ref().map(|version| {
+        let files = ApplicationsDirectory::of_node(directory).version(&status.name, version);
+        let mut manifest = manifest::load(&files.join(manifest::FILE_NAME))?;
+        let settings = files.join(applications_directory::SETTINGS);
+        for (key, value) in manifest::load_settings(&settings)? {
+            // One that the manifest has not is told when it is loaded.
+            let _ = manifest.set(&key, &value);
+        }
+        Ok::<_, Failure>(manifest)
+    });
+    let manifest = manifest.transpose()?;
+    match reader {
+        Reader::Program => output::json(&Shown { status, manifest }),
+        Reader::Person => {
+            manifest.iter().flat_map(lines).for_each(|line| output::line(&line));
+            let rows: Vec<Vec<String>> =
+                status.versions.iter().map(|one| version_row(status, one)).collect();
+            output::table(&["VERSION", "NEW SESSIONS", "LOADED BY", "EVENTS", "FAILED"], &rows);
+            for version in &status.versions {
+                for (container, reason) in &version.refused_by {
+                    output::line(&format!("{container} cannot load {}: {reason}", version.version));
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+fn version_row(status: &ApplicationStatus, one: &VersionStatus) -> Vec<String> {
+    let begins = match () {
+        () if status.rolling_to.as_ref() == Some(&one.version) => "coming in",
+        () if status.current.as_ref() == Some(&one.version) => "yes",
+        () => "no",
+    };
+    let loaded: Vec<&str> = one.loaded_by.iter().map(|name| name.as_str()).collect();
+    vec![
+        one.version.clone(),
+        begins.to_owned(),
+        if loaded.is_empty() { "-".to_owned() } else { loaded.join(" ") },
+        one.events.to_string(),
+        one.failures.to_string(),
+    ]
+}
+
+/// What an operator wants to know of a manifest.
+fn lines(manifest: &Manifest) -> Vec<String> {
+    let cluster = &manifest.cluster;
+    let replicated = manifest.distributable && cluster.enabled;
+    let mut lines = vec![
+        format!(
+            "application {} {}, asked in order {}",
+            manifest.name, manifest.version, manifest.order
+        ),
+        match replicated {
+            true => format!(
+                "sessions are replicated in the group {}, {}; they live {}",
+                cluster.group_name,
+                cluster.replication,
+                humantime::format_duration(manifest.session.expires)
+            ),
+            false => "sessions are not replicated: they end with their container".to_owned(),
+        },
+    ];
+    if cluster.write_quota > 0 || !cluster.allow_colocation {
+        lines.push(format!(
+            "write_quota = {}, allow_colocation = {}: without effect on one host",
+            cluster.write_quota, cluster.allow_colocation
+        ));
+    }
+    lines.extend(manifest.http.iter().map(|http| {
+        let host = http.host.as_ref().map(|host| format!(" of {host}")).unwrap_or_default();
+        format!("HTTP at {}{host}, sessions by the cookie {}", http.path, http.session_cookie)
+    }));
+    lines.extend(manifest.config.iter().map(|(key, value)| format!("{key} = {value:?}")));
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use topology::ProcessName;
+
+    use super::*;
+
+    #[test]
+    fn the_list_tells_what_an_operator_would_ask_next() {
+        let version = |version: &str| VersionStatus {
+            version: version.to_owned(),
+            events: 10,
+            failures: 1,
+            ..VersionStatus::default()
+        };
+        let mut application = ApplicationStatus {
+            name: "echo".to_owned(),
+            current: Some("1.1.0".to_owned()),
+            rolling_to: None,
+            versions: vec![version("1.0.0"), version("1.1.0")],
+        };
+        assert_eq!(row(&application), ["echo", "1.1.0", "1.0.0", "20", "2", "ok"]);
+        let refused = (ProcessName::new("container2"), "no file".to_owned());
+        application.versions[1].refused_by.push(refused);
+        assert_eq!(state(&application), "container2 cannot load 1.1.0");
+        application.rolling_to = Some("1.0.0".to_owned());
+        assert_eq!(state(&application), "1.0.0 comes in");
+    }
+}

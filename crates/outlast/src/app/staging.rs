@@ -1,0 +1,241 @@
+//! From what a developer has to what the manager takes over: manifest, component, compiled code and settings in a directory
+//! below `apps/.staging`. What cannot be deployed is refused here, with all that is wrong with the manifest at once.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use config::ConfigError;
+use config::manifest::{self, Manifest};
+use guest::limits::COMPONENT_BYTES_MAX;
+use guest::{Engine, Handlers};
+use manager::{ApplicationsDirectory, applications_directory};
+use topology::protocol::ApplicationStatus;
+
+use crate::failure::Failure;
+use crate::guest_limits::guest_limits;
+use crate::output;
+
+/// A directory that waits to be moved; it is removed with this value, if it is still there.
+pub(super) struct Staged {
+    pub(super) word: String,
+    pub(super) name: String,
+    pub(super) version: String,
+    path: PathBuf,
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // The manager has moved it, if all went well.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+impl Staged {
+    /// Checks and compiles what lies at `path`, and puts it there.
+    pub(super) fn make(
+        directory: &Path,
+        path: &Path,
+        set: &[(String, String)],
+        deployed: &[ApplicationStatus],
+    ) -> Result<Staged, Failure> {
+        let source = Source::find(path)?;
+        let manifest = manifest::load(&source.manifest).map_err(refused)?;
+        source.fits(&manifest)?;
+        let component = source.directory.join(&manifest.component);
+        let wasm = read_component(&component)?;
+        let before = deployed.iter().find(|one| one.name == manifest.name);
+        let apps = ApplicationsDirectory::of_node(directory);
+        let settings = settings(&apps, &manifest, before, set)?;
+
+        let engine = Engine::new().context("the component cannot be tried")?;
+        let prepared = guest::prepare(&engine, &wasm, guest_limits(&manifest));
+        let prepared = prepared.map_err(|refused| {
+            Failure::Application(format!("{} is refused: {refused}", component.display()))
+        })?;
+        has_its_handlers(&manifest, prepared.handlers)?;
+
+        let word = word().context("no random octets from the system")?;
+        let cannot = || format!("{} cannot be written", directory.join("apps").display());
+        let path = apps.stage(&word).with_context(cannot)?;
+        let (name, version) = (manifest.name.clone(), manifest.version.to_string());
+        let staged = Staged { word, name, version, path };
+        let manifest_text = fs::read(&source.manifest).with_context(cannot)?;
+        let settings_path = staged.path.join(applications_directory::SETTINGS);
+        staged
+            .write(manifest::FILE_NAME, &manifest_text)
+            .and_then(|()| staged.write(applications_directory::COMPONENT, &prepared.component))
+            .and_then(|()| staged.write(applications_directory::CODE, &prepared.code))
+            .and_then(|()| manifest::write_settings(&settings_path, &settings))
+            .and_then(|()| File::open(&staged.path)?.sync_all())
+            .with_context(cannot)?;
+        Ok(staged)
+    }
+
+    /// On the disk before the table names it.
+    fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        let mut file = File::create(self.path.join(name))?;
+        file.write_all(content)?;
+        file.sync_all()
+    }
+}
+
+fn refused(error: ConfigError) -> Failure {
+    Failure::Application(error.to_string())
+}
+
+/// What the command line names: a directory, the component in it, or the manifest.
+struct Source {
+    directory: PathBuf,
+    manifest: PathBuf,
+    /// The component that was named.
+    component: Option<String>,
+}
+
+impl Source {
+    fn find(path: &Path) -> Result<Source, Failure> {
+        let metadata = fs::metadata(path).map_err(|error| {
+            let path = path.display();
+            Failure::Application(format!(
+                "{path}: {error}; name a directory with {}, or the component in it",
+                manifest::FILE_NAME
+            ))
+        })?;
+        if metadata.is_dir() {
+            let manifest = path.join(manifest::FILE_NAME);
+            return Ok(Source { directory: path.to_owned(), manifest, component: None });
+        }
+        let directory = path.parent().unwrap_or(Path::new("")).to_owned();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        let component = name.filter(|name| name != manifest::FILE_NAME);
+        Ok(Source { manifest: directory.join(manifest::FILE_NAME), directory, component })
+    }
+
+    fn fits(&self, manifest: &Manifest) -> Result<(), Failure> {
+        match &self.component {
+            Some(named) if *named != manifest.component => Err(Failure::Application(format!(
+                "{} is about {}, not about {named}; name that one, or change component in it",
+                self.manifest.display(),
+                manifest.component
+            ))),
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+fn read_component(path: &Path) -> Result<Vec<u8>, Failure> {
+    let told = |reason: String| Failure::Application(format!("{}: {reason}", path.display()));
+    let mut wasm = Vec::new();
+    let limit = COMPONENT_BYTES_MAX as u64 + 1;
+    File::open(path).and_then(|file| file.take(limit).read_to_end(&mut wasm)).map_err(|error| {
+        told(format!("{error}; build it first, or correct component in {}", manifest::FILE_NAME))
+    })?;
+    Ok(wasm)
+}
+
+/// What the manifest promises and the component has not, or the other way round.
+fn has_its_handlers(manifest: &Manifest, handlers: Handlers) -> Result<(), Failure> {
+    let reason = match () {
+        () if manifest.sip.condition.is_some() && !handlers.sip => {
+            "[sip] match chooses requests, and the component exports no outlast:app/handler"
+        }
+        () if manifest.http.is_some() && !handlers.http => {
+            "[http] has a path, and the component exports no wasi:http/incoming-handler"
+        }
+        () if handlers.http && !handlers.sip && manifest.http.is_none() => {
+            "the component serves HTTP only: say where, with a path under [http]"
+        }
+        () => return Ok(()),
+    };
+    Err(Failure::Application(format!("{}: {reason}", manifest::FILE_NAME)))
+}
+
+/// What the operator sets now, and has set for the version before it.
+fn settings(
+    apps: &ApplicationsDirectory,
+    manifest: &Manifest,
+    before: Option<&ApplicationStatus>,
+    set: &[(String, String)],
+) -> Result<BTreeMap<String, String>, Failure> {
+    let mut checked = manifest.clone();
+    let mut settings = BTreeMap::new();
+    if let Some(before) = before
+        && let Some(version) = &before.current
+    {
+        let path = apps.version(&before.name, version).join(applications_directory::SETTINGS);
+        for (key, value) in manifest::load_settings(&path)? {
+            match checked.set(&key, &value) {
+                Ok(()) => drop(settings.insert(key, value)),
+                Err(error) => {
+                    output::remark(&format!("{error}: what was set for {version} is dropped"))
+                }
+            }
+        }
+    }
+    for (key, value) in set {
+        checked.set(key, value).map_err(|error| Failure::Application(error.to_string()))?;
+        settings.insert(key.clone(), value.clone());
+    }
+    Ok(settings)
+}
+
+/// A name that no other command takes at the same time.
+fn word() -> io::Result<String> {
+    let mut random = [0; 8];
+    File::open("/dev/urandom")?.read_exact(&mut random)?;
+    Ok(random.iter().map(|octet| format!("{octet:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_directory_its_component_and_its_manifest_name_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let manifest = directory.path().join(manifest::FILE_NAME);
+        let text = "name = \"echo\"\nversion = \"1.0.0\"\ncomponent = \"echo.wasm\"\n";
+        fs::write(&manifest, text).unwrap();
+        fs::write(directory.path().join("echo.wasm"), "").unwrap();
+        fs::write(directory.path().join("other.wasm"), "").unwrap();
+        let read = manifest::load(&manifest).unwrap();
+        for path in
+            [directory.path().to_owned(), manifest.clone(), directory.path().join("echo.wasm")]
+        {
+            let source = Source::find(&path).unwrap();
+            assert_eq!(source.manifest, manifest);
+            source.fits(&read).unwrap();
+        }
+        let other = Source::find(&directory.path().join("other.wasm")).unwrap();
+        let message = other.fits(&read).unwrap_err().to_string();
+        assert!(message.contains("echo.wasm") && message.contains("other.wasm"), "{message}");
+        assert!(Source::find(&directory.path().join("nothing")).is_err());
+    }
+
+    #[test]
+    fn a_manifest_that_promises_what_the_component_has_not_is_refused() {
+        let parse = |more: &str| {
+            let text =
+                format!("name = \"echo\"\nversion = \"1.0.0\"\ncomponent = \"echo.wasm\"\n{more}");
+            manifest::parse(&text).unwrap()
+        };
+        let sip = Handlers { sip: true, ..Handlers::default() };
+        let http = Handlers { http: true, ..Handlers::default() };
+        let chooses = "[sip]\nmatch = { exists = \"request.uri\" }\n";
+        let serves = "[http]\npath = \"/echo\"\n";
+        for (more, handlers, said) in [
+            (chooses, http, "outlast:app/handler"),
+            (serves, sip, "wasi:http/incoming-handler"),
+            ("", http, "a path under [http]"),
+        ] {
+            let message = has_its_handlers(&parse(more), handlers).unwrap_err().to_string();
+            assert!(message.contains(said), "{message}");
+        }
+        has_its_handlers(&parse(chooses), sip).unwrap();
+        has_its_handlers(&parse(serves), http).unwrap();
+        has_its_handlers(&parse(""), sip).unwrap();
+    }
+}

@@ -1,0 +1,206 @@
+//! The deployed applications of a container: what the manager wants loaded is loaded, hosted, and reported.
+//!
+//! Loading happens on a thread of its own and never holds calls up. A version stays as it was loaded; one that could not be is
+//! tried again with the next table. What takes the files of a version to something that runs is a [`Load`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use container::server::ServerHandle;
+use container::session::SessionApplication;
+use container::shard::SessionApplications;
+use tokio::sync::{oneshot, watch};
+use topology::protocol::{
+    ApplicationEntry, ApplicationReport, ApplicationTable, ApplicationsReport, REASON_BYTES_MAX,
+    ToManager,
+};
+use topology::server::Reporter;
+use tracing::{info, warn};
+
+/// How often the counts are looked at.
+const COUNTS_EVERY: Duration = Duration::from_millis(250);
+
+/// Reasons that a report tells at length; who has more reads the log. A report must fit into a socket's buffer.
+const REASONS_MAX: usize = 16;
+
+/// Makes a version ready to run.
+pub(super) trait Load: Send + Sync {
+    /// Takes its time.
+    fn load(&self, name: &str, version: &str) -> Result<Loaded, String>;
+}
+
+/// A version that is ready to run.
+pub(super) struct Loaded {
+    pub(super) application: Arc<dyn SessionApplication>,
+    /// Applications are asked in rising order, then by name.
+    pub(super) order: i32,
+    /// Events that it handled, and those of them whose handler failed.
+    pub(super) counts: Box<dyn Fn() -> (u64, u64) + Send + Sync>,
+}
+
+/// What is loaded and what is wanted.
+pub(super) struct Applications {
+    loader: Arc<dyn Load>,
+    /// Built in; asked before all others.
+    native: Vec<Arc<dyn SessionApplication>>,
+    loaded: BTreeMap<(String, String), Result<Arc<Loaded>, String>>,
+    table: ApplicationTable,
+    handle: ServerHandle,
+    reporter: Reporter,
+    reported: ApplicationsReport,
+}
+
+impl Applications {
+    pub(super) fn new(
+        loader: Arc<dyn Load>,
+        native: Vec<Arc<dyn SessionApplication>>,
+        handle: ServerHandle,
+        reporter: Reporter,
+    ) -> Applications {
+        Applications {
+            loader,
+            native,
+            loaded: BTreeMap::new(),
+            table: ApplicationTable::default(),
+            handle,
+            reporter,
+            reported: ApplicationsReport::default(),
+        }
+    }
+
+    /// Takes over one table after the other; says when the first one is hosted.
+    pub(super) async fn follow(
+        mut self,
+        mut tables: watch::Receiver<ApplicationTable>,
+        first: oneshot::Sender<()>,
+    ) {
+        let mut first = Some(first);
+        let mut looks = tokio::time::interval(COUNTS_EVERY);
+        loop {
+            let table = tables.borrow_and_update().clone();
+            self.take_over(table).await;
+            // Whoever waited may have given up.
+            first.take().map(|first| first.send(()));
+            loop {
+                tokio::select! {
+                    changed = tables.changed() => match changed {
+                        Ok(()) => break,
+                        Err(_) => return,
+                    },
+                    _ = looks.tick() => self.report_news(),
+                }
+            }
+        }
+    }
+
+    /// Loads what is missing, hosts it all, and lets go of what is not wanted any more.
+    async fn take_over(&mut self, table: ApplicationTable) {
+        let key = |entry: &ApplicationEntry| (entry.name.clone(), entry.version.clone());
+        for entry in &table.applications {
+            if !matches!(self.loaded.get(&key(entry)), Some(Ok(_))) {
+                let loaded = self.load(entry).await;
+                self.loaded.insert(key(entry), loaded);
+            }
+        }
+        self.loaded
+            .retain(|loaded, _| table.applications.iter().any(|entry| key(entry) == *loaded));
+        self.table = table;
+        self.handle.applications(self.hosted()).await;
+        self.reported = self.report();
+        self.reporter.report(&ToManager::Applications(self.reported.clone()));
+    }
+
+    async fn load(&self, entry: &ApplicationEntry) -> Result<Arc<Loaded>, String> {
+        let ApplicationEntry { name, version, .. } = entry.clone();
+        let loader = Arc::clone(&self.loader);
+        let loading = tokio::task::spawn_blocking(move || loader.load(&name, &version));
+        let loaded = loading.await.unwrap_or_else(|_| Err("loading it panicked".to_owned()));
+        match &loaded {
+            Ok(_) => info!(name = entry.name, version = entry.version, "loaded an application"),
+            Err(reason) => {
+                warn!(
+                    name = entry.name,
+                    version = entry.version,
+                    reason,
+                    "an application cannot be loaded: its requests go on to the next one, its sessions wait"
+                );
+            }
+        }
+        loaded.map(Arc::new)
+    }
+
+    fn hosted(&self) -> SessionApplications {
+        let loaded = |entry: &ApplicationEntry| {
+            let found = self.loaded.get(&(entry.name.clone(), entry.version.clone()))?;
+            found.as_ref().ok().map(Arc::clone)
+        };
+        let (current, former): (Vec<_>, Vec<_>) =
+            self.table.applications.iter().partition(|entry| entry.is_current);
+        let mut current: Vec<_> = current.into_iter().filter_map(loaded).collect();
+        // Of one order by name: the table is.
+        current.sort_by_key(|loaded| loaded.order);
+        let application = |loaded: Arc<Loaded>| Arc::clone(&loaded.application);
+        SessionApplications {
+            current: self
+                .native
+                .iter()
+                .cloned()
+                .chain(current.into_iter().map(application))
+                .collect(),
+            former: former.into_iter().filter_map(loaded).map(application).collect(),
+        }
+    }
+
+    fn report(&self) -> ApplicationsReport {
+        let mut reasons_left = REASONS_MAX;
+        let report = |entry: &ApplicationEntry| {
+            let ApplicationEntry { name, version, .. } = entry.clone();
+            let (refused, (events, failures)) = match self
+                .loaded
+                .get(&(name.clone(), version.clone()))
+            {
+                Some(Ok(loaded)) => (None, (loaded.counts)()),
+                Some(Err(_)) if reasons_left == 0 => (Some("its log says why".to_owned()), (0, 0)),
+                Some(Err(reason)) => {
+                    reasons_left -= 1;
+                    (Some(cut(reason)), (0, 0))
+                }
+                None => (Some("it is not loaded yet".to_owned()), (0, 0)),
+            };
+            ApplicationReport { name, version, refused, events, failures }
+        };
+        let applications = self.table.applications.iter().map(report).collect();
+        ApplicationsReport { generation: self.table.generation, applications }
+    }
+
+    fn report_news(&mut self) {
+        let report = self.report();
+        if report != self.reported {
+            self.reporter.report(&ToManager::Applications(report.clone()));
+            self.reported = report;
+        }
+    }
+}
+
+/// As much of a reason as a report may tell.
+fn cut(reason: &str) -> String {
+    let mut end = reason.len().min(REASON_BYTES_MAX);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    reason[..end].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_cut_between_characters() {
+        let reason = "ä".repeat(REASON_BYTES_MAX);
+        let told = cut(&format!("x{reason}"));
+        assert!(told.len() <= REASON_BYTES_MAX && told.ends_with('ä'));
+        assert_eq!(cut("short"), "short");
+    }
+}

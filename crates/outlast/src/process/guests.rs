@@ -1,0 +1,105 @@
+//! From the files of a deployed version to a guest that runs.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::{fs, io};
+
+use config::manifest::{self, Manifest};
+use guest::engine::NoEngine;
+use guest::{Engine, Guest, Instances, Services, Settings};
+use manager::{ApplicationsDirectory, applications_directory};
+use tracing::warn;
+
+use super::applications::{Load, Loaded};
+use crate::failure::with_causes;
+use crate::guest_limits::guest_limits;
+
+/// Loads WebAssembly components.
+pub(super) struct Guests {
+    /// Made for the first application: a node without one needs none.
+    engine: Mutex<Option<Engine>>,
+    directory: ApplicationsDirectory,
+    services: Arc<dyn Services>,
+}
+
+impl Guests {
+    /// Of the node in that directory.
+    pub(super) fn new(directory: ApplicationsDirectory, services: Arc<dyn Services>) -> Guests {
+        Guests { engine: Mutex::new(None), directory, services }
+    }
+
+    fn engine(&self) -> Result<Engine, NoEngine> {
+        let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*engine {
+            Some(engine) => Ok(engine.clone()),
+            None => Ok(engine.insert(Engine::new()?).clone()),
+        }
+    }
+
+    fn try_load(&self, name: &str, version: &str) -> anyhow::Result<Loaded> {
+        let files = self.directory.version(name, version);
+        let mut manifest = manifest::load(&files.join(manifest::FILE_NAME))?;
+        let settings = manifest::load_settings(&files.join(applications_directory::SETTINGS))?;
+        for (key, value) in &settings {
+            manifest.set(key, value)?;
+        }
+        let component = files.join(applications_directory::COMPONENT);
+        let component = fs::read(&component).map_err(|source| unreadable(&component, &source))?;
+        let code_path = files.join(applications_directory::CODE);
+        // Made anew if it is not there, or not ours.
+        let code = fs::read(&code_path).ok();
+        let order = manifest.order;
+        let settings = settings_of(manifest, Arc::clone(&self.services));
+        let (guest, made) = Guest::load(&self.engine()?, &component, code.as_deref(), settings)?;
+        if let Some(made) = made
+            && let Err(error) = keep(&code_path, &made)
+        {
+            warn!(%error, name, version, "its code is compiled again at the next start");
+        }
+        let guest = Arc::new(guest);
+        let counted = Arc::clone(&guest);
+        let counts = move || {
+            let counts = counted.counts();
+            (counts.events, counts.failed())
+        };
+        Ok(Loaded { application: guest, order, counts: Box::new(counts) })
+    }
+}
+
+impl Load for Guests {
+    fn load(&self, name: &str, version: &str) -> Result<Loaded, String> {
+        self.try_load(name, version).map_err(|error| with_causes(&error))
+    }
+}
+
+fn unreadable(path: &std::path::Path, source: &io::Error) -> anyhow::Error {
+    anyhow::anyhow!("{}: {source}; deploy it again", path.display())
+}
+
+/// Several containers may make the same code at one time: each writes its own file, and the last one stays.
+fn keep(path: &PathBuf, code: &[u8]) -> io::Result<()> {
+    let beside = path.with_extension(format!("{}.new", std::process::id()));
+    fs::write(&beside, code)?;
+    fs::rename(beside, path)
+}
+
+fn settings_of(manifest: Manifest, services: Arc<dyn Services>) -> Settings {
+    let limits = guest_limits(&manifest);
+    let Manifest { name, version, sip, instances, config, .. } = manifest;
+    let accepts: guest::Accepts = match sip.condition {
+        Some(condition) => {
+            Box::new(move |request| guest::condition::is_fulfilled(&condition, request))
+        }
+        None => Box::new(|_| false),
+    };
+    Settings {
+        accepts,
+        config,
+        limits,
+        instances: if instances.reuse { Instances::Reused } else { Instances::Fresh },
+        hears_created: sip.hears_created,
+        on_failure: sip.on_failure,
+        services,
+        ..Settings::new(&name, &version.to_string())
+    }
+}
