@@ -17,7 +17,7 @@ use sip::Message;
 use state::{Batch, CommitError, CommitOutcome, Key, Prefix, Record, Space, Store, StoreError};
 
 use crate::application::{Application, Duty, IncomingRequest};
-use crate::session::{SessionApplication, SessionEvent, SessionView};
+use crate::session::{NoKey, SessionApplication, SessionEvent, SessionView};
 use crate::shard::{CommitId, EventEnd, HandlerEnd, JobId, KeyEnd, LookupId, ReadId, ScanId};
 
 /// Commits that are awaited together; what takes them in looks at the links in between.
@@ -164,7 +164,8 @@ impl Work {
             let run = async { application.session_key(&request).await };
             let run = AssertUnwindSafe(run).catch_unwind();
             let end = match tokio::time::timeout(time_max, run).await {
-                Ok(Ok(key)) => KeyEnd::Found(key),
+                Ok(Ok(Ok(key))) => KeyEnd::Found(key),
+                Ok(Ok(Err(NoKey { status }))) => KeyEnd::Refused(status),
                 Ok(Err(_)) => KeyEnd::Panicked,
                 Err(_) => KeyEnd::TimedOut,
             };

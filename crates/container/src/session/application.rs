@@ -57,8 +57,14 @@ pub trait SessionApplication: Send + Sync {
     /// its own. None: a session of its own. Asked only if [`is_keyed`](Self::is_keyed).
     ///
     /// A function of the request and of nothing else: it is asked again wherever a repetition arrives.
-    fn session_key<'a>(&'a self, _request: &'a Message) -> BoxFuture<'a, Option<Bytes>> {
-        Box::pin(std::future::ready(None))
+    ///
+    /// # Errors
+    /// [`NoKey`]: it cannot say, and the request goes to no session.
+    fn session_key<'a>(
+        &'a self,
+        _request: &'a Message,
+    ) -> BoxFuture<'a, Result<Option<Bytes>, NoKey>> {
+        Box::pin(std::future::ready(Ok(None)))
     }
 
     /// Whether it is told [`SessionEvent::Ended`].
@@ -72,6 +78,13 @@ pub trait SessionApplication: Send + Sync {
         session: &'a SessionView,
         event: &'a SessionEvent,
     ) -> BoxFuture<'a, Vec<SessionEffect>>;
+}
+
+/// An application could not say which session a request belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoKey {
+    /// How the request is answered: 503 where trying again may help.
+    pub status: u16,
 }
 
 /// The name of an application without its version.
@@ -139,6 +152,8 @@ pub struct RequestId(pub u64);
 pub struct SessionView {
     /// Its name.
     pub id: SessionId,
+    /// The key that requests are led to it by; None: there is none.
+    pub key: Option<Bytes>,
     /// Nothing of it is stored yet: this is its first event, or it has remembered nothing so far.
     pub is_new: bool,
     /// Wall clock at this run of the handler.
@@ -153,6 +168,10 @@ pub struct SessionView {
     pub legs: Vec<LegView>,
     /// The timers that run.
     pub timers: Vec<TimerView>,
+    /// Its requests that count against [`OUTGOING_MAX`](super::limits::OUTGOING_MAX), signals among them.
+    pub outgoing: usize,
+    /// Its signals that were not heard yet.
+    pub unheard_signals: usize,
 }
 
 impl SessionView {

@@ -43,6 +43,8 @@ impl Session {
         let (is_ending, ends_when_ready) = (self.is_ending, self.ends_when_ready);
         writer.fixed(&[u8::from(is_ending), u8::from(ends_when_ready), self.max_forwards]);
         writer.octets(self.application.as_bytes());
+        // A key has one octet at least.
+        writer.octets(self.key.as_deref().unwrap_or_default());
         writer.number(self.created.0);
         writer.number(self.expires.0);
         writer.number(self.last_ordinal);
@@ -84,6 +86,7 @@ impl Session {
             id,
             owner,
             application: reader.text()?.into(),
+            key: Some(reader.octets()?).filter(|key| !key.is_empty()),
             created: UnixMillis(reader.number()?),
             expires: UnixMillis(reader.number()?),
             last_ordinal: reader.number()?,

@@ -36,8 +36,8 @@ pub mod summary;
 mod tests;
 
 pub use application::{
-    CALLER, LegDirection, LegName, LegState, LegView, RequestId, SessionApplication, SessionEffect,
-    SessionEvent, SessionId, SessionView, TimerView, name_of,
+    CALLER, LegDirection, LegName, LegState, LegView, NoKey, RequestId, SessionApplication,
+    SessionEffect, SessionEvent, SessionId, SessionView, TimerView, name_of,
 };
 pub use http::{HttpRequest, HttpResponse};
 pub use state::Session;

@@ -116,6 +116,7 @@ impl Session {
     fn begin_anew(&mut self, context: Context<'_>) {
         let anew = Session::open(self.id, &self.application, context);
         let before = std::mem::replace(self, anew);
+        self.key = before.key;
         self.incoming = before.incoming;
         self.outgoing = before.outgoing;
         self.signals_known = before.signals_known;
@@ -128,6 +129,7 @@ impl Session {
             id,
             owner: context.identity.owner(),
             application: application.into(),
+            key: None,
             created: context.now,
             expires: context.now.saturating_add(limits::SESSION_TIME_MAX),
             attributes: Default::default(),

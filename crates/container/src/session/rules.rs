@@ -203,7 +203,7 @@ pub fn checked_headers(headers: &[Header], contact: Contact) -> Result<(), Broke
     Ok(())
 }
 
-/// The name of a leg, a timer or an attribute.
+/// The name of a leg, a timer, an attribute or a signal.
 ///
 /// # Errors
 /// [`BrokenRule::Name`]: empty or too long.
@@ -212,6 +212,21 @@ pub fn checked_name(name: &str) -> Result<(), BrokenRule> {
         1..=limits::NAME_BYTES_MAX => Ok(()),
         _ => Err(BrokenRule::Name(name.chars().take(limits::NAME_BYTES_MAX).collect())),
     }
+}
+
+/// A signal of a session of which `unheard` were not heard yet.
+///
+/// # Errors
+/// [`BrokenRule::Name`], [`BrokenRule::SignalTooLong`] or [`BrokenRule::TooManySignals`].
+pub fn checked_signal(name: &str, payload: &[u8], unheard: usize) -> Result<(), BrokenRule> {
+    checked_name(name)?;
+    if payload.len() > limits::SIGNAL_BYTES_MAX {
+        return Err(BrokenRule::SignalTooLong(payload.len()));
+    }
+    if unheard >= limits::SIGNALS_MAX {
+        return Err(BrokenRule::TooManySignals);
+    }
+    Ok(())
 }
 
 /// A time of a timer or a session, at most `max`.

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use sip::{HeaderName, MAX_FORWARDS_INITIAL, Message, Method, RequestBuilder, Uri};
 
 use super::identity::{Identity, RequestName};
-use super::rules::{BrokenRule, checked_name};
+use super::rules::{BrokenRule, checked_signal};
 use super::state::{Action, Context, OutgoingRequest, Session, Silence, Stage};
 use super::{SessionEvent, SessionId, limits, name_of};
 
@@ -128,14 +128,7 @@ impl Session {
         context: Context<'_>,
         actions: &mut Vec<Action>,
     ) -> Result<(), BrokenRule> {
-        checked_name(&name)?;
-        if payload.len() > limits::SIGNAL_BYTES_MAX {
-            return Err(BrokenRule::SignalTooLong(payload.len()));
-        }
-        let unheard = self.outgoing.iter().filter(|request| request.is_signal()).count();
-        if unheard >= limits::SIGNALS_MAX {
-            return Err(BrokenRule::TooManySignals);
-        }
+        checked_signal(&name, &payload, self.unheard_signals())?;
         let ordinal = self.take_ordinal();
         let application = name_of(&self.application).to_owned();
         let signal = Signal { application, sender: self.id, target, ordinal, name, payload };

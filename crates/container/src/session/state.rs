@@ -29,6 +29,8 @@ pub struct Session {
     /// Who holds it.
     pub owner: OwnerToken,
     pub(super) application: Box<str>,
+    /// What led to it; None: it was begun by itself.
+    pub(super) key: Option<Bytes>,
     pub(super) created: UnixMillis,
     pub(super) expires: UnixMillis,
     pub(super) attributes: BTreeMap<String, Bytes>,
@@ -265,6 +267,12 @@ fn kept_for(timers: Timers) -> Duration {
 }
 
 impl Session {
+    /// The session that this key leads to, of its application.
+    pub fn keyed(mut self, key: Option<Bytes>) -> Session {
+        self.key = key;
+        self
+    }
+
     /// Name of the application whose it is.
     pub fn application(&self) -> &str {
         &self.application
@@ -390,6 +398,7 @@ impl Session {
         };
         SessionView {
             id: self.id,
+            key: self.key.clone(),
             is_new: false,
             now,
             created: self.created,
@@ -397,7 +406,13 @@ impl Session {
             attributes: self.attributes.clone(),
             legs: self.legs.iter().map(|leg| self.leg_view(leg)).collect(),
             timers: self.timers.iter().map(timer).collect(),
+            outgoing: self.outgoing.len(),
+            unheard_signals: self.unheard_signals(),
         }
+    }
+
+    pub(super) fn unheard_signals(&self) -> usize {
+        self.outgoing.iter().filter(|request| request.is_signal()).count()
     }
 
     fn leg_view(&self, leg: &Leg) -> LegView {

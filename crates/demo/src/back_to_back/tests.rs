@@ -59,6 +59,9 @@ impl Driver {
         let view = SessionView {
             id: SessionId([7; 16]),
             is_new: false,
+            key: None,
+            outgoing: 0,
+            unheard_signals: 0,
             now: state::UnixMillis(1_000),
             created: state::UnixMillis(1_000),
             expires: state::UnixMillis(9_000_000),

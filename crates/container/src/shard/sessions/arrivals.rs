@@ -9,6 +9,7 @@ use tracing::debug;
 
 use super::super::jobs::HeldCancel;
 use super::super::{Held, Shard, ShardEffect, taken};
+use super::keys::SessionName;
 use super::{Queued, Step, status_of};
 use crate::application::Response;
 use crate::proxy::TransportFailure;
@@ -55,7 +56,8 @@ impl Shard {
             self.find_key(application, server, held, effects);
         } else {
             let held = self.hold(request.clone(), origin);
-            self.begin_session(id, &application, server, held, now, effects);
+            let name = SessionName { id, key: None };
+            self.begin_session(name, &application, server, held, now, effects);
         }
         true
     }
@@ -76,7 +78,7 @@ impl Shard {
     /// Begins a session, unless there are too many of them.
     pub(super) fn begin_session(
         &mut self,
-        id: SessionId,
+        SessionName { id, key }: SessionName,
         application: &Arc<dyn SessionApplication>,
         server: ServerId,
         held: Held,
@@ -101,6 +103,7 @@ impl Shard {
                 return taken(held.offered, effects);
             }
         };
+        let session = session.keyed(key);
         self.sessions.begin(&session);
         let step = Step::new(session, Some(event), Vec::new());
         let step = Step { held: Some(held), is_first: true, ..step };

@@ -11,6 +11,7 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use tracing::{debug, error};
 
 use super::super::{AskId, HttpAsk, HttpOutcome, SessionChoice, Shard, ShardEffect};
@@ -30,6 +31,8 @@ pub(super) struct Ask {
     /// Name without version.
     application: Box<str>,
     session: SessionId,
+    /// What led there.
+    key: Option<Bytes>,
     /// It begins the session if there is none.
     begins: bool,
     request: HttpRequest,
@@ -68,17 +71,19 @@ impl Shard {
         let HttpAsk { id, application, session, request } = ask;
         let checked = request.check();
         let identity = &self.sessions.identity;
-        let (session, begins, is_new) = match session {
-            SessionChoice::New => (None, true, true),
-            SessionChoice::Id(id) => (Some(id), false, false),
-            SessionChoice::Key(key) => (Some(identity.keyed(&application, &key)), true, false),
+        let (session, key, begins, is_new) = match session {
+            SessionChoice::New => (None, None, true, true),
+            SessionChoice::Id(id) => (Some(id), None, false, false),
+            SessionChoice::Key(key) => {
+                (Some(identity.keyed(&application, &key)), Some(key), true, false)
+            }
         };
         let session = session.unwrap_or_else(|| {
             let ordinal = self.take_id();
             self.sessions.identity.fresh(ordinal)
         });
         let application = name_of(&application).into();
-        let ask = Ask { id, application, session, begins, request, rounds: 0 };
+        let ask = Ask { id, application, session, key, begins, request, rounds: 0 };
         match checked {
             Err(status) => ask.ends(HttpOutcome::Refused(status), effects),
             Ok(()) if is_new => self.begin_or_end_ask(ask, now, effects),
@@ -133,7 +138,7 @@ impl Shard {
             return ask.ends(HttpOutcome::Refused(503), effects);
         };
         let context = self.sessions.context(self.clocks, now);
-        let session = Session::open(id, application.name(), context);
+        let session = Session::open(id, application.name(), context).keyed(ask.key.clone());
         self.sessions.begin(&session);
         let event = SessionEvent::Http(ask.request.clone());
         let step = Step::new(session, Some(event), Vec::new());

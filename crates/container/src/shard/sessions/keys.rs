@@ -40,6 +40,8 @@ const NOTED_MIN: usize = 1_024;
 pub enum KeyEnd {
     /// It returned.
     Found(Option<Bytes>),
+    /// It could not say: how the request is answered.
+    Refused(u16),
     /// It panicked: a bug of the application.
     Panicked,
     /// It was given up after its longest time.
@@ -63,8 +65,16 @@ struct Sought {
     held: Held,
     /// The caller's CANCELs that came meanwhile.
     cancels: Vec<HeldCancel>,
-    /// Once the key is known.
-    session: Option<SessionId>,
+    /// Once the key is known, or that there is none.
+    name: Option<SessionName>,
+}
+
+/// What a session that begins is called.
+#[derive(Clone, Debug)]
+pub(super) struct SessionName {
+    pub(super) id: SessionId,
+    /// What led there.
+    pub(super) key: Option<Bytes>,
 }
 
 impl Keys {
@@ -103,7 +113,7 @@ impl Shard {
         let request = Box::new(held.message.clone());
         let of = Arc::clone(&application);
         effects.push(ShardEffect::FindKey { job, application: of, request });
-        let sought = Sought { application, held, cancels: Vec::new(), session: None };
+        let sought = Sought { application, held, cancels: Vec::new(), name: None };
         self.sessions.keys.runs.insert(job, server);
         self.sessions.keys.sought.insert(server, sought);
     }
@@ -124,7 +134,7 @@ impl Shard {
         match end {
             KeyEnd::Found(Some(key)) if (1..=limits::KEY_BYTES_MAX).contains(&key.len()) => {
                 let id = self.sessions.identity.keyed(name, &key);
-                sought.session = Some(id);
+                sought.name = Some(SessionName { id, key: Some(key) });
                 match own.filter(|_| request.method() == Some(Method::Invite)) {
                     Some(alias) => {
                         let batch = records::write_alias(alias, id, self.wall(now));
@@ -134,7 +144,7 @@ impl Shard {
                 }
             }
             KeyEnd::Found(None) => {
-                sought.session = own;
+                sought.name = own.map(|id| SessionName { id, key: None });
                 self.begin_keyed(server, now, effects);
             }
             KeyEnd::Found(Some(key)) => {
@@ -145,6 +155,7 @@ impl Shard {
                 );
                 self.refuse_keyed(server, 500, now, effects);
             }
+            KeyEnd::Refused(status) => self.refuse_keyed(server, status, now, effects),
             KeyEnd::Panicked => {
                 error!(
                     application = name,
@@ -189,7 +200,8 @@ impl Shard {
         effects: &mut Vec<ShardEffect>,
     ) {
         let sought = self.sessions.keys.sought.get(&server);
-        let Some(id) = sought.and_then(|sought| sought.session) else { return };
+        let name = sought.and_then(|sought| sought.name.as_ref());
+        let Some(id) = name.map(|name| name.id) else { return };
         if self.sessions.has(id) {
             return self.join(server, id, now, effects);
         }
@@ -224,14 +236,15 @@ impl Shard {
         effects: &mut Vec<ShardEffect>,
     ) {
         let sought = self.sessions.keys.sought.get(&server);
-        let Some(id) = sought.and_then(|sought| sought.session) else { return };
+        let Some(name) = sought.and_then(|sought| sought.name.clone()) else { return };
+        let id = name.id;
         if self.sessions.has(id) {
             return self.join(server, id, now, effects);
         }
         let Some(sought) = self.sessions.keys.sought.remove(&server) else { return };
         let Sought { application, held, cancels, .. } = sought;
         self.sessions.keys.found(server, id, &self.transactions);
-        self.begin_session(id, &application, server, held, now, effects);
+        self.begin_session(name, &application, server, held, now, effects);
         self.cancel_all(id, cancels, now, effects);
     }
 

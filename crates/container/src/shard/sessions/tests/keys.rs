@@ -12,12 +12,12 @@ use super::phones::Hangup;
 use super::world::{Fate, Trouble, World};
 use crate::application::Response;
 use crate::session::{
-    LegState, Session, SessionApplication, SessionEffect, SessionEvent, SessionView, limits,
+    LegState, NoKey, Session, SessionApplication, SessionEffect, SessionEvent, SessionView, limits,
 };
 use crate::shard::sessions::SessionApplications;
 
 /// A conference: its key is the user part of the Request-URI. It answers `room…` and lets `ring…` ring; what else there is,
-/// has no key, or one that is too long.
+/// has no key, one that is too long, or cannot say.
 struct Room;
 
 impl SessionApplication for Room {
@@ -33,15 +33,19 @@ impl SessionApplication for Room {
         true
     }
 
-    fn session_key<'a>(&'a self, request: &'a Message) -> BoxFuture<'a, Option<Bytes>> {
+    fn session_key<'a>(
+        &'a self,
+        request: &'a Message,
+    ) -> BoxFuture<'a, Result<Option<Bytes>, NoKey>> {
         let uri = request.request_uri().unwrap();
         let user = uri.strip_prefix(b"sip:").unwrap().split(|octet| *octet == b'@').next().unwrap();
         let key = match user {
+            b"busy" => return async move { Err(NoKey { status: 503 }) }.boxed(),
             b"alone" => None,
             b"long" => Some(vec![b'k'; limits::KEY_BYTES_MAX + 1].into()),
             user => Some(Bytes::copy_from_slice(user)),
         };
-        async move { key }.boxed()
+        async move { Ok(key) }.boxed()
     }
 
     fn on_event<'a>(
@@ -124,6 +128,7 @@ fn requests_of_one_key_are_legs_of_one_session() {
             );
         }
         assert_eq!(world.handed_on, second);
+        assert_eq!(world.stored_sessions()[0].view(world.wall()).key, Some("room".into()));
         world.check_indexes();
     }
 }
@@ -257,6 +262,7 @@ fn request_without_a_key_has_a_session_of_its_own() {
         assert_eq!(world.was_answered(caller, "INVITE"), [100, 200]);
     }
     assert_eq!((world.sessions(), world.stored_sessions().len()), (2, 2));
+    assert_eq!(world.stored_sessions()[0].view(world.wall()).key, None);
 }
 
 #[test]
@@ -264,6 +270,8 @@ fn what_cannot_be_led_anywhere_is_refused() {
     let mut world = opened(Fate::Lives);
     world.come_at_once(&[(0, request("INVITE", "long", "ann"))]);
     assert_eq!(world.was_answered("ann", "INVITE"), [500]);
+    world.come_at_once(&[(0, request("INVITE", "busy", "dan"))]);
+    assert_eq!(world.was_answered("dan", "INVITE"), [503]);
     world.next_commit_goes_wrong(Trouble::LostAndUnknown);
     world.come_at_once(&[(0, request("INVITE", "room", "ben"))]);
     assert_eq!(world.was_answered("ben", "INVITE"), [503]);

@@ -411,7 +411,11 @@ impl World {
             ShardEffect::FindKey { job, application, request } => {
                 let key = application.session_key(&request).now_or_never().unwrap();
                 self.with(number, |shard, now, effects| {
-                    shard.key_found(job, KeyEnd::Found(key), now, effects);
+                    let end = match key {
+                        Ok(key) => KeyEnd::Found(key),
+                        Err(no_key) => KeyEnd::Refused(no_key.status),
+                    };
+                    shard.key_found(job, end, now, effects);
                 });
             }
             ShardEffect::HttpAnswered { outcome, .. } => {
