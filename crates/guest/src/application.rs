@@ -5,9 +5,10 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use bytes::Bytes;
 use container::application::Response;
 use container::session::{
-    HttpResponse, SessionApplication, SessionEffect, SessionEvent, SessionId, SessionView,
+    HttpResponse, NoKey, SessionApplication, SessionEffect, SessionEvent, SessionId, SessionView,
 };
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -82,6 +83,8 @@ pub struct Settings {
     pub instances: Instances,
     /// Whether it is told that a session has begun, before the request that began it.
     pub hears_created: bool,
+    /// Whether it is told that a session is over.
+    pub hears_ended: bool,
     /// How a request is answered whose handler failed.
     pub on_failure: u16,
     /// What lies outside of sessions.
@@ -99,6 +102,7 @@ impl Settings {
             limits: Limits::default(),
             instances: Instances::Fresh,
             hears_created: false,
+            hears_ended: false,
             on_failure: 500,
             services: Arc::new(InMemory::default()),
         }
@@ -115,6 +119,7 @@ pub struct Guest {
     accepts: Accepts,
     instances: Instances,
     hears_created: bool,
+    hears_ended: bool,
     on_failure: u16,
     /// Instances that wait for their next event. Locked for as long as it takes to take one or to put one back.
     waiting: Mutex<Vec<Room>>,
@@ -156,6 +161,7 @@ impl Guest {
             accepts: settings.accepts,
             instances: settings.instances,
             hears_created: settings.hears_created,
+            hears_ended: settings.hears_ended,
             on_failure: settings.on_failure,
             waiting: Mutex::new(Vec::new()),
         };
@@ -176,7 +182,7 @@ impl Guest {
     ///
     /// # Errors
     /// [`Failure`]: the key function failed, or gave a key that is none; it is counted and logged.
-    pub async fn session_key(&self, request: &Message) -> Result<Option<String>, Failure> {
+    pub async fn sip_session_key(&self, request: &Message) -> Result<Option<String>, Failure> {
         if self.loaded.exports.router.is_none() {
             return Ok(None);
         }
@@ -187,7 +193,7 @@ impl Guest {
     /// The key of the session that an HTTP request belongs to; None: what its cookie says.
     ///
     /// # Errors
-    /// As of [`session_key`](Self::session_key).
+    /// As of [`sip_session_key`](Self::sip_session_key).
     pub async fn http_session_key(
         &self,
         method: &str,
@@ -275,16 +281,20 @@ impl Guest {
         }
     }
 
+    /// How a request is answered whose handler failed so.
+    fn status_of(&self, kind: FailureKind) -> u16 {
+        match kind {
+            FailureKind::Busy => 503,
+            FailureKind::Trap | FailureKind::Time | FailureKind::Memory => self.on_failure,
+        }
+    }
+
     /// What is done in place of what a handler failed to say.
     fn refusal(&self, event: &SessionEvent, kind: FailureKind) -> Vec<SessionEffect> {
         let SessionEvent::Request { request, .. } = event else { return Vec::new() };
-        let response = match kind {
-            FailureKind::Busy => {
-                Response::new(503).header(HeaderName::RetryAfter, BUSY_RETRY_AFTER)
-            }
-            FailureKind::Trap | FailureKind::Time | FailureKind::Memory => {
-                Response::new(self.on_failure)
-            }
+        let response = match self.status_of(kind) {
+            503 => Response::new(503).header(HeaderName::RetryAfter, BUSY_RETRY_AFTER),
+            status => Response::new(status),
         };
         vec![SessionEffect::Respond { request: *request, response }]
     }
@@ -317,6 +327,27 @@ impl SessionApplication for Guest {
 
     fn accepts(&self, request: &Message) -> bool {
         self.loaded.exports.handler.is_some() && (self.accepts)(request)
+    }
+
+    fn is_keyed(&self) -> bool {
+        self.loaded.exports.router.is_some()
+    }
+
+    fn session_key<'a>(
+        &'a self,
+        request: &'a Message,
+    ) -> BoxFuture<'a, Result<Option<Bytes>, NoKey>> {
+        async move {
+            match self.sip_session_key(request).await {
+                Ok(key) => Ok(key.map(Bytes::from)),
+                Err(failure) => Err(NoKey { status: self.status_of(failure.kind) }),
+            }
+        }
+        .boxed()
+    }
+
+    fn hears_ended(&self) -> bool {
+        self.hears_ended
     }
 
     fn on_event<'a>(

@@ -6,7 +6,7 @@ use std::time::Duration;
 use container::session::SessionId;
 
 use super::{Host, wit};
-use crate::overlay::{Refusal, absent};
+use crate::overlay::Refusal;
 use crate::services::{Services, checked_key, checked_lifetime, checked_value, limits};
 
 type Outcome<T> = Result<T, wit::types::Error>;
@@ -93,9 +93,9 @@ impl wit::sessions::Host for Host {
         Ok(value.map(|value| value.to_vec()))
     }
 
-    fn signal(&mut self, id: String, _name: String, _payload: Vec<u8>) -> Outcome<()> {
-        session_id(&id)?;
-        Err(absent::signal().into())
+    fn signal(&mut self, id: String, name: String, payload: Vec<u8>) -> Outcome<()> {
+        let id = session_id(&id)?;
+        Ok(self.session()?.signal(id, name, payload)?)
     }
 }
 

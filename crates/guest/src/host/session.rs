@@ -24,7 +24,9 @@ impl wit::session::Host for Host {
     }
 
     fn key(&mut self) -> Option<String> {
-        None // no session is found by one yet: `overlay::absent`
+        let key = self.overlay.as_ref()?.view().key.as_ref()?;
+        // Guests give keys as text.
+        Some(String::from_utf8_lossy(key).into_owned())
     }
 
     fn get(&mut self, name: String) -> Option<Vec<u8>> {

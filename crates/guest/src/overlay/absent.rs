@@ -12,8 +12,3 @@ fn absent(what: &str) -> Refusal {
 pub fn proxy() -> Refusal {
     absent("sip.proxy")
 }
-
-/// Signals between sessions.
-pub fn signal() -> Refusal {
-    absent("sessions.signal")
-}

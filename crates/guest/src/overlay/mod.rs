@@ -16,8 +16,10 @@ mod tests;
 use std::time::Duration;
 
 use bytes::Bytes;
-use container::session::rules::{BrokenRule, checked_name, checked_time};
-use container::session::{SessionEffect, SessionView, TimerView, limits as container_limits};
+use container::session::rules::{BrokenRule, checked_name, checked_signal, checked_time};
+use container::session::{
+    SessionEffect, SessionId, SessionView, TimerView, limits as container_limits,
+};
 
 pub use self::sip::Beginning;
 use crate::limits::{EFFECT_BYTES_MAX, Limits};
@@ -175,6 +177,25 @@ impl Overlay {
         }
     }
 
+    /// Says something to a session of the same application, or to this one.
+    ///
+    /// # Errors
+    /// [`Refusal`]: the name, or over a limit.
+    pub fn signal(
+        &mut self,
+        session: SessionId,
+        name: String,
+        payload: Vec<u8>,
+    ) -> Result<(), Refusal> {
+        checked_signal(&name, &payload, self.view.unheard_signals)?;
+        self.checked_outgoing()?;
+        let octets = name.len() + payload.len();
+        self.queue(SessionEffect::Signal { session, name, payload: payload.into() }, octets)?;
+        self.view.unheard_signals += 1;
+        self.view.outgoing += 1;
+        Ok(())
+    }
+
     /// The session ends by itself after so long.
     ///
     /// # Errors
@@ -198,6 +219,14 @@ impl Overlay {
             // Not counted: the end must always be possible.
             self.effects.push(SessionEffect::End);
             self.is_over = true;
+        }
+    }
+
+    /// Whether one more request may be sent.
+    fn checked_outgoing(&self) -> Result<(), Refusal> {
+        match self.view.outgoing {
+            0..container_limits::OUTGOING_MAX => Ok(()),
+            sent => Err(BrokenRule::TooManyRequests(sent + 1).into()),
         }
     }
 

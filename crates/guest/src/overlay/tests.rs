@@ -33,6 +33,9 @@ fn leg(name: &str, state: LegState, unanswered: &[(RequestId, &'static str)]) ->
 fn session(legs: Vec<LegView>) -> Overlay {
     let view = SessionView {
         is_new: false,
+        key: None,
+        outgoing: 0,
+        unheard_signals: 0,
         id: SessionId([7; 16]),
         now: UnixMillis(1_000),
         created: UnixMillis(500),
@@ -250,6 +253,24 @@ fn attributes_and_timers_have_limits_of_their_own() {
         assert_eq!(kind(overlay.start_timer("0".to_owned(), second, Some(wrong))), "invalid");
         assert_eq!(kind(overlay.expire_after(wrong)), "invalid");
     }
+}
+
+#[test]
+fn signals_are_counted_until_they_are_heard() {
+    let mut overlay = ringing();
+    overlay.view.unheard_signals = most::SIGNALS_MAX - 1;
+    let signal = |overlay: &mut Overlay, name: &str, octets: usize| {
+        overlay.signal(SessionId([1; 16]), name.to_owned(), vec![0; octets])
+    };
+    assert_eq!(kind(signal(&mut overlay, "", 0)), "invalid");
+    assert_eq!(kind(signal(&mut overlay, "s", most::SIGNAL_BYTES_MAX + 1)), "limit");
+    signal(&mut overlay, "s", most::SIGNAL_BYTES_MAX).unwrap();
+    assert_eq!(kind(signal(&mut overlay, "s", 0)), "limit");
+    let mut overlay = ringing();
+    overlay.view.outgoing = most::OUTGOING_MAX;
+    assert_eq!(kind(signal(&mut overlay, "s", 0)), "limit");
+    assert_eq!(kind(overlay.call(call("callee"))), "limit");
+    assert!(overlay.effects.is_empty());
 }
 
 #[test]

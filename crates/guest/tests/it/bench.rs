@@ -48,6 +48,9 @@ pub(crate) const INVITE: RequestId = RequestId(1);
 pub(crate) fn session() -> SessionView {
     SessionView {
         is_new: false,
+        key: None,
+        outgoing: 0,
+        unheard_signals: 0,
         id: SessionId([0xab; 16]),
         now: UnixMillis(1_000),
         created: UnixMillis(1_000),

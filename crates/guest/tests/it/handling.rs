@@ -3,8 +3,11 @@
 use std::time::{Duration, Instant};
 
 use container::application::Response;
-use container::session::{LegName, LegState, SessionApplication, SessionEffect, SessionEvent};
-use guest::{FailureKind, Services};
+use container::session::{
+    LegName, LegState, NoKey, SessionApplication, SessionEffect, SessionEvent, SessionId,
+    SessionView,
+};
+use guest::{FailureKind, Services, Settings};
 
 use crate::bench::*;
 use crate::module::{Module, REQUEST, RESULT, respond};
@@ -109,18 +112,29 @@ async fn names_are_bound_at_once() {
 }
 
 #[tokio::test]
-async fn what_is_not_built_in_yet_is_refused_and_not_ignored() {
-    let wasm = telling(|module| {
-        let (id, name) = (module.text(&"ab".repeat(16)), module.text("hello"));
-        // The kind of the error stands behind the word that says that it is one.
-        format!(
-            "(call $signal {id} {name} {name} {RESULT})
-             (i32.store8 {RESULT} (i32.load8_u offset=4 {RESULT}))"
-        )
-    });
-    let effects = handled(&guest(&wasm), &begun()).await;
-    let unavailable = 204;
-    assert_eq!(told(&effects), Some(unavailable));
+async fn a_signal_is_an_effect_like_any_other_and_a_forged_name_is_none() {
+    let signalling = |id: &str| {
+        let id = id.to_owned();
+        telling(move |module| {
+            let (id, name) = (module.text(&id), module.text("hello"));
+            // The kind of the error stands behind the word that says that it is one.
+            format!(
+                "(call $signal {id} {name} {name} {RESULT})
+                 (if (i32.load8_u {RESULT}) (then
+                   (i32.store8 {RESULT} (i32.load8_u offset=4 {RESULT}))))"
+            )
+        })
+    };
+    let effects = handled(&guest(&signalling(&"ab".repeat(16))), &begun()).await;
+    let signal = SessionEffect::Signal {
+        session: SessionId([0xab; 16]),
+        name: "hello".to_owned(),
+        payload: "hello".into(),
+    };
+    assert_eq!((&effects[0], told(&effects)), (&signal, Some(200)));
+    let effects = handled(&guest(&signalling("everybody")), &begun()).await;
+    let invalid = 202;
+    assert_eq!((effects.len(), told(&effects)), (1, Some(invalid)));
 }
 
 #[tokio::test]
@@ -178,9 +192,11 @@ async fn a_key_function_names_the_session() {
     let wasm = module.session_key(&key).build();
     let guest = guest(&wasm);
     assert!(guest.handlers().session_key);
-    assert_eq!(guest.session_key(&invite()).await.unwrap().as_deref(), Some("lunch"));
+    assert!(guest.is_keyed());
+    assert_eq!(guest.session_key(&invite()).await, Ok(Some("lunch".into())));
     let plain = crate::bench::guest(&answering());
-    assert_eq!(plain.session_key(&invite()).await.unwrap(), None);
+    assert!(!plain.is_keyed());
+    assert_eq!(plain.session_key(&invite()).await, Ok(None));
 }
 
 #[tokio::test]
@@ -193,9 +209,27 @@ async fn a_key_that_is_none_is_a_failure() {
          (i32.store offset=8 {RESULT} {length}) {RESULT}"
     );
     let guest = guest(&module.session_key(&key).build());
-    let failure = guest.session_key(&invite()).await.unwrap_err();
+    let failure = guest.sip_session_key(&invite()).await.unwrap_err();
     assert!(failure.kind == FailureKind::Trap && failure.detail.contains("256"), "{failure}");
     assert_eq!(guest.counts().failed(), 1);
+    assert_eq!(guest.session_key(&invite()).await, Err(NoKey { status: 500 }));
+}
+
+/// What a session answers that asks for its key: 200 and the first word of an option.
+#[tokio::test]
+async fn a_session_knows_the_key_that_led_to_it() {
+    let wasm = telling(|_| format!("(call $key {RESULT})"));
+    let guest = guest(&wasm);
+    assert_eq!(told(&handled(&guest, &begun()).await), Some(200));
+    let session = SessionView { key: Some("room".into()), ..session() };
+    assert_eq!(told(&guest.on_event(&session, &begun()).await), Some(201));
+}
+
+#[tokio::test]
+async fn the_end_is_told_where_it_is_asked_for() {
+    let wasm = Module::new().handler("").build();
+    let told = |hears_ended| load(&wasm, Settings { hears_ended, ..settings() }).hears_ended();
+    assert_eq!([told(true), told(false)], [true, false]);
 }
 
 #[tokio::test]

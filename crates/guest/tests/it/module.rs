@@ -17,6 +17,7 @@ pub(crate) const REQUEST: u32 = 1;
 /// Functions that a guest can call, with the names that the text knows them by.
 const IMPORTS: &str = r#"
   (import "outlast:app/session@0.1.0" "id" (func $id (param i32)))
+  (import "outlast:app/session@0.1.0" "key" (func $key (param i32)))
   (import "outlast:app/session@0.1.0" "set" (func $set (param i32 i32 i32 i32 i32)))
   (import "outlast:app/session@0.1.0" "get" (func $get (param i32 i32 i32)))
   (import "outlast:app/session@0.1.0" "invalidate" (func $invalidate))

@@ -98,6 +98,7 @@ fn settings_of(manifest: Manifest, services: Arc<dyn Services>) -> Settings {
         limits,
         instances: if instances.reuse { Instances::Reused } else { Instances::Fresh },
         hears_created: sip.hears_created,
+        hears_ended: sip.hears_ended,
         on_failure: sip.on_failure,
         services,
         ..Settings::new(&name, &version.to_string())
