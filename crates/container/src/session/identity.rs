@@ -28,10 +28,29 @@ const MAC_BYTES: usize = 15;
 const TAG_BYTES: usize = 9;
 const BRANCH_CHARS: usize = BRANCH_COOKIE.len() + SESSION_TOKEN_CHARS + MAC_BYTES / 3 * 4;
 
+/// Finds the names of sessions by keys: the same in every container of a node, for good.
+#[derive(Clone)]
+pub struct KeyedNames(Key);
+
+impl KeyedNames {
+    /// Of a node with these keys.
+    pub fn new(keys: &KeyRing) -> KeyedNames {
+        KeyedNames(keys.derive("branch"))
+    }
+
+    /// The session that this key leads to, of an application of this name, whatever its version.
+    pub fn session(&self, application: &str, key: &[u8]) -> SessionId {
+        let name = name_of(application).as_bytes();
+        let length = (name.len() as u64).to_be_bytes();
+        SessionId(self.0.tag(&[b"session key", &length[..], name, key].concat()))
+    }
+}
+
 /// Makes the names for the sessions that one life of a container holds.
 #[derive(Clone)]
 pub struct Identity {
     key: Key,
+    names: KeyedNames,
     owner_key: Key,
     owner: OwnerToken,
     own_name: Bytes,
@@ -43,6 +62,7 @@ impl Identity {
     pub fn new(keys: &KeyRing, owner: OwnerToken, own_name: impl Into<Bytes>) -> Identity {
         Identity {
             key: keys.derive("branch"),
+            names: KeyedNames::new(keys),
             owner_key: keys.derive("owner"),
             owner,
             own_name: own_name.into(),
@@ -128,9 +148,7 @@ impl Identity {
 
     /// The session that this key leads to, of an application of this name, whatever its version.
     pub fn keyed(&self, application: &str, key: &[u8]) -> SessionId {
-        let name = name_of(application).as_bytes();
-        let length = (name.len() as u64).to_be_bytes();
-        SessionId(self.key.tag(&[b"session key", &length[..], name, key].concat()))
+        self.names.session(application, key)
     }
 
     /// A name for a session that nothing names; `ordinal` is not given twice in the life of a container.

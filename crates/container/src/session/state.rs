@@ -278,6 +278,11 @@ impl Session {
         &self.application
     }
 
+    /// What its application remembers under that name.
+    pub fn attribute(&self, name: &str) -> Option<&Bytes> {
+        self.attributes.get(name)
+    }
+
     /// Whether it has come to its end: nothing is left but answers for repetitions.
     pub fn is_over(&self) -> bool {
         self.is_ending

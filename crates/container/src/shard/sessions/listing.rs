@@ -1,17 +1,18 @@
-//! The list of all sessions, for the command line and the console.
+//! Sessions as they are stored, for whoever holds none of them: all of them for the command line and the console, one of
+//! them for other sessions of its application.
 
 use state::codec::RecordError;
 use state::{Key, Prefix, Store, StoreError};
 
 use super::records;
 use crate::session::summary::SessionSummary;
-use crate::session::{Session, SessionId};
+use crate::session::{Session, SessionId, name_of};
 
 /// Why the list cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionsError {
     /// The store failed.
-    #[error("the sessions cannot be read")]
+    #[error("sessions cannot be read")]
     Store(#[from] StoreError),
     /// A record cannot be read.
     #[error("the session {id} cannot be used")]
@@ -51,5 +52,27 @@ pub async fn sessions(
         if is_last {
             return Ok(());
         }
+    }
+}
+
+/// One session of an application of that name, whatever its version, as of its last commit. None: there is none of that
+/// id, it is another application's, or it has ended.
+///
+/// # Errors
+/// [`SessionsError`]
+pub async fn session(
+    store: &dyn Store,
+    application: &str,
+    id: SessionId,
+) -> Result<Option<Session>, SessionsError> {
+    let Some(record) = store.read(&records::key(id)).await? else { return Ok(None) };
+    match Session::decode(id, &record.value) {
+        Ok(session) => {
+            let is_seen = name_of(session.application()) == application && !session.is_ending();
+            Ok(Some(session).filter(|_| is_seen))
+        }
+        // Of another kind.
+        Err(RecordError::FormatLevel(_)) => Ok(None),
+        Err(source) => Err(SessionsError::Record { id, source }),
     }
 }

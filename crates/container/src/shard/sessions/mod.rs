@@ -60,7 +60,7 @@ use http::Ask;
 use inquiries::Inquiry;
 pub use keys::KeyEnd;
 use keys::Keys;
-pub use listing::{SessionsError, sessions};
+pub use listing::{SessionsError, session, sessions};
 use records::Entered;
 
 /// How a run of a session's handler ended.

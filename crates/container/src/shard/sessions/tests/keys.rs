@@ -12,7 +12,8 @@ use super::phones::Hangup;
 use super::world::{Fate, Trouble, World};
 use crate::application::Response;
 use crate::session::{
-    LegState, NoKey, Session, SessionApplication, SessionEffect, SessionEvent, SessionView, limits,
+    LegState, NoKey, Session, SessionApplication, SessionEffect, SessionEvent, SessionId,
+    SessionView, limits,
 };
 use crate::shard::sessions::SessionApplications;
 
@@ -263,6 +264,26 @@ fn request_without_a_key_has_a_session_of_its_own() {
     }
     assert_eq!((world.sessions(), world.stored_sessions().len()), (2, 2));
     assert_eq!(world.stored_sessions()[0].view(world.wall()).key, None);
+}
+
+#[test]
+fn stored_session_is_seen_by_its_own_application_while_it_lives() {
+    let mut world = opened(Fate::Lives);
+    world.come_at_once(&[(0, request("INVITE", "ring", "ann"))]);
+    let id = world.keyed_of("room", "ring");
+    let seen = |world: &World, application: &str, id: SessionId| {
+        let found = super::super::session(&*world.store, application, id).now_or_never().unwrap();
+        found.unwrap().map(|session| session.id)
+    };
+    assert_eq!(seen(&world, "room", id), Some(id));
+    assert_eq!(seen(&world, "rooms", id), None, "another application's");
+    assert_eq!(seen(&world, "room", SessionId([1; 16])), None);
+    let alias = world.stored("session").into_iter().map(|(key, _)| key.id[..].try_into().unwrap());
+    let alias = alias.map(SessionId).find(|stored| *stored != id).unwrap();
+    assert_eq!(seen(&world, "room", alias), None, "no session");
+    world.come_at_once(&[(0, request("CANCEL", "ring", "ann"))]);
+    world.runs(SECOND);
+    assert_eq!((world.stored_sessions().len(), seen(&world, "room", id)), (1, None), "over");
 }
 
 #[test]

@@ -195,8 +195,12 @@ impl World {
 
     /// The session that a key of the application `web` leads to.
     pub(super) fn keyed(&self, key: &str) -> [u8; 16] {
+        self.keyed_of("web", key).0
+    }
+
+    pub(super) fn keyed_of(&self, application: &str, key: &str) -> SessionId {
         let container = self.containers.iter().flatten().next().unwrap();
-        container.shard.sessions.identity.keyed("web", key.as_bytes()).0
+        container.shard.sessions.identity.keyed(application, key.as_bytes())
     }
 
     /// Every container hosts these from now on.
@@ -599,7 +603,7 @@ impl World {
         assert_eq!(found, expected, "{told}");
     }
 
-    fn stored(&self, space: &'static str) -> Vec<(Key, Bytes)> {
+    pub(super) fn stored(&self, space: &'static str) -> Vec<(Key, Bytes)> {
         let space = Space::named(space);
         let page = self.store.scan(&space, &Prefix::All, None, 100);
         let page = page.now_or_never().unwrap().unwrap();
