@@ -1,5 +1,6 @@
-//! Prints the CPU time per put (in a group commit) and per get of the embedded store, and that of the 256 short scans
-//! by which a container finds what a dead one owned, in microseconds.
+//! Prints the CPU time per put (in a group commit) and per get of the embedded store, that of a get of 64 KiB and of asking
+//! for the last commit (what a copy could be checked by), and that of the 256 short scans by which a container finds what a
+//! dead one owned, in microseconds.
 //!
 //! `cargo run --release -p state --example store_cost`. All threads of the process count.
 #![allow(clippy::print_stdout, reason = "its output is what it is for")]
@@ -14,6 +15,7 @@ const RECORDS: usize = 100_000;
 /// Commits under way at a time: what a group can take together.
 const AT_A_TIME: usize = 64;
 const VALUE_BYTES: usize = 200;
+const LONG_VALUE_BYTES: usize = 64 * 1024;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let directory = tempfile::tempdir()?;
@@ -48,6 +50,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             assert_eq!(found.map(|record| record.value.len()), Some(VALUE_BYTES));
         }
     });
+    let long = Key::new(Space::named("cost"), "long", "value");
+    let put = Batch::new().put(long.clone(), Expect::Any, vec![7; LONG_VALUE_BYTES], None);
+    runtime.block_on(store.commit(put))?;
+    report("get of 64 KiB", || {
+        for _ in 0..RECORDS {
+            let found = runtime.block_on(store.read(&long)).expect("reads succeed");
+            assert_eq!(found.map(|record| record.value.len()), Some(LONG_VALUE_BYTES));
+        }
+    });
+    report("last commit", || assert!((0..RECORDS).all(|_| store.last_commit().is_some())));
     estate(&store, &runtime);
     let size = |bytes: u64| bytes / RECORDS as u64;
     println!("{:>18}: {} B per record", "file", size(store.file_bytes()?));
