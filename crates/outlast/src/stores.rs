@@ -35,7 +35,8 @@ pub(crate) fn open_state_reporting(
     open(directory, STATE, options)
 }
 
-/// Accounts: on the disk before a command says done.
+/// Accounts and names: on the disk before a command, or an application, is told that it is done. Nobody is told of long
+/// waits: it is the disk that is slow, and who hangs is found by his heartbeats.
 pub(crate) fn open_accounts(directory: &Path) -> anyhow::Result<EmbeddedStore> {
     let options = Options { durability: Durability::EveryCommit, ..Options::default() };
     open(directory, "accounts", options)

@@ -1,4 +1,7 @@
 //! The interfaces `naming`, `cache` and `sessions`: what lies outside of the session.
+//!
+//! A guest waits for its answers, [`limits::ANSWER_TIME_MAX`] for each and no longer than its event may take in all; no
+//! processor time is counted meanwhile.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +10,9 @@ use container::session::SessionId;
 
 use super::{Host, wit};
 use crate::overlay::Refusal;
-use crate::services::{Services, checked_key, checked_lifetime, checked_value, limits};
+use crate::services::{
+    ServiceError, Services, checked_key, checked_lifetime, checked_value, limits,
+};
 
 type Outcome<T> = Result<T, wit::types::Error>;
 
@@ -17,34 +22,49 @@ impl Host {
     }
 }
 
+/// What a service answers; one that takes too long is not waited for.
+async fn answered<T>(answer: impl Future<Output = Result<T, ServiceError>>) -> Outcome<T> {
+    match tokio::time::timeout(limits::ANSWER_TIME_MAX, answer).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => {
+            let why = format!("the store took more than {:?}", limits::ANSWER_TIME_MAX);
+            Err(ServiceError::Unavailable(why).into())
+        }
+    }
+}
+
 impl wit::naming::Host for Host {
     async fn bind(&mut self, name: String, value: Vec<u8>) -> Outcome<()> {
         checked_key(&name)?;
         checked_value(&value, limits::NAMED_BYTES_MAX)?;
-        Ok(self.services().bind(name, value.into()).await?)
+        answered(self.services().bind(name, value.into())).await
     }
 
     async fn rebind(&mut self, name: String, value: Vec<u8>) -> Outcome<()> {
         checked_key(&name)?;
         checked_value(&value, limits::NAMED_BYTES_MAX)?;
-        Ok(self.services().rebind(name, value.into()).await?)
+        answered(self.services().rebind(name, value.into())).await
     }
 
     async fn unbind(&mut self, name: String) -> Outcome<()> {
         checked_key(&name)?;
-        Ok(self.services().unbind(name).await?)
+        answered(self.services().unbind(name)).await
     }
 
     async fn lookup(&mut self, name: String) -> Outcome<Option<Vec<u8>>> {
         checked_key(&name)?;
-        Ok(self.services().lookup(name).await?.map(|value| value.to_vec()))
+        Ok(answered(self.services().lookup(name)).await?.map(|value| value.to_vec()))
     }
 
     async fn list(&mut self, prefix: String, after: Option<String>) -> Outcome<Vec<String>> {
         if !prefix.is_empty() {
             checked_key(&prefix)?;
         }
-        let mut names = self.services().list(prefix, after, limits::NAMES_LISTED_MAX).await?;
+        if let Some(after) = &after {
+            checked_key(after)?;
+        }
+        let mut names =
+            answered(self.services().list(prefix, after, limits::NAMES_LISTED_MAX)).await?;
         names.truncate(limits::NAMES_LISTED_MAX);
         Ok(names)
     }
@@ -54,7 +74,7 @@ impl wit::cache::Host for Host {
     async fn get(&mut self, key: String) -> Outcome<Option<Vec<u8>>> {
         checked_key(&key)?;
         let application = self.application.unversioned.clone();
-        Ok(self.services().cached(application, key).await?.map(|value| value.to_vec()))
+        Ok(answered(self.services().cached(application, key)).await?.map(|value| value.to_vec()))
     }
 
     async fn put(&mut self, key: String, value: Vec<u8>, lifetime: u64) -> Outcome<()> {
@@ -62,13 +82,13 @@ impl wit::cache::Host for Host {
         checked_value(&value, limits::CACHED_BYTES_MAX)?;
         let lifetime = checked_lifetime(Duration::from_millis(lifetime))?;
         let application = self.application.unversioned.clone();
-        Ok(self.services().cache(application, key, value.into(), lifetime).await?)
+        answered(self.services().cache(application, key, value.into(), lifetime)).await
     }
 
     async fn invalidate(&mut self, key: String) -> Outcome<()> {
         checked_key(&key)?;
         let application = self.application.unversioned.clone();
-        Ok(self.services().invalidate(application, key).await?)
+        answered(self.services().invalidate(application, key)).await
     }
 }
 
@@ -76,20 +96,20 @@ impl wit::sessions::Host for Host {
     async fn find(&mut self, key: String) -> Outcome<Option<String>> {
         checked_key(&key)?;
         let application = self.application.unversioned.clone();
-        let found = self.services().session_of_key(application, key).await?;
+        let found = answered(self.services().session_of_key(application, key)).await?;
         Ok(found.map(|id| id.to_string()))
     }
 
     async fn exists(&mut self, id: String) -> Outcome<bool> {
         let id = session_id(&id)?;
         let application = self.application.unversioned.clone();
-        Ok(self.services().session_exists(application, id).await?)
+        answered(self.services().session_exists(application, id)).await
     }
 
     async fn attribute(&mut self, id: String, name: String) -> Outcome<Option<Vec<u8>>> {
         let id = session_id(&id)?;
         let application = self.application.unversioned.clone();
-        let value = self.services().session_attribute(application, id, name).await?;
+        let value = answered(self.services().session_attribute(application, id, name)).await?;
         Ok(value.map(|value| value.to_vec()))
     }
 

@@ -4,6 +4,7 @@
 //! guest that waits for it uses up the wall time of its event.
 
 mod in_memory;
+mod stored;
 
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use futures_util::future::BoxFuture;
 
 pub use self::in_memory::InMemory;
 use self::limits::{LIFETIME_MAX, LIFETIME_MIN};
+pub use self::stored::Stored;
 use crate::limits::KEY_BYTES_MAX;
 use crate::overlay::Refusal;
 
@@ -26,6 +28,14 @@ pub mod limits {
     pub const CACHED_BYTES_MAX: usize = 64 * 1024;
     /// The most names that one call lists.
     pub const NAMES_LISTED_MAX: usize = 1_000;
+    /// What all names of a node and their values have at most, in octets, each with [`ENTRY_BYTES`] more.
+    pub const NAMES_BYTES_MAX: u64 = 64 * 1024 * 1024;
+    /// What all cached values of an application have at most, with their keys, in octets, each with [`ENTRY_BYTES`] more.
+    pub const CACHE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+    /// What an entry counts beyond what is in it: it bounds how many there are.
+    pub const ENTRY_BYTES: usize = 256;
+    /// How long a guest waits for one answer.
+    pub const ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
     /// How long a value is cached at least.
     pub const LIFETIME_MIN: Duration = Duration::from_millis(10);
     /// And at most.

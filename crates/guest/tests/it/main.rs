@@ -9,3 +9,4 @@ mod http;
 mod module;
 mod preparing;
 mod reusing;
+mod services;

@@ -7,10 +7,11 @@ use std::time::Duration;
 use config::{Application, DigestAlgorithm, NodeConfig};
 use container::server::{Server, ServerHandle, ServerSettings};
 use container::session::SessionApplication;
+use container::session::identity::KeyedNames;
 use container::shard::{SessionApplications, ShardSettings};
 use container::transactions::TransactionSettings;
 use demo::BackToBack;
-use guest::services::InMemory;
+use guest::services::Stored;
 use manager::ApplicationsDirectory;
 use registrar::Registrar;
 use registrar::bindings::Policy;
@@ -73,13 +74,14 @@ pub(super) fn run(joined: Joined) -> anyhow::Result<()> {
     let registrar = Registrar::new(
         registrar_settings(&joined.config, &joined.welcome.view),
         Arc::clone(&state),
-        accounts,
+        Arc::clone(&accounts),
         &joined.welcome.keys,
     )?;
-    let settings = server_settings(&joined, clock)?;
+    let settings = server_settings(&joined, Arc::clone(&clock))?;
     let applications = ApplicationsDirectory::of_node(&directory);
-    let services = Arc::new(InMemory::default());
-    let loader = Arc::new(Guests::new(applications, services));
+    let keyed = KeyedNames::new(&joined.welcome.keys);
+    let services = Stored::new(Arc::clone(&state), accounts, clock, keyed);
+    let loader = Arc::new(Guests::new(applications, Arc::new(services)));
     stores::runtime()?.block_on(serve(joined, settings, state, registrar, loader))
 }
 

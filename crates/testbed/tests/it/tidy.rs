@@ -90,6 +90,7 @@ const DECISIONS: &[&str] = &[
     "demo/src/report.rs",
     "guest/src/budget.rs",
     "guest/src/overlay",
+    "guest/src/services/stored/usage.rs",
     "registrar/src/bindings.rs",
     "registrar/src/bindings",
     "registrar/src/authentication.rs",
