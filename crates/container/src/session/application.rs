@@ -403,7 +403,8 @@ pub enum SessionEffect {
         leg: LegName,
     },
     /// Sends a request in a dialog that is [`LegState::Confirmed`]; never ACK or CANCEL. A re-INVITE that crosses
-    /// another INVITE of the leg fails with 491. BYE ends the leg, and leaves when an open 2xx is acknowledged
+    /// another INVITE of the leg fails with 491; a 2xx that was not acknowledged yet is, before it, unless the ACK has to
+    /// hold an answer (RFC 5407 §3.1.4, §3.1.5): it fails with 491 then. BYE ends the leg, and leaves when an open 2xx is acknowledged
     /// (RFC 3261 §15); on a leg that has ended already it is nothing.
     Send {
         /// On which leg.

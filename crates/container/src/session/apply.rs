@@ -151,7 +151,8 @@ impl Session {
         let sent = method.clone();
         let parsed = checked_method(&sent)?;
         let crosses = self.has_open_invite(&name)
-            || self.unanswered(&name).any(|request| request.method == "INVITE");
+            || self.unanswered(&name).any(|request| request.method == "INVITE")
+            || self.owes_answer(&name);
         let Some(leg) = self.leg(&name) else { return Err(BrokenRule::NoDialog(name)) };
         match (parsed, leg.state) {
             (Method::Bye, LegState::Ended) => return Ok(()),
@@ -161,14 +162,20 @@ impl Session {
                 return Ok(());
             }
             (_, LegState::Early | LegState::Ended) => return Err(BrokenRule::NoDialog(name)),
-            // RFC 3261 §14.1
+            // RFC 3261 §14.1, RFC 5407 §3.1.5
             (Method::Invite, LegState::Confirmed) if crosses => {
                 self.failures.push((name, method, 491));
                 return Ok(());
             }
             (_, LegState::Confirmed) => {}
         }
-        let Some(dialog) = leg.dialog.as_mut() else { return Err(BrokenRule::NoDialog(name)) };
+        if parsed == Method::Invite {
+            // The ACK that the application would pass on is late or lost: whoever invites anew has had the 2xx.
+            self.acknowledge(&name, &[], None, context, actions);
+        }
+        let Some(dialog) = self.leg(&name).and_then(|leg| leg.dialog.as_mut()) else {
+            return Err(BrokenRule::NoDialog(name));
+        };
         let cseq = dialog.take_cseq();
         let dialog = dialog.clone();
         let (branch, mut request) = self.in_dialog(&dialog, parsed, cseq, context);
@@ -178,6 +185,15 @@ impl Session {
         let request = completed(request, headers, body);
         self.send(Some(name), (parsed, branch, request), Silence::Told, context, actions);
         Ok(())
+    }
+
+    /// Whether the ACK to the 2xx that a leg stands on has to hold the answer to its offer (RFC 3264): our INVITE had none.
+    fn owes_answer(&self, name: &LegName) -> bool {
+        let Some(leg) = self.legs.iter().find(|leg| leg.name == *name) else { return false };
+        self.outgoing.iter().any(|request| {
+            let invite = || sip::Message::parse(request.request.clone());
+            request.wants_ack(leg) && invite().is_ok_and(|invite| invite.body().is_empty())
+        })
     }
 
     /// Acknowledges the 2xx that `name` stands on, if that is still to be done (RFC 3261 §13.2.2.4).

@@ -216,6 +216,36 @@ fn crossing_invites_are_refused_on_both_sides() {
 }
 
 #[test]
+fn re_invite_follows_the_ack_that_is_still_owed() {
+    // RFC 5407 §3.1.4: the caller's ACK is lost, its re-INVITE says that it had the 2xx.
+    let mut bench = Bench::new();
+    let SessionEffect::Call { leg, target, from, to, headers, .. } = call() else { unreachable!() };
+    let body = ok().body;
+    bench.apply(vec![SessionEffect::Call { leg, target, from, to, headers, body }]).unwrap();
+    assert_eq!(bench.responds("INVITE", 200, "bob"), "callee 200");
+    bench.respond(ok());
+    assert_eq!(bench.requests("caller", "INVITE", 8), "caller INVITE");
+    bench.send("callee", "INVITE").unwrap();
+    assert_eq!(bench.words(), ["INVITE 1", "accept 200", "200", "ACK 1", "INVITE 2"]);
+    bench.acknowledge("callee");
+    assert!(bench.words().is_empty(), "the late ACK is nothing any more");
+}
+
+#[test]
+fn re_invite_waits_for_the_ack_that_has_to_hold_the_answer() {
+    // RFC 5407 §3.1.5: the call has no offer.
+    let mut bench = Bench::new();
+    bench.apply(vec![call()]).unwrap();
+    assert_eq!(bench.responds("INVITE", 200, "bob"), "callee 200");
+    bench.send("callee", "INVITE").unwrap();
+    assert_eq!(bench.words(), ["INVITE 1", "accept 200"]);
+    assert_eq!(bench.comes(Input::Failure), "callee failed INVITE 491");
+    bench.acknowledge("callee");
+    bench.send("callee", "INVITE").unwrap();
+    assert_eq!(bench.words(), ["ACK 1", "INVITE 2"]);
+}
+
+#[test]
 fn re_invite_moves_the_target_and_keeps_the_dialog() {
     let mut bench = Bench::talking();
     assert_eq!(bench.requests("caller", "INVITE", 8), "caller INVITE");
