@@ -1,7 +1,8 @@
 //! Random kills of every kind of process under 50 calls a second and 10,000 bindings: none of either is lost.
 //!
-//! `OUTLAST_KILLS=1000` does more of them, and `OUTLAST_WRITE_DOCS=1` writes what came of it to
-//! `docs/reports/kills.md`. `OUTLAST_SEED` runs a sequence again, `OUTLAST_VICTIMS=edge` (or `container`, `manager`,
+//! Every second call goes through a back-to-back agent: the native one, or, in a test of its own, one in WebAssembly.
+//! `OUTLAST_KILLS=1000` does more kills, and `OUTLAST_WRITE_DOCS=1` writes what came of it to
+//! `docs/reports/kills.md` or `docs/reports/kills-webassembly.md`. `OUTLAST_SEED` runs a sequence again, `OUTLAST_VICTIMS=edge` (or `container`, `manager`,
 //! `guardian`) hits that kind only.
 
 mod calls;
@@ -15,12 +16,15 @@ use testbed::crowd;
 use testbed::node::Node;
 use testbed::wait;
 
+use crate::deployable::{assert_has_worked, back_to_back};
 use crate::world::{self, DOMAIN};
 use calls::Calls;
 use report::{Hits, Report};
 
 const USERS: usize = 10_000;
 const KILLS: usize = 20;
+/// Fewer for those: the two tests together must not take long.
+const KILLS_WITH_GUESTS: usize = 8;
 /// A killed or stopped process serves again within this, or the test fails.
 const BACK_LIMIT: Duration = Duration::from_secs(30);
 
@@ -38,6 +42,42 @@ impl Sequence {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         (self.0 % below as u64) as usize
+    }
+}
+
+/// By which agent every second call goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Agent {
+    /// The native application.
+    Native,
+    /// The sample in WebAssembly.
+    Guest,
+}
+
+impl Agent {
+    /// A node with it; None: it is not built.
+    fn node(self) -> Option<Node> {
+        match self {
+            Agent::Native => {
+                let applications =
+                    "[container]\napplications = [\"back-to-back\", \"registrar\"]\n";
+                Some(world::node_of(&world::open_config(2, applications)))
+            }
+            Agent::Guest => {
+                let agent = back_to_back("{ contains = [\"request.uri.user\", \"agent\"] }")?;
+                let node = world::node_of(&world::open_config(2, ""));
+                agent.deploy(&node);
+                Some(node)
+            }
+        }
+    }
+
+    /// Where a user is called through it.
+    fn domain(self) -> String {
+        match self {
+            Agent::Native => format!("b2b.{DOMAIN}"),
+            Agent::Guest => DOMAIN.to_owned(),
+        }
     }
 }
 
@@ -117,20 +157,28 @@ fn number(variable: &str) -> Option<u64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn random_kills_lose_no_call_and_no_binding() {
+    lose_nothing(Agent::Native, KILLS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_kills_lose_no_call_through_a_guest() {
+    lose_nothing(Agent::Guest, KILLS_WITH_GUESTS).await;
+}
+
+async fn lose_nothing(agent: Agent, kills: usize) {
     let seed = number("OUTLAST_SEED").unwrap_or(u64::from(std::process::id()) | 1);
-    let kills = number("OUTLAST_KILLS").map_or(KILLS, |kills| kills as usize);
+    let kills = number("OUTLAST_KILLS").map_or(kills, |kills| kills as usize);
     println!("seed {seed}; again: OUTLAST_SEED={seed} cargo test -p testbed random_kills");
     // Now, not when it is over: others may go on meanwhile.
     let commit = report::commit();
     let (mut sequence, victims) = (Sequence(seed), victims());
-    let applications = "[container]\napplications = [\"back-to-back\", \"registrar\"]\n";
-    let mut node = world::node_of(&world::open_config(2, applications));
+    let Some(mut node) = agent.node() else { return };
     let edges = [node.sip("udp"), world::edge_address(&node, "edge2", "udp")];
     let loaded = crowd::register(edges[0], DOMAIN, 0..USERS, 1, 36_000).await;
     assert_eq!((loaded.registered, loaded.refused, loaded.unanswered), (USERS, 0, 0), "{loaded:?}");
 
     let began = Instant::now();
-    let calls = Calls::begin(&edges).await;
+    let calls = Calls::begin(&edges, &agent.domain()).await;
     let mut hits = Hits::default();
     let mut next_hits = vec![began; victims.len()];
     for _ in 0..kills {
@@ -149,8 +197,12 @@ async fn random_kills_lose_no_call_and_no_binding() {
     }
     let tally = calls.end().await;
     let took = began.elapsed();
+    if agent == Agent::Guest {
+        assert_has_worked(&node, "b2bua");
+    }
     let lost = lost_bindings(&node);
-    let report = Report { commit, seed, took, hits, tally: &tally, bindings_lost: lost.len() };
+    let bindings_lost = lost.len();
+    let report = Report { agent, commit, seed, took, hits, tally: &tally, bindings_lost };
     println!("{kills} kills in {took:?}\n{}", report.table());
     if std::env::var_os("OUTLAST_WRITE_DOCS").is_some() {
         report.write();

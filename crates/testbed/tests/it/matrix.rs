@@ -12,7 +12,8 @@
 //! | [`cell`] | one call that stands still at one message |
 //! | [`owner`] | which container a Call-ID belongs to, as the edges choose it |
 //!
-//! `OUTLAST_MATRIX=direct-kill:fork:udp:7` runs one cell again.
+//! `OUTLAST_MATRIX=direct-kill:fork:udp:7` runs one cell again. Calls through a WebAssembly application need `OUTLAST_APPS`
+//! (see [`deployable`](crate::deployable)).
 
 mod cell;
 mod owner;
@@ -25,6 +26,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use testbed::node::Node;
 use testbed::wait;
 
+use crate::deployable::{Deployable, assert_has_worked};
 use crate::world;
 use cell::{Cell, Verdict};
 use scripts::{SCRIPTS, Script};
@@ -41,6 +43,8 @@ enum Fault {
 /// The container that gets the fault.
 const VICTIM: &str = "container1";
 
+const BOTH: [LineTransport; 2] = [LineTransport::Udp, LineTransport::Tcp];
+
 /// All calls of a matrix stand at their message within this.
 const STANDING_LIMIT: Duration = Duration::from_secs(60);
 
@@ -51,22 +55,41 @@ enum Route {
     Direct,
     /// Caller, back-to-back agent, registrar, callee.
     BackToBack,
+    /// The same with the agent in WebAssembly, a fresh instance for each event.
+    Guest,
+    /// With one that has lived through earlier events.
+    ReusedGuest,
 }
 
 impl Route {
     fn callee_domain(self) -> String {
         match self {
-            Route::Direct => world::DOMAIN.to_owned(),
+            Route::Direct | Route::Guest | Route::ReusedGuest => world::DOMAIN.to_owned(),
             Route::BackToBack => format!("b2b.{}", world::DOMAIN),
         }
     }
 
     fn config(self) -> String {
         let applications = match self {
-            Route::Direct => "",
+            Route::Direct | Route::Guest | Route::ReusedGuest => "",
             Route::BackToBack => "[container]\napplications = [\"back-to-back\", \"registrar\"]\n",
         };
         world::open_config(1, applications)
+    }
+
+    /// A node with the application; None: it is not built.
+    fn node(self) -> Option<Node> {
+        let agent = || Deployable::built("b2bua");
+        let deployed: Option<Deployable> = match self {
+            Route::Direct | Route::BackToBack => None,
+            Route::Guest => Some(agent()?),
+            Route::ReusedGuest => Some(agent()?.with_more("[instances]\nreuse = true\n")),
+        };
+        let node = world::node_of(&self.config());
+        if let Some(application) = deployed {
+            application.deploy(&node);
+        }
+        Some(node)
     }
 }
 
@@ -90,22 +113,38 @@ fn the_owner_is_stopped_after_every_message_of_a_back_to_back_call() {
     run(Route::BackToBack, Fault::Stop, "back-to-back-stop");
 }
 
+#[test]
+fn the_owner_is_killed_after_every_message_of_a_call_through_a_guest() {
+    run(Route::Guest, Fault::Kill, "guest-kill");
+}
+
+#[test]
+fn the_owner_is_stopped_after_every_message_of_a_call_through_a_guest() {
+    run(Route::Guest, Fault::Stop, "guest-stop");
+}
+
+#[test]
+fn the_owner_is_killed_after_every_message_of_a_call_through_a_reused_guest() {
+    run(Route::ReusedGuest, Fault::Kill, "reused-guest-kill");
+}
+
 fn run(route: Route, fault: Fault, name: &str) {
     let only = std::env::var("OUTLAST_MATRIX").ok();
     if only.as_ref().is_some_and(|only| !only.starts_with(&format!("{name}:"))) {
         return;
     }
-    let node = world::node_of(&route.config());
+    let Some(node) = route.node() else { return };
     let owner = owner::Owner::of(&node, VICTIM);
+    let plays = SCRIPTS.iter().flat_map(|script| BOTH.map(|transport| (script, transport)));
+    let rehearsals: Vec<_> =
+        plays.map(|(script, transport)| cell::rehearse(&node, route, script, transport)).collect();
     let mut cells = Vec::new();
-    for script in SCRIPTS {
-        for transport in [LineTransport::Udp, LineTransport::Tcp] {
-            let messages = cell::count_messages(&node, route, script, transport);
-            for message in 1..=messages {
-                let id = id(name, script, transport, message);
-                if only.as_ref().is_none_or(|only| *only == id) {
-                    cells.push(Cell { id, script: *script, transport, stands_at: message });
-                }
+    for rehearsal in rehearsals {
+        let (script, transport) = (rehearsal.script, rehearsal.transport);
+        for message in 1..=rehearsal.count_messages() {
+            let id = id(name, &script, transport, message);
+            if only.as_ref().is_none_or(|only| *only == id) {
+                cells.push(Cell { id, script, transport, stands_at: message });
             }
         }
     }
@@ -142,6 +181,9 @@ fn run(route: Route, fault: Fault, name: &str) {
     assert!(struck_calls * 20 >= count * 19, "only {struck_calls} of {count} calls were struck");
     let bad: Vec<String> = verdicts.iter().filter_map(Verdict::complaint).collect();
     assert!(bad.is_empty(), "{} of {count} calls failed:\n{}", bad.len(), bad.join("\n"));
+    if matches!(route, Route::Guest | Route::ReusedGuest) {
+        assert_has_worked(&node, "b2bua");
+    }
     node.stop();
 }
 

@@ -33,15 +33,15 @@ macro_rules! cells {
 }
 
 cells! {
-    container_killed: CONTAINER_KILLED { bindings, direct_calls, session_calls, set_ups }
-    container_hangs: CONTAINER_HANGS { bindings, direct_calls, session_calls, set_ups }
-    sip_dead_but_heartbeats_alive: SIP_DEAD { bindings, direct_calls, session_calls, set_ups }
-    edge_killed: EDGE_KILLED { bindings, direct_calls, session_calls, set_ups }
-    manager_killed: MANAGER_KILLED { bindings, direct_calls, session_calls, set_ups }
-    manager_hangs: MANAGER_HANGS { bindings, direct_calls, session_calls, set_ups }
-    drained: DRAIN { bindings, direct_calls, session_calls, set_ups }
-    restarted: RESTARTED { bindings, direct_calls, session_calls }
-    everything_killed: EVERYTHING_KILLED { bindings, direct_calls, session_calls }
+    container_killed: CONTAINER_KILLED { bindings, direct_calls, session_calls, guest_calls, set_ups }
+    container_hangs: CONTAINER_HANGS { bindings, direct_calls, session_calls, guest_calls, set_ups }
+    sip_dead_but_heartbeats_alive: SIP_DEAD { bindings, direct_calls, session_calls, guest_calls, set_ups }
+    edge_killed: EDGE_KILLED { bindings, direct_calls, session_calls, guest_calls, set_ups }
+    manager_killed: MANAGER_KILLED { bindings, direct_calls, session_calls, guest_calls, set_ups }
+    manager_hangs: MANAGER_HANGS { bindings, direct_calls, session_calls, guest_calls, set_ups }
+    drained: DRAIN { bindings, direct_calls, session_calls, guest_calls, set_ups }
+    restarted: RESTARTED { bindings, direct_calls, session_calls, guest_calls }
+    everything_killed: EVERYTHING_KILLED { bindings, direct_calls, session_calls, guest_calls }
 }
 
 #[test]

@@ -50,20 +50,22 @@ pub(super) struct Calls {
 
 impl Calls {
     /// Registers the phones, over UDP by these edges in turn, and begins to call; every second pair calls through
-    /// the back-to-back agent.
+    /// the back-to-back agent, by this domain.
     ///
     /// # Panics
     /// When a phone cannot register.
-    pub(super) async fn begin(edges: &[SocketAddr]) -> Calls {
+    pub(super) async fn begin(edges: &[SocketAddr], agent: &str) -> Calls {
         let is_over = Arc::new(AtomicBool::new(false));
         let mut pairs = JoinSet::new();
         for number in 0..PAIRS {
             // Both kinds of call by every edge.
             let edge = &edges[number / 2 % edges.len()];
-            let caller = registered(&format!("pair{number}-caller"), *edge).await;
-            let callee = registered(&format!("pair{number}-callee"), *edge).await;
-            let domain = if number % 2 == 0 { DOMAIN.to_owned() } else { format!("b2b.{DOMAIN}") };
-            let pair = Pair { uri: format!("sip:pair{number}-callee@{domain}"), caller, callee };
+            // By the name an application may tell whose call it is.
+            let (way, domain) = if number % 2 == 0 { ("direct", DOMAIN) } else { ("agent", agent) };
+            let caller = registered(&format!("{way}{number}-caller"), *edge).await;
+            let callee = registered(&format!("{way}{number}-callee"), *edge).await;
+            let uri = format!("sip:{}@{domain}", callee.user());
+            let pair = Pair { caller, callee, uri };
             let is_over = Arc::clone(&is_over);
             let late = EVERY.mul_f64(number as f64 / PAIRS as f64);
             pairs.spawn(async move {

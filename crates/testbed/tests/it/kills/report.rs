@@ -1,4 +1,4 @@
-//! What came of many kills, as `docs/reports/kills.md` tells it.
+//! What came of many kills, as `docs/reports/kills.md` and `docs/reports/kills-webassembly.md` tell it.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -7,13 +7,14 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::calls::Tally;
-use super::{SERVES_FOR, USERS};
+use super::{Agent, SERVES_FOR, USERS};
 
 /// By the kind of process and what was done to it: how long after each time everything served again.
 pub(super) type Hits = BTreeMap<(&'static str, &'static str), Vec<Duration>>;
 
 /// What came of it.
 pub(super) struct Report<'t> {
+    pub(super) agent: Agent,
     /// See [`commit`].
     pub(super) commit: String,
     pub(super) seed: u64,
@@ -28,24 +29,34 @@ impl Report<'_> {
     pub(super) fn write(&self) {
         let directory = repository().join("docs/reports");
         std::fs::create_dir_all(&directory).expect("the repository is writable");
-        std::fs::write(directory.join("kills.md"), self.document())
-            .expect("the repository is writable");
+        let name = match self.agent {
+            Agent::Native => "kills.md",
+            Agent::Guest => "kills-webassembly.md",
+        };
+        std::fs::write(directory.join(name), self.document()).expect("the repository is writable");
     }
 
     fn document(&self) -> String {
         let kills: usize = self.hits.values().map(Vec::len).sum();
         let profile = if cfg!(debug_assertions) { "" } else { "--release " };
+        let (test, agent) = match self.agent {
+            Agent::Native => ("random_kills_lose_no_call_and_no_binding", "back-to-back agent"),
+            Agent::Guest => (
+                "random_kills_lose_no_call_through_a_guest",
+                "sample application `b2bua` (WebAssembly, a fresh instance for each event)",
+            ),
+        };
         let (seed, calls) = (self.seed, self.tally.whole + self.tally.losses.len());
         format!(
             "# {kills} kills\n\n\
              Written by `crates/testbed/tests/it/kills.rs`; do not edit it by hand.\n\n    \
              OUTLAST_KILLS={kills} OUTLAST_SEED={seed} OUTLAST_WRITE_DOCS=1 \\\n        \
-             cargo test {profile}-p testbed --test it random_kills\n\n\
+             cargo test {profile}-p testbed --test it {test}\n\n\
              One node (two edges, two containers, the embedded store, durability and heartbeats as by default) with \
-             10,000 bindings and\n50 calls a second over UDP, every second one through the back-to-back agent. One \
-             process after the other is killed (SIGKILL)\nor stopped (SIGSTOP), chosen at random, the next one when all \
-             serve again, none twice within {} s. A call counts when it rang once,\nwas answered and was hung up, with \
-             CSeq and tags in order on both sides. *Back* is the time until every process served again.\n\n\
+             10,000 bindings and\n50 calls a second over UDP, every second one through the {agent}.\nOne \
+             process after the other is killed (SIGKILL) or stopped (SIGSTOP), chosen at random, the next one when all \
+             serve again,\nnone twice within {} s. A call counts when it rang once, was answered and was hung up, with \
+             CSeq and tags in order\non both sides. *Back* is the time until every process served again.\n\n\
              Commit {}, seed {seed}, {} build, {}.\n\n{}\n\
              | in {} min {} s | |\n|---|---|\n\
              | calls | {calls} |\n\

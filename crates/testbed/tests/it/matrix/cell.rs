@@ -164,13 +164,21 @@ pub(crate) fn begin(cell: Cell, node: &Node, route: Route, owner: &Owner) -> Run
     Running { id, turnstile, thread }
 }
 
-/// How many messages the phones of a script see when nothing goes wrong.
-pub(crate) fn count_messages(
+/// A script on its way without any fault.
+pub(crate) struct Rehearsal {
+    pub(crate) script: Script,
+    pub(crate) transport: LineTransport,
+    turnstile: Arc<Turnstile>,
+    thread: JoinHandle<Result<(), String>>,
+}
+
+/// Begins a script on a thread of its own, to find out how many messages its phones see.
+pub(crate) fn rehearse(
     node: &Node,
     route: Route,
     script: &Script,
     transport: LineTransport,
-) -> usize {
+) -> Rehearsal {
     let turnstile = Turnstile::new(usize::MAX);
     let name = format!("rehearsal-{}-{}", script.name, transport.name().to_lowercase());
     let stage = Stage {
@@ -181,16 +189,27 @@ pub(crate) fn count_messages(
         route,
         script: *script,
     };
-    let rehearsal = {
+    let thread = {
         let turnstile = Arc::clone(&turnstile);
         thread::spawn(move || stage.run(&turnstile))
     };
-    let result = rehearsal.join().expect("the rehearsal runs to its end");
-    if let Err(error) = result {
-        let trace = turnstile.trace.lock().unwrap().join("\n    ");
-        panic!("{} over {} without any fault: {error}\n    {trace}", script.name, transport.name());
+    Rehearsal { script: *script, transport, turnstile, thread }
+}
+
+impl Rehearsal {
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// When something went wrong without any fault.
+    pub(crate) fn count_messages(self) -> usize {
+        let result = self.thread.join().expect("the rehearsal runs to its end");
+        if let Err(error) = result {
+            let trace = self.turnstile.trace.lock().unwrap().join("\n    ");
+            let (script, transport) = (self.script.name, self.transport.name());
+            panic!("{script} over {transport} without any fault: {error}\n    {trace}");
+        }
+        self.turnstile.passed.load(Ordering::SeqCst)
     }
-    turnstile.passed.load(Ordering::SeqCst)
 }
 
 /// All that a call's thread needs.

@@ -12,7 +12,8 @@ use testbed::pace::{Pace, Slowness};
 use testbed::wait;
 
 use super::log::logged_after;
-use super::workload::{Survivors, Workload};
+use super::workload::{GUESTS_CALLS, Guests, Survivors, Workload};
+use crate::deployable::{assert_has_worked, back_to_back};
 use crate::world;
 
 /// interval × (allowed_miss_count + 1), the default.
@@ -101,11 +102,22 @@ impl Row {
             ))),
             runtime: tokio::runtime::Runtime::new().expect("a runtime"),
         };
-        let workload = stage.runtime.block_on(Workload::begin(stage.node(), self.transports));
+        let guests = match back_to_back(GUESTS_CALLS) {
+            Some(application) => {
+                application.deploy(stage.node());
+                Guests::AreThere
+            }
+            None => Guests::AreNotBuilt,
+        };
+        let begun = Workload::begin(stage.node(), self.transports, guests);
+        let workload = stage.runtime.block_on(begun);
         let pace = Pace::watch();
         let times = (self.strike)(&mut stage);
         let slowness = pace.end();
         let survivors = stage.runtime.block_on(workload.finish(stage.node()));
+        if guests == Guests::AreThere {
+            assert_has_worked(stage.node(), "b2bua");
+        }
         println!("{}: {times:?}, {slowness:?}, {survivors:?}", self.fault);
         Told { survivors, times, promise: self.promise, slowness }
     }

@@ -15,17 +15,18 @@ const HEAD: &str = "\
 Written by the tests of `crates/testbed/tests/it/survival.rs`, which do each fault to a real node and count; do not edit it by
 hand. Each cell is a test (`cargo test -p testbed --test it survival::`), and fails when anything is lost.
 
-    OUTLAST_WRITE_DOCS=1 cargo test -p testbed --test it survival
+    apps/build b2bua && OUTLAST_APPS=$PWD/target/apps OUTLAST_WRITE_DOCS=1 cargo test -p testbed --test it survival
 
-While a fault comes, 1,000 and some bindings are there, direct calls and calls with an application session (through a back-to-back
-agent) are established, and as many of both are ringing. Afterwards each established call is changed by both sides (re-INVITE) and hung up,
-each ringing one is answered and hung up, each phone registers again; the callee must have rung once, with CSeq and tags in order.
+While a fault comes, 1,000 and some bindings are there, direct calls and calls with an application session (through a native
+back-to-back agent, and through the sample application `b2bua` in WebAssembly) are established, and as many of each are
+ringing. Afterwards each established call is changed by both sides (re-INVITE) and hung up, each ringing one is answered and hung up,
+each phone registers again; the callee must have rung once, with CSeq and tags in order.
 The times are those of one run of a debug build on two cores with other tests beside it: *noticed* is when those who depend on the
 failed process acted, *back* when every process served again; *promised* is the bound that the tests hold (plus half a second, and
 more where a thread beside the test found the machine slower than an idle one).
 
-| fault | bindings | direct calls | session calls | calls being set up | noticed | promised | back |
-|---|---|---|---|---|---|---|---|
+| fault | bindings | direct calls | session calls | WebAssembly calls | calls being set up | noticed | promised | back |
+|---|---|---|---|---|---|---|---|---|
 ";
 
 /// Compares the document with the rows, or writes it.
@@ -51,11 +52,12 @@ fn document(rows: &[&Row]) -> String {
         let survivors = &told.survivors;
         writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             row.fault,
             survivors.bindings,
             survivors.direct_calls,
             survivors.session_calls,
+            survivors.guest_calls,
             survivors.set_ups,
             shown(told.times.noticed),
             shown(row.promise),

@@ -1,8 +1,9 @@
 //! What is going on while a fault comes: bindings, established calls, calls being set up; and what of it is left.
 //!
-//! Established calls and set-ups are of each kind in equal numbers: over UDP and TCP, direct and through the
-//! back-to-back agent. After the fault each established call invites anew in both directions and is hung up, each
-//! set-up is answered and hung up, each phone registers again, and every binding is looked for.
+//! Established calls and set-ups are of each kind in equal numbers: over UDP and TCP, direct, through the back-to-back
+//! agent, and through the sample application `b2bua` in WebAssembly where it is built. After the fault each established
+//! call invites anew in both directions and is hung up, each set-up is answered and hung up, each phone registers again,
+//! and every binding is looked for.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -30,6 +31,8 @@ pub(super) struct Count {
     pub(super) of: usize,
     /// What happened to the others.
     pub(super) losses: Vec<String>,
+    /// Nothing of it was begun: the application is not built.
+    is_left_out: bool,
 }
 
 impl Count {
@@ -44,7 +47,7 @@ impl Count {
     /// # Panics
     /// When something is lost, with what happened to it.
     pub(super) fn assert_all(&self, what: &str) {
-        assert!(self.of > 0, "no {what} was counted");
+        assert!(self.of > 0 || self.is_left_out, "no {what} was counted");
         assert!(
             self.losses.is_empty() && self.survived == self.of,
             "{self} {what} survived; lost:\n{}",
@@ -65,15 +68,41 @@ pub(super) struct Survivors {
     pub(super) bindings: Count,
     /// Direct calls: after set-up they need edges only.
     pub(super) direct_calls: Count,
-    /// Calls with an application session.
+    /// Calls with a session of a native application.
     pub(super) session_calls: Count,
+    /// Calls with a session of a WebAssembly application; none where that is not built.
+    pub(super) guest_calls: Count,
     pub(super) set_ups: Count,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Kind {
     transport: LineTransport,
-    is_back_to_back: bool,
+    way: Way,
+}
+
+/// By which application a call goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// By none.
+    Direct,
+    /// By the native back-to-back agent.
+    Session,
+    /// By the one in WebAssembly.
+    Guest,
+}
+
+/// Whose calls are those of the WebAssembly application: the phones of [`Way::Guest`] are called so.
+pub(super) const GUESTS_CALLS: &str = "{ contains = [\"request.uri.user\", \"guest-\"] }";
+
+impl Way {
+    fn name(self) -> &'static str {
+        match self {
+            Way::Direct => "direct",
+            Way::Session => "session",
+            Way::Guest => "guest",
+        }
+    }
 }
 
 /// Two phones and what is between them.
@@ -84,8 +113,16 @@ struct Pair<T> {
     state: T,
 }
 
+/// Whether the node has the WebAssembly application.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Guests {
+    AreThere,
+    AreNotBuilt,
+}
+
 /// All that goes on.
 pub(super) struct Workload {
+    guests: Guests,
     users: HashSet<String>,
     calls: Vec<Pair<(Call, Call)>>,
     set_ups: Vec<Pair<(Invitation, Ringing)>>,
@@ -96,15 +133,23 @@ impl Workload {
     ///
     /// # Panics
     /// When something does not come up without any fault.
-    pub(super) async fn begin(node: &Node, transports: &[LineTransport]) -> Workload {
+    pub(super) async fn begin(
+        node: &Node,
+        transports: &[LineTransport],
+        guests: Guests,
+    ) -> Workload {
         let loaded = crowd::register(node.sip("udp"), DOMAIN, 0..BINDINGS, 1, 3_600).await;
         assert_eq!(loaded.registered, BINDINGS, "{loaded:?}");
         let mut users: HashSet<String> =
             (0..BINDINGS).map(|user| format!("sip:user{user}@{DOMAIN}")).collect();
         let (mut calls, mut set_ups) = (Vec::new(), Vec::new());
-        let kinds = transports.iter().flat_map(|transport| {
-            [false, true].map(|is_back_to_back| Kind { transport: *transport, is_back_to_back })
-        });
+        let ways: &[Way] = match guests {
+            Guests::AreThere => &[Way::Direct, Way::Session, Way::Guest],
+            Guests::AreNotBuilt => &[Way::Direct, Way::Session],
+        };
+        let kinds = transports
+            .iter()
+            .flat_map(|transport| ways.iter().map(|way| Kind { transport: *transport, way: *way }));
         for kind in kinds {
             for number in 0..2 * CALLS_OF_A_KIND {
                 let pair = ring(node, kind, number).await;
@@ -116,12 +161,13 @@ impl Workload {
                 }
             }
         }
-        Workload { users, calls, set_ups }
+        Workload { guests, users, calls, set_ups }
     }
 
     /// Brings everything to its end and counts.
     pub(super) async fn finish(self, node: &Node) -> Survivors {
         let mut survivors = Survivors::default();
+        survivors.guest_calls.is_left_out = self.guests == Guests::AreNotBuilt;
         let mut ends = JoinSet::new();
         for Pair { kind, name, phones, state: (caller, callee) } in self.calls {
             ends.spawn(async move {
@@ -137,9 +183,10 @@ impl Workload {
         }
         while let Some(end) = ends.join_next().await {
             let (kind, was_established, name, result) = end.expect("no phone panics");
-            let count = match (was_established, kind.is_back_to_back) {
-                (true, true) => &mut survivors.session_calls,
-                (true, false) => &mut survivors.direct_calls,
+            let count = match (was_established, kind.way) {
+                (true, Way::Direct) => &mut survivors.direct_calls,
+                (true, Way::Session) => &mut survivors.session_calls,
+                (true, Way::Guest) => &mut survivors.guest_calls,
                 (false, _) => &mut survivors.set_ups,
             };
             count.add(&name, result);
@@ -160,9 +207,8 @@ impl Workload {
 
 /// Two registered phones, one of which rings for the other's call.
 async fn ring(node: &Node, kind: Kind, number: usize) -> Pair<(Invitation, Ringing)> {
-    let Kind { transport, is_back_to_back } = kind;
-    let way = if is_back_to_back { "session" } else { "direct" };
-    let name = format!("{way}-{}-{number}", transport.name().to_lowercase());
+    let Kind { transport, way } = kind;
+    let name = format!("{}-{}-{number}", way.name(), transport.name().to_lowercase());
     let edge: SocketAddr = world::address(node, transport);
     let phone = |role: &str| {
         let user = format!("{name}-{role}");
@@ -174,7 +220,10 @@ async fn ring(node: &Node, kind: Kind, number: usize) -> Pair<(Invitation, Ringi
     };
     let caller = phone("caller").await.expect("a phone registers");
     let callee = phone("callee").await.expect("a phone registers");
-    let domain = if is_back_to_back { format!("b2b.{DOMAIN}") } else { DOMAIN.to_owned() };
+    let domain = match way {
+        Way::Direct | Way::Guest => DOMAIN.to_owned(),
+        Way::Session => format!("b2b.{DOMAIN}"),
+    };
     let uri = format!("sip:{name}-callee@{domain}");
     let mut invitation = caller.call(0, &uri).await.expect("the call goes out");
     let ringing = callee.incoming().await.expect("the call comes in");
