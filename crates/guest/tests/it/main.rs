@@ -9,4 +9,5 @@ mod http;
 mod module;
 mod preparing;
 mod reusing;
+mod samples;
 mod services;
