@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use config::Listen;
+use config::manifest::{NAME_NEEDS, is_name};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -260,6 +261,18 @@ pub(crate) enum IdentityCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AppCommand {
+    /// Write a new application in Rust, ready to be built and deployed
+    ///
+    /// It answers calls to sip:NAME@..., holds them, and hangs up after a while: change it from there. The crate that it is
+    /// written with and the interface come with it, so that it can lie anywhere.
+    New {
+        /// For example greeter
+        #[arg(value_parser = application_name)]
+        name: String,
+        /// Where; there must be nothing yet. Not given: a directory of its name, here
+        #[arg(value_name = "PATH")]
+        path: Option<PathBuf>,
+    },
     /// Deploy an application: new sessions of all containers begin with it
     ///
     /// Its manifest, outlast-app.toml, stands beside the component. Everything is checked before anything changes, and
@@ -370,6 +383,14 @@ pub(crate) enum Child {
 fn setting(text: &str) -> Result<(String, String), &'static str> {
     let (key, value) = text.split_once('=').ok_or("needs KEY=VALUE, for example greeting=hello")?;
     Ok((key.to_owned(), value.to_owned()))
+}
+
+fn application_name(text: &str) -> Result<String, String> {
+    if is_name(text) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("needs {NAME_NEEDS}, for example greeter"))
+    }
 }
 
 /// A role is a plain word: lists of them are shown with spaces between.

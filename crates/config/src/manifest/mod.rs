@@ -21,6 +21,7 @@ mod version;
 
 pub use condition::Condition;
 pub use operator::{SettingError, load_settings, write_settings};
+pub use parse::{NAME_NEEDS, is_name};
 pub use version::Version;
 
 use crate::time_text;

@@ -28,12 +28,17 @@ pub(super) fn parse(text: &str) -> Result<Manifest, Vec<Problem>> {
     read(FILE_NAME, text, manifest)?.ok_or_else(Vec::new)
 }
 
+/// What an application's name is.
+pub const NAME_NEEDS: &str = "1 to 32 of a-z, 0-9 and - that begin with a letter";
+
+/// Whether an application may be called so.
+pub fn is_name(text: &str) -> bool {
+    process_name(text).is_some()
+}
+
 /// None: a required key is missing or bad, and reported.
 fn manifest(reader: &mut Reader<'_>, mut root: Section<'_>) -> Option<Manifest> {
-    let expected = Expected {
-        needs: "1 to 32 of a-z, 0-9 and - that begin with a letter",
-        example: "\"click-to-dial\"",
-    };
+    let expected = Expected { needs: NAME_NEEDS, example: "\"click-to-dial\"" };
     let name = root.text(reader, "name", expected, process_name);
     let expected = Expected { needs: "three numbers", example: "\"1.2.0\"" };
     let version = root.text(reader, "version", expected, |text| text.parse::<Version>().ok());

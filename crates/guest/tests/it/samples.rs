@@ -152,7 +152,7 @@ async fn reminder_reminds_by_message_and_stops_by_itself() {
     let wish =
         request("MESSAGE", "sip:reminder@example.com", "Content-Type: text/plain\r\n", "60 cake");
     let SessionEvent::Request { message, .. } = &wish else { unreachable!() };
-    let key = guest.session_key(message).await.unwrap();
+    let key = guest.sip_session_key(message).await.unwrap();
     assert_eq!(key.as_deref(), Some("alice@example.com"));
 
     let effects = guest.on_event(&session(), &wish).await;
@@ -213,7 +213,7 @@ async fn conference_key_gathers_a_room_and_holds_its_media() {
     let Some(guest) = sample("conference-key", &[]) else { return };
     let invite = request("INVITE", "sip:Room-Blue@example.com", SDP, OFFER);
     let SessionEvent::Request { message, .. } = &invite else { unreachable!() };
-    let key = guest.session_key(message).await.unwrap();
+    let key = guest.sip_session_key(message).await.unwrap();
     assert_eq!(key.as_deref(), Some("blue@example.com"));
     let effects = guest.on_event(&session(), &invite).await;
     assert_eq!(told(&effects), Some(200), "{effects:?}");

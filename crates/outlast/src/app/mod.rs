@@ -1,4 +1,4 @@
-//! `outlast app …`: applications are checked, deployed, shown, upgraded and removed.
+//! `outlast app …`: applications are begun, checked, deployed, shown, upgraded and removed.
 //!
 //! The command does what takes long and can be refused early: it reads the manifest, checks and compiles the component,
 //! and puts both beside the deployed ones. The manager does the rest, and tells how far it is.
@@ -14,6 +14,7 @@ use crate::failure::Failure;
 use crate::output;
 use crate::sessions;
 
+mod new;
 mod progress;
 pub(crate) mod show;
 mod staging;
@@ -38,6 +39,7 @@ impl<'a> Named<'a> {
 
 pub(crate) fn app(directory: &Path, command: AppCommand) -> Result<(), Failure> {
     match command {
+        AppCommand::New { name, path } => new::write(&name, path.as_deref()),
         AppCommand::Deploy { path, set, json } => {
             deploy(directory, &path, &set, RolloutPace::AtOnce, json.into())
         }
