@@ -26,6 +26,7 @@ mod time_text;
 
 pub use first_run::{FirstRun, first_run};
 pub use listen::{Listen, ListenTransports, PublicAddress, domain_name};
+pub use nearest::nearest;
 pub use problem::{ConfigError, Problem};
 pub use settings::{
     Application, ContainerSettings, DigestAlgorithm, Durability, EDGE_SOCKETS_MAX, EDGES_MAX,

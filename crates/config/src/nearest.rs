@@ -1,8 +1,7 @@
 //! The known name that a misspelt one probably means.
 
-/// The nearest of `known`, if it is near enough that suggesting it helps: one mistake in short
-/// names, three in long ones.
-pub(crate) fn nearest<'a>(misspelt: &str, known: &[&'a str]) -> Option<&'a str> {
+/// The nearest of `known`, if it is near enough that suggesting it helps: one mistake in short names, three in long ones.
+pub fn nearest<'a>(misspelt: &str, known: &[&'a str]) -> Option<&'a str> {
     known
         .iter()
         .map(|name| (distance(misspelt, name), *name))

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use config::nearest;
 use wasmtime::component::Linker;
 use wasmtime::component::types::ComponentItem;
 
@@ -51,12 +52,18 @@ pub enum Refused {
     #[error(
         "the component has {0} octets; at most {COMPONENT_BYTES_MAX} are taken. Build it for release, without debug information"
     )]
-    TooLarge(usize),
+    TooLarge(u64),
     /// Neither component nor module.
     #[error(
         "this is no WebAssembly (it does not begin with \\0asm); give the .wasm file that the build has written"
     )]
     NotWebAssembly,
+    /// A module that does not say which interface it was built for.
+    #[error(
+        "this is a core module, and it does not say which interface it was built for (it has no section component-type). \
+         Build for wasm32-wasip2, which makes a component; or let wit-bindgen write that section, from the files in wit/"
+    )]
+    NoWorld,
     /// A module that is no component and cannot be made one.
     #[error(
         "this is a core module, and no component could be made of it: {0}. Build for wasm32-wasip2, or with wit-bindgen and the world outlast:app/sip-application"
@@ -66,10 +73,14 @@ pub enum Refused {
     #[error("it does not compile: {0}")]
     Compile(String),
     /// Nobody has what it imports.
-    #[error("it imports {import}, which there is not. An application can import {}", IMPORTABLE.join(", "))]
-    UnknownImport {
-        /// The import.
-        import: String,
+    #[error(
+        "it imports what there is not:{}\nAn application can import {}",
+        lines(.imports, IMPORTS),
+        IMPORTABLE.join(", ")
+    )]
+    UnknownImports {
+        /// All of them.
+        imports: Vec<String>,
     },
     /// The interface is known, but not so.
     #[error(
@@ -78,8 +89,9 @@ pub enum Refused {
     OtherInterface(String),
     /// It has no handler.
     #[error(
-        "it exports neither outlast:app/handler nor wasi:http/incoming-handler, so nothing could ever reach it; it exports {}",
-        list(.exports)
+        "it exports neither outlast:app/handler@0.1.0 nor wasi:http/incoming-handler@0.2, so nothing could ever reach it. It \
+         exports{}",
+        if exports.is_empty() { " nothing".to_owned() } else { lines(.exports, EXPORTS) }
     )]
     NoHandler {
         /// What it exports.
@@ -105,8 +117,40 @@ pub const IMPORTABLE: &[&str] = &[
     "wasi:sockets@0.2 (refused)",
 ];
 
-fn list(names: &[String]) -> String {
-    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+/// What somebody may have meant with an import.
+const IMPORTS: &[&str] = &[
+    "outlast:app/types@0.1.0",
+    "outlast:app/message@0.1.0",
+    "outlast:app/session@0.1.0",
+    "outlast:app/sessions@0.1.0",
+    "outlast:app/sip@0.1.0",
+    "outlast:app/config@0.1.0",
+    "outlast:app/log@0.1.0",
+    "outlast:app/naming@0.1.0",
+    "outlast:app/cache@0.1.0",
+    "wasi:http/types@0.2.0",
+    "wasi:http/outgoing-handler@0.2.0",
+];
+
+/// What somebody may have meant with an export.
+const EXPORTS: &[&str] = &["outlast:app/handler@0.1.0", "wasi:http/incoming-handler@0.2.0"];
+
+/// Each name on a line of its own, with what may have been meant.
+fn lines(names: &[String], known: &[&str]) -> String {
+    let line = |name: &String| {
+        let hint = match name.as_str() {
+            // What every program for WASI exports.
+            name if name.starts_with("wasi:cli/run@") => {
+                " (a program with a main function; build a library, crate-type = [\"cdylib\"])"
+                    .to_owned()
+            }
+            name => nearest(name, known)
+                .map(|near| format!(" (did you mean {near}?)"))
+                .unwrap_or_default(),
+        };
+        format!("\n  {name}{hint}")
+    };
+    names.iter().map(line).collect()
 }
 
 /// Checks and compiles what a developer hands in, and tries whether an instance begins. It takes as long as it takes to
@@ -147,7 +191,7 @@ pub(crate) fn load(
 /// A component, whichever of both it was.
 fn componentised(wasm: &[u8]) -> Result<Bytes, Refused> {
     if wasm.len() > COMPONENT_BYTES_MAX {
-        return Err(Refused::TooLarge(wasm.len()));
+        return Err(Refused::TooLarge(wasm.len() as u64));
     }
     // The binary format: magic, version, layer (0 module, 1 component).
     let layer = match wasm {
@@ -157,9 +201,42 @@ fn componentised(wasm: &[u8]) -> Result<Bytes, Refused> {
     if layer == 1 {
         return Ok(Bytes::copy_from_slice(wasm));
     }
+    if names_its_world(wasm) == Some(false) {
+        return Err(Refused::NoWorld);
+    }
     let encoder = wit_component::ComponentEncoder::default().validate(true).module(wasm);
     let component = encoder.and_then(|mut encoder| encoder.encode());
     component.map(Bytes::from).map_err(|error| Refused::NotComponent(format!("{error:#}")))
+}
+
+/// Whether a module has a custom section by which a component can be made of it; `None`: it is cut or malformed.
+fn names_its_world(module: &[u8]) -> Option<bool> {
+    const CUSTOM: u8 = 0;
+    let mut rest = module.get(8..)?;
+    while let Some((id, behind)) = rest.split_first() {
+        let (length, behind) = leb128(behind)?;
+        let (section, others) = behind.split_at_checked(length)?;
+        if *id == CUSTOM {
+            let (length, name) = leb128(section)?;
+            if name.get(..length)?.starts_with(b"component-type") {
+                return Some(true);
+            }
+        }
+        rest = others;
+    }
+    Some(false)
+}
+
+/// A length as WebAssembly writes it, and what stands behind it.
+fn leb128(octets: &[u8]) -> Option<(usize, &[u8])> {
+    let mut value = 0;
+    for (place, octet) in octets.iter().enumerate().take(5) {
+        value |= usize::from(octet & 0x7f) << (7 * place);
+        if octet & 0x80 == 0 {
+            return Some((value, &octets[place + 1..]));
+        }
+    }
+    None
 }
 
 fn link_component(
@@ -167,10 +244,12 @@ fn link_component(
     compiled: &wasmtime::component::Component,
 ) -> Result<Loaded, Refused> {
     let types = compiled.component_type();
-    for (name, item) in types.imports(engine.wasm()) {
-        if !is_importable(name) && !matches!(item.ty, ComponentItem::Type(_)) {
-            return Err(Refused::UnknownImport { import: name.to_owned() });
-        }
+    let unknown = types
+        .imports(engine.wasm())
+        .filter(|(name, item)| !is_importable(name) && !matches!(item.ty, ComponentItem::Type(_)));
+    let imports: Vec<String> = unknown.map(|(name, _)| name.to_owned()).collect();
+    if !imports.is_empty() {
+        return Err(Refused::UnknownImports { imports });
     }
     let other = |error: wasmtime::Error| Refused::OtherInterface(format!("{error:#}"));
     let mut linker = Linker::<Host>::new(engine.wasm());

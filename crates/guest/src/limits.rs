@@ -46,6 +46,9 @@ pub struct Limits {
     pub effects: usize,
     /// Names and values of all attributes of a session, in octets; up to the container's own limit.
     pub attribute_bytes: usize,
+    /// How long a session lives unless it is told otherwise, and how much longer it can be told to; up to the container's own
+    /// limit.
+    pub session_time: Duration,
 }
 
 impl Default for Limits {
@@ -57,6 +60,7 @@ impl Default for Limits {
             wall_time: WALL_TIME_DEFAULT,
             effects: container::session::limits::EFFECTS_MAX,
             attribute_bytes: container::session::limits::ATTRIBUTE_BYTES_MAX,
+            session_time: container::session::limits::SESSION_TIME_MAX,
         }
     }
 }

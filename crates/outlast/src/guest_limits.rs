@@ -8,6 +8,7 @@ pub(crate) fn guest_limits(manifest: &Manifest) -> Limits {
     Limits {
         memory_bytes: usize::try_from(manifest.limits.memory).unwrap_or(usize::MAX),
         cpu_time: manifest.limits.time,
+        session_time: manifest.session.expires,
         ..Limits::default()
     }
 }

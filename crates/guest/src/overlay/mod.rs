@@ -85,7 +85,10 @@ pub struct Overlay {
 
 impl Overlay {
     /// The session as it is before the handler runs.
-    pub fn new(view: SessionView, limits: Limits) -> Overlay {
+    pub fn new(mut view: SessionView, limits: Limits) -> Overlay {
+        if view.is_new {
+            view.expires = view.expires.min(view.now.saturating_add(limits.session_time));
+        }
         let attributes = view.attributes.iter();
         let attribute_bytes = attributes.map(|(name, value)| name.len() + value.len()).sum();
         Overlay {
@@ -104,7 +107,16 @@ impl Overlay {
     }
 
     /// What the handler wants, in order.
-    pub fn into_effects(self) -> Vec<SessionEffect> {
+    pub fn into_effects(mut self) -> Vec<SessionEffect> {
+        let session_time = self.limits.session_time;
+        let is_told = |effect: &SessionEffect| matches!(effect, SessionEffect::ExpireAfter { .. });
+        if self.view.is_new
+            && session_time < container_limits::SESSION_TIME_MAX
+            && !self.effects.iter().any(is_told)
+        {
+            // In front: nothing counts behind an end.
+            self.effects.insert(0, SessionEffect::ExpireAfter { after: session_time });
+        }
         self.effects
     }
 
@@ -201,7 +213,7 @@ impl Overlay {
     /// # Errors
     /// [`Refusal`]: the time.
     pub fn expire_after(&mut self, after: Duration) -> Result<(), Refusal> {
-        checked_time(after, container_limits::SESSION_TIME_MAX)?;
+        checked_time(after, self.limits.session_time.min(container_limits::SESSION_TIME_MAX))?;
         self.queue(SessionEffect::ExpireAfter { after }, 0)?;
         self.view.expires = self.view.now.saturating_add(after);
         Ok(())
@@ -235,8 +247,9 @@ impl Overlay {
         if self.is_over {
             return Err(Refusal::WrongState("the session is over".to_owned()));
         }
-        // One is kept for the end.
-        let max = self.limits.effects.min(container_limits::EFFECTS_MAX - 1);
+        // One is kept for the end, one for the time of a session that is new.
+        let kept = 1 + usize::from(self.view.is_new);
+        let max = self.limits.effects.min(container_limits::EFFECTS_MAX - kept);
         if self.effects.len() >= max {
             return Err(Refusal::Limit(format!("an event has at most {max} effects")));
         }

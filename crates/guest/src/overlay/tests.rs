@@ -430,3 +430,23 @@ fn a_request_outside_of_dialogs_is_a_leg_of_its_own() {
     }
     assert!(matches!(&overlay.effects[..], [SessionEffect::SendOutside { .. }]));
 }
+
+#[test]
+fn a_session_lives_as_long_as_its_manifest_says_unless_it_is_told_otherwise() {
+    let limits = Limits { session_time: Duration::from_secs(60), ..Limits::default() };
+    let begun = |is_new: bool| {
+        let view = SessionView { is_new, expires: UnixMillis(9_000_000), ..up().view().clone() };
+        Overlay::new(view, limits)
+    };
+    let session_time = SessionEffect::ExpireAfter { after: limits.session_time };
+    let new = begun(true);
+    assert_eq!(new.view().expires, UnixMillis(61_000), "as its first handler sees it");
+    assert_eq!(new.into_effects(), [session_time]);
+    let mut told = begun(true);
+    told.expire_after(Duration::from_secs(5)).unwrap();
+    assert_eq!(told.into_effects(), [SessionEffect::ExpireAfter { after: Duration::from_secs(5) }]);
+    let mut later = begun(false);
+    assert!(matches!(later.expire_after(Duration::from_secs(61)), Err(Refusal::Invalid(_))));
+    assert_eq!(later.view().expires, UnixMillis(9_000_000));
+    assert_eq!(later.into_effects(), []);
+}

@@ -28,22 +28,28 @@ fn what_is_no_webassembly_is_refused() {
     let huge = vec![0; guest::limits::COMPONENT_BYTES_MAX + 1];
     assert!(matches!(refused(&huge), Refused::TooLarge(_)));
     let plain = wat::parse_str(r#"(module (import "env" "open" (func)))"#).unwrap();
-    assert!(matches!(refused(&plain), Refused::NotComponent(_)));
+    assert!(matches!(refused(&plain), Refused::NoWorld));
+    let module = Module::new().build();
+    assert!(matches!(refused(&module[..module.len() - 9]), Refused::NotComponent(_)));
     let cut = &prepared(&Module::new().build()).component[..200];
     assert!(matches!(refused(cut), Refused::Compile(_)));
 }
 
 #[test]
-fn an_unknown_import_is_named_with_what_there_is() {
+fn unknown_imports_are_named_with_what_was_meant_and_what_there_is() {
     let wasm = wat::parse_str(
-        r#"(component (import "acme:coffee/pot@1.0.0" (instance (export "brew" (func)))))"#,
+        r#"(component
+          (import "acme:coffee/pot@1.0.0" (instance (export "brew" (func))))
+          (import "outlast:app/sesion@0.1.0" (instance (export "id" (func)))))"#,
     );
-    let refused = refused(&wasm.unwrap());
-    assert!(
-        matches!(&refused, Refused::UnknownImport { import } if import == "acme:coffee/pot@1.0.0")
-    );
-    let text = refused.to_string();
-    assert!(text.contains("acme:coffee/pot") && text.contains("outlast:app/"), "{text}");
+    let text = refused(&wasm.unwrap()).to_string();
+    for said in [
+        "\n  acme:coffee/pot@1.0.0\n",
+        "\n  outlast:app/sesion@0.1.0 (did you mean outlast:app/session@0.1.0?)\n",
+        "can import outlast:app/{types,",
+    ] {
+        assert!(text.contains(said), "{said:?}: {text}");
+    }
 }
 
 #[test]
@@ -61,6 +67,9 @@ fn a_component_without_a_handler_is_refused() {
     let refused = refused(&wat::parse_str("(component)").unwrap());
     assert!(matches!(&refused, Refused::NoHandler { exports } if exports.is_empty()));
     assert!(refused.to_string().contains("wasi:http/incoming-handler"), "{refused}");
+    let exports = ["outlast:app/handler@0.2.0".to_owned(), "wasi:cli/run@0.2.6".to_owned()].into();
+    let text = Refused::NoHandler { exports }.to_string();
+    assert!(text.contains("mean outlast:app/handler@0.1.0?") && text.contains("cdylib"), "{text}");
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub(crate) mod show;
 mod staging;
 
 use progress::bring_in;
-use staging::Staged;
+use staging::{Staged, Wanted};
 
 /// `NAME` or `NAME@VERSION`.
 struct Named<'a> {
@@ -79,7 +79,11 @@ fn deploy(
 ) -> Result<(), Failure> {
     // Before anything is compiled: whether there is a node at all.
     let deployed = applications(directory)?;
-    let staged = Staged::make(directory, path, set, &deployed)?;
+    let wanted = match pace {
+        RolloutPace::AtOnce => Wanted::Any,
+        RolloutPace::OneByOne => Wanted::Upgrade,
+    };
+    let staged = Staged::make(directory, path, set, &deployed, wanted)?;
     let request = Request::AppDeploy { staged: staged.word.clone(), pace };
     bring_in(directory, request, &staged.name, &staged.version, reader)
 }
@@ -93,6 +97,16 @@ fn upgrade(
 ) -> Result<(), Failure> {
     let pace = RolloutPace::OneByOne;
     let Named { name, version: Some(version) } = Named::read(what) else {
+        if !Path::new(what).exists()
+            && let Ok(known) = find(directory, what)
+        {
+            let versions: Vec<&str> = known.versions.iter().map(|one| &*one.version).collect();
+            let versions = versions.join(", ");
+            return Err(Failure::Application(format!(
+                "{what} is an application and no file: name a version that is kept ({versions}), as {what}@VERSION, or the \
+                 directory of a new one"
+            )));
+        }
         return deploy(directory, Path::new(what), set, pace, reader);
     };
     if Path::new(what).exists() {
@@ -112,9 +126,9 @@ fn remove(directory: &Path, what: &str, force: bool) -> Result<(), Failure> {
     find(directory, name)?;
     let living = if force { 0 } else { sessions::count(directory, name, version)? };
     if living > 0 {
-        let (has, sessions) = if living == 1 { ("has", "session") } else { ("has", "sessions") };
+        let sessions = if living == 1 { "session that lives" } else { "sessions that live" };
         return Err(anyhow!(
-            "{what} {has} {living} {sessions} that live, whose messages would be answered 503: see outlast sessions \
+            "{what} has {living} {sessions}, whose messages would be answered 503: see outlast sessions \
              --application {what}, wait for their end, or remove it all the same with --force"
         )
         .into());

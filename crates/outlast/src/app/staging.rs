@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use config::ConfigError;
 use config::manifest::{self, Manifest};
 use guest::limits::COMPONENT_BYTES_MAX;
-use guest::{Engine, Handlers};
+use guest::{Engine, Handlers, Refused};
 use manager::{ApplicationsDirectory, applications_directory};
 use topology::protocol::ApplicationStatus;
 
@@ -40,13 +40,16 @@ impl Staged {
         path: &Path,
         set: &[(String, String)],
         deployed: &[ApplicationStatus],
+        wanted: Wanted,
     ) -> Result<Staged, Failure> {
         let source = Source::find(path)?;
         let manifest = manifest::load(&source.manifest).map_err(refused)?;
         source.fits(&manifest)?;
+        wanted.fits(&manifest.name, path, deployed)?;
         let component = source.directory.join(&manifest.component);
         let wasm = read_component(&component)?;
         let before = deployed.iter().find(|one| one.name == manifest.name);
+        is_new(&manifest, before)?;
         let apps = ApplicationsDirectory::of_node(directory);
         let settings = settings(&apps, &manifest, before, set)?;
 
@@ -79,6 +82,35 @@ impl Staged {
         let mut file = File::create(self.path.join(name))?;
         file.write_all(content)?;
         file.sync_all()
+    }
+}
+
+/// What is expected to be deployed already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// Whatever it is.
+    Any,
+    /// A version of something that is.
+    Upgrade,
+}
+
+impl Wanted {
+    fn fits(self, name: &str, path: &Path, deployed: &[ApplicationStatus]) -> Result<(), Failure> {
+        let names: Vec<&str> = deployed.iter().map(|one| one.name.as_str()).collect();
+        if self == Wanted::Any || names.contains(&name) {
+            return Ok(());
+        }
+        let known = match (config::nearest(name, &names), names.as_slice()) {
+            (Some(near), _) => format!("did you mean {near}?"),
+            (None, []) => "nothing is".to_owned(),
+            (None, names) => format!("deployed are: {}", names.join(", ")),
+        };
+        Err(Failure::Application(format!(
+            "{file}: name = {name:?} is not deployed, so there is nothing to upgrade; {known}. A new application comes in \
+             with: outlast app deploy {path}",
+            file = manifest::FILE_NAME,
+            path = path.display(),
+        )))
     }
 }
 
@@ -127,12 +159,32 @@ impl Source {
 
 fn read_component(path: &Path) -> Result<Vec<u8>, Failure> {
     let told = |reason: String| Failure::Application(format!("{}: {reason}", path.display()));
-    let mut wasm = Vec::new();
-    let limit = COMPONENT_BYTES_MAX as u64 + 1;
-    File::open(path).and_then(|file| file.take(limit).read_to_end(&mut wasm)).map_err(|error| {
+    let unreadable = |error: io::Error| {
         told(format!("{error}; build it first, or correct component in {}", manifest::FILE_NAME))
-    })?;
+    };
+    let file = File::open(path).map_err(unreadable)?;
+    let length = file.metadata().map_err(unreadable)?.len();
+    if length > COMPONENT_BYTES_MAX as u64 {
+        return Err(told(Refused::TooLarge(length).to_string()));
+    }
+    let mut wasm = Vec::new();
+    // One that grows is read to the limit, and refused for what it is.
+    file.take(COMPONENT_BYTES_MAX as u64).read_to_end(&mut wasm).map_err(unreadable)?;
     Ok(wasm)
+}
+
+/// Before it is compiled; the manager says the same to whoever was faster.
+fn is_new(manifest: &Manifest, deployed: Option<&ApplicationStatus>) -> Result<(), Failure> {
+    let (name, version) = (&manifest.name, manifest.version.to_string());
+    let known = deployed.into_iter().flat_map(|one| &one.versions);
+    if known.into_iter().any(|one| one.version == version) {
+        return Err(Failure::Application(format!(
+            "{name} {version} is deployed already; give the new one another version in {}, or remove that one with: outlast \
+             app remove {name}@{version}",
+            manifest::FILE_NAME
+        )));
+    }
+    Ok(())
 }
 
 /// What the manifest promises and the component has not, or the other way round.
