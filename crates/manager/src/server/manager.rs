@@ -152,6 +152,9 @@ impl Manager {
     ) {
         let mut beats = tokio::time::interval(BEAT_INTERVAL);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Who goes on where another manager was finds containers that are ready, and that nothing changes about.
+        let answers = self.applications.view(&self.table.view());
+        self.answer_all(answers);
         let mut step = match first {
             First::Stop => self.receive(Input::Stop),
             First::Start => self.handle(Event::NodeStarts),
