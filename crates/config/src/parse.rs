@@ -202,6 +202,12 @@ fn container_settings(reader: &mut Reader<'_>, mut section: Section<'_>) -> Cont
         applications: section
             .texts(reader, "applications", APPLICATION, Application::parse)
             .unwrap_or(default.applications),
+        old_versions_kept: section.time(
+            reader,
+            "old_versions_kept",
+            default.old_versions_kept,
+            Duration::from_secs(1)..=365 * DAY,
+        ),
     };
     for (number, application) in settings.applications.iter().enumerate() {
         if settings.applications[..number].contains(application) {

@@ -132,6 +132,9 @@ pub struct ContainerSettings {
     pub drain_timeout: Duration,
     /// What every container runs; the registrar among it. Default: the registrar.
     pub applications: Vec<Application>,
+    /// How long a version of a deployed application stays that no session begins with, and none lives of. Default: 10 min.
+    #[serde(with = "time_text")]
+    pub old_versions_kept: Duration,
 }
 
 /// An application that comes with Outlast.
@@ -355,6 +358,7 @@ impl Default for ContainerSettings {
             count: 2,
             drain_timeout: Duration::from_secs(5),
             applications: vec![Application::Registrar],
+            old_versions_kept: Duration::from_secs(600),
         }
     }
 }

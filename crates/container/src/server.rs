@@ -9,6 +9,7 @@
 mod asks;
 mod link;
 mod resolver;
+mod usage;
 mod wedge;
 mod work;
 
@@ -105,6 +106,7 @@ enum Command {
     View(TopologyView),
     Applications(SessionApplications),
     Http(HttpCall),
+    Usage(usage::Reply),
     Drain(Duration),
     Stop,
     #[cfg(feature = "faults")]
@@ -316,6 +318,9 @@ impl Server {
                     if let Some(ask) = self.asks.begin(call) {
                         self.shard.http(ask, now, &mut self.effects);
                     }
+                }
+                Some(Command::Usage(reply)) => {
+                    let _nobody_waits = reply.send(self.shard.applications_at_work());
                 }
                 Some(Command::Drain(deadline_in)) => {
                     info!(?deadline_in, "draining");

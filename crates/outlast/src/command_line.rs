@@ -316,12 +316,18 @@ pub(crate) enum AppCommand {
         json: Json,
     },
     /// Remove an application, or a version that no new session begins with
+    ///
+    /// Refused while sessions of it live. A version that no new session begins with goes by itself when none lives any
+    /// more, after the time old_versions_kept of outlast.toml.
     Remove {
         /// For example click-to-dial, or click-to-dial@1.0.0
         #[arg(value_name = "NAME[@VERSION]")]
         what: String,
-        /// Although sessions of it live: their messages are answered 503 until it is deployed again
+        /// Begin no new session of the application, let those that live end in peace, and remove it then
         #[arg(long)]
+        drain: bool,
+        /// Although sessions of it live: their messages are answered 503 until it is deployed again
+        #[arg(long, conflicts_with = "drain")]
         force: bool,
     },
 }

@@ -271,6 +271,11 @@ pub enum Request {
         /// Which version; `None`: all of them.
         version: Option<String>,
     },
+    /// Begin no session of an application any more; its versions go as their last sessions end.
+    AppRetire {
+        /// Which application.
+        name: String,
+    },
     /// Make a process behave as if something were wrong with it; answered when it was told.
     #[cfg(feature = "faults")]
     Fault {

@@ -75,7 +75,9 @@ pub use interface::{
     SessionChoice, ShardEffect, ShardSettings,
 };
 pub use jobs::HandlerEnd;
-pub use sessions::{EventEnd, KeyEnd, SessionApplications, SessionsError, session, sessions};
+pub use sessions::{
+    EventEnd, KeyEnd, SessionApplications, SessionsError, session, sessions, stored_applications,
+};
 
 /// A container that did nothing for so long may have been taken for dead (heartbeats come several times a second).
 const STANDSTILL: Duration = Duration::from_secs(1);

@@ -12,8 +12,8 @@
 //! One request is under way at a time. A version that is on its way in is marked in the table as long as it is: a manager
 //! that dies meanwhile is followed by one that finds the mark, and new sessions begin as they did before.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
 
 use config::manifest::{HealthSettings, Version};
 use topology::protocol::{
@@ -21,6 +21,7 @@ use topology::protocol::{
     VersionStatus,
 };
 use topology::view::ProcessName;
+use tracing::warn;
 
 use crate::process_table::Ticket;
 
@@ -28,10 +29,14 @@ mod rollout;
 mod table;
 #[cfg(test)]
 mod tests;
+mod unused;
 
 use rollout::{Plan, Rollout, Seen, Turn};
 use table::Abandoned;
 pub use table::{DeployedTable, Removed};
+
+/// Who asks while a version goes that nobody uses waits; more are told to try again.
+const WAITING_MAX: usize = 16;
 
 /// The applications of a node.
 #[derive(Debug)]
@@ -41,6 +46,14 @@ pub struct Deployment {
     containers: BTreeMap<ProcessName, Container>,
     /// Of the tables that the containers were told last.
     generation: u64,
+    /// No container lives that is not ready.
+    all_serve: bool,
+    /// The versions that nobody uses, and since when that is known.
+    unused: BTreeMap<(String, Version), Instant>,
+    /// For how long they stay.
+    unused_kept: Duration,
+    /// Who asked while one of them went.
+    waiting: VecDeque<(Ticket, Request)>,
 }
 
 /// A container, as far as applications go.
@@ -75,6 +88,11 @@ pub enum Request {
         name: String,
         /// Which version.
         version: Option<String>,
+    },
+    /// Begin no session of it any more.
+    Retire {
+        /// Which application.
+        name: String,
     },
 }
 
@@ -165,6 +183,8 @@ enum Operation {
     Storing { ticket: Ticket, table: DeployedTable, then: Then },
     /// A version comes in.
     Rolling { ticket: Ticket, rollout: Box<Rollout> },
+    /// A version that nobody uses goes.
+    Tidying { table: DeployedTable },
 }
 
 /// Which version is to come in.
@@ -187,9 +207,18 @@ enum Then {
 
 impl Deployment {
     /// Goes on with the table of an earlier manager. `floor` is the microsecond of the manager's start: generations count
-    /// up from it.
-    pub fn new(table: DeployedTable, floor: u64) -> Deployment {
-        Deployment { table, operation: None, containers: BTreeMap::new(), generation: floor }
+    /// up from it. A version that nobody uses stays for `unused_kept`.
+    pub fn new(table: DeployedTable, floor: u64, unused_kept: Duration) -> Deployment {
+        Deployment {
+            table,
+            operation: None,
+            containers: BTreeMap::new(),
+            generation: floor,
+            all_serve: false,
+            unused: BTreeMap::new(),
+            unused_kept,
+            waiting: VecDeque::new(),
+        }
     }
 
     /// What the last manager left unfinished goes back; the files that nobody needs then.
@@ -200,6 +229,11 @@ impl Deployment {
     /// Somebody asks. Whoever waits is answered in the end, whatever happens.
     pub fn requested(&mut self, ticket: Ticket, request: Request, effects: &mut Vec<Effect>) {
         let refuse = |reason: String| Effect::Answer { ticket, answer: Answer::Refused { reason } };
+        if matches!(self.operation, Some(Operation::Tidying { .. }))
+            && self.waiting.len() < WAITING_MAX
+        {
+            return self.waiting.push_back((ticket, request));
+        }
         if self.operation.is_some() {
             let reason =
                 "another change of the applications is under way; see outlast app list, and try again".to_owned();
@@ -241,6 +275,15 @@ impl Deployment {
                     }
                 }
             }
+            Request::Retire { name } => {
+                let mut next = self.table.clone();
+                match next.retire(&name) {
+                    Err(refusal) => effects.push(refuse(refusal.to_string())),
+                    Ok(()) => {
+                        self.store(ticket, next, None, None, Then::Say(Answer::Done), effects)
+                    }
+                }
+            }
         }
     }
 
@@ -253,9 +296,24 @@ impl Deployment {
             (Some(Operation::Storing { ticket, table, then }), Worked::Stored(stored)) => {
                 self.stored(ticket, table, then, stored, now, effects);
             }
+            (Some(Operation::Tidying { table }), Worked::Stored(stored)) => {
+                match stored {
+                    Ok(()) => {
+                        self.table = table;
+                        self.push(effects);
+                    }
+                    Err(reason) => warn!(reason, "a version that nobody uses stays"),
+                }
+                while self.operation.is_none()
+                    && let Some((ticket, request)) = self.waiting.pop_front()
+                {
+                    self.requested(ticket, request, effects);
+                }
+            }
             // Work that nobody waits for.
             (operation, _) => self.operation = operation,
         }
+        self.look_for_unused(now);
     }
 
     fn examined(
@@ -351,10 +409,11 @@ impl Deployment {
         }
     }
 
-    /// Which containers are ready.
+    /// Which containers are ready; `all_serve`: no other one lives.
     pub fn containers(
         &mut self,
         ready: &BTreeSet<ProcessName>,
+        all_serve: bool,
         now: Instant,
         effects: &mut Vec<Effect>,
     ) {
@@ -367,6 +426,7 @@ impl Deployment {
         for name in ready {
             self.containers.entry(name.clone()).or_default().is_ready = true;
         }
+        self.all_serve = all_serve;
         self.advance(now, effects);
     }
 
@@ -386,7 +446,10 @@ impl Deployment {
     pub fn next_deadline(&self) -> Option<Instant> {
         match &self.operation {
             Some(Operation::Rolling { rollout, .. }) => Some(rollout.due()),
-            Some(Operation::Examining { .. } | Operation::Storing { .. }) | None => None,
+            Some(
+                Operation::Examining { .. } | Operation::Storing { .. } | Operation::Tidying { .. },
+            ) => None,
+            None => self.unused_due(),
         }
     }
 
@@ -394,11 +457,18 @@ impl Deployment {
     pub fn tick(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         if self.next_deadline().is_some_and(|due| due <= now) {
             self.advance(now, effects);
+            self.remove_unused(now, effects);
         }
     }
 
-    /// Goes on with a rollout.
+    /// Something may have changed.
     fn advance(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        self.go_on(now, effects);
+        self.look_for_unused(now);
+    }
+
+    /// Goes on with a rollout.
+    fn go_on(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let Some(Operation::Rolling { ticket, rollout }) = &mut self.operation else { return };
         let ticket = *ticket;
         let mut progress = Vec::new();
@@ -467,7 +537,10 @@ impl Deployment {
         match &self.operation {
             Some(Operation::Rolling { rollout, .. }) => Some(rollout),
             Some(Operation::Storing { then: Then::Finish(rollout), .. }) => Some(rollout),
-            Some(Operation::Storing { .. } | Operation::Examining { .. }) | None => None,
+            Some(
+                Operation::Storing { .. } | Operation::Examining { .. } | Operation::Tidying { .. },
+            )
+            | None => None,
         }
     }
 

@@ -17,7 +17,7 @@ pub struct DeployedTable {
 pub(super) struct Deployed {
     /// All whose files are kept.
     pub(super) versions: BTreeSet<Version>,
-    /// New sessions begin with it; none while the first version is on its way in.
+    /// New sessions begin with it; none while the first version is on its way in, and of an application that is retired.
     pub(super) current: Option<Version>,
     /// On its way in.
     pub(super) rolling_to: Option<Version>,
@@ -130,7 +130,8 @@ impl DeployedTable {
     pub(super) fn abandon(&mut self, name: &str, fate: Abandoned) -> Option<Removed> {
         let deployed = self.applications.get_mut(name)?;
         let version = deployed.rolling_to.take()?;
-        if fate == Abandoned::Kept && deployed.current.is_some() {
+        let is_first = deployed.current.is_none() && deployed.versions.len() == 1;
+        if fate == Abandoned::Kept && !is_first {
             return None;
         }
         deployed.versions.remove(&version);
@@ -164,6 +165,13 @@ impl DeployedTable {
         }
         deployed.versions.remove(&version);
         Ok(Removed { name: name.to_owned(), version: Some(version) })
+    }
+
+    /// No session begins any more.
+    pub(super) fn retire(&mut self, name: &str) -> Result<(), TableRefusal> {
+        self.nothing_comes_in(name)?;
+        self.known(name)?.current = None;
+        Ok(())
     }
 
     /// Nobody brings in any more what was on its way: the manager that did has died. What is to be removed.

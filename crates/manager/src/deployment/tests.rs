@@ -19,8 +19,13 @@ struct Node {
     /// What a container cannot load, and what each counts.
     unloadable: Option<(ProcessName, String)>,
     counts: BTreeMap<(ProcessName, String), (u64, u64)>,
+    /// Versions of which sessions live.
+    used: BTreeSet<String>,
     disk_is_full: bool,
 }
+
+/// A version that nobody uses stays for so long.
+const KEPT: Duration = Duration::from_secs(60);
 
 fn container(number: u8) -> ProcessName {
     ProcessName::new(format!("container{number}"))
@@ -29,7 +34,7 @@ fn container(number: u8) -> ProcessName {
 impl Node {
     fn new() -> Node {
         let mut node = Node {
-            deployment: Deployment::new(DeployedTable::default(), 100),
+            deployment: Deployment::new(DeployedTable::default(), 100, KEPT),
             now: Instant::now(),
             ready: (1..=3).map(container).collect(),
             ticket_last: 0,
@@ -37,10 +42,10 @@ impl Node {
             answers: Vec::new(),
             unloadable: None,
             counts: BTreeMap::new(),
+            used: BTreeSet::new(),
             disk_is_full: false,
         };
-        let ready = node.ready.clone();
-        node.with(|deployment, now, effects| deployment.containers(&ready, now, effects));
+        node.containers_are(true);
         node
     }
 
@@ -124,7 +129,9 @@ impl Node {
     fn settle(&mut self) {
         while self.deployment.operation.is_some() {
             self.everybody_reports();
-            if let Some(due) = self.deployment.next_deadline() {
+            if self.deployment.operation.is_some()
+                && let Some(due) = self.deployment.next_deadline()
+            {
                 self.now = self.now.max(due);
                 self.with(|deployment, now, effects| deployment.tick(now, effects));
             }
@@ -152,8 +159,9 @@ impl Node {
             let (events, failures) = self.counts.get(&key).copied().unwrap_or_default();
             let is_unloadable = self.unloadable.as_ref() == Some(&key);
             let refused = is_unloadable.then(|| "it imports coffee".to_owned());
-            let ApplicationEntry { name, version, .. } = entry;
-            ApplicationReport { name, version, refused, events, failures }
+            let ApplicationEntry { name, version, is_current } = entry;
+            let is_unused = !is_current && !self.used.contains(&version);
+            ApplicationReport { name, version, refused, events, failures, is_unused }
         };
         let applications = table.applications.into_iter().map(one).collect();
         let report = ApplicationsReport { generation: table.generation, applications };
@@ -163,8 +171,24 @@ impl Node {
 
     fn kill(&mut self, number: u8) {
         self.ready.remove(&container(number));
+        self.containers_are(true);
+    }
+
+    fn containers_are(&mut self, all_serve: bool) {
         let ready = self.ready.clone();
-        self.with(|deployment, now, effects| deployment.containers(&ready, now, effects));
+        self.with(|deployment, now, effects| {
+            deployment.containers(&ready, all_serve, now, effects)
+        });
+    }
+
+    /// Lets everybody report, and time go by as far as something is due; whether anything was.
+    fn wait(&mut self) -> bool {
+        self.everybody_reports();
+        let Some(due) = self.deployment.next_deadline() else { return false };
+        self.now = self.now.max(due);
+        self.with(|deployment, now, effects| deployment.tick(now, effects));
+        self.everybody_reports();
+        true
     }
 
     fn last(&self) -> Answer {
@@ -380,6 +404,78 @@ fn what_cannot_be_is_refused_with_what_to_do() {
 }
 
 #[test]
+fn a_version_that_nobody_uses_goes_by_itself_and_one_with_a_session_never() {
+    let mut node = Node::deployed();
+    node.used.insert("1.0.0".to_owned());
+    node.deploy("1.1.0", RolloutPace::AtOnce);
+    assert!(!node.wait(), "a session of it lives");
+    node.used.clear();
+    node.report(&container(1));
+    node.report(&container(2));
+    assert_eq!(node.deployment.next_deadline(), None, "the third has not said it");
+    node.report(&container(3));
+    let since = node.now;
+    // A container that drains may have one that nobody else can see.
+    node.containers_are(false);
+    assert_eq!(node.deployment.next_deadline(), None);
+    node.containers_are(true);
+    assert_eq!(node.deployment.next_deadline(), Some(since + KEPT));
+    node.now = since + KEPT - Duration::from_millis(1);
+    node.with(|deployment, now, effects| deployment.tick(now, effects));
+    assert_eq!(node.told(1), ["1.0.0", "1.1.0*"]);
+    assert!(node.wait());
+    assert_eq!(node.told(1), ["1.1.0*"]);
+    let removed = Removed { name: "echo".to_owned(), version: Some("1.0.0".parse().unwrap()) };
+    assert!(
+        matches!(node.work.last(), Some(Work::Store { removed: Some(gone), .. }) if *gone == removed)
+    );
+    assert!(!node.wait(), "the current one stays");
+    // A version that is brought back is not what was found unused before.
+    node.deploy("1.2.0", RolloutPace::AtOnce);
+    node.everybody_reports();
+    assert!(node.deployment.next_deadline().is_some());
+    node.switch("1.1.0");
+    node.used.insert("1.2.0".to_owned());
+    assert!(!node.wait());
+}
+
+#[test]
+fn a_retired_application_goes_with_its_last_session() {
+    let mut node = Node::deployed();
+    node.used.insert("1.0.0".to_owned());
+    node.ask(Request::Retire { name: "echo".to_owned() });
+    assert_eq!((node.last(), node.told(1)), (Answer::Done, vec!["1.0.0".to_owned()]));
+    assert!(!node.wait());
+    node.switch("1.0.0");
+    assert_eq!(node.told(1), ["1.0.0*"], "it may come back");
+    node.ask(Request::Retire { name: "echo".to_owned() });
+    node.used.clear();
+    assert!(node.wait());
+    assert_eq!(node.deployment.status(), Vec::new());
+    node.ask(Request::Retire { name: "echo".to_owned() });
+    assert!(node.refused().contains("no application is named echo"), "{}", node.refused());
+}
+
+#[test]
+fn who_asks_while_a_version_goes_waits_and_a_full_disk_lets_it_stay() {
+    let mut node = Node::deployed();
+    node.deploy("1.1.0", RolloutPace::AtOnce);
+    node.everybody_reports();
+    node.now = node.deployment.next_deadline().unwrap();
+    let mut effects = Vec::new();
+    node.deployment.tick(node.now, &mut effects);
+    node.remove(None);
+    assert_eq!(node.answers.last(), Some(&Answer::Done), "of the deployment");
+    node.disk_is_full = true;
+    node.carry_out(effects);
+    assert!(node.refused().contains("full"), "both were tried");
+    assert_eq!(node.told(1), ["1.0.0", "1.1.0*"]);
+    node.disk_is_full = false;
+    assert!(node.wait());
+    assert_eq!(node.told(1), ["1.1.0*"]);
+}
+
+#[test]
 fn versions_and_applications_are_removed_with_their_files() {
     let mut node = Node::deployed();
     node.deploy("1.1.0", RolloutPace::AtOnce);
@@ -449,6 +545,7 @@ enum Change {
     Finish,
     Abandon(bool),
     Remove(Option<u8>),
+    Retire,
     Recover,
 }
 
@@ -459,6 +556,7 @@ fn change() -> impl Strategy<Value = Change> {
         Just(Change::Finish),
         any::<bool>().prop_map(Change::Abandon),
         proptest::option::of(0u8..12).prop_map(Change::Remove),
+        Just(Change::Retire),
         Just(Change::Recover),
     ]
 }
@@ -487,9 +585,10 @@ proptest! {
                 }
                 Change::Recover => {
                     table.recover();
-                    prop_assert!(table.applications.values().all(|one| one.rolling_to.is_none() && one.current.is_some()));
+                    prop_assert!(table.applications.values().all(|one| one.rolling_to.is_none()));
                     false
                 }
+                Change::Retire => table.retire("echo").is_err(),
             };
             prop_assert!(!is_refused || table == before, "a refusal changes nothing");
             for deployed in table.applications.values() {

@@ -44,7 +44,8 @@ impl ProcessTable {
             | Request::Applications
             | Request::AppDeploy { .. }
             | Request::AppSwitch { .. }
-            | Request::AppRemove { .. } => {
+            | Request::AppRemove { .. }
+            | Request::AppRetire { .. } => {
                 unreachable!("keys and applications are no processes: the server answers by itself")
             }
             #[cfg(feature = "faults")]

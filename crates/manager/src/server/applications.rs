@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use topology::protocol::{
     Answer, ApplicationStatus, ApplicationTable, FromManager, Request, encode_line,
 };
-use topology::view::{ProcessName, ProcessState, ProcessType, TopologyView};
+use topology::view::{ProcessEntry, ProcessName, ProcessState, ProcessType, TopologyView};
 
 use super::applications_directory::ApplicationsDirectory;
 use super::{Input, UpError};
@@ -34,9 +34,10 @@ impl Applications {
     pub(super) fn open(
         directory: ApplicationsDirectory,
         floor: u64,
+        unused_kept: Duration,
         inputs: mpsc::Sender<Input>,
     ) -> Result<Applications, UpError> {
-        let deployment = Deployment::new(directory.open()?, floor);
+        let deployment = Deployment::new(directory.open()?, floor, unused_kept);
         let nothing = watch::Sender::new(Arc::new(Vec::new()));
         Ok(Applications { deployment, directory, lines: HashMap::new(), nothing, inputs })
     }
@@ -93,11 +94,19 @@ impl Applications {
 
     /// The processes have changed.
     pub(super) fn view(&mut self, view: &TopologyView) -> Answers {
-        let serves = |process: &&topology::ProcessEntry| {
-            process.process_type == ProcessType::Container && process.state == ProcessState::Ready
-        };
-        let ready = view.processes.iter().filter(serves).map(|one| one.name.clone()).collect();
-        self.handle(|deployment, effects| deployment.containers(&ready, Instant::now(), effects))
+        let is_container = |process: &&ProcessEntry| process.process_type == ProcessType::Container;
+        let containers = || view.processes.iter().filter(is_container);
+        let is_ready = |process: &&ProcessEntry| process.state == ProcessState::Ready;
+        let ready = containers().filter(is_ready).map(|one| one.name.clone()).collect();
+        let all_serve = containers().all(|process| match process.state {
+            ProcessState::Ready | ProcessState::Backoff | ProcessState::Down => true,
+            ProcessState::Starting
+            | ProcessState::Draining
+            | ProcessState::Hung
+            | ProcessState::Stopping => false,
+        });
+        let now = Instant::now();
+        self.handle(|deployment, effects| deployment.containers(&ready, all_serve, now, effects))
     }
 
     fn push(&mut self) {
@@ -115,6 +124,7 @@ pub(super) fn request(request: &Request) -> Option<deployment::Request> {
             deployment::Request::Switch { name, version, pace }
         }
         Request::AppRemove { name, version } => deployment::Request::Remove { name, version },
+        Request::AppRetire { name } => deployment::Request::Retire { name },
         Request::Status
         | Request::Start { .. }
         | Request::Stop { .. }

@@ -221,7 +221,8 @@ impl Node {
         let keys = Keys::open(self.directory.keys(), config.keys.rotate_every)?;
         let applications = ApplicationsDirectory::of_node(self.directory.path());
         let floor = manager::unix_micros();
-        let applications = Applications::open(applications, floor, self.inputs.clone())?;
+        let kept = config.container.old_versions_kept;
+        let applications = Applications::open(applications, floor, kept, self.inputs.clone())?;
         if self.predecessor.has_survivors() {
             info!("going on where another manager was");
         } else if self.before_start(before_start).await? == Wish::Stop {

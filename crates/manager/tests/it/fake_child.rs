@@ -94,6 +94,7 @@ impl Applications {
             version: entry.version,
             events: failures,
             failures,
+            is_unused: false,
         };
         let all = |failures| ApplicationsReport {
             generation: table.generation,

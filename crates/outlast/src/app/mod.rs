@@ -48,7 +48,8 @@ pub(crate) fn app(directory: &Path, command: AppCommand) -> Result<(), Failure> 
         AppCommand::Show { name, json } => {
             show::show(directory, &find(directory, &name)?, json.into())
         }
-        AppCommand::Remove { what, force } => remove(directory, &what, force),
+        AppCommand::Remove { what, drain: true, .. } => retire(directory, &what),
+        AppCommand::Remove { what, force, .. } => remove(directory, &what, force),
     }
 }
 
@@ -127,16 +128,41 @@ fn remove(directory: &Path, what: &str, force: bool) -> Result<(), Failure> {
     let living = if force { 0 } else { sessions::count(directory, name, version)? };
     if living > 0 {
         let sessions = if living == 1 { "session that lives" } else { "sessions that live" };
+        let instead = match version {
+            Some(_) => "It goes by itself behind the last one".to_owned(),
+            None => format!("With outlast app remove {what} --drain it goes behind the last one"),
+        };
         return Err(anyhow!(
-            "{what} has {living} {sessions}, whose messages would be answered 503: see outlast sessions \
-             --application {what}, wait for their end, or remove it all the same with --force"
+            "{what} has {living} {sessions}, whose messages would be answered 503 (outlast sessions --application {what} lists \
+             them). {instead}, or it is removed all the same with --force"
         )
         .into());
     }
     let (name, version) = (name.to_owned(), version.map(str::to_owned));
-    match ask(directory, Request::AppRemove { name, version })? {
+    carry_out(directory, Request::AppRemove { name, version }, &format!("removed {what}"))
+}
+
+/// No new sessions; the manager removes it behind the last one.
+fn retire(directory: &Path, what: &str) -> Result<(), Failure> {
+    let Named { name, version: None } = Named::read(what) else {
+        return Err(anyhow!(
+            "{what} is one version, and goes by itself when no session of it lives any more; --drain is for a whole \
+             application"
+        )
+        .into());
+    };
+    find(directory, name)?;
+    let request = Request::AppRetire { name: name.to_owned() };
+    let done = format!(
+        "no session of {name} begins any more; it is removed behind the last one that lives"
+    );
+    carry_out(directory, request, &done)
+}
+
+fn carry_out(directory: &Path, request: Request, done: &str) -> Result<(), Failure> {
+    match ask(directory, request)? {
         Answer::Done => {
-            output::line(&format!("removed {what}"));
+            output::line(done);
             Ok(())
         }
         Answer::Refused { reason } => Err(anyhow!(reason).into()),

@@ -44,6 +44,9 @@ fn state(application: &ApplicationStatus) -> String {
     if let Some(to) = &application.rolling_to {
         return format!("{to} comes in");
     }
+    if application.current.is_none() {
+        return "goes behind its last session".to_owned();
+    }
     let refused = application.versions.iter().flat_map(|one| {
         one.refused_by
             .iter()
@@ -171,5 +174,7 @@ mod tests {
         assert_eq!(state(&application), "container2 cannot load 1.1.0");
         application.rolling_to = Some("1.0.0".to_owned());
         assert_eq!(state(&application), "1.0.0 comes in");
+        (application.rolling_to, application.current) = (None, None);
+        assert_eq!(state(&application), "goes behind its last session");
     }
 }

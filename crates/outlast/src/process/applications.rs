@@ -3,7 +3,7 @@
 //! Loading happens on a thread of its own and never holds calls up. A version stays as it was loaded; one that could not be is
 //! tried again with the next table. What takes the files of a version to something that runs is a [`Load`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,12 +11,18 @@ use container::server::ServerHandle;
 use container::session::SessionApplication;
 use container::shard::SessionApplications;
 use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
 use topology::protocol::{
     ApplicationEntry, ApplicationReport, ApplicationTable, ApplicationsReport, REASON_BYTES_MAX,
     ToManager,
 };
 use topology::server::Reporter;
 use tracing::{info, warn};
+
+use super::usage::Usage;
+
+/// How often it is looked which versions have sessions, while there are versions that may have none.
+const USAGE_EVERY: Duration = Duration::from_secs(10);
 
 /// How often the counts are looked at.
 const COUNTS_EVERY: Duration = Duration::from_millis(250);
@@ -49,13 +55,18 @@ pub(super) struct Applications {
     handle: ServerHandle,
     reporter: Reporter,
     reported: ApplicationsReport,
+    usage: Usage,
+    /// Of the table as it is.
+    looking: Option<JoinHandle<Option<BTreeSet<String>>>>,
+    /// No session begins with them, and none lives of them.
+    unused: BTreeSet<(String, String)>,
 }
 
 impl Applications {
     pub(super) fn new(
         loader: Arc<dyn Load>,
         native: Vec<Arc<dyn SessionApplication>>,
-        handle: ServerHandle,
+        usage: Usage,
         reporter: Reporter,
     ) -> Applications {
         Applications {
@@ -63,9 +74,12 @@ impl Applications {
             native,
             loaded: BTreeMap::new(),
             table: ApplicationTable::default(),
-            handle,
+            handle: usage.handle.clone(),
             reporter,
             reported: ApplicationsReport::default(),
+            usage,
+            looking: None,
+            unused: BTreeSet::new(),
         }
     }
 
@@ -77,6 +91,7 @@ impl Applications {
     ) {
         let mut first = Some(first);
         let mut looks = tokio::time::interval(COUNTS_EVERY);
+        let mut usage_looks = tokio::time::interval(USAGE_EVERY);
         loop {
             let table = tables.borrow_and_update().clone();
             self.take_over(table).await;
@@ -88,7 +103,11 @@ impl Applications {
                         Ok(()) => break,
                         Err(_) => return,
                     },
-                    _ = looks.tick() => self.report_news(),
+                    _ = looks.tick() => {
+                        self.take_in_usage().await;
+                        self.report_news();
+                    }
+                    _ = usage_looks.tick() => self.look_for_usage(),
                 }
             }
         }
@@ -107,8 +126,42 @@ impl Applications {
             .retain(|loaded, _| table.applications.iter().any(|entry| key(entry) == *loaded));
         self.table = table;
         self.handle.applications(self.hosted()).await;
+        // What was looked for may begin sessions again meanwhile.
+        self.looking.take().inspect(JoinHandle::abort);
+        let is_former = |(name, version): &(String, String)| {
+            let mut entries = self.table.applications.iter();
+            entries.any(|entry| {
+                (&entry.name, &entry.version, entry.is_current) == (name, version, false)
+            })
+        };
+        self.unused.retain(is_former);
+        self.look_for_usage();
         self.reported = self.report();
         self.reporter.report(&ToManager::Applications(self.reported.clone()));
+    }
+
+    /// Begins to look, if it is not looked already and there is something to be found out.
+    fn look_for_usage(&mut self) {
+        if self.looking.is_none() && self.in_question().next().is_some() {
+            self.looking = Some(tokio::spawn(self.usage.clone().look()));
+        }
+    }
+
+    async fn take_in_usage(&mut self) {
+        let Some(looked) = self.looking.take_if(|looking| looking.is_finished()) else { return };
+        let Ok(Some(used)) = looked.await else { return };
+        let is_unused =
+            |(name, version): &(String, String)| !used.contains(&format!("{name}@{version}"));
+        let found: Vec<_> = self.in_question().filter(is_unused).collect();
+        self.unused.extend(found);
+    }
+
+    /// The versions that no session begins with, and that are not known to be unused.
+    fn in_question(&self) -> impl Iterator<Item = (String, String)> {
+        let former = self.table.applications.iter().filter(|entry| !entry.is_current);
+        former
+            .map(|entry| (entry.name.clone(), entry.version.clone()))
+            .filter(|former| !self.unused.contains(former))
     }
 
     async fn load(&self, entry: &ApplicationEntry) -> Result<Arc<Loaded>, String> {
@@ -168,7 +221,8 @@ impl Applications {
                 }
                 None => (Some("it is not loaded yet".to_owned()), (0, 0)),
             };
-            ApplicationReport { name, version, refused, events, failures }
+            let is_unused = self.unused.contains(&(name.clone(), version.clone()));
+            ApplicationReport { name, version, refused, events, failures, is_unused }
         };
         let applications = self.table.applications.iter().map(report).collect();
         ApplicationsReport { generation: self.table.generation, applications }

@@ -31,6 +31,7 @@ use tracing::{info, warn};
 
 use super::applications::Applications;
 use super::guests::Guests;
+use super::usage::Usage;
 use super::{Joined, snapshots};
 use crate::stores;
 
@@ -93,6 +94,7 @@ async fn serve(
     loader: Arc<Guests>,
 ) -> anyhow::Result<()> {
     let registrar = Arc::new(registrar);
+    let store = Arc::clone(&state);
     let (server, handle) = Server::bind(settings, state, Arc::<Registrar>::clone(&registrar))?;
     let domains = joined.config.registrar.domains.clone();
     let native = native_applications(&joined.config);
@@ -100,8 +102,8 @@ async fn serve(
     let beat_interval = joined.heartbeat().beat_interval();
     handle.view(joined.welcome.view).await;
     let (tables, received) = watch::channel(joined.welcome.applications);
-    let applications =
-        Applications::new(loader, native, handle.clone(), joined.subscription.reporter());
+    let usage = Usage { handle: handle.clone(), store };
+    let applications = Applications::new(loader, native, usage, joined.subscription.reporter());
     let (hosted, is_hosted) = oneshot::channel();
     tokio::spawn(applications.follow(received, hosted));
     if timeout(LOADING_MAX, is_hosted).await.is_err() {

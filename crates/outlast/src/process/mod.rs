@@ -23,6 +23,7 @@ mod edge;
 mod guests;
 mod manager;
 mod snapshots;
+mod usage;
 
 /// Runs the child until its end.
 pub(crate) fn run(child: Child) -> Result<(), Failure> {

@@ -60,6 +60,10 @@ pub struct ApplicationReport {
     pub events: u64,
     /// Those of them whose handler failed.
     pub failures: u64,
+    /// New sessions do not begin with it here, and since that is so the container has found none of it: neither at work in
+    /// itself nor in the store.
+    #[serde(default)]
+    pub is_unused: bool,
 }
 
 /// How a version comes in.
@@ -108,7 +112,7 @@ pub enum RolloutProgress {
 pub struct ApplicationStatus {
     /// Its name.
     pub name: String,
-    /// The version that new sessions begin with; none while the first one is being deployed.
+    /// The version that new sessions begin with; none while the first one is being deployed, and of one that is retired.
     pub current: Option<String>,
     /// The version that a rollout under way brings in.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -78,6 +78,11 @@ pub(super) struct SessionName {
 }
 
 impl Keys {
+    /// Whom the sessions would be of that are sought.
+    pub(super) fn applications(&self) -> impl Iterator<Item = &dyn SessionApplication> {
+        self.sought.values().map(|sought| &*sought.application)
+    }
+
     /// A CANCEL waits with its INVITE; handed back if that is not sought for.
     pub(super) fn cancelled(&mut self, server: ServerId, cancel: HeldCancel) -> Option<HeldCancel> {
         let Some(sought) = self.sought.get_mut(&server) else { return Some(cancel) };

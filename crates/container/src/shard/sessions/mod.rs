@@ -30,6 +30,7 @@ mod signals;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -62,6 +63,7 @@ pub use keys::KeyEnd;
 use keys::Keys;
 pub use listing::{SessionsError, session, sessions};
 use records::Entered;
+pub use usage::stored_applications;
 
 /// How a run of a session's handler ended.
 #[derive(Debug)]

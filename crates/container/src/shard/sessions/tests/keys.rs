@@ -135,6 +135,21 @@ fn requests_of_one_key_are_legs_of_one_session() {
 }
 
 #[test]
+fn a_session_is_seen_at_each_step_of_its_beginning_and_until_its_record_is_gone() {
+    for user in ["room", "alone", "ring"] {
+        for number in [0, 1] {
+            let mut world = opened(Fate::Lives);
+            assert!(!world.has_sessions("room@1"));
+            world.witnessed = Some(("room@1", 0));
+            world.come_at_once(&[(number, request("INVITE", user, "ann"))]);
+            let (_, turns) = world.witnessed.take().unwrap();
+            assert!(turns > 4, "{turns}: {}", world.log.join("\n"));
+            assert!(!world.has_sessions("room@2"));
+        }
+    }
+}
+
+#[test]
 fn first_requests_that_come_to_two_containers_at_once_end_in_one_session() {
     let mut world = opened(Fate::Lives);
     world.takes_turns = true;

@@ -18,7 +18,9 @@ use super::agent::{Agent, settings};
 use super::phones::{Hangup, Phone};
 use crate::edges::LinkId;
 use crate::session::{HttpRequest, Session, SessionApplication, SessionId};
-use crate::shard::sessions::{EventEnd, KeyEnd, SessionApplications, Sessions, records};
+use crate::shard::sessions::{
+    EventEnd, KeyEnd, SessionApplications, Sessions, records, stored_applications,
+};
 use crate::shard::{AskId, HttpAsk, HttpOutcome, SessionChoice, Shard, ShardEffect};
 
 const EDGE: &str = "192.0.2.1:5060";
@@ -92,6 +94,8 @@ pub(super) struct World {
     /// One effect of the one container, one of the other; else the second comes when the first has none.
     pub(super) takes_turns: bool,
     turns: usize,
+    /// An application that must be seen to have sessions at each turn, and at how many it was.
+    pub(super) witnessed: Option<(&'static str, usize)>,
     /// Those in which there is, or was, something.
     buckets: BTreeSet<Bytes>,
 }
@@ -132,6 +136,7 @@ impl World {
             asked: 0,
             takes_turns: false,
             turns: 0,
+            witnessed: None,
             buckets: BTreeSet::new(),
         }
     }
@@ -355,7 +360,31 @@ impl World {
                 }
             }
             self.carry_out(number, effect);
+            self.witnesses();
         }
+    }
+
+    fn witnesses(&mut self) {
+        let Some((application, turns)) = self.witnessed else { return };
+        let told = self.log.join("\n");
+        assert!(self.has_sessions(application), "nobody knows of one:\n{told}");
+        self.witnessed = Some((application, turns + 1));
+    }
+
+    /// Whether anybody says that there are sessions of it: the containers, then the store.
+    pub(super) fn has_sessions(&self, application: &str) -> bool {
+        let containers = self.containers.iter().flatten();
+        let mut at_work = containers.flat_map(|container| container.shard.applications_at_work());
+        let mut found = BTreeSet::new();
+        let mut after = None;
+        loop {
+            let page = stored_applications(&*self.store, after.as_ref(), 1, &mut found);
+            after = page.now_or_never().unwrap().unwrap();
+            if after.is_none() {
+                break;
+            }
+        }
+        at_work.any(|found| found.contains(application)) || found.contains(application)
     }
 
     fn carry_out(&mut self, number: usize, effect: ShardEffect) {

@@ -1,0 +1,68 @@
+//! Which applications, of which versions, have sessions. A version may go when none has it; so whatever is not known
+//! counts as a session.
+//!
+//! Two looks find them all, in this order: what is at work here and may not be stored yet ([`Shard::applications_at_work`]),
+//! then the records of the store, those of sessions that are over included: a key may begin them anew with their version
+//! ([`stored_applications`]).
+
+use std::collections::BTreeSet;
+
+use state::codec::RecordError;
+use state::{Key, Prefix, Store};
+
+use super::{SessionsError, records};
+use crate::session::{Session, SessionId};
+use crate::shard::Shard;
+
+/// Sessions that are here only, and at rest, are read so many at a time: the shard must not stand still for it.
+const READ_MAX: usize = 10_000;
+
+impl Shard {
+    /// The applications of sessions that begin, of which something is under way, or that are not in the store. None: there
+    /// are too many to look through.
+    pub fn applications_at_work(&self) -> Option<BTreeSet<String>> {
+        let sessions = &self.sessions;
+        let mut found: BTreeSet<String> =
+            sessions.keys.applications().map(|application| application.name().to_owned()).collect();
+        let mut read = 0;
+        for (id, entry) in &sessions.entries {
+            let application = match &entry.live {
+                Some(live) => live.session.application().to_owned(),
+                None if entry.version.is_some() => continue,
+                None if read == READ_MAX => return None,
+                None => {
+                    read += 1;
+                    Session::decode(*id, &entry.record).ok()?.application().to_owned()
+                }
+            };
+            found.insert(application);
+        }
+        Some(found)
+    }
+}
+
+/// Adds the applications that a page of the store's records names to `found`; where the next page begins, if there is one.
+///
+/// # Errors
+/// [`SessionsError`]: a session may be of any application then.
+pub async fn stored_applications(
+    store: &dyn Store,
+    after: Option<&Key>,
+    page: usize,
+    found: &mut BTreeSet<String>,
+) -> Result<Option<Key>, SessionsError> {
+    let records = store.scan(&records::SESSION, &Prefix::All, after, page).await?;
+    let is_last = records.len() < page;
+    let last = records.last().map(|(key, _)| key.clone());
+    for (key, record) in records {
+        let Ok(id) = key.id.as_ref().try_into().map(SessionId) else { continue };
+        match Session::decode(id, &record.value) {
+            Ok(session) if found.contains(session.application()) => {}
+            Ok(session) => drop(found.insert(session.application().to_owned())),
+            // An alias, which names no application.
+            Err(RecordError::FormatLevel(_)) => {}
+            Err(source) => return Err(SessionsError::Record { id, source }),
+        }
+    }
+    Ok(last.filter(|_| !is_last))
+}

@@ -1,0 +1,80 @@
+//! Versions and applications that go: by themselves, behind their last session, or at once.
+
+use std::time::Duration;
+
+use super::*;
+
+/// A session that is over is remembered for 32 s, so that what is repeated gets its answer again.
+const GONE_WITHIN: Duration = Duration::from_secs(90);
+
+fn until_gone(node: &Node, what: &str, is_gone: impl Fn(&[Value]) -> bool) {
+    wait::until(what, GONE_WITHIN, || {
+        let all = list(node);
+        if is_gone(&all) { Ok(()) } else { Err(all) }
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_version_goes_by_itself_behind_its_last_session() {
+    let sources = tempfile::tempdir().unwrap();
+    let node = world::node_of(&world::open_config(1, "[container]\nold_versions_kept = \"1s\"\n"));
+    let caller = phone(&node).await;
+    let first = application(sources.path(), "1.0.0", &Handler::Holds(202));
+    let second = application(sources.path(), "1.1.0", &Handler::Holds(204));
+    let third = application(sources.path(), "1.2.0", &Handler::Holds(209));
+    done(&node, &["deploy", text(&first)]);
+    let mut old = held(&caller).await;
+    done(&node, &["deploy", text(&second)]);
+    done(&node, &["deploy", text(&third)]);
+    // Nothing ever lived of the second one; it goes while the first one stays.
+    until_gone(&node, "the version without sessions to go", |all| {
+        all[0]["versions"].as_array().is_some_and(|versions| versions.len() == 2)
+    });
+    let versions: Vec<Value> = list(&node)[0]["versions"].as_array().unwrap().clone();
+    assert_eq!(versions[0]["version"], "1.0.0", "{versions:?}");
+    assert!(!node.directory().join("apps/gate/1.1.0").exists());
+    assert_eq!(asked(&mut old).await, 202);
+    let said = refused(&node, &["remove", "gate@1.0.0"], 1);
+    assert!(said.contains("1 session that lives") && said.contains("by itself"), "{said}");
+    old.hang_up().await.unwrap();
+    until_gone(&node, "the old version to go", |all| {
+        all[0]["versions"].as_array().is_some_and(|versions| versions.len() == 1)
+    });
+    assert!(!node.directory().join("apps/gate/1.0.0").exists());
+    let mut new = held(&caller).await;
+    assert_eq!(asked(&mut new).await, 209);
+    new.hang_up().await.unwrap();
+    node.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_with_calls_is_not_removed_unless_it_drains_or_is_forced() {
+    let sources = tempfile::tempdir().unwrap();
+    let node = world::node_of(&world::open_config(1, ""));
+    let caller = phone(&node).await;
+    let first = application(sources.path(), "1.0.0", &Handler::Holds(202));
+    done(&node, &["deploy", text(&first)]);
+    let mut call = held(&caller).await;
+    let said = refused(&node, &["remove", "gate"], 1);
+    for words in ["1 session that lives", "--drain", "--force", "outlast sessions"] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    assert_eq!(asked(&mut call).await, 202);
+    assert!(refused(&node, &["remove", "gate@1.0.0", "--drain"], 1).contains("one version"));
+    assert!(done(&node, &["remove", "gate", "--drain"]).contains("behind the last one"));
+    assert!(done(&node, &["list"]).contains("goes behind its last session"));
+    assert_eq!(answer(&caller).await, 404, "no new one");
+    assert_eq!(asked(&mut call).await, 202, "the one that lives goes on");
+    call.hang_up().await.unwrap();
+    until_gone(&node, "the application to go", <[Value]>::is_empty);
+    assert!(!node.directory().join("apps/gate").exists());
+
+    done(&node, &["deploy", text(&first)]);
+    let mut call = held(&caller).await;
+    done(&node, &["remove", "gate", "--force"]);
+    assert_eq!(asked(&mut call).await, 503);
+    done(&node, &["deploy", text(&first)]);
+    assert_eq!(asked(&mut call).await, 202, "its session was kept");
+    call.hang_up().await.unwrap();
+    node.stop();
+}
