@@ -12,7 +12,7 @@ use testbed::wait;
 
 use crate::world::{self, DOMAIN};
 
-mod guests;
+pub(crate) mod guests;
 mod refusals;
 mod removals;
 mod upgrades;

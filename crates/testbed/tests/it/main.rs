@@ -11,6 +11,7 @@ mod detection;
 mod drains;
 mod flows;
 mod forking;
+mod guest_services;
 mod hangs;
 mod hostile_input;
 mod keys;

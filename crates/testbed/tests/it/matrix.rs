@@ -16,7 +16,7 @@
 //! (see [`deployable`](crate::deployable)).
 
 mod cell;
-mod owner;
+pub(crate) mod owner;
 mod scripts;
 
 use std::time::{Duration, Instant};

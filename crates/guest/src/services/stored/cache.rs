@@ -5,8 +5,8 @@
 //! | `cache` | application | the key | the value, and until when it counts |
 //! | `cache-usage` | application | nothing | what counts until when ([`Usage`]) |
 //!
-//! No container keeps copies: a read of the store, which all processes of the node share, takes about as long as finding
-//! out whether a copy is still good would, and it sees what another container wrote as soon as that is acknowledged.
+//! No container keeps copies: a read of the store, which all processes of the node share, takes a microsecond or two, and
+//! sees what another container wrote as soon as that is acknowledged; a copy would be good until the next commit of anybody.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};

@@ -48,11 +48,16 @@ pub(super) fn module(handler: &Handler) -> Vec<u8> {
             (param $event i32) (param i32 i32) (param $request i64) (param $initial i32) (param i32 i32)
             (if (i32.eq (local.get $event) (i32.const 1)) (then {code}))))"#
     );
+    embedded(&text, "sip-application")
+}
+
+/// A module of this text, with the section that says which world it was built for.
+pub(crate) fn embedded(text: &str, world: &str) -> Vec<u8> {
     let mut module = wat::parse_str(text).unwrap();
     let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../wit");
     let mut resolve = Resolve::default();
     let (package, _) = resolve.push_dir(wit).unwrap();
-    let world = resolve.select_world(&[package], Some("sip-application")).unwrap();
+    let world = resolve.select_world(&[package], Some(world)).unwrap();
     let encoding = StringEncoding::UTF8;
     wit_component::embed_component_metadata(&mut module, &resolve, world, encoding).unwrap();
     module
