@@ -6,10 +6,11 @@ use bytes::Bytes;
 use sip::{HeaderName, Message, Method, ResponseBuilder};
 
 use crate::dialog::Dialog;
+use crate::draft::TEXT;
 use crate::exchange::expect_success;
 use crate::router::{Arrived, CallInbox};
 use crate::session_description::{CONTENT_TYPE, describe};
-use crate::{LineTransport, Phone, PhoneError};
+use crate::{Draft, LineTransport, Phone, PhoneError};
 
 /// An established call. What comes in is answered while the phone waits for something in the call.
 #[derive(Debug)]
@@ -132,7 +133,10 @@ impl Call {
             return Err(self.phone.shared().violations.note(misfit.why));
         }
         match request.method() {
-            Some(Method::Ack) if self.dialog.is_ack_to_last(&request) => Ok(Took::Ack),
+            Some(Method::Ack) if self.dialog.is_ack_to_last(&request) => {
+                self.offered(&request);
+                Ok(Took::Ack)
+            }
             Some(Method::Ack) => Ok(Took::Other),
             // RFC 3261 §14.2: both sides at a time.
             Some(Method::Invite) if self.state == State::Inviting => {
@@ -172,13 +176,33 @@ impl Call {
         line: usize,
         method: Method<'_>,
     ) -> Result<Message, PhoneError> {
-        let contact = self.phone.lines()[line].contact_uri(self.phone.user());
         let mut draft = self.dialog.request(&self.phone, line, method);
-        draft = draft.header("Contact", &format!("<{contact}>"));
         if method == Method::Invite {
             self.version += 1;
             draft = draft.session_description(describe(&self.session, self.version));
         }
+        self.ask(line, method, draft).await
+    }
+
+    /// Says a text by MESSAGE in the call.
+    ///
+    /// # Errors
+    /// When no final response comes in time.
+    pub async fn say(&mut self, text: &str) -> Result<Message, PhoneError> {
+        let line = self.line;
+        let draft = self.dialog.request(&self.phone, line, Method::Message);
+        let draft = draft.body(TEXT, text.to_owned());
+        self.ask(line, Method::Message, draft).await
+    }
+
+    async fn ask(
+        &mut self,
+        line: usize,
+        method: Method<'_>,
+        draft: Draft,
+    ) -> Result<Message, PhoneError> {
+        let contact = self.phone.lines()[line].contact_uri(self.phone.user());
+        let draft = draft.header("Contact", &format!("<{contact}>"));
         let mut exchange = draft.send().await?;
         let response = {
             let answer = exchange.final_response();

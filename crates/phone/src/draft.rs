@@ -6,6 +6,9 @@ use sip::{HeaderName, Method, RequestBuilder};
 use crate::session_description::CONTENT_TYPE;
 use crate::{Exchange, Phone, PhoneError};
 
+/// Content-Type of what is said by MESSAGE.
+pub(crate) const TEXT: &str = "text/plain";
+
 /// A request that is being written.
 #[derive(Debug, Clone)]
 pub struct Draft {
@@ -19,7 +22,8 @@ pub struct Draft {
     cseq: u32,
     pub(crate) branch: String,
     headers: Vec<(String, String)>,
-    session_description: Option<String>,
+    /// Content-Type and content.
+    body: Option<(String, String)>,
 }
 
 impl Draft {
@@ -39,7 +43,7 @@ impl Draft {
             cseq: 1,
             branch: format!("z9hG4bK-{}-{user}-{number}", local.port()),
             headers: Vec::new(),
-            session_description: None,
+            body: None,
         }
     }
 
@@ -86,8 +90,13 @@ impl Draft {
     }
 
     /// With this session description as its body.
-    pub fn session_description(mut self, description: String) -> Self {
-        self.session_description = Some(description);
+    pub fn session_description(self, description: String) -> Self {
+        self.body(CONTENT_TYPE, description)
+    }
+
+    /// With this body.
+    pub fn body(mut self, content_type: &str, content: String) -> Self {
+        self.body = Some((content_type.to_owned(), content));
         self
     }
 
@@ -111,8 +120,8 @@ impl Draft {
         for (name, value) in &self.headers {
             builder = builder.header_named(name.as_bytes(), value.as_bytes());
         }
-        if let Some(description) = &self.session_description {
-            builder = builder.body(CONTENT_TYPE.as_bytes(), description.clone());
+        if let Some((content_type, content)) = &self.body {
+            builder = builder.body(content_type.as_bytes(), content.clone());
         }
         builder.build()
     }

@@ -26,19 +26,12 @@ impl Invitation {
     pub(crate) async fn send(
         phone: &Phone,
         line: usize,
-        uri: &str,
-        call_id: Option<&str>,
+        invite: Draft,
     ) -> Result<Invitation, PhoneError> {
         let local = phone.lines()[line].local();
         let session = format!("{} {}{}", phone.user(), local.port(), phone.next_number());
         let contact = format!("<{}>", phone.lines()[line].contact_uri(phone.user()));
-        let mut draft = phone
-            .request(line, Method::Invite, uri)
-            .header("Contact", &contact)
-            .session_description(describe(&session, 1));
-        if let Some(call_id) = call_id {
-            draft = draft.call_id(call_id);
-        }
+        let draft = invite.header("Contact", &contact).session_description(describe(&session, 1));
         let inbox = phone.shared().join(Bytes::from(draft.call_id.clone()), "");
         let exchange = draft.clone().send().await?;
         Ok(Invitation {

@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use sip::Method;
+use sip::{Message, Method};
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
 
+use crate::draft::TEXT;
 use crate::registration::Registration;
 use crate::router::{NewCall, Shared};
 use crate::watch::Watcher;
@@ -157,7 +158,23 @@ impl Phone {
     /// # Errors
     /// When the line is closed.
     pub async fn call(&self, line: usize, uri: &str) -> Result<Invitation, PhoneError> {
-        Invitation::send(self, line, uri, None).await
+        self.call_with(line, uri, &[]).await
+    }
+
+    /// Calls a URI with further headers in the INVITE.
+    ///
+    /// # Errors
+    /// As [`Phone::call`].
+    pub async fn call_with(
+        &self,
+        line: usize,
+        uri: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Invitation, PhoneError> {
+        let invite = self.request(line, Method::Invite, uri);
+        let invite =
+            headers.iter().fold(invite, |invite, (name, value)| invite.header(name, value));
+        Invitation::send(self, line, invite).await
     }
 
     /// Calls a URI under a Call-ID of the caller's choice, which decides on the container that gets the call.
@@ -170,7 +187,8 @@ impl Phone {
         uri: &str,
         call_id: &str,
     ) -> Result<Invitation, PhoneError> {
-        Invitation::send(self, line, uri, Some(call_id)).await
+        let invite = self.request(line, Method::Invite, uri).call_id(call_id);
+        Invitation::send(self, line, invite).await
     }
 
     /// The next call that comes in.
@@ -182,6 +200,15 @@ impl Phone {
         let call = timeout(PATIENCE, inbox.recv()).await.ok().flatten();
         let call = call.ok_or_else(|| PhoneError::TimedOut(format!("a call to {}", self.uri())))?;
         Ok(Ringing::new(self.clone(), call))
+    }
+
+    /// Sends a user a text by MESSAGE (RFC 3428), outside of any dialog, and gives the final response.
+    ///
+    /// # Errors
+    /// When none comes in time.
+    pub async fn say(&self, line: usize, uri: &str, text: &str) -> Result<Message, PhoneError> {
+        let message = self.request(line, Method::Message, uri).body(TEXT, text.to_owned());
+        message.send().await?.final_response().await
     }
 
     /// Begins a request by a line: complete, but To, Call-ID and CSeq can be replaced.

@@ -41,8 +41,8 @@ impl Ringing {
         let response = ResponseBuilder::new(&self.invite, status).to_tag(self.tag.as_bytes());
         let response =
             response.record_route().header(HeaderName::Contact, format!("<{contact}>").as_bytes());
-        // An offer is answered; an INVITE without one gets none, because nobody would answer it.
-        if (200..300).contains(&status) && !self.invite.body().is_empty() {
+        // An offer is answered, and an INVITE without one gets one (RFC 3261 §13.3.1.4).
+        if (200..300).contains(&status) {
             response.body(CONTENT_TYPE.as_bytes(), describe(&self.session, 1))
         } else {
             response
