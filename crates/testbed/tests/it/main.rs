@@ -20,6 +20,7 @@ mod matrix;
 mod peers;
 mod registration;
 mod revival;
+mod samples;
 mod set_ups;
 mod sipp_peer;
 mod survival;
