@@ -8,7 +8,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use container::application::Response;
 use container::session::{
-    HttpResponse, NoKey, SessionApplication, SessionEffect, SessionEvent, SessionId, SessionView,
+    Directive, HttpResponse, NoKey, Region, SessionApplication, SessionEffect, SessionEvent,
+    SessionId, SessionView,
 };
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -87,6 +88,10 @@ pub struct Settings {
     pub hears_ended: bool,
     /// How a request is answered whose handler failed.
     pub on_failure: u16,
+    /// For whom it serves.
+    pub region: Region,
+    /// Whom the calls of its sessions are offered to.
+    pub directive: Directive,
     /// What lies outside of sessions.
     pub services: Arc<dyn Services>,
 }
@@ -104,6 +109,8 @@ impl Settings {
             hears_created: false,
             hears_ended: false,
             on_failure: 500,
+            region: Region::default(),
+            directive: Directive::default(),
             services: Arc::new(InMemory::default()),
         }
     }
@@ -121,6 +128,8 @@ pub struct Guest {
     hears_created: bool,
     hears_ended: bool,
     on_failure: u16,
+    region: Region,
+    directive: Directive,
     /// Instances that wait for their next event. Locked for as long as it takes to take one or to put one back.
     waiting: Mutex<Vec<Room>>,
 }
@@ -163,6 +172,8 @@ impl Guest {
             hears_created: settings.hears_created,
             hears_ended: settings.hears_ended,
             on_failure: settings.on_failure,
+            region: settings.region,
+            directive: settings.directive,
             waiting: Mutex::new(Vec::new()),
         };
         Ok((guest, code))
@@ -327,6 +338,14 @@ impl SessionApplication for Guest {
 
     fn accepts(&self, request: &Message) -> bool {
         self.loaded.exports.handler.is_some() && (self.accepts)(request)
+    }
+
+    fn region(&self) -> Region {
+        self.region
+    }
+
+    fn directive(&self) -> Directive {
+        self.directive
     }
 
     fn is_keyed(&self) -> bool {

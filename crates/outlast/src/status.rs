@@ -41,7 +41,7 @@ fn show(directory: &Path, status: NodeStatus, reader: Reader) -> Result<(), Fail
             let applications = &status.applications;
             if !applications.is_empty() {
                 output::line("");
-                list(applications, Reader::Person)?;
+                list(directory, applications, Reader::Person)?;
             }
             Ok(())
         }

@@ -41,7 +41,7 @@ pub struct Manifest {
     pub component: String,
     /// Whether its sessions are in the store and outlive their container.
     pub distributable: bool,
-    /// Applications are asked in rising order, then by name; the registrar is asked last. −1,000 to 1,000.
+    /// Applications of one region are asked in rising order, then by name; the registrar is asked last. −1,000 to 1,000.
     pub order: i32,
     /// How its sessions are replicated.
     pub cluster: ClusterSettings,
@@ -110,6 +110,10 @@ pub enum Replication {
 pub struct SipSettings {
     /// Which initial requests are its; none: no request from outside begins a session.
     pub condition: Option<Condition>,
+    /// For whom it serves, which decides when it is asked.
+    pub region: Region,
+    /// Whom the calls of its sessions are offered to.
+    pub calls: Calls,
     /// Whether handlers hear `created`.
     pub hears_created: bool,
     /// Whether handlers hear `ended`.
@@ -120,8 +124,50 @@ pub struct SipSettings {
 
 impl Default for SipSettings {
     fn default() -> SipSettings {
-        SipSettings { condition: None, hears_created: false, hears_ended: false, on_failure: 500 }
+        SipSettings {
+            condition: None,
+            region: Region::Neutral,
+            calls: Calls::Continue,
+            hears_created: false,
+            hears_ended: false,
+            on_failure: 500,
+        }
     }
+}
+
+/// For whom an application serves (JSR 289 §15.2). Who that is, its condition says: `request.from` is the caller,
+/// `request.uri` the callee.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Region {
+    /// For the caller: asked before all others.
+    Originating,
+    /// For neither.
+    Neutral,
+    /// For the callee: asked behind all others. When one of these sends a call to another user, all of them are asked
+    /// about that user.
+    Terminating,
+}
+
+impl fmt::Display for Region {
+    /// As the manifest spells it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Region::Originating => "originating",
+            Region::Neutral => "neutral",
+            Region::Terminating => "terminating",
+        })
+    }
+}
+
+/// Whom the calls of an application's sessions, and their other requests outside of dialogs, are offered to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Calls {
+    /// Those of a session that a request began go on behind the application; those of others go to all others.
+    Continue,
+    /// Each is a call of its own: all applications are asked, this one too.
+    New,
 }
 
 /// The HTTP side of an application.

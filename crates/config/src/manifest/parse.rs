@@ -8,8 +8,8 @@ use toml::de::DeValue;
 
 use super::condition::{self, Comparison, Condition, DEPTH_MAX, PARTS_MAX, Variable};
 use super::{
-    ClusterSettings, FILE_NAME, HealthSettings, HttpSettings, InstanceSettings, Limits, Manifest,
-    Replication, SessionSettings, SipSettings, Version, size_text,
+    Calls, ClusterSettings, FILE_NAME, HealthSettings, HttpSettings, InstanceSettings, Limits,
+    Manifest, Region, Replication, SessionSettings, SipSettings, Version, size_text,
 };
 use crate::listen::domain_name;
 use crate::nearest::nearest;
@@ -140,8 +140,26 @@ fn sip_settings(reader: &mut Reader<'_>, mut section: Section<'_>) -> SipSetting
             ["created", "ended"].into_iter().find(|known| *known == text)
         })
         .unwrap_or_default();
+    let region = Expected {
+        needs: "\"originating\", \"neutral\" or \"terminating\"",
+        example: "\"terminating\"",
+    };
+    let calls = Expected { needs: "\"continue\" or \"new\"", example: "\"continue\"" };
     let settings = SipSettings {
         condition,
+        region: section
+            .text(reader, "region", region, |text| {
+                let all = [Region::Originating, Region::Neutral, Region::Terminating];
+                all.into_iter().find(|region| region.to_string() == text)
+            })
+            .unwrap_or(default.region),
+        calls: section
+            .text(reader, "calls", calls, |text| match text {
+                "continue" => Some(Calls::Continue),
+                "new" => Some(Calls::New),
+                _ => None,
+            })
+            .unwrap_or(default.calls),
         hears_created: events.contains(&"created"),
         hears_ended: events.contains(&"ended"),
         on_failure: section.integer(reader, "on_failure", default.on_failure, 400..=699),

@@ -49,6 +49,8 @@ match = { all = [
     ] },
     { not = { exists = "request.header.X-Bypass" } },
 ] }
+region = "terminating"
+calls = "new"
 events = ["created", "ended"]
 on_failure = 503
 
@@ -80,6 +82,7 @@ watch = "5s"
     assert_eq!(manifest.version, Version { major: 1, minor: 12, patch: 3 });
     assert_eq!(manifest.order, -10);
     assert_eq!(manifest.cluster.replication, Replication::AfterReply);
+    assert_eq!((manifest.sip.region, manifest.sip.calls), (Region::Terminating, Calls::New));
     assert_eq!(manifest.limits.memory, 128 << 20);
     assert_eq!(manifest.config["ring_seconds"], "30");
     let Some(Condition::All(conditions)) = &manifest.sip.condition else { panic!("no all") };
@@ -164,6 +167,17 @@ fn variables_read_as_they_are_shown() {
     ] {
         assert!(text.parse::<Variable>().is_err(), "{text}");
     }
+}
+
+#[test]
+fn what_a_choice_can_be_is_told() {
+    check(
+        &format!("{LEAST}[sip]\nregion = \"terminal\"\ncalls = true\n"),
+        &[
+            "outlast-app.toml:5 sip.region: \"terminal\" needs \"originating\", \"neutral\" or \"terminating\", for example \"terminating\"",
+            "outlast-app.toml:6 sip.calls: true needs \"continue\" or \"new\", for example \"continue\"",
+        ],
+    );
 }
 
 #[test]

@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use sip::Message;
 use state::UnixMillis;
 
+use super::chain::{Directive, Region};
 use super::http::{HttpRequest, HttpResponse};
 use crate::application::{Body, Header, Response};
 
@@ -41,11 +42,21 @@ pub trait SessionApplication: Send + Sync {
     fn name(&self) -> &str;
 
     /// Whether an initial request (without To tag; never CANCEL, ACK or REGISTER) begins a session here. The first
-    /// application in the configured order that says yes has it; when none does, it goes to the registrar. A request
-    /// that a session of ours sent is offered to the applications behind that session's only.
+    /// application in the order of [`Region`], then in the configured one, that says yes has it; when none does, it goes
+    /// to the registrar. A request that a session of ours sent is offered to those that [`chain`](super::chain) says.
     ///
     /// A pure function: of the request and of nothing else.
     fn accepts(&self, request: &Message) -> bool;
+
+    /// For whom it serves.
+    fn region(&self) -> Region {
+        Region::default()
+    }
+
+    /// Whom the calls of its sessions, and their other initial requests, are offered to.
+    fn directive(&self) -> Directive {
+        Directive::default()
+    }
 
     /// Whether some initial requests belong to one session by a key ([`session_key`](Self::session_key)).
     fn is_keyed(&self) -> bool {

@@ -13,6 +13,7 @@ use topology::Incarnation;
 use topology::token::OwnerToken;
 use transport::Flow;
 
+use super::identity::USER_BYTES;
 use super::state::{
     Answer, Bye, IncomingRequest, Leg, OutgoingRequest, Session, Silence, Stage, Timer,
 };
@@ -41,7 +42,9 @@ impl Session {
         writer.fixed(&self.owner.incarnation.0.to_be_bytes());
         writer.fixed(&self.owner.shard.to_be_bytes());
         let (is_ending, ends_when_ready) = (self.is_ending, self.ends_when_ready);
-        writer.fixed(&[u8::from(is_ending), u8::from(ends_when_ready), self.max_forwards]);
+        let flags = [u8::from(is_ending), u8::from(ends_when_ready), self.max_forwards, self.depth];
+        writer.fixed(&flags);
+        writer.octets(self.called.as_ref().map_or(b"", |called| &called[..]));
         writer.octets(self.application.as_bytes());
         // A key has one octet at least.
         writer.octets(self.key.as_deref().unwrap_or_default());
@@ -81,7 +84,8 @@ impl Session {
         let mut whole = Reader::new(record, FORMAT_LEVEL)?;
         let reader = &mut whole;
         let owner = read_owner(reader)?;
-        let [is_ending, ends_when_ready, max_forwards] = reader.fixed()?;
+        let [is_ending, ends_when_ready, max_forwards, depth] = reader.fixed()?;
+        let called = reader.octets()?;
         let session = Session {
             id,
             owner,
@@ -107,11 +111,20 @@ impl Session {
                 Ok((SessionId(reader.fixed()?), reader.number()?))
             })?,
             max_forwards,
+            depth,
+            called: called_of(&called)?,
             ends_when_ready: flag(ends_when_ready)?,
             is_ending: flag(is_ending)?,
         };
         whole.finish()?;
         Ok(session)
+    }
+}
+
+fn called_of(octets: &[u8]) -> Result<Option<[u8; USER_BYTES]>, RecordError> {
+    match octets {
+        [] => Ok(None),
+        called => called.try_into().map(Some).map_err(|_| RecordError::Malformed),
     }
 }
 

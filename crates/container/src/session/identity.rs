@@ -10,7 +10,8 @@
 //! ```
 //!
 //! The hash tells more: whether a request that comes in was sent by a session of ours, and of which application, so
-//! that it is not offered to that application again.
+//! that it goes on behind that application ([`super::chain`]). A request that a session forwards has a proxy's branch; its Via
+//! says the same in a parameter.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -19,6 +20,7 @@ use sip::{BRANCH_COOKIE, HeaderName, Message, Method, Via};
 use topology::token::{OwnerToken, SESSION_TOKEN_CHARS, SessionToken};
 use topology::{Key, KeyRing};
 
+use super::chain::{self, Chain, Sender};
 use super::{SessionId, name_of};
 use crate::responder::Responder;
 
@@ -26,6 +28,10 @@ use crate::responder::Responder;
 const MAC_BYTES: usize = 15;
 /// 72 bits, 12 characters: RFC 3261 §19.3 asks for 32 at least.
 const TAG_BYTES: usize = 9;
+/// 64 bits: two users of one call are told apart.
+pub(super) const USER_BYTES: usize = 8;
+/// What the MAC of a forwarded request is for.
+const FORWARDED: &[u8] = b"session forwarded";
 const BRANCH_CHARS: usize = BRANCH_COOKIE.len() + SESSION_TOKEN_CHARS + MAC_BYTES / 3 * 4;
 
 /// Finds the names of sessions by keys: the same in every container of a node, for good.
@@ -98,8 +104,24 @@ impl Identity {
         let mac = self.mac(&token, request);
         let branch = [BRANCH_COOKIE, &token, &mac].concat();
         // The link to the edge is a stream, so the transport of this hop is named as one.
-        let via = [b"SIP/2.0/TCP ", &self.own_name[..], b";branch=", &branch].concat();
+        let mut via = [b"SIP/2.0/TCP ", &self.own_name[..], b";branch=", &branch].concat();
+        if request.chain != Chain::NONE {
+            via.extend_from_slice(format!(";{}={}", chain::PARAMETER, request.chain).as_bytes());
+        }
         (branch.into(), via)
+    }
+
+    /// What the Via of a request says that a session of `application` forwards under the proxy's `branch`: a parameter,
+    /// with the semicolon before it.
+    pub fn forwarded(
+        &self,
+        application: &str,
+        chain: Chain,
+        call_id: &[u8],
+        branch: &[u8],
+    ) -> String {
+        let mac = self.mac_of(FORWARDED, &forwarded(application, chain, call_id, branch));
+        format!(";{}={chain}-{mac}", chain::PARAMETER)
     }
 
     /// A From tag of a session's `ordinal`-th leg.
@@ -112,27 +134,41 @@ impl Identity {
         self.hash::<MAC_BYTES>(b"session call", session, ordinal)
     }
 
-    /// The place, in `applications`, of the last application of ours, of whatever version, that a session of it sent
-    /// `request`.
+    /// The last application of ours, of whatever version, that a session of it sent or forwarded `request`: its place in
+    /// `applications`, and how far the call has come.
     pub fn sender<'a>(
         &self,
         request: &Message,
         applications: impl Iterator<Item = &'a str> + Clone,
-    ) -> Option<usize> {
+    ) -> Option<Sender> {
         let (call_id, cseq) = (request.call_id().ok()?, request.cseq().ok()?);
         let to = request.to().ok()?;
         let remote_tag = to.tag().unwrap_or_default();
-        request
-            .values(HeaderName::Via)
-            .filter_map(|value| Via::parse(value).ok()?.branch().and_then(split))
-            .find_map(|(token, mac)| {
-                self.read_token(token)?;
-                applications.clone().position(|application| {
+        let vias = request.values(HeaderName::Via).filter_map(|value| Via::parse(value).ok());
+        let mut vias = vias.filter_map(|via| Some((via.branch()?, chain::of_via(&via)?)));
+        vias.find_map(|(branch, (chain, mac))| {
+            let own = split(branch).filter(|(token, _)| self.read_token(token).is_some());
+            let is_by = |application: &str| match (mac, own) {
+                (Some(mac), _) => {
+                    let octets = forwarded(application, chain, call_id, branch);
+                    self.is_mac_of(FORWARDED, &octets, mac)
+                }
+                (None, Some((token, mac))) => {
                     let (cseq, method) = (cseq.number, cseq.method);
-                    let name = RequestName { application, call_id, remote_tag, cseq, method };
+                    let name =
+                        RequestName { application, call_id, remote_tag, cseq, method, chain };
                     self.mac(token, &name) == mac
-                })
-            })
+                }
+                (None, None) => false,
+            };
+            let application = applications.clone().position(is_by)?;
+            Some(Sender { application, chain })
+        })
+    }
+
+    /// Different for the Request-URIs of any two users.
+    pub(super) fn user(&self, uri: &[u8]) -> [u8; USER_BYTES] {
+        self.key.tag(&[b"session user", &chain::user_of(uri)[..]].concat())
     }
 
     /// A MAC of ours.
@@ -177,7 +213,8 @@ impl Identity {
             &cseq,
             request.method.as_bytes(),
         ];
-        for part in parts {
+        let chain = request.chain.to_string();
+        for part in parts.into_iter().chain([chain.as_bytes()]) {
             hash.update(&(part.len() as u64).to_be_bytes());
             hash.update(part);
         }
@@ -198,6 +235,16 @@ pub(super) struct RequestName<'a> {
     pub(super) remote_tag: &'a [u8],
     pub(super) cseq: u32,
     pub(super) method: Method<'a>,
+    /// How far its call has come.
+    pub(super) chain: Chain,
+}
+
+/// What the MAC of a forwarded request is made of.
+fn forwarded(application: &str, chain: Chain, call_id: &[u8], branch: &[u8]) -> Vec<u8> {
+    let chain = chain.to_string();
+    let parts = [name_of(application).as_bytes(), chain.as_bytes(), call_id, branch];
+    let with_length = |part: &[u8]| [&(part.len() as u64).to_be_bytes(), part].concat();
+    parts.into_iter().flat_map(with_length).collect()
 }
 
 /// Token and MAC of a session's branch; None if it has another form.

@@ -8,6 +8,7 @@ use sip::dialog::Dialog;
 use sip::{HeaderName, Message, Method, RequestBuilder};
 
 use super::apply::completed;
+use super::chain::{Chain, Origin};
 use super::identity::RequestName;
 use super::limits;
 use super::receive::NoSession;
@@ -68,6 +69,16 @@ impl Session {
         self.begin_leg(checked_outside_method(method)?, beginning, context, actions)
     }
 
+    /// How far the call has come that goes on to `target`.
+    pub(crate) fn chain_to(&self, target: &[u8], context: Context<'_>) -> Chain {
+        let origin = match self.called {
+            None => Origin::Own,
+            Some(called) if called == context.identity.user(target) => Origin::Same,
+            Some(_) => Origin::Retargeted,
+        };
+        Chain { depth: self.depth.saturating_add(1), origin }
+    }
+
     fn begin_leg(
         &mut self,
         method: Method<'_>,
@@ -86,6 +97,7 @@ impl Session {
             remote_tag: b"",
             cseq: CSEQ_FIRST,
             method,
+            chain: self.chain_to(&target, context),
         };
         let (branch, via) = context.identity.via(self.id, &name);
         let from = [&from[..], b";tag=", tag.as_bytes()].concat();

@@ -11,7 +11,8 @@
 //!
 //! All of it is pure, and works on a copy: what was not committed has not happened. [`state`] is what a session
 //! is, [`receive`] and `responses` what comes in,
-//! [`apply`] what an application wants, [`rules`] what it may want, `legs` how legs begin, [`settle`] what follows by itself, [`codec`]
+//! [`apply`] what an application wants, [`rules`] what it may want, `legs` how legs begin, [`chain`] to whom they go on,
+//! [`settle`] what follows by itself, [`codec`]
 //! its record, [`identity`] the names in its messages.
 //!
 //! Deliberately absent: WebAssembly (the trait is shaped so that a guest can stand behind it: plain values, no
@@ -20,6 +21,7 @@
 
 mod application;
 pub mod apply;
+pub mod chain;
 pub mod codec;
 pub mod http;
 pub mod identity;
@@ -39,5 +41,6 @@ pub use application::{
     CALLER, LegDirection, LegName, LegState, LegView, NoKey, RequestId, SessionApplication,
     SessionEffect, SessionEvent, SessionId, SessionView, TimerView, name_of,
 };
+pub use chain::{Directive, Region};
 pub use http::{HttpRequest, HttpResponse};
 pub use state::Session;

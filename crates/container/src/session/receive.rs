@@ -11,6 +11,7 @@ use sip::{HeaderName, Message, Method, RequestBuilder};
 use state::UnixMillis;
 use transport::Flow;
 
+use super::chain::{self, Chain};
 use super::http::HttpRequest;
 use super::identity::RequestName;
 use super::signal::Signal;
@@ -100,13 +101,14 @@ impl Session {
     ) -> Result<(Session, SessionEvent), NoSession> {
         let request = &begun_by.request;
         let mut session = Session::open(id, application, context);
-        session.is_begun_by(request);
+        session.is_begun_by(request, context);
         let event = session.join(begun_by, context)?;
         Ok((session, event))
     }
 
-    fn is_begun_by(&mut self, request: &Message) {
+    fn is_begun_by(&mut self, request: &Message, context: Context<'_>) {
         self.ends_when_ready = true;
+        self.called = request.request_uri().map(|uri| context.identity.user(uri));
         let max_forwards = request.max_forwards().ok().flatten();
         self.max_forwards = max_forwards.unwrap_or(sip::MAX_FORWARDS_INITIAL).saturating_sub(1);
     }
@@ -141,6 +143,8 @@ impl Session {
             signals_known: Vec::new(),
             last_ordinal: 0,
             max_forwards: sip::MAX_FORWARDS_INITIAL,
+            depth: 0,
+            called: None,
             ends_when_ready: false,
             is_ending: false,
         }
@@ -153,6 +157,7 @@ impl Session {
         }
         let head = head_of(&new.request);
         let leg = self.add_caller(&head, context)?;
+        self.depth = self.depth.max(chain::depth_of(&new.request));
         Ok(self.wants_answer(leg, new, &head))
     }
 
@@ -216,7 +221,7 @@ impl Session {
         let request = &new.request;
         if self.is_over() {
             self.begin_anew(context);
-            self.is_begun_by(request);
+            self.is_begun_by(request, context);
         }
         let responder = &context.identity.responder;
         let method = request.method()?;
@@ -498,6 +503,7 @@ impl Session {
             remote_tag: dialog.remote_tag(),
             cseq,
             method,
+            chain: Chain::NONE,
         };
         let (branch, via) = context.identity.via(self.id, &name);
         (branch, dialog.request(method, cseq, &via))

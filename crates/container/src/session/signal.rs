@@ -16,6 +16,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use sip::{HeaderName, MAX_FORWARDS_INITIAL, Message, Method, RequestBuilder, Uri};
 
+use super::chain::Chain;
 use super::identity::{Identity, RequestName};
 use super::rules::{BrokenRule, checked_signal};
 use super::state::{Action, Context, OutgoingRequest, Session, Silence, Stage};
@@ -71,6 +72,7 @@ impl Identity {
             remote_tag: b"",
             cseq: 1,
             method: METHOD,
+            chain: Chain::NONE,
         };
         let (branch, via) = self.via(signal.sender, &name);
         let target = self.contact(signal.target);

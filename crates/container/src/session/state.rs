@@ -15,7 +15,7 @@ use topology::token::OwnerToken;
 use transport::Flow;
 
 use super::http::HttpResponse;
-use super::identity::Identity;
+use super::identity::{Identity, USER_BYTES};
 use super::{
     LegDirection, LegName, LegState, LegView, RequestId, SessionEvent, SessionId, SessionView,
     TimerView, limits,
@@ -48,6 +48,10 @@ pub struct Session {
     pub(super) last_ordinal: u64,
     /// What a new leg's Max-Forwards is: one less than the initial request's.
     pub(super) max_forwards: u8,
+    /// Through how many applications the calls came that are in it.
+    pub(super) depth: u8,
+    /// Whom the request was for that began it; None: it began by something else.
+    pub(super) called: Option<[u8; USER_BYTES]>,
     /// Whether it ends when it has neither leg nor timer.
     pub(super) ends_when_ready: bool,
     /// Told to end: nothing more is told to the application.

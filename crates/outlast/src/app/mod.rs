@@ -44,7 +44,7 @@ pub(crate) fn app(directory: &Path, command: AppCommand) -> Result<(), Failure> 
             deploy(directory, &path, &set, RolloutPace::AtOnce, json.into())
         }
         AppCommand::Upgrade { what, set, json } => upgrade(directory, &what, &set, json.into()),
-        AppCommand::List { json } => show::list(&applications(directory)?, json.into()),
+        AppCommand::List { json } => show::list(directory, &applications(directory)?, json.into()),
         AppCommand::Show { name, json } => {
             show::show(directory, &find(directory, &name)?, json.into())
         }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use config::manifest::{self, Manifest};
+use config::manifest::{self, Calls, Manifest, Region};
 use manager::{ApplicationsDirectory, applications_directory};
 use serde::Serialize;
 use topology::protocol::{ApplicationStatus, VersionStatus};
@@ -11,19 +11,73 @@ use crate::command_line::Reader;
 use crate::failure::Failure;
 use crate::output;
 
-/// All of them, one a line.
-pub(crate) fn list(all: &[ApplicationStatus], reader: Reader) -> Result<(), Failure> {
+/// One in a list.
+#[derive(Serialize)]
+struct Listed<'a> {
+    #[serde(flatten)]
+    status: &'a ApplicationStatus,
+    /// Absent: no call is offered to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    asked: Option<Asked>,
+}
+
+/// When an application is asked whether it takes a call: in this order.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+struct Asked {
+    region: Region,
+    order: i32,
+}
+
+/// All of them, one a line, in the order in which they are asked.
+pub(crate) fn list(
+    directory: &Path,
+    all: &[ApplicationStatus],
+    reader: Reader,
+) -> Result<(), Failure> {
+    let asked = |status: &ApplicationStatus| {
+        // One that cannot be read is told by `show`.
+        let manifest = current_manifest(directory, status)?.ok()?;
+        let asked = Asked { region: manifest.sip.region, order: manifest.order };
+        manifest.sip.condition.is_some().then_some(asked)
+    };
+    let mut listed: Vec<Listed<'_>> =
+        all.iter().map(|status| Listed { status, asked: asked(status) }).collect();
+    listed.sort_by(|one, other| {
+        let key = |listed: &Listed<'_>| (listed.asked.is_none(), listed.asked.clone());
+        key(one).cmp(&key(other)).then_with(|| one.status.name.cmp(&other.status.name))
+    });
     match reader {
-        Reader::Program => output::json(&all),
+        Reader::Program => output::json(&listed),
         Reader::Person => {
-            let rows: Vec<Vec<String>> = all.iter().map(row).collect();
-            output::table(&["NAME", "CURRENT", "OTHERS", "EVENTS", "FAILED", "STATE"], &rows);
+            let rows: Vec<Vec<String>> = listed.iter().map(row).collect();
+            let head = ["NAME", "ASKED", "CURRENT", "OTHERS", "EVENTS", "FAILED", "STATE"];
+            output::table(&head, &rows);
             Ok(())
         }
     }
 }
 
-fn row(application: &ApplicationStatus) -> Vec<String> {
+/// The manifest of the version that begins sessions, with what the operator set; None: no version does.
+fn current_manifest(
+    directory: &Path,
+    status: &ApplicationStatus,
+) -> Option<Result<Manifest, Failure>> {
+    let version = status.current.as_ref()?;
+    let files = ApplicationsDirectory::of_node(directory).version(&status.name, version);
+    let read = || {
+        let mut manifest = manifest::load(&files.join(manifest::FILE_NAME))?;
+        let settings = files.join(applications_directory::SETTINGS);
+        for (key, value) in manifest::load_settings(&settings)? {
+            // One that the manifest has not is told when it is loaded.
+            let _ = manifest.set(&key, &value);
+        }
+        Ok(manifest)
+    };
+    Some(read())
+}
+
+fn row(Listed { status: application, asked }: &Listed<'_>) -> Vec<String> {
+    let asked = asked.as_ref();
     let versions = &application.versions;
     let is_current = |one: &&VersionStatus| Some(&one.version) == application.current.as_ref();
     let others: Vec<&str> =
@@ -31,6 +85,7 @@ fn row(application: &ApplicationStatus) -> Vec<String> {
     let sum = |of: fn(&VersionStatus) -> u64| versions.iter().map(of).sum::<u64>().to_string();
     vec![
         application.name.clone(),
+        asked.map_or_else(|| "-".to_owned(), |asked| format!("{} {}", asked.region, asked.order)),
         application.current.clone().unwrap_or_else(|| "-".to_owned()),
         if others.is_empty() { "-".to_owned() } else { others.join(" ") },
         sum(|one| one.events),
@@ -71,17 +126,7 @@ pub(super) fn show(
     status: &ApplicationStatus,
     reader: Reader,
 ) -> Result<(), Failure> {
-    let manifest = status.current.as_ref().map(|version| {
-        let files = ApplicationsDirectory::of_node(directory).version(&status.name, version);
-        let mut manifest = manifest::load(&files.join(manifest::FILE_NAME))?;
-        let settings = files.join(applications_directory::SETTINGS);
-        for (key, value) in manifest::load_settings(&settings)? {
-            // One that the manifest has not is told when it is loaded.
-            let _ = manifest.set(&key, &value);
-        }
-        Ok::<_, Failure>(manifest)
-    });
-    let manifest = manifest.transpose()?;
+    let manifest = current_manifest(directory, status).transpose()?;
     match reader {
         Reader::Program => output::json(&Shown { status, manifest }),
         Reader::Person => {
@@ -115,15 +160,24 @@ fn version_row(status: &ApplicationStatus, one: &VersionStatus) -> Vec<String> {
     ]
 }
 
+/// When it is asked, and who is asked about its calls.
+fn asked(Manifest { sip, order, .. }: &Manifest) -> String {
+    let calls = match sip.calls {
+        Calls::Continue => "its calls go on behind it",
+        Calls::New => "its calls are offered to all applications",
+    };
+    match sip.condition {
+        Some(_) => format!("asked in the {} region in order {order}; {calls}", sip.region),
+        None => format!("takes no calls; {calls}"),
+    }
+}
+
 /// What an operator wants to know of a manifest.
 fn lines(manifest: &Manifest) -> Vec<String> {
     let cluster = &manifest.cluster;
     let replicated = manifest.distributable && cluster.enabled;
     let mut lines = vec![
-        format!(
-            "application {} {}, asked in order {}",
-            manifest.name, manifest.version, manifest.order
-        ),
+        format!("application {} {}, {}", manifest.name, manifest.version, asked(manifest)),
         match replicated {
             true => format!(
                 "sessions are replicated in the group {}, {}; they live {}",
@@ -168,7 +222,10 @@ mod tests {
             rolling_to: None,
             versions: vec![version("1.0.0"), version("1.1.0")],
         };
-        assert_eq!(row(&application), ["echo", "1.1.0", "1.0.0", "20", "2", "ok"]);
+        let asked = Some(Asked { region: Region::Terminating, order: 7 });
+        let listed = Listed { status: &application, asked };
+        let expected = ["echo", "terminating 7", "1.1.0", "1.0.0", "20", "2", "ok"];
+        assert_eq!(row(&listed), expected);
         let refused = (ProcessName::new("container2"), "no file".to_owned());
         application.versions[1].refused_by.push(refused);
         assert_eq!(state(&application), "container2 cannot load 1.1.0");

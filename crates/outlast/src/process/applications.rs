@@ -39,7 +39,7 @@ pub(super) trait Load: Send + Sync {
 /// A version that is ready to run.
 pub(super) struct Loaded {
     pub(super) application: Arc<dyn SessionApplication>,
-    /// Applications are asked in rising order, then by name.
+    /// Applications of one region are asked in rising order, then by name.
     pub(super) order: i32,
     /// Events that it handled, and those of them whose handler failed.
     pub(super) counts: Box<dyn Fn() -> (u64, u64) + Send + Sync>,
@@ -192,7 +192,7 @@ impl Applications {
             self.table.applications.iter().partition(|entry| entry.is_current);
         let mut current: Vec<_> = current.into_iter().filter_map(loaded).collect();
         // Of one order by name: the table is.
-        current.sort_by_key(|loaded| loaded.order);
+        current.sort_by_key(|loaded| (loaded.application.region(), loaded.order));
         let application = |loaded: Arc<Loaded>| Arc::clone(&loaded.application);
         SessionApplications {
             current: self

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::{fs, io};
 
 use config::manifest::{self, Manifest};
+use container::session::{Directive, Region};
 use guest::engine::NoEngine;
 use guest::{Engine, Guest, Instances, Services, Settings};
 use manager::{ApplicationsDirectory, applications_directory};
@@ -100,6 +101,15 @@ fn settings_of(manifest: Manifest, services: Arc<dyn Services>) -> Settings {
         hears_created: sip.hears_created,
         hears_ended: sip.hears_ended,
         on_failure: sip.on_failure,
+        region: match sip.region {
+            manifest::Region::Originating => Region::Originating,
+            manifest::Region::Neutral => Region::Neutral,
+            manifest::Region::Terminating => Region::Terminating,
+        },
+        directive: match sip.calls {
+            manifest::Calls::Continue => Directive::Continue,
+            manifest::Calls::New => Directive::New,
+        },
         services,
         ..Settings::new(&name, &version.to_string())
     }

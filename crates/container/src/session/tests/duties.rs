@@ -6,6 +6,7 @@ use sip::{HeaderName, Message};
 
 use super::*;
 use crate::application::Response;
+use crate::session::chain::{self, Chain, Origin, Sender};
 use crate::session::receive::Input;
 use crate::session::{LegName, LegState, SessionEffect};
 
@@ -57,10 +58,35 @@ fn contact_names_the_session_and_a_message_of_ours_is_known_again() {
     assert!(contact.ends_with(b"@c1.n1.outlast.invalid>"));
     let response = response_to(&invite, 180, "bob");
     assert_eq!(identity.session_of_response(&response).unwrap().session, bench.session.id.0);
-    assert_eq!(identity.sender(&invite, ["other", "app"].into_iter()), Some(1));
-    assert_eq!(identity.sender(&invite, ["other", "app@2"].into_iter()), Some(1), "any version");
+    let chain = Chain { depth: 1, origin: Origin::Same };
+    let sender = Some(Sender { application: 1, chain });
+    assert_eq!(identity.sender(&invite, ["other", "app"].into_iter()), sender);
+    assert_eq!(identity.sender(&invite, ["other", "app@2"].into_iter()), sender, "any version");
     assert_eq!(identity.sender(&invite, ["other"].into_iter()), None);
     assert_eq!(identity.sender(&super::invite(), ["app"].into_iter()), None);
+    let text = String::from_utf8(invite.buffer().to_vec()).unwrap();
+    assert!(text.contains(";chain=1s\r\n"), "{text}");
+    let forged = bench::parse(&text.replace(";chain=1s", ";chain=0s"));
+    assert_eq!(identity.sender(&forged, ["app"].into_iter()), None, "under the MAC");
+}
+
+#[test]
+fn forwarded_request_says_by_whom_under_its_branch_and_call_id_only() {
+    let identity = bench::identity(1);
+    let chain = Chain { depth: 3, origin: Origin::Same };
+    let mark = identity.forwarded("app@1", chain, b"c1", b"z9hG4bKproxy");
+    let text = |mark: &str, call_id: &str| {
+        let via =
+            format!("Via: SIP/2.0/TCP c1.n1.outlast.invalid;branch=z9hG4bKproxy{mark}\r\nVia:");
+        let text = String::from_utf8(super::invite().buffer().to_vec()).unwrap();
+        bench::parse(&text.replacen("Via:", &via, 1).replace("Call-ID: c1", call_id))
+    };
+    let sender = |message: &Message| identity.sender(message, ["other", "app@2"].into_iter());
+    assert_eq!(sender(&text(&mark, "Call-ID: c1")), Some(Sender { application: 1, chain }));
+    assert_eq!(sender(&text(&mark, "Call-ID: c2")), None);
+    assert_eq!(sender(&text(&mark.replace("3s", "2s"), "Call-ID: c1")), None);
+    assert_eq!(sender(&text("", "Call-ID: c1")), None);
+    assert_eq!(chain::depth_of(&text(&mark, "Call-ID: c1")), 3);
 }
 
 #[test]

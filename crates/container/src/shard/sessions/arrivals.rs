@@ -5,16 +5,16 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use sip::{Message, Method};
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::super::jobs::HeldCancel;
 use super::super::{Held, Shard, ShardEffect, taken};
 use super::keys::SessionName;
-use super::{Queued, Step, status_of};
+use super::{Accepting, Queued, Step, TooDeep, status_of};
 use crate::application::Response;
 use crate::proxy::TransportFailure;
 use crate::session::receive::{Input, NewRequest};
-use crate::session::{Session, SessionApplication, SessionId};
+use crate::session::{Session, SessionApplication, SessionId, chain};
 use crate::transactions::key::ServerKey;
 use crate::transactions::{ClientId, Origin, ServerId};
 
@@ -41,14 +41,24 @@ impl Shard {
         if !self.sessions.are_hosted() {
             return false;
         }
-        let Some(application) = self.sessions.accepting(request) else { return false };
+        let Accepting { application, is_ours } = match self.sessions.accepting(request) {
+            Ok(Some(accepting)) => accepting,
+            Ok(None) => return false,
+            Err(TooDeep) => {
+                let max = chain::APPLICATIONS_MAX;
+                info!(max, "a call went through too many applications; refused it");
+                let response = Response::new(482);
+                self.transactions.respond_own(server, &response, now, &mut self.pending);
+                return true;
+            }
+        };
         let Some(id) = self.identifier.of_request(request).map(|id| SessionId(id.0)) else {
             return false;
         };
         if self.sessions.has(id) {
             self.queue_request(id, request.clone(), origin, now, effects);
-        } else if self.transactions.is_merged(server) {
-            // RFC 3261 §8.2.2.2: the same request by another way.
+        } else if !is_ours && self.transactions.is_merged(server) {
+            // RFC 3261 §8.2.2.2: the same request by another way; not one that comes round as it should.
             let response = Response::new(482);
             self.transactions.respond_own(server, &response, now, &mut self.pending);
         } else if application.is_keyed() {

@@ -50,7 +50,9 @@ use crate::proxy::TransportFailure;
 use crate::session::identity::Identity;
 use crate::session::receive::Input;
 use crate::session::state::{Action, Context};
-use crate::session::{Session, SessionApplication, SessionEffect, SessionEvent, SessionId, limits};
+use crate::session::{
+    Session, SessionApplication, SessionEffect, SessionEvent, SessionId, chain, limits,
+};
 use crate::transactions::ClientId;
 use crate::transactions::deadlines::{Armed, Deadlines};
 pub(super) use actions::Start as SessionStart;
@@ -158,6 +160,16 @@ impl Live {
         self.step.is_some() || self.is_acting
     }
 }
+
+/// An application that wants an initial request.
+struct Accepting {
+    application: Arc<dyn SessionApplication>,
+    /// A session of ours sent the request, or forwarded it.
+    is_ours: bool,
+}
+
+/// A call has come through too many applications.
+struct TooDeep;
 
 /// Something that waits for its turn.
 struct Queued {
@@ -294,16 +306,24 @@ impl Sessions {
         Some(SessionId(token.session))
     }
 
-    /// The application that wants an initial request.
-    fn accepting(&self, request: &Message) -> Option<Arc<dyn SessionApplication>> {
+    /// The application that wants an initial request, and whether a session of ours sent it.
+    ///
+    /// # Errors
+    /// [`chain::APPLICATIONS_MAX`]: it has come through too many of them.
+    fn accepting(&self, request: &Message) -> Result<Option<Accepting>, TooDeep> {
         let is_initial = request.to().is_ok_and(|to| to.tag().is_none());
         if !is_initial || request.method() == Some(Method::Register) {
-            return None;
+            return Ok(None);
         }
         let applications = &self.applications.current;
         let names = applications.iter().map(|application| application.name());
-        let behind = self.identity.sender(request, names).map_or(0, |sender| sender + 1);
-        applications[behind..].iter().find(|application| application.accepts(request)).cloned()
+        let sender = self.identity.sender(request, names);
+        let Some(application) = chain::next(applications, sender, request) else { return Ok(None) };
+        if chain::depth_of(request) >= chain::APPLICATIONS_MAX {
+            return Err(TooDeep);
+        }
+        let application = Arc::clone(application);
+        Ok(Some(Accepting { application, is_ours: sender.is_some() }))
     }
 
     fn context(&self, clocks: Clocks, now: Instant) -> Context<'_> {

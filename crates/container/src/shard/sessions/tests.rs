@@ -6,6 +6,8 @@
 mod absence;
 mod agent;
 mod bounds;
+mod chain;
+mod edge;
 mod ends;
 mod front_door;
 mod http;

@@ -15,13 +15,15 @@ use transport::link::{EdgeAddress, Incoming, LinkFrame};
 use transport::{Flow, Transport};
 
 use super::agent::{Agent, settings};
+use super::edge;
 use super::phones::{Hangup, Phone};
+use crate::application::{Effects, Response};
 use crate::edges::LinkId;
 use crate::session::{HttpRequest, Session, SessionApplication, SessionId};
 use crate::shard::sessions::{
     EventEnd, KeyEnd, SessionApplications, Sessions, records, stored_applications,
 };
-use crate::shard::{AskId, HttpAsk, HttpOutcome, SessionChoice, Shard, ShardEffect};
+use crate::shard::{AskId, HandlerEnd, HttpAsk, HttpOutcome, SessionChoice, Shard, ShardEffect};
 
 const EDGE: &str = "192.0.2.1:5060";
 const LINK: LinkId = LinkId(1);
@@ -91,6 +93,8 @@ pub(super) struct World {
     /// What became of HTTP requests.
     pub(super) outcomes: Vec<HttpOutcome>,
     asked: u64,
+    /// Request-URIs that the registrar was asked about; it knows nobody.
+    pub(super) registrar: Vec<String>,
     /// One effect of the one container, one of the other; else the second comes when the first has none.
     pub(super) takes_turns: bool,
     turns: usize,
@@ -134,6 +138,7 @@ impl World {
             others: Vec::new(),
             outcomes: Vec::new(),
             asked: 0,
+            registrar: Vec::new(),
             takes_turns: false,
             turns: 0,
             witnessed: None,
@@ -455,9 +460,13 @@ impl World {
                 self.log.push(format!("   c{} answers HTTP: {outcome:?}", number + 1));
                 self.outcomes.push(outcome);
             }
-            ShardEffect::Handle { .. } | ShardEffect::Resolve { .. } => {
-                panic!("nothing asks for that")
+            ShardEffect::Handle { job, request, .. } => {
+                let uri = request.request_uri().unwrap().to_vec();
+                self.registrar.push(String::from_utf8(uri).unwrap());
+                let end = HandlerEnd::Done(Effects::respond(Response::new(404)));
+                self.with(number, |shard, now, effects| shard.handled(job, end, now, effects));
             }
+            ShardEffect::Resolve { .. } => panic!("nothing asks for that"),
         }
     }
 
@@ -502,6 +511,9 @@ impl World {
         let call_id = message.call_id().unwrap();
         if call_id.starts_with(b"other") {
             return self.others.push(message);
+        }
+        if let Some(back) = edge::back(&message) {
+            return self.reaches_container(back);
         }
         let is_callers = call_id == b"c1";
         let phone = if is_callers { &mut self.caller } else { &mut self.callee };
