@@ -8,8 +8,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use container::application::Response;
 use container::session::{
-    Directive, HttpResponse, NoKey, Region, SessionApplication, SessionEffect, SessionEvent,
-    SessionId, SessionView,
+    Directive, HttpResponse, NoKey, Region, Replication, SessionApplication, SessionEffect,
+    SessionEvent, SessionId, SessionView,
 };
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -92,6 +92,8 @@ pub struct Settings {
     pub region: Region,
     /// Whom the calls of its sessions are offered to.
     pub directive: Directive,
+    /// Where its sessions are kept, and when their messages leave.
+    pub replication: Replication,
     /// What lies outside of sessions.
     pub services: Arc<dyn Services>,
 }
@@ -111,6 +113,7 @@ impl Settings {
             on_failure: 500,
             region: Region::default(),
             directive: Directive::default(),
+            replication: Replication::default(),
             services: Arc::new(InMemory::default()),
         }
     }
@@ -130,6 +133,7 @@ pub struct Guest {
     on_failure: u16,
     region: Region,
     directive: Directive,
+    replication: Replication,
     /// Instances that wait for their next event. Locked for as long as it takes to take one or to put one back.
     waiting: Mutex<Vec<Room>>,
 }
@@ -174,6 +178,7 @@ impl Guest {
             on_failure: settings.on_failure,
             region: settings.region,
             directive: settings.directive,
+            replication: settings.replication,
             waiting: Mutex::new(Vec::new()),
         };
         Ok((guest, code))
@@ -367,6 +372,10 @@ impl SessionApplication for Guest {
 
     fn hears_ended(&self) -> bool {
         self.hears_ended
+    }
+
+    fn replication(&self) -> Replication {
+        self.replication
     }
 
     fn on_event<'a>(

@@ -39,7 +39,9 @@ pub struct Manifest {
     pub version: Version,
     /// File name of the component, in the manifest's directory.
     pub component: String,
-    /// Whether its sessions are in the store and outlive their container.
+    /// Whether its sessions are in the store and outlive their container. `false`: they are in the memory of the container
+    /// that began them only. When that ends, however it does, they are gone, and their phones are answered 481. Nobody else
+    /// finds them: `outlast sessions` does not list them, requests of one key meet within one container only, and so do signals.
     pub distributable: bool,
     /// Applications of one region are asked in rising order, then by name; the registrar is asked last. −1,000 to 1,000.
     pub order: i32,
@@ -101,7 +103,9 @@ impl Default for ClusterSettings {
 pub enum Replication {
     /// When the session is committed: nothing that anybody heard of is lost.
     BeforeReply,
-    /// At once, while the commit is under way: sooner, and what was just said may be forgotten with the container.
+    /// At once, while the commit is under way; what begins a session waits all the same. Sooner, but what was said since the
+    /// last commit is forgotten with a container that dies, though a phone may have heard it: an attribute is as before, a
+    /// timer fires again, and a message that comes again is handled again.
     AfterReply,
 }
 

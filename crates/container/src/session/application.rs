@@ -83,6 +83,11 @@ pub trait SessionApplication: Send + Sync {
         false
     }
 
+    /// Where its sessions are kept, and when their messages leave; never changes.
+    fn replication(&self) -> Replication {
+        Replication::default()
+    }
+
     /// Decides what follows from an event.
     fn on_event<'a>(
         &'a self,
@@ -96,6 +101,27 @@ pub trait SessionApplication: Send + Sync {
 pub struct NoKey {
     /// How the request is answered: 503 where trying again may help.
     pub status: u16,
+}
+
+/// Where the sessions of an application are kept, and when the messages of an event leave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Replication {
+    /// In the store. Messages leave when the event is committed: nothing that anybody heard of is lost.
+    #[default]
+    BeforeReply,
+    /// In the store. Messages leave at once, while the commit is under way. The next event waits for that, and so does what
+    /// begins something: a session (of two containers that got one request, the one whose commit stands begins it), a
+    /// call, a request outside of dialogs, a signal.
+    ///
+    /// With the container dies what followed from its last event: its successor knows nothing of it, and gives the event to
+    /// the handler again if it comes again, so a request in a dialog may be sent twice, under another number, and a request be
+    /// answered twice. A container that was taken for dead and lives may say something beside its successor, until its
+    /// next commit is refused.
+    AfterReply,
+    /// In the memory of the container that began them, and nowhere else. They end with it: then their messages are answered
+    /// 481. No other container finds them by their key, nor do signals from there reach them, and two copies of one initial
+    /// request that reach two containers begin two.
+    Nowhere,
 }
 
 /// The name of an application without its version.

@@ -38,8 +38,8 @@ pub mod summary;
 mod tests;
 
 pub use application::{
-    CALLER, LegDirection, LegName, LegState, LegView, NoKey, RequestId, SessionApplication,
-    SessionEffect, SessionEvent, SessionId, SessionView, TimerView, name_of,
+    CALLER, LegDirection, LegName, LegState, LegView, NoKey, Replication, RequestId,
+    SessionApplication, SessionEffect, SessionEvent, SessionId, SessionView, TimerView, name_of,
 };
 pub use chain::{Directive, Region};
 pub use http::{HttpRequest, HttpResponse};

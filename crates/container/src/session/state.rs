@@ -238,6 +238,16 @@ pub enum Action {
     },
 }
 
+impl Action {
+    /// Whether it begins something that a successor which knows nothing of it would begin again: a request that belongs to
+    /// no dialog.
+    pub fn begins(&self) -> bool {
+        let Action::Start { request, .. } = self else { return false };
+        let request = Message::parse(request.clone());
+        request.is_ok_and(|request| request.to().is_ok_and(|to| to.tag().is_none()))
+    }
+}
+
 /// The circumstances of a change.
 #[derive(Clone, Copy)]
 pub struct Context<'a> {
@@ -258,6 +268,8 @@ impl Context<'_> {
     }
 }
 
+/// As many requests as one event can send, and a BYE.
+const NUMBERS_SKIPPED: u32 = limits::EFFECTS_MAX as u32 + 1;
 /// Two looks at the clock differ by less, if nobody sets it.
 const CLOCK_SLACK: Duration = Duration::from_secs(1);
 
@@ -469,6 +481,14 @@ impl Session {
             request: request.request.clone(),
         };
         self.outgoing.iter().filter(|request| request.is_open()).map(start).collect()
+    }
+
+    /// The former owner may have sent requests in dialogs that are not in the record ([`Replication::AfterReply`](super::Replication)):
+    /// their numbers are not given again.
+    pub fn skip_numbers(&mut self) {
+        for dialog in self.legs.iter_mut().filter_map(|leg| leg.dialog.as_mut()) {
+            dialog.local_cseq = dialog.local_cseq.saturating_add(NUMBERS_SKIPPED);
+        }
     }
 
     /// The server transactions that a new owner has to know: those without answer, and those whose answer may not have

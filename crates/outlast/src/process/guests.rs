@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::{fs, io};
 
 use config::manifest::{self, Manifest};
-use container::session::{Directive, Region};
+use container::session::{Directive, Region, Replication};
 use guest::engine::NoEngine;
 use guest::{Engine, Guest, Instances, Services, Settings};
 use manager::{ApplicationsDirectory, applications_directory};
@@ -86,7 +86,7 @@ fn keep(path: &PathBuf, code: &[u8]) -> io::Result<()> {
 
 fn settings_of(manifest: Manifest, services: Arc<dyn Services>) -> Settings {
     let limits = guest_limits(&manifest);
-    let Manifest { name, version, sip, instances, config, .. } = manifest;
+    let Manifest { name, version, sip, instances, config, cluster, distributable, .. } = manifest;
     let accepts: guest::Accepts = match sip.condition {
         Some(condition) => {
             Box::new(move |request| guest::condition::is_fulfilled(&condition, request))
@@ -105,6 +105,11 @@ fn settings_of(manifest: Manifest, services: Arc<dyn Services>) -> Settings {
             manifest::Region::Originating => Region::Originating,
             manifest::Region::Neutral => Region::Neutral,
             manifest::Region::Terminating => Region::Terminating,
+        },
+        replication: match cluster.replication {
+            _ if !(distributable && cluster.enabled) => Replication::Nowhere,
+            manifest::Replication::BeforeReply => Replication::BeforeReply,
+            manifest::Replication::AfterReply => Replication::AfterReply,
         },
         directive: match sip.calls {
             manifest::Calls::Continue => Directive::Continue,

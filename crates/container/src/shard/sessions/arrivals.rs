@@ -114,7 +114,7 @@ impl Shard {
             }
         };
         let session = session.keyed(key);
-        self.sessions.begin(&session);
+        self.sessions.begin(&session, application.as_ref());
         let step = Step::new(session, Some(event), Vec::new());
         let step = Step { held: Some(held), is_first: true, ..step };
         self.tell(id, step, application, now, effects);

@@ -15,7 +15,8 @@ use super::steps::is_refusable;
 use super::{Entered, Entry, Live, Queued, Step, records};
 use crate::application::Response;
 use crate::session::receive::Input;
-use crate::session::{Session, SessionId, codec};
+use crate::session::state::Action;
+use crate::session::{Replication, Session, SessionId, codec};
 
 /// A commit that fails so often is given up when its input is a request that can be refused: nothing has happened.
 /// Anything else (a BYE, too) comes once only (a response by a stream, the end of a transaction) and is tried again, with a pause.
@@ -30,16 +31,23 @@ impl Shard {
         now: Instant,
         effects: &mut Vec<ShardEffect>,
     ) {
+        let application = self.sessions.applications.find(step.draft.application());
+        let may_happen =
+            application.is_some_and(|known| known.replication() == Replication::AfterReply);
         let Some(entry) = self.sessions.entries.get_mut(&id) else { return };
         let Some(live) = entry.live.as_mut() else { return };
-        let is_changed = step.value != entry.record;
+        let is_changed = step.value != entry.record && !entry.is_volatile;
         let is_wanted = entry.version.is_some() || !step.draft.is_blank();
+        let is_first = entry.version.is_none();
+        let happens_first = may_happen && !is_first && !step.actions.iter().any(Action::begins);
         live.step = Some(step);
-        if is_changed && is_wanted {
-            self.write_session(id, effects);
-        } else {
-            self.session_stands(id, None, now, effects);
+        if !(is_changed && is_wanted) {
+            return self.session_stands(id, None, now, effects);
         }
+        if happens_first {
+            self.step_happens(id, now, effects);
+        }
+        self.write_session(id, effects);
     }
 
     fn write_session(&mut self, id: SessionId, effects: &mut Vec<ShardEffect>) {
@@ -131,7 +139,8 @@ impl Shard {
         if waiting.attempts < ATTEMPTS_MAX {
             return self.write_session(id, effects);
         }
-        if !is_refusable(waiting) {
+        // What has happened cannot be refused any more.
+        if waiting.has_happened || !is_refusable(waiting) {
             warn!(%error, session = %id, "a session cannot be stored; trying again in a while");
             waiting.is_paused = true;
             // Else what came behind it by its link would wait for it.
@@ -176,7 +185,46 @@ impl Shard {
         self.write_session(id, effects);
     }
 
-    /// What was committed happens. Without a version nothing was written, or the record is gone.
+    /// What follows from a step happens, for once.
+    fn step_happens(&mut self, id: SessionId, now: Instant, effects: &mut Vec<ShardEffect>) {
+        let Some(entry) = self.sessions.entries.get_mut(&id) else { return };
+        let (is_stored, is_volatile) = (entry.version.is_some(), entry.is_volatile);
+        let Some(live) = entry.live.as_deref_mut() else { return };
+        let Some(step) = live.step.as_mut() else { return };
+        let is_kept = is_stored || (is_volatile && !step.draft.is_blank());
+        if std::mem::replace(&mut step.has_happened, true) {
+            return;
+        }
+        let mut actions = std::mem::take(&mut step.actions);
+        let lives_on = is_kept && !step.draft.is_over();
+        let begins_leg = step.is_first || live.session.is_joined_by(step.event.as_ref());
+        let hears = step.event.is_some();
+        let ask = step.ask.take();
+        let cancelled = step.cancel.as_ref().map(|HeldCancel { cancel, .. }| *cancel);
+        if begins_leg
+            && let Some(held) = &step.held
+            && let Some(server) = self.transactions.server_of(&held.message)
+        {
+            self.transactions.trying(server, now, &mut self.pending);
+        }
+        match ask {
+            Some(ask) if hears => {
+                ask.ends_with_answer(lives_on.then_some(id), &mut actions, effects);
+            }
+            // It has ended, and hears nothing any more.
+            Some(ask) => ask.ends(HttpOutcome::NoSession, effects),
+            None => {}
+        }
+        if let Some(cancel) = cancelled {
+            let response = Response::new(200);
+            self.transactions.respond_own(cancel, &response, now, &mut self.pending);
+            self.settle(now, effects);
+        }
+        self.act_for_session(id, actions, now, effects);
+    }
+
+    /// A step stands: what follows from it happens now, if it has not. Without a version nothing was written, or the record
+    /// is gone.
     fn session_stands(
         &mut self,
         id: SessionId,
@@ -185,52 +233,28 @@ impl Shard {
         effects: &mut Vec<ShardEffect>,
     ) {
         let Some(entry) = self.sessions.entries.get_mut(&id) else { return };
+        entry.version = version.or(entry.version);
+        self.step_happens(id, now, effects);
+        let Some(entry) = self.sessions.entries.get_mut(&id) else { return };
         let Some(live) = entry.live.as_deref_mut() else { return };
         let Some(step) = live.step.take() else { return };
-        let Step { draft, event, mut actions, held, cancel, ask, is_first, value, .. } = step;
-        entry.version = version.or(entry.version);
+        let Step { draft, held, cancel, value, .. } = step;
         entry.entered = Entered::of(&draft);
-        let lives_on = entry.version.is_some() && !draft.is_over();
-        let value = if entry.version.is_some() { value } else { Bytes::new() };
+        let is_kept = entry.version.is_some() || (entry.is_volatile && !draft.is_blank());
+        let value = if is_kept { value } else { Bytes::new() };
         self.sessions.weight += super::weight(&value);
         self.sessions.weight -= super::weight(&std::mem::replace(&mut entry.record, value));
         entry.has_calls = draft.has_calls();
         let is_gone = draft.is_over() && !draft.is_open();
-        let has_failures = draft.has_failures();
-        let begins_leg = is_first || live.session.is_joined_by(event.as_ref());
-        live.session = draft;
-        live.is_acting = true;
-        if has_failures {
+        if draft.has_failures() {
             live.waiting.insert(live.parked, Queued::of(Input::Failure));
         }
-        if begins_leg
-            && let Some(held) = &held
-            && let Some(server) = self.transactions.server_of(&held.message)
-        {
-            self.transactions.trying(server, now, &mut self.pending);
-        }
-        match ask {
-            Some(ask) if event.is_some() => {
-                ask.ends_with_answer(lives_on.then_some(id), &mut actions, effects);
-            }
-            // It has ended, and hears nothing any more.
-            Some(ask) => ask.ends(HttpOutcome::NoSession, effects),
-            None => {}
-        }
-        if let Some(HeldCancel { cancel, held }) = cancel {
-            let response = Response::new(200);
-            self.transactions.respond_own(cancel, &response, now, &mut self.pending);
-            self.settle(now, effects);
-            taken(held.offered, effects);
-        }
-        self.act_for_session(id, actions, now, effects);
+        live.session = draft;
         let first = now + self.sessions.timers.t1;
         self.repeat_successes(id, first, now);
-        if let Some(held) = held {
+        let cancelled = cancel.map(|HeldCancel { held, .. }| held);
+        for held in cancelled.into_iter().chain(held) {
             taken(held.offered, effects);
-        }
-        if let Some(live) = self.sessions.wake(id) {
-            live.is_acting = false;
         }
         if is_gone {
             self.forget_session(id, now, effects);

@@ -139,7 +139,7 @@ impl Shard {
         };
         let context = self.sessions.context(self.clocks, now);
         let session = Session::open(id, application.name(), context).keyed(ask.key.clone());
-        self.sessions.begin(&session);
+        self.sessions.begin(&session, application.as_ref());
         let event = SessionEvent::Http(ask.request.clone());
         let step = Step::new(session, Some(event), Vec::new());
         let step = Step { ask: Some(ask), is_first: true, ..step };

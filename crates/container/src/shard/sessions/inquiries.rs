@@ -9,7 +9,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use sip::Method;
 use state::{Batch, CommitError, Record, StoreError, Version};
+use topology::Incarnation;
 use tracing::{debug, error, info, warn};
+use transport::link::HOPS_MAX;
 
 use super::super::proxying::NO_LINK;
 use super::super::{CommitUse, Held, HttpOutcome, InHand, ReadUse, Shard, ShardEffect, taken};
@@ -165,6 +167,9 @@ impl Shard {
             Standing::Dead => {
                 let mut claimed = session.clone();
                 claimed.owner = self.sessions.identity.owner();
+                if self.sessions.spoke_before_commits(&claimed) {
+                    claimed.skip_numbers();
+                }
                 let value = claimed.encode();
                 let before = Some((Entered::of(&session), record.version));
                 let batch = records::update(before, &claimed, value.clone());
@@ -240,6 +245,7 @@ impl Shard {
         let entry = Entry {
             record,
             version: Some(version),
+            is_volatile: false,
             entered: Entered::of(&session),
             has_calls: session.has_calls(),
             live: Some(Box::new(Live::new(session))),
@@ -267,11 +273,21 @@ impl Shard {
         }
         for asking in self.end_session_inquiry(id, effects) {
             match asking {
-                Asking::Message(held) => self.is_for_no_session(id, *held, now, effects),
+                Asking::Message(held) => match self.volatile_holder(&held) {
+                    Some(holder) => self.hand_on(*held, holder, now, effects),
+                    None => self.is_for_no_session(id, *held, now, effects),
+                },
                 Asking::Http(ask) => self.begin_or_end_ask(*ask, now, effects),
                 Asking::Keyed(server) => self.begin_keyed(server, now, effects),
             }
         }
+    }
+
+    /// Who else lives and may hold the session that a message names, which is not stored: it has ended, or never was.
+    fn volatile_holder(&self, held: &Held) -> Option<Incarnation> {
+        let holder = self.sessions.holder_named_by(&held.message)?;
+        let is_living = self.neighbours.standing(holder) == Standing::Living;
+        (is_living && held.hops < HOPS_MAX).then_some(holder)
     }
 
     fn is_for_no_session(

@@ -29,7 +29,7 @@ use super::inquiries::Asking;
 use super::{Queued, records};
 use crate::application::Response;
 use crate::session::receive::Input;
-use crate::session::{SessionApplication, SessionId, limits};
+use crate::session::{Replication, SessionApplication, SessionId, limits};
 use crate::transactions::{ServerId, Transactions};
 
 /// Below so many noted INVITEs nobody looks which of them are answered.
@@ -140,7 +140,9 @@ impl Shard {
             KeyEnd::Found(Some(key)) if (1..=limits::KEY_BYTES_MAX).contains(&key.len()) => {
                 let id = self.sessions.identity.keyed(name, &key);
                 sought.name = Some(SessionName { id, key: Some(key) });
-                match own.filter(|_| request.method() == Some(Method::Invite)) {
+                let is_stored = sought.application.replication() != Replication::Nowhere;
+                let is_invite = request.method() == Some(Method::Invite);
+                match own.filter(|_| is_invite && is_stored) {
                     Some(alias) => {
                         let batch = records::write_alias(alias, id, self.wall(now));
                         self.commit(CommitUse::Alias(server), batch, effects);

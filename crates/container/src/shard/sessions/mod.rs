@@ -41,7 +41,7 @@ use bytes::Bytes;
 use sip::transaction::Timers;
 use sip::{Message, Method, Uri};
 use state::Version;
-use topology::OwnerToken;
+use topology::{Incarnation, OwnerToken};
 
 use super::clocks::Clocks;
 use super::jobs::HeldCancel;
@@ -51,7 +51,7 @@ use crate::session::identity::Identity;
 use crate::session::receive::Input;
 use crate::session::state::{Action, Context};
 use crate::session::{
-    Session, SessionApplication, SessionEffect, SessionEvent, SessionId, chain, limits,
+    Replication, Session, SessionApplication, SessionEffect, SessionEvent, SessionId, chain, limits,
 };
 use crate::transactions::ClientId;
 use crate::transactions::deadlines::{Armed, Deadlines};
@@ -125,6 +125,8 @@ struct Entry {
     /// As it is stored; empty before the first commit.
     record: Bytes,
     version: Option<Version>,
+    /// Never stored: [`Replication::Nowhere`].
+    is_volatile: bool,
     /// Where the stored record stands in the indexes.
     entered: Entered,
     /// None: nothing is under way, and the record is all there is.
@@ -144,20 +146,18 @@ struct Live {
     /// So many of those that wait, the first ones, do until the application is there.
     parked: usize,
     step: Option<Step>,
-    /// A step stands, and its messages are leaving.
-    is_acting: bool,
     repeats: Vec<Repeat>,
 }
 
 impl Live {
     fn new(session: Session) -> Live {
         let (waiting, repeats) = (VecDeque::new(), Vec::new());
-        Live { session, waiting, parked: 0, step: None, is_acting: false, repeats }
+        Live { session, waiting, parked: 0, step: None, repeats }
     }
 
     /// Whether the next input has to wait.
     fn is_busy(&self) -> bool {
-        self.step.is_some() || self.is_acting
+        self.step.is_some()
     }
 }
 
@@ -204,6 +204,8 @@ struct Step {
     attempts: u32,
     /// A commit of it may have come about although nobody knows.
     is_in_doubt: bool,
+    /// What follows from it happens already, before its commit: [`Replication::AfterReply`].
+    has_happened: bool,
     /// The session ends with it, and its application is being told so.
     is_farewell: bool,
     /// The store has refused it too often; it is tried again when the pause is over.
@@ -226,6 +228,7 @@ impl Step {
             value,
             attempts,
             is_in_doubt,
+            has_happened: false,
             is_farewell: false,
             is_paused,
         }
@@ -332,10 +335,11 @@ impl Sessions {
     }
 
     /// Takes in a session that begins.
-    fn begin(&mut self, session: &Session) {
+    fn begin(&mut self, session: &Session, application: &dyn SessionApplication) {
         let entry = Entry {
             record: Bytes::new(),
             version: None,
+            is_volatile: application.replication() == Replication::Nowhere,
             entered: Entered::default(),
             live: Some(Box::new(Live::new(session.clone()))),
             has_calls: session.has_calls(),
@@ -344,6 +348,21 @@ impl Sessions {
             awaits_application: false,
         };
         self.insert(session.id, entry);
+    }
+
+    /// Whether messages of a session may have left that are not in its record.
+    fn spoke_before_commits(&self, session: &Session) -> bool {
+        let application = self.applications.find(session.application());
+        application.is_none_or(|known| known.replication() == Replication::AfterReply)
+    }
+
+    /// Who holds the session that a message names, as far as the message knows.
+    fn holder_named_by(&self, message: &Message) -> Option<Incarnation> {
+        let token = match message.request_uri() {
+            Some(uri) => self.identity.read_token(Uri::parse(uri).ok()?.as_sip()?.user?),
+            None => self.identity.session_of_response(message),
+        };
+        token.map(|token| token.owner.incarnation)
     }
 
     /// The live form of a session that is ours.

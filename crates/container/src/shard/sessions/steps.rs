@@ -85,7 +85,7 @@ impl Shard {
         let application = Arc::clone(application);
         let is_new = self.sessions.entries.get(&id).is_some_and(|entry| {
             let has_ended = entry.live.as_ref().is_some_and(|live| live.session.is_over());
-            entry.version.is_none() || has_ended
+            entry.record.is_empty() || has_ended
         });
         let session = SessionView { is_new, ..step.draft.view(self.wall(now)) };
         let (event, session) = (Box::new(event.clone()), Box::new(session));
@@ -273,7 +273,7 @@ impl Shard {
     fn rest(&mut self, id: SessionId, now: Instant) {
         self.arm_session(id, now);
         let Some(entry) = self.sessions.entries.get_mut(&id) else { return };
-        if entry.version.is_none()
+        if entry.record.is_empty()
             && entry.live.as_ref().is_some_and(|live| live.session.is_blank())
         {
             self.sessions.remove(id);

@@ -13,11 +13,13 @@ mod front_door;
 mod http;
 mod keys;
 mod phones;
+mod replication;
 mod signals;
 mod world;
 
 use std::time::Duration;
 
+use crate::session::Replication;
 use phones::Hangup;
 use world::{Fate, Trouble, World};
 
@@ -29,8 +31,17 @@ fn call(hangup: Hangup, fate: Fate) -> (usize, World) {
 }
 
 fn call_with(hangup: Hangup, fate: Fate, trouble: Option<(usize, Trouble)>) -> (usize, World) {
+    call_of(Replication::BeforeReply, hangup, fate, trouble)
+}
+
+fn call_of(
+    replication: Replication,
+    hangup: Hangup,
+    fate: Fate,
+    trouble: Option<(usize, Trouble)>,
+) -> (usize, World) {
     let mut world = World::new(hangup, fate);
-    world.trouble = trouble;
+    (world.replication, world.trouble) = (replication, trouble);
     world.begins();
     world.runs_until_hung_up(60 * SECOND);
     let told = format!("{hangup:?}, {fate:?}, {trouble:?}:\n{}", world.log.join("\n"));

@@ -9,7 +9,8 @@ use topology::{Incarnation, KeyRing, ProcessName};
 
 use crate::application::Response;
 use crate::session::{
-    CALLER, LegName, LegState, SessionApplication, SessionEffect, SessionEvent, SessionView,
+    CALLER, LegName, LegState, Replication, SessionApplication, SessionEffect, SessionEvent,
+    SessionView,
 };
 use crate::shard::ShardSettings;
 use crate::transactions::TransactionSettings;
@@ -41,6 +42,7 @@ pub(super) struct Agent {
     pub(super) timer_after: Duration,
     /// Whom it calls.
     pub(super) callee: &'static str,
+    pub(super) replication: Replication,
 }
 
 impl SessionApplication for Agent {
@@ -50,6 +52,10 @@ impl SessionApplication for Agent {
 
     fn accepts(&self, request: &Message) -> bool {
         request.method() == Some(Method::Invite)
+    }
+
+    fn replication(&self) -> Replication {
+        self.replication
     }
 
     fn on_event<'a>(

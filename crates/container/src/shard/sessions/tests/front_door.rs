@@ -16,6 +16,7 @@ use transport::{Flow, Transport};
 
 use super::agent::{Agent, invite, settings};
 use crate::edges::LinkId;
+use crate::session::Replication;
 use crate::shard::sessions::{EventEnd, SessionApplications};
 use crate::shard::{Shard, ShardEffect};
 
@@ -43,6 +44,7 @@ impl Bench {
             name: "agent",
             timer_after: Duration::from_secs(3_600),
             callee: "sip:bob@example.com",
+            replication: Replication::BeforeReply,
         };
         shard.host(SessionApplications::new(vec![Arc::new(agent)]), vec!["example.com".to_owned()]);
         let store = FakeStore::default();

@@ -19,7 +19,7 @@ use super::edge;
 use super::phones::{Hangup, Phone};
 use crate::application::{Effects, Response};
 use crate::edges::LinkId;
-use crate::session::{HttpRequest, Session, SessionApplication, SessionId};
+use crate::session::{HttpRequest, Replication, Session, SessionApplication, SessionId};
 use crate::shard::sessions::{
     EventEnd, KeyEnd, SessionApplications, Sessions, records, stored_applications,
 };
@@ -77,6 +77,8 @@ pub(super) struct World {
     pub(super) round: Duration,
     pub(super) timer_after: Duration,
     pub(super) timer_due: Option<UnixMillis>,
+    /// Of the agent.
+    pub(super) replication: Replication,
     pub(super) log: Vec<String>,
     /// Which commit of the first container goes wrong, and how.
     pub(super) trouble: Option<(usize, Trouble)>,
@@ -129,6 +131,7 @@ impl World {
             round: ROUND,
             timer_after: Duration::from_millis(1_900),
             timer_due: None,
+            replication: Replication::BeforeReply,
             log: Vec::new(),
             trouble: None,
             commits: 0,
@@ -191,7 +194,8 @@ impl World {
 
     /// The agent under this name.
     pub(super) fn agent(&self, name: &'static str) -> Arc<dyn SessionApplication> {
-        Arc::new(Agent { name, timer_after: self.timer_after, callee: "sip:bob@198.51.100.9" })
+        let (timer_after, replication) = (self.timer_after, self.replication);
+        Arc::new(Agent { name, timer_after, callee: "sip:bob@198.51.100.9", replication })
     }
 
     /// An HTTP request comes to a container.
