@@ -191,6 +191,11 @@ fn restart_settings(reader: &mut Reader<'_>, mut section: Section<'_>) -> Restar
 
 fn container_settings(reader: &mut Reader<'_>, mut section: Section<'_>) -> ContainerSettings {
     let default = ContainerSettings::default();
+    let http = Expected { needs: "address:port or \"off\"", example: "\"127.0.0.1:8080\"" };
+    let http = section.text(reader, "http", http, |text| match text {
+        "off" => Some(None),
+        address => address.parse().ok().map(Some),
+    });
     let settings = ContainerSettings {
         count: section.integer(reader, "count", default.count, 0..=64),
         drain_timeout: section.time(
@@ -208,7 +213,16 @@ fn container_settings(reader: &mut Reader<'_>, mut section: Section<'_>) -> Cont
             default.old_versions_kept,
             Duration::from_secs(1)..=365 * DAY,
         ),
+        http: http.unwrap_or(default.http),
     };
+    let last = settings.count.saturating_sub(1);
+    if settings.http.is_some_and(|address| address.port() > u16::MAX - last) {
+        let message = format!(
+            "the port of the last of {} containers would be greater than 65535; needs a lower one",
+            settings.count
+        );
+        reader.report(section.at_key("http"), section.key("http"), message);
+    }
     for (number, application) in settings.applications.iter().enumerate() {
         if settings.applications[..number].contains(application) {
             let message = "names an application twice".to_owned();

@@ -135,6 +135,31 @@ pub struct ContainerSettings {
     /// How long a version of a deployed application stays that no session begins with, and none lives of. Default: 10 min.
     #[serde(with = "time_text")]
     pub old_versions_kept: Duration,
+    /// Where the first container serves HTTP, once an application does; the Nth has the port N − 1 further on, or any
+    /// free one if this is 0. `None` (`"off"` in the file): HTTP is not served. Default: `127.0.0.1:8080`. A node that a
+    /// release without it left behind is taken over with the default.
+    #[serde(default = "http_default")]
+    pub http: Option<SocketAddr>,
+}
+
+fn http_default() -> Option<SocketAddr> {
+    Some(HTTP_DEFAULT)
+}
+
+/// Where HTTP is served unless told otherwise: on this machine only, for there is no TLS and nobody was asked.
+pub const HTTP_DEFAULT: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+
+impl ContainerSettings {
+    /// Where the container of that name serves HTTP: a port of 0 is any free one.
+    pub fn http_address(&self, name: &str) -> Option<SocketAddr> {
+        let mut address = self.http?;
+        let number: u16 = name.strip_prefix("container")?.parse().ok()?;
+        if address.port() != 0 {
+            address.set_port(address.port().checked_add(number.checked_sub(1)?)?);
+        }
+        Some(address)
+    }
 }
 
 /// An application that comes with Outlast.
@@ -359,6 +384,7 @@ impl Default for ContainerSettings {
             drain_timeout: Duration::from_secs(5),
             applications: vec![Application::Registrar],
             old_versions_kept: Duration::from_secs(600),
+            http: http_default(),
         }
     }
 }

@@ -108,6 +108,7 @@ fn view() -> TopologyView {
         link: None,
         addresses: Vec::new(),
         weight: 100,
+        http: None,
     };
     let dead = entry("c1", DEAD, ProcessState::Backoff);
     let heir = entry("c2", HEIR, ProcessState::Ready);

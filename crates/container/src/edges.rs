@@ -347,6 +347,7 @@ mod tests {
                 link: None,
                 addresses: transports.iter().map(address).collect(),
                 weight: 0,
+                http: None,
             }
         };
         let (udp, tcp) = (ListenerTransport::Udp, ListenerTransport::Tcp);

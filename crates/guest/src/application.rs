@@ -8,8 +8,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use container::application::Response;
 use container::session::{
-    Directive, HttpResponse, NoKey, Region, Replication, SessionApplication, SessionEffect,
-    SessionEvent, SessionId, SessionView,
+    Directive, NoKey, Region, Replication, SessionApplication, SessionEffect, SessionEvent,
+    SessionId, SessionView,
 };
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -28,7 +28,7 @@ use crate::overlay::Overlay;
 use crate::services::{InMemory, Services};
 
 /// What a phone is told when all places are taken: seconds until it tries again.
-const BUSY_RETRY_AFTER: &str = "2";
+pub(crate) const BUSY_RETRY_AFTER: &str = "2";
 
 /// Whose instance it is, and what it may ask for.
 pub(crate) struct Identity {
@@ -128,7 +128,7 @@ pub struct Guest {
     loaded_at: Instant,
     accepts: Accepts,
     instances: Instances,
-    hears_created: bool,
+    pub(crate) hears_created: bool,
     hears_ended: bool,
     on_failure: u16,
     region: Region,
@@ -384,11 +384,10 @@ impl SessionApplication for Guest {
         event: &'a SessionEvent,
     ) -> BoxFuture<'a, Vec<SessionEffect>> {
         async move {
-            self.counters.event();
-            if let SessionEvent::Http(_) = event {
-                // Its handler of HTTP is not run by a session yet.
-                return vec![SessionEffect::HttpRespond(HttpResponse::new(501))];
+            if let SessionEvent::Http(request) = event {
+                return self.on_http(session, request).await;
             }
+            self.counters.event();
             let overlay = Overlay::new(session.clone(), self.identity.limits);
             let begins = self.hears_created && events::begins(event);
             let (overlay, outcome) = self.run(Some(overlay), Call::Event { event, begins }).await;

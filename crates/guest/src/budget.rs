@@ -72,6 +72,11 @@ impl Budget {
         self.cpu_time < self.limits.cpu_time.max(tick)
     }
 
+    /// Whether a guest whose time is measured may go on after so much of it.
+    pub fn admits_time(&self, used: Duration) -> bool {
+        used < self.limits.cpu_time
+    }
+
     /// The limit that it was last refused for in this event.
     pub fn excess(&self) -> Option<Excess> {
         self.excess

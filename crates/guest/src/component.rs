@@ -257,7 +257,8 @@ fn link_component(
     let component = linker.instantiate_pre(compiled).map_err(other)?;
     let names: Vec<String> =
         types.exports(engine.wasm()).map(|(name, _)| name.to_owned()).collect();
-    let exports = Exports::of(&component, &names).map_err(other)?;
+    let asks_for_sessions = types.imports(engine.wasm()).any(|(name, _)| is_sessions(name));
+    let exports = Exports::of(&component, &names, asks_for_sessions).map_err(other)?;
     if exports.handler.is_none() && exports.http_handler.is_none() {
         return Err(Refused::NoHandler { exports: names });
     }
@@ -284,11 +285,18 @@ fn is_importable(import: &str) -> bool {
     }
 }
 
+/// Whether the import means that the component does something with sessions.
+fn is_sessions(import: &str) -> bool {
+    let (path, _) = import.split_once('@').unwrap_or((import, ""));
+    matches!(path, "outlast:app/session" | "outlast:app/sessions" | "outlast:app/sip")
+}
+
 impl Exports {
     /// Those of `component` that we know; one that has another type than ours is an error.
     fn of(
         component: &wasmtime::component::InstancePre<Host>,
         names: &[String],
+        asks_for_sessions: bool,
     ) -> wasmtime::Result<Exports> {
         use wasmtime_wasi_http::p2::bindings::exports::wasi::http::incoming_handler;
 
@@ -307,7 +315,13 @@ impl Exports {
             http_handler: has("wasi:http/incoming-handler@0.2.")
                 .then(|| incoming_handler::GuestIndices::new(component))
                 .transpose()?,
+            asks_for_sessions,
         })
+    }
+
+    /// Whether its HTTP requests belong to sessions.
+    pub(crate) fn has_sessions(&self) -> bool {
+        self.asks_for_sessions || self.handler.is_some() || self.http_router.is_some()
     }
 
     pub(crate) fn handlers(&self) -> Handlers {

@@ -1,21 +1,29 @@
 //! An HTTP request handled by a guest that exports `wasi:http/incoming-handler`.
 //!
-//! Requests and responses are whole here, with bodies of bounded length: a response may leave only when the effects of its
-//! handler are committed, so there is nothing to be gained by beginning to send it. Each request has an instance of its own.
+//! With a session, requests and responses are whole, with bodies of bounded length: a response may leave only when the
+//! effects of its handler are committed, so there is nothing to be gained by beginning to send it. Without one it is
+//! [`streaming`]. Each request has an instance of its own. [`port`] is what a container asks.
+
+mod meter;
+mod port;
+mod streaming;
 
 use bytes::Bytes;
 use container::session::{SessionEffect, SessionView};
 use futures_util::future::{Either, select};
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use tokio::sync::oneshot;
-use wasmtime_wasi_http::WasiHttpView;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+use wasmtime_wasi_http::{Error, WasiHttpView};
 
+pub(crate) use self::meter::Meter;
 use crate::application::Guest;
+use crate::bindings::exports::outlast::app::handler::Event;
 use crate::failure::{Failure, FailureKind};
 use crate::host::Host;
-use crate::instance::Room;
+use crate::instance::{Loaded, Room};
 use crate::limits::HTTP_BODY_BYTES_MAX;
 use crate::overlay::Overlay;
 
@@ -55,13 +63,15 @@ impl Guest {
     ) -> Result<HttpAnswer, Failure> {
         let _time = self.loaded.engine.keep_time();
         let mut room = self.loaded.room(Host::new(std::sync::Arc::clone(&self.identity)));
+        let has_begun = overlay.as_ref().is_some_and(|overlay| overlay.view().is_new);
+        let begins = has_begun && self.hears_created && self.loaded.exports.handler.is_some();
         room.begin(overlay);
         let wall_time = self.identity.limits.wall_time;
         let (answer, answered) = oneshot::channel();
         let whole = whole(answered);
         let mut whole = std::pin::pin!(whole);
         let outcome = {
-            let call = std::pin::pin!(self.call_http(&mut room, request, answer));
+            let call = std::pin::pin!(self.call_http(&mut room, request, begins, answer));
             // The guest writes the body of its response while it runs: both must go on.
             let both = async {
                 match select(call, &mut whole).await {
@@ -97,19 +107,33 @@ impl Guest {
         &self,
         room: &mut Room,
         request: http::Request<Bytes>,
+        begins: bool,
         answer: oneshot::Sender<Answered>,
     ) -> wasmtime::Result<()> {
-        self.loaded.furnish(room).await?;
-        let handler = room.http_handler(&self.loaded.exports)?;
+        if begins {
+            self.loaded.furnish(room).await?;
+            room.handle(&self.loaded.exports, Event::Created).await?;
+        }
         // Nothing can go wrong with a body that is here.
-        let body =
-            |body| Full::new(body).map_err(|never| -> wasmtime_wasi_http::Error { match never {} });
-        let request = request.map(body);
-        let mut http = room.store.data_mut().http();
-        let request = http.new_incoming_request(Scheme::Http, request)?;
-        let answer = http.new_response_outparam(answer)?;
-        handler.call_handle(&mut room.store, request, answer).await
+        let body = |body| Full::new(body).map_err(|never| -> Error { match never {} });
+        let request = request.map(|octets| body(octets).boxed_unsync());
+        call(&self.loaded, room, request, answer).await
     }
+}
+
+/// Calls the guest's handler.
+async fn call(
+    loaded: &Loaded,
+    room: &mut Room,
+    request: http::Request<UnsyncBoxBody<Bytes, Error>>,
+    answer: oneshot::Sender<Answered>,
+) -> wasmtime::Result<()> {
+    loaded.furnish(room).await?;
+    let handler = room.http_handler(&loaded.exports)?;
+    let mut http = room.store.data_mut().http();
+    let request = http.new_incoming_request(Scheme::Http, request)?;
+    let answer = http.new_response_outparam(answer)?;
+    handler.call_handle(&mut room.store, request, answer).await
 }
 
 /// How a call came to its end.
@@ -133,8 +157,8 @@ async fn whole(answered: oneshot::Receiver<Answered>) -> Result<http::Response<B
     let broken = |why: String| Failure::new(FailureKind::Trap, why);
     let response = match answered.await {
         Ok(Ok(response)) => response,
-        Ok(Err(code)) => return Err(broken(format!("it answered with an error: {code:?}"))),
-        Err(_) => return Err(broken("it never set its response-outparam".to_owned())),
+        Ok(Err(code)) => return Err(Failure::answered_with_error(&code)),
+        Err(_) => return Err(Failure::never_answered()),
     };
     let (head, body) = response.into_parts();
     let body = Limited::new(body, HTTP_BODY_BYTES_MAX).collect().await.map_err(|error| {

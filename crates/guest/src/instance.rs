@@ -25,6 +25,8 @@ pub(crate) struct Exports {
     pub(crate) router: Option<router::GuestIndices>,
     pub(crate) http_router: Option<http_router::GuestIndices>,
     pub(crate) http_handler: Option<incoming_handler::GuestIndices>,
+    /// It imports something that is a session's.
+    pub(crate) asks_for_sessions: bool,
 }
 
 /// A component that is ready to be instantiated.
@@ -62,7 +64,11 @@ impl Loaded {
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|mut running| {
             let host = running.data_mut();
-            if host.budget.admits_tick(TICK) {
+            let admits = match &host.meter {
+                Some(meter) => host.budget.admits_time(meter.used()),
+                None => host.budget.admits_tick(TICK),
+            };
+            if admits {
                 return Ok(UpdateDeadline::Yield(1));
             }
             Err(OutOfTime(host.application.limits.cpu_time).into())

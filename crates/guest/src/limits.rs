@@ -26,7 +26,11 @@ pub const LOG_LINE_BYTES_MAX: usize = 4 * 1024;
 pub const REUSES_MAX: u32 = 10_000;
 /// How many live instances of one application wait for events at a time.
 pub const LIVE_INSTANCES_MAX: usize = 8;
-/// The longest body of an HTTP request or response, in octets.
+/// A response to an HTTP request without a session begins within this.
+pub const HTTP_HEAD_TIME_MAX: Duration = Duration::from_secs(30);
+/// And ends within this: its instance is one of those that serve calls too.
+pub const HTTP_STREAM_TIME_MAX: Duration = Duration::from_secs(600);
+/// The longest body of an HTTP response of a session, in octets.
 pub const HTTP_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The longest name that a key function may give, in octets.
 pub const KEY_BYTES_MAX: usize = 255;

@@ -139,6 +139,11 @@ impl ProcessTable {
             Event::Alive { name, incarnation, left } => {
                 self.alive(&name, incarnation, left, now, effects);
             }
+            Event::ServesHttp { name, incarnation, address } => {
+                if let Some(at) = self.living(&name, incarnation) {
+                    self.processes[at].http = Some(address);
+                }
+            }
             Event::LockHeld { reporter, holder, waited } => {
                 self.lock_held(reporter, holder, waited, effects);
             }

@@ -93,7 +93,10 @@ fn row(process: &ProcessEntry) -> Vec<String> {
         process.state.to_string(),
         process.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
         process.restarts.to_string(),
-        addresses(&process.addresses),
+        match process.http {
+            Some(http) => format!("http:{http}"),
+            None => addresses(&process.addresses),
+        },
     ]
 }
 

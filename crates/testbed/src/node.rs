@@ -66,6 +66,9 @@ pub struct ProcessStatus {
     pub state: String,
     /// Restarts since the node came up.
     pub restarts: u64,
+    /// Where a container serves HTTP.
+    #[serde(default)]
+    pub http: Option<SocketAddr>,
 }
 
 /// The guardian in [`NodeStatus`].

@@ -27,7 +27,8 @@ pub mod rotation;
 pub const SECRET_BYTES: usize = 32;
 
 /// What is derived from the lasting root; every other purpose rotates.
-const LASTING_PURPOSES: [&str; 5] = ["branch", "setup", "to-tag", "dialog", "owner"];
+const LASTING_PURPOSES: [&str; 6] =
+    ["branch", "setup", "to-tag", "dialog", "owner", "http-session"];
 
 /// The secrets of a node: the lasting root, the rotating one and, after a rotation, the one before it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,7 +154,7 @@ impl KeyRing {
         self.previous.is_some()
     }
 
-    /// The key for one purpose: `"branch"`, `"setup"`, `"to-tag"`, `"dialog"` and `"owner"` of the lasting root;
+    /// The key for one purpose: `"branch"`, `"setup"`, `"to-tag"`, `"dialog"`, `"owner"` and `"http-session"` of the lasting root;
     /// `"flow"`, `"nonce"` and whatever else of the rotating one.
     pub fn derive(&self, purpose: &str) -> Key {
         let derive = |secret: &Secret| {

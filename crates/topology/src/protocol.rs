@@ -76,6 +76,11 @@ pub enum ToManager {
         /// Which life of it.
         incarnation: Incarnation,
     },
+    /// A container: it serves HTTP there. Said again when a view does not know it.
+    ServesHttp {
+        /// Where.
+        address: SocketAddr,
+    },
     /// A container: the machine's clock was stepped, and no lifetime ends for a while.
     ClockStepped(ClockStatus),
     /// A container: what became of the last [`FromManager::Applications`], or its counts have changed.

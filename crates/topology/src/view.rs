@@ -190,6 +190,9 @@ pub struct ProcessEntry {
     /// Edges: what they listen on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<EdgeAddress>,
+    /// Containers: where it serves HTTP, or did in its last life.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<SocketAddr>,
     /// Share of new work relative to the other containers; 100 is the usual one, 0 takes none.
     pub weight: u16,
 }
@@ -264,6 +267,7 @@ mod tests {
             link: None,
             addresses: Vec::new(),
             weight: WEIGHT_DEFAULT,
+            http: None,
         }
     }
 

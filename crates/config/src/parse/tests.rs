@@ -219,6 +219,31 @@ fn applications_are_known_and_the_registrar_is_one() {
 }
 
 #[test]
+fn each_container_has_a_port_of_its_own_for_http() {
+    let container = |http: &str| parse(&format!("[container]\n{http}")).unwrap().container;
+    let address = |http: &str, name: &str| {
+        container(http).http_address(name).map(|address| address.to_string())
+    };
+    assert_eq!(address("", "container2").unwrap(), "127.0.0.1:8081");
+    assert_eq!(address("http = \"[::]:80\"", "container1").unwrap(), "[::]:80");
+    assert_eq!(address("http = \"[::1]:80\"", "container3").unwrap(), "[::1]:82");
+    assert_eq!(address("http = \"0.0.0.0:0\"", "container2").unwrap(), "0.0.0.0:0");
+    assert_eq!(address("http = \"off\"", "container1"), None);
+    check(
+        "[container]\nhttp = \"8080\"\n",
+        &[
+            r#"outlast.toml:2 container.http: "8080" needs address:port or "off", for example "127.0.0.1:8080""#,
+        ],
+    );
+    check(
+        "[container]\ncount = 3\nhttp = \"127.0.0.1:65534\"\n",
+        &[
+            "outlast.toml:3 container.http: the port of the last of 3 containers would be greater than 65535; needs a lower one",
+        ],
+    );
+}
+
+#[test]
 fn keys_outlast_registrations() {
     assert_eq!(parse("[keys]\nrotate_every = \"7d\"\n").unwrap(), NodeConfig::default());
     check(

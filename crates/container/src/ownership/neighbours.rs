@@ -142,6 +142,7 @@ mod tests {
             link: None,
             addresses: Vec::new(),
             weight: WEIGHT_DEFAULT,
+            http: None,
         };
         TopologyView {
             processes: containers.iter().map(entry).collect(),

@@ -51,7 +51,7 @@ pub const SIGNAL_KEPT_BEYOND_END: Duration = Duration::from_secs(3_600);
 /// So many signals, the last ones, are known again when they are repeated.
 pub const SIGNALS_KNOWN_MAX: usize = 64;
 /// The longest body of an HTTP request or response, in octets.
-pub const HTTP_BODY_BYTES_MAX: usize = 1024 * 1024;
+pub const HTTP_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// The most header fields of one.
 pub const HTTP_HEADERS_MAX: usize = 128;
 /// What they may hold together, with method and path, in octets.

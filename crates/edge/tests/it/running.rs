@@ -154,6 +154,7 @@ pub(crate) fn view(version: u64, containers: &[(&str, PathBuf)]) -> TopologyView
         link: Some(path.clone()),
         addresses: Vec::new(),
         weight: 100,
+        http: None,
     };
     TopologyView {
         version,

@@ -21,6 +21,7 @@ use self::message::Subject;
 use crate::application::Identity;
 use crate::bindings::outlast::app as wit;
 use crate::budget::Budget;
+use crate::http::Meter;
 use crate::overlay::{Overlay, Refusal};
 use crate::services::ServiceError;
 
@@ -33,6 +34,8 @@ pub(crate) struct Host {
     pub(crate) application: Arc<Identity>,
     /// What it may use.
     pub(crate) budget: Budget,
+    /// What measures its processor time, in place of ticks.
+    pub(crate) meter: Option<Arc<Meter>>,
     /// The session of the present event; none: there is none.
     pub(crate) overlay: Option<Overlay>,
     /// What happens at present.
@@ -56,6 +59,7 @@ impl Host {
         Host {
             application,
             budget,
+            meter: None,
             overlay: None,
             subject: None,
             messages: 0,

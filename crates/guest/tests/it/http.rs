@@ -1,10 +1,13 @@
 //! Handlers of HTTP requests: a component that knows nothing of Outlast but `wasi:http`, and one with a session beside it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use container::session::SessionEffect;
+use container::http_port::{HttpApplication as _, HttpBody};
+use container::session::{HttpRequest, HttpResponse, SessionEffect, SessionEvent};
 use guest::{FailureKind, Guest, HttpAnswer};
+use http_body_util::BodyExt as _;
 use wit_component::StringEncoding;
 use wit_parser::Resolve;
 
@@ -197,5 +200,73 @@ async fn what_is_begun_and_not_brought_to_its_end_is_a_failure() {
         let failure = asked(&guest, true).await.unwrap_err();
         assert_eq!(failure.kind, kind, "{code}: {failure}");
         assert_eq!(guest.counts().failures(kind), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_request_of_a_session_becomes_effects_and_an_answer_among_them() {
+    let answer = |status, body: &str| {
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        SessionEffect::HttpRespond(HttpResponse { status, headers: Vec::new(), body })
+    };
+    let event = SessionEvent::Http(HttpRequest {
+        method: "POST".to_owned(),
+        path_with_query: "/path?x=y".to_owned(),
+        headers: vec![("host".to_owned(), "example.com".into())],
+        body: "asked".into(),
+    });
+    let guest = guest(&component(&format!("{REMEMBER} {SET} {OPEN} {} {FINISH}", write(5))));
+    assert!(guest.has_sessions());
+    let set = SessionEffect::Set { name: "a".to_owned(), value: "hello".into() };
+    assert_eq!(handled(&guest, &event).await, [set, answer(201, "hello")]);
+    assert_eq!((guest.counts().events, guest.counts().failed()), (1, 0));
+
+    let guest = load(&component(&format!("{REMEMBER} (unreachable)")), settings());
+    assert_eq!(handled(&guest, &event).await, [answer(500, "")]);
+    assert_eq!((guest.counts().events, guest.counts().failures(FailureKind::Trap)), (1, 1));
+}
+
+/// A request without a session, and what it is answered.
+async fn streamed(guest: &Arc<Guest>) -> Result<http::Response<HttpBody>, guest::Failure> {
+    let none = http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync();
+    let request = http::Request::get("http://127.0.0.1/path").body(none).unwrap();
+    Arc::clone(guest).stream_http(request).await
+}
+
+#[tokio::test]
+async fn a_response_begins_while_its_handler_runs_and_ends_with_its_client() {
+    let flood = format!("{SET} {OPEN} (loop $again {} (br $again))", write(4096));
+    let mut settings = settings();
+    settings.limits.cpu_time = Duration::from_secs(60);
+    settings.limits.wall_time = Duration::from_millis(10);
+    let guest = Arc::new(load(&component(&flood), settings));
+    let mut body = streamed(&guest).await.unwrap().into_body();
+    let mut octets = 0;
+    while octets < 3 * 1024 * 1024 {
+        octets += body.frame().await.unwrap().unwrap().into_data().unwrap().len();
+    }
+    drop(body);
+    while Arc::strong_count(&guest) > 1 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!((guest.counts().events, guest.counts().failed()), (1, 0), "the client's doing");
+}
+
+#[tokio::test]
+async fn a_stream_that_fails_breaks_off() {
+    let begun = format!("{SET} {OPEN} {}", write(5));
+    for (code, kind) in [
+        (format!("{begun} (unreachable)"), FailureKind::Trap),
+        (format!("{begun} (loop $again (br $again))"), FailureKind::Time),
+    ] {
+        let guest = Arc::new(guest(&component(&code)));
+        let answered = streamed(&guest).await.unwrap();
+        answered.into_body().collect().await.expect_err(&code);
+        assert_eq!(guest.counts().failures(kind), 1, "{code}");
+    }
+    for code in ["(unreachable)", "", "(loop $again (br $again))"] {
+        let guest = Arc::new(guest(&component(code)));
+        streamed(&guest).await.expect_err(code);
+        assert_eq!(guest.counts().failed(), 1, "{code}");
     }
 }

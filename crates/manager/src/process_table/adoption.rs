@@ -4,6 +4,7 @@
 //! A process that lives keeps its incarnation, its state and its count of restarts; it is expected to come back soon
 //! and counts as hung if it does not. One that died meanwhile has died like any other.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,9 @@ pub struct Recorded {
     pub goal: Goal,
     /// Restarts after deaths since the node came up.
     pub restarts: u32,
+    /// Containers: where it serves HTTP, or did in its last life.
+    #[serde(default)]
+    pub http: Option<SocketAddr>,
     /// The next start, or the end of patience. An instant has no meaning in a file: whoever writes one finds another
     /// way to say it.
     #[serde(skip)]
@@ -50,6 +54,7 @@ impl ProcessTable {
             state: process.state,
             goal: process.goal,
             restarts: process.restarts,
+            http: process.http,
             due: process.due,
         };
         self.processes.iter().map(recorded).collect()
@@ -114,6 +119,7 @@ impl Process {
     fn resume(&mut self, life: &Recorded, now: Instant) {
         self.incarnation = life.incarnation;
         self.restarts = life.restarts;
+        self.http = life.http;
         self.goal = life.goal;
         self.pid = life.pid;
         match (life.state, life.pid) {

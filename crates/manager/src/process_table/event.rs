@@ -1,6 +1,7 @@
 //! What goes into a [`ProcessTable`](super::ProcessTable) and what comes out.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -90,6 +91,15 @@ pub enum Event {
         incarnation: Incarnation,
         /// What it would have to finish before it could end: calls of a container, streams of an edge.
         left: u64,
+    },
+    /// The container serves HTTP.
+    ServesHttp {
+        /// Which.
+        name: ProcessName,
+        /// Which life of it.
+        incarnation: Incarnation,
+        /// Where.
+        address: SocketAddr,
     },
     /// A process waits for the store's write lock, which another one holds all the while.
     LockHeld {

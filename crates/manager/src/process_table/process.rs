@@ -1,5 +1,6 @@
 //! One process of the table: what it is, where it stands, who waits for it.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,8 @@ pub(super) struct Process {
     pub(super) incarnation: Incarnation,
     pub(super) pid: Option<u32>,
     pub(super) restarts: u32,
+    /// Containers: where it serves HTTP. The next life tries the same.
+    pub(super) http: Option<SocketAddr>,
     pub(super) backoff: Backoff,
     pub(super) goal: Goal,
     /// The next start, or the end of patience: what it means depends on the state.
@@ -88,6 +91,7 @@ impl Process {
             incarnation: Incarnation::NONE,
             pid: None,
             restarts: 0,
+            http: None,
             backoff: Backoff::new(limits.restart),
             goal: Goal::Up,
             due: None,
@@ -109,6 +113,7 @@ impl Process {
             restarts: self.restarts,
             link: self.spec.link.clone(),
             addresses: self.spec.addresses.clone(),
+            http: self.http,
             weight: WEIGHT_DEFAULT,
         }
     }

@@ -99,6 +99,7 @@ async fn serve(stream: UnixStream, inputs: mpsc::Sender<Input>) -> Result<(), Co
             | ToManager::LockHeld { .. }
             | ToManager::Unresponsive { .. }
             | ToManager::Responsive { .. }
+            | ToManager::ServesHttp { .. }
             | ToManager::Applications(_)
             | ToManager::ClockStepped(_),
         ) => Err(ConnectionError::Order("a report before hello")),
@@ -232,6 +233,9 @@ fn meaning(
         }
         ToManager::Responsive { name, incarnation } => {
             Event::Responsive { reporter, name, incarnation }
+        }
+        ToManager::ServesHttp { address } => {
+            Event::ServesHttp { name: reporter, incarnation, address }
         }
         ToManager::Hello(_) | ToManager::Request(_) => {
             return Err(ConnectionError::Order("a child says hello once and requests nothing"));

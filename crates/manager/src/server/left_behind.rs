@@ -51,6 +51,7 @@ fn entry(process: &RecordedProcess, edges: &[EdgeListeners]) -> ProcessEntry {
         restarts: life.restarts,
         link: None,
         addresses: edge.map(EdgeListeners::addresses).unwrap_or_default(),
+        http: life.http,
         weight: WEIGHT_DEFAULT,
     }
 }

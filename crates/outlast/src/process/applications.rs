@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use container::http_port::{HttpHandle, HttpRoute};
 use container::server::ServerHandle;
 use container::session::SessionApplication;
 use container::shard::SessionApplications;
@@ -39,6 +40,8 @@ pub(super) trait Load: Send + Sync {
 /// A version that is ready to run.
 pub(super) struct Loaded {
     pub(super) application: Arc<dyn SessionApplication>,
+    /// Where it serves HTTP.
+    pub(super) http: Option<HttpRoute>,
     /// Applications of one region are asked in rising order, then by name.
     pub(super) order: i32,
     /// Events that it handled, and those of them whose handler failed.
@@ -53,6 +56,7 @@ pub(super) struct Applications {
     loaded: BTreeMap<(String, String), Result<Arc<Loaded>, String>>,
     table: ApplicationTable,
     handle: ServerHandle,
+    http: HttpHandle,
     reporter: Reporter,
     reported: ApplicationsReport,
     usage: Usage,
@@ -67,6 +71,7 @@ impl Applications {
         loader: Arc<dyn Load>,
         native: Vec<Arc<dyn SessionApplication>>,
         usage: Usage,
+        http: HttpHandle,
         reporter: Reporter,
     ) -> Applications {
         Applications {
@@ -75,6 +80,7 @@ impl Applications {
             loaded: BTreeMap::new(),
             table: ApplicationTable::default(),
             handle: usage.handle.clone(),
+            http,
             reporter,
             reported: ApplicationsReport::default(),
             usage,
@@ -125,7 +131,9 @@ impl Applications {
         self.loaded
             .retain(|loaded, _| table.applications.iter().any(|entry| key(entry) == *loaded));
         self.table = table;
+        // Sessions can begin before requests come in that begin them.
         self.handle.applications(self.hosted()).await;
+        self.http.routes(self.current().iter().filter_map(|loaded| loaded.http.clone()).collect());
         // What was looked for may begin sessions again meanwhile.
         self.looking.take().inspect(JoinHandle::abort);
         let is_former = |(name, version): &(String, String)| {
@@ -183,25 +191,31 @@ impl Applications {
         loaded.map(Arc::new)
     }
 
-    fn hosted(&self) -> SessionApplications {
-        let loaded = |entry: &ApplicationEntry| {
-            let found = self.loaded.get(&(entry.name.clone(), entry.version.clone()))?;
-            found.as_ref().ok().map(Arc::clone)
-        };
-        let (current, former): (Vec<_>, Vec<_>) =
-            self.table.applications.iter().partition(|entry| entry.is_current);
-        let mut current: Vec<_> = current.into_iter().filter_map(loaded).collect();
+    /// Those that new sessions go to, in the order in which they are asked.
+    fn current(&self) -> Vec<Arc<Loaded>> {
+        let mut current: Vec<_> = self.loaded_ones(|entry| entry.is_current).collect();
         // Of one order by name: the table is.
         current.sort_by_key(|loaded| (loaded.application.region(), loaded.order));
+        current
+    }
+
+    fn loaded_ones(
+        &self,
+        are_wanted: impl Fn(&ApplicationEntry) -> bool,
+    ) -> impl Iterator<Item = Arc<Loaded>> {
+        let wanted = self.table.applications.iter().filter(move |entry| are_wanted(entry));
+        wanted.filter_map(|entry| {
+            let found = self.loaded.get(&(entry.name.clone(), entry.version.clone()))?;
+            found.as_ref().ok().map(Arc::clone)
+        })
+    }
+
+    fn hosted(&self) -> SessionApplications {
         let application = |loaded: Arc<Loaded>| Arc::clone(&loaded.application);
+        let current = self.current().into_iter().map(application);
         SessionApplications {
-            current: self
-                .native
-                .iter()
-                .cloned()
-                .chain(current.into_iter().map(application))
-                .collect(),
-            former: former.into_iter().filter_map(loaded).map(application).collect(),
+            current: self.native.iter().cloned().chain(current).collect(),
+            former: self.loaded_ones(|entry| !entry.is_current).map(application).collect(),
         }
     }
 

@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use config::{Application, DigestAlgorithm, NodeConfig};
+use container::http_port::{HttpHandle, HttpPort};
 use container::server::{Server, ServerHandle, ServerSettings};
 use container::session::SessionApplication;
 use container::session::identity::KeyedNames;
@@ -31,8 +33,9 @@ use tracing::{info, warn};
 
 use super::applications::Applications;
 use super::guests::Guests;
+use super::http::Teller;
 use super::usage::Usage;
-use super::{Joined, snapshots};
+use super::{Joined, http, snapshots};
 use crate::stores;
 
 /// Events of the manager that wait for the container; more wait in the socket.
@@ -100,39 +103,73 @@ async fn serve(
     let native = native_applications(&joined.config);
     let server = server.hosting(SessionApplications::new(native.clone()), domains);
     let beat_interval = joined.heartbeat().beat_interval();
+    let port = HttpPort::start(http::settings(&joined)?, handle.clone());
+    let port = port.context("cannot serve HTTP")?;
+    let http = port.handle();
+    http.view(joined.welcome.view.clone());
+    let teller = || Teller {
+        name: joined.name.clone(),
+        address: http.address(),
+        reporter: joined.subscription.reporter(),
+    };
+    tokio::spawn(teller().tell_first());
+    let told = Told { handle: handle.clone(), http: http.clone(), teller: teller() };
     handle.view(joined.welcome.view).await;
     let (tables, received) = watch::channel(joined.welcome.applications);
     let usage = Usage { handle: handle.clone(), store };
-    let applications = Applications::new(loader, native, usage, joined.subscription.reporter());
+    let reporter = joined.subscription.reporter();
+    let applications = Applications::new(loader, native, usage, http.clone(), reporter);
     let (hosted, is_hosted) = oneshot::channel();
     tokio::spawn(applications.follow(received, hosted));
     if timeout(LOADING_MAX, is_hosted).await.is_err() {
         warn!("the applications take long to load: serving without those that are not there yet");
     }
     joined.subscription.ready();
-    let counted = handle.clone();
     let reporter = joined.subscription.reporter();
-    beat(reporter, beat_interval, vec![handle.pulse()], move || counted.left());
+    let pulse = handle.pulse();
+    let pulses = vec![pulse.clone()];
+    beat(reporter, beat_interval, pulses, move || handle.left() + http.under_way());
     let (sender, events) = mpsc::channel(EVENTS_MAX);
     joined.subscription.spawn(move |event| {
         // The container has ended by itself: nobody needs the event.
         let _ = sender.blocking_send(event);
     });
-    tokio::spawn(follow(events, handle, registrar, tables));
+    tokio::spawn(follow(events, told, registrar, tables));
     server.run().await;
-    Ok(())
+    // What waits for the last answers has not hung.
+    let mut beats = tokio::time::interval(beat_interval / 4);
+    let end = port.end();
+    let mut end = std::pin::pin!(end);
+    loop {
+        tokio::select! {
+            () = end.as_mut() => return Ok(()),
+            _ = beats.tick() => pulse.count(),
+        }
+    }
+}
+
+/// Who hears of the manager's events.
+struct Told {
+    handle: ServerHandle,
+    http: HttpHandle,
+    teller: Teller,
 }
 
 /// Passes the manager's events on.
 async fn follow(
     mut events: mpsc::Receiver<Event>,
-    handle: ServerHandle,
+    told: Told,
     registrar: Arc<Registrar>,
     tables: watch::Sender<ApplicationTable>,
 ) {
+    let Told { handle, http, teller } = told;
     while let Some(event) = events.recv().await {
         match event {
-            Event::View(view) => handle.view(view).await,
+            Event::View(view) => {
+                teller.tell_if_unknown(&view);
+                http.view(view.clone());
+                handle.view(view).await;
+            }
             Event::Applications(table) => drop(tables.send_replace(table)),
             Event::Keys(keys) => {
                 // What the container itself derives is of the root that lasts.
@@ -140,7 +177,9 @@ async fn follow(
                 info!("took over keys");
             }
             Event::Command(Command::Drain { deadline_ms }) => {
-                handle.drain(Duration::from_millis(deadline_ms)).await;
+                let deadline_in = Duration::from_millis(deadline_ms);
+                http.drain(deadline_in);
+                handle.drain(deadline_in).await;
             }
             #[cfg(feature = "faults")]
             Event::Command(Command::Fault(Fault::WedgeSip)) => handle.wedge().await,

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::{fs, io};
 
-use config::manifest::{self, Manifest};
+use config::manifest::{self, HttpSettings, Manifest};
+use container::http_port::{HttpRoute, Place};
 use container::session::{Directive, Region, Replication};
 use guest::engine::NoEngine;
 use guest::{Engine, Guest, Instances, Services, Settings};
@@ -50,6 +51,8 @@ impl Guests {
         // Made anew if it is not there, or not ours.
         let code = fs::read(&code_path).ok();
         let order = manifest.order;
+        let http = manifest.http.clone();
+        let body_bytes_max = usize::try_from(manifest.limits.http_body).unwrap_or(usize::MAX);
         let settings = settings_of(manifest, Arc::clone(&self.services));
         let (guest, made) = Guest::load(&self.engine()?, &component, code.as_deref(), settings)?;
         if let Some(made) = made
@@ -63,7 +66,14 @@ impl Guests {
             let counts = counted.counts();
             (counts.events, counts.failed())
         };
-        Ok(Loaded { application: guest, order, counts: Box::new(counts) })
+        let route = |http: HttpSettings| HttpRoute {
+            application: Arc::<Guest>::clone(&guest),
+            place: Place { path: http.path, host: http.host },
+            session_cookie: http.session_cookie,
+            body_bytes_max,
+        };
+        let http = http.filter(|_| guest.handlers().http).map(route);
+        Ok(Loaded { application: guest, http, order, counts: Box::new(counts) })
     }
 }
 

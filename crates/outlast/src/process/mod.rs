@@ -21,6 +21,7 @@ mod applications;
 mod container;
 mod edge;
 mod guests;
+mod http;
 mod manager;
 mod snapshots;
 mod usage;

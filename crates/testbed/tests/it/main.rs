@@ -14,6 +14,7 @@ mod forking;
 mod guest_services;
 mod hangs;
 mod hostile_input;
+mod http;
 mod keys;
 mod kills;
 mod matrix;

@@ -73,6 +73,7 @@ const ENGINES: &[(&str, &str)] = &[
     ("wasmtime", "guest"),
     ("wasmtime-wasi", "guest"),
     ("wasmtime-wasi-http", "guest"),
+    ("hyper-util", "container"),
 ];
 
 /// Files whose decisions must be pure; a directory stands for all its files.
@@ -82,6 +83,9 @@ const DECISIONS: &[&str] = &[
     "edge/src/forward",
     "edge/src/route.rs",
     "edge/src/branch.rs",
+    "container/src/http_port/cookie.rs",
+    "container/src/http_port/hops.rs",
+    "container/src/http_port/routing.rs",
     "container/src/proxy",
     "container/src/session",
     "container/src/transactions",

@@ -126,6 +126,7 @@ fn view(version: u64, processes: &[(&str, u64, ProcessState)]) -> TopologyView {
                 link: None,
                 addresses: Vec::new(),
                 weight: WEIGHT_DEFAULT,
+                http: None,
             })
             .collect(),
     }

@@ -16,6 +16,7 @@ fn view(state: ProcessState) -> TopologyView {
         link: None,
         addresses: Vec::new(),
         weight: 100,
+        http: None,
     };
     let containers = [("c1", 7, state), ("c2", 8, ProcessState::Ready)];
     TopologyView {

@@ -19,6 +19,7 @@ fn view(first: ProcessState, heir: u64) -> TopologyView {
         link: None,
         addresses: Vec::new(),
         weight: 100,
+        http: None,
     };
     TopologyView {
         processes: [("c1", 7, first), ("c2", heir, ProcessState::Ready)].map(entry).to_vec(),

@@ -17,6 +17,7 @@ fn entry(name: &str, process_type: ProcessType, life: u64, state: ProcessState) 
         link: None,
         addresses: Vec::new(),
         weight: 100,
+        http: None,
     }
 }
 

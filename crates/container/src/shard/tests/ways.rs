@@ -115,6 +115,7 @@ fn view_with_edge_2(state: ProcessState) -> TopologyView {
             public: EDGE_2.to_owned(),
         }],
         weight: 100,
+        http: None,
     };
     TopologyView { version: 1, node: "n1".to_owned(), processes: vec![edge] }
 }

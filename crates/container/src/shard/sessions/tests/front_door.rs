@@ -127,6 +127,7 @@ impl Bench {
             link: None,
             addresses,
             weight: 100,
+            http: None,
         };
         let view = TopologyView { processes: vec![edge], ..TopologyView::default() };
         self.act(|shard, now, effects| shard.topology(&view, now, effects));

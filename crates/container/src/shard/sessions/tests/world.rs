@@ -243,6 +243,7 @@ impl World {
             link: None,
             addresses: Vec::new(),
             weight: WEIGHT_DEFAULT,
+            http: None,
         };
         TopologyView { processes: vec![entry(1), entry(2)], ..TopologyView::default() }
     }

@@ -168,6 +168,7 @@ impl World {
             link: None,
             addresses: Vec::new(),
             weight: 100,
+            http: None,
         };
         let view = TopologyView {
             processes: (0..self.members.len()).map(entry).collect(),
