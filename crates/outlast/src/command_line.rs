@@ -303,8 +303,9 @@ pub(crate) enum AppCommand {
     /// Bring in a new version, one container after the other
     ///
     /// Each container is watched for the time under [health] of the manifest before the next one follows. When handlers of
-    /// the new version fail there more often than the manifest allows, or the container ends, new sessions begin with the
-    /// version before it again, everywhere; exit code 71.
+    /// the new version fail there more often than the manifest allows, the container ends, or does not answer 2xx to
+    /// http_path of the manifest, new sessions begin with the version before it again, everywhere; exit code 71. Ctrl-C ends
+    /// the command and leaves the upgrade going.
     Upgrade {
         /// As for deploy; or a version that is kept, for example click-to-dial@1.0.0, to go back to it
         #[arg(value_name = "FILE|DIR|NAME@VERSION")]

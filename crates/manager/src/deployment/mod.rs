@@ -156,6 +156,17 @@ pub struct Examined {
     pub version: Version,
     /// When it counts as well.
     pub health: HealthSettings,
+    /// What its containers are asked by HTTP.
+    pub http: Option<HttpHealth>,
+}
+
+/// A GET that must be answered 2xx.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpHealth {
+    /// The path.
+    pub path: String,
+    /// The Host that the application serves; none: any.
+    pub host: Option<String>,
 }
 
 /// What to do.
@@ -165,6 +176,13 @@ pub enum Effect {
     Work(Work),
     /// Send every container its table.
     Push,
+    /// Ask a container by HTTP; then [`Deployment::asked`].
+    Ask {
+        /// Which.
+        container: ProcessName,
+        /// What.
+        health: HttpHealth,
+    },
     /// Answer a request.
     Answer {
         /// Whose.
@@ -338,7 +356,7 @@ impl Deployment {
             }
             begun => begun,
         };
-        let Examined { name, version, health } = match examined {
+        let Examined { name, version, health, http } = match examined {
             Ok(examined) => examined,
             Err(reason) => {
                 return effects.push(Effect::Answer { ticket, answer: Answer::Refused { reason } });
@@ -351,7 +369,7 @@ impl Deployment {
             Asked::Kept { pace } => (pace, None),
         };
         let is_new = moved.is_some();
-        let plan = Plan { application: name, to: version, is_new, pace, health };
+        let plan = Plan { application: name, to: version, is_new, pace, health, http };
         self.store(ticket, next, moved, None, Then::Roll(Box::new(plan)), effects);
     }
 
@@ -442,6 +460,20 @@ impl Deployment {
         self.advance(now, effects);
     }
 
+    /// A container has answered by HTTP, or has not.
+    pub fn asked(
+        &mut self,
+        container: &ProcessName,
+        outcome: Result<(), String>,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Some(Operation::Rolling { rollout, .. }) = &mut self.operation {
+            rollout.asked(container, outcome);
+        }
+        self.advance(now, effects);
+    }
+
     /// When [`tick`](Self::tick) wants to be called.
     pub fn next_deadline(&self) -> Option<Instant> {
         match &self.operation {
@@ -482,6 +514,7 @@ impl Deployment {
         match turn {
             Turn::Waits => {}
             Turn::Push => self.push(effects),
+            Turn::Ask { container, health } => effects.push(Effect::Ask { container, health }),
             Turn::Done => {
                 let Some(Operation::Rolling { rollout, .. }) = self.operation.take() else {
                     return;

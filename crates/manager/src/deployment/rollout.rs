@@ -10,7 +10,7 @@ use config::manifest::{HealthSettings, Version};
 use topology::protocol::{ApplicationReport, RolloutPace, RolloutProgress};
 use topology::view::ProcessName;
 
-use super::Container;
+use super::{Container, HttpHealth};
 
 /// How long the containers may take to load a version; one that has to compile it again takes seconds.
 const LOAD_LIMIT: Duration = Duration::from_secs(60);
@@ -31,6 +31,7 @@ pub(super) struct Rollout {
     pub(super) is_new: bool,
     pace: RolloutPace,
     health: HealthSettings,
+    http: Option<HttpHealth>,
     steps: VecDeque<BTreeSet<ProcessName>>,
     number: usize,
     of: usize,
@@ -44,8 +45,22 @@ enum Phase {
     /// These have been told that it is current.
     Switching { members: BTreeSet<ProcessName>, due: Instant },
     /// This one begins new sessions with it; the report that the watch began with.
-    Watching { container: ProcessName, before: ApplicationReport, due: Instant },
+    Watching { container: ProcessName, before: ApplicationReport, due: Instant, http: Asked },
 }
+
+/// What a watched container says by HTTP.
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    /// It has not answered yet.
+    Waits,
+    /// It is well, or there is nothing to be asked.
+    Well,
+    /// It is not.
+    Ill(String),
+}
+
+/// An answer that is late is looked for so often.
+const ANSWER_EVERY: Duration = Duration::from_millis(100);
 
 /// What follows.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,6 +69,8 @@ pub(super) enum Turn {
     Waits,
     /// Containers that have been switched are to be told.
     Push,
+    /// A container is to be asked by HTTP.
+    Ask { container: ProcessName, health: HttpHealth },
     /// It is current everywhere.
     Done,
     /// It is not to come in, for this reason.
@@ -68,6 +85,7 @@ pub(super) struct Plan {
     pub(super) is_new: bool,
     pub(super) pace: RolloutPace,
     pub(super) health: HealthSettings,
+    pub(super) http: Option<HttpHealth>,
 }
 
 impl Rollout {
@@ -77,7 +95,7 @@ impl Rollout {
         containers: &BTreeMap<ProcessName, Container>,
         now: Instant,
     ) -> Rollout {
-        let Plan { application, to, is_new, pace, health } = plan;
+        let Plan { application, to, is_new, pace, health, http } = plan;
         let ready = containers.iter().filter(|(_, container)| container.is_ready);
         let waiting = ready.map(|(name, _)| name.clone()).collect();
         Rollout {
@@ -87,6 +105,7 @@ impl Rollout {
             is_new,
             pace,
             health,
+            http,
             steps: VecDeque::new(),
             number: 0,
             of: 0,
@@ -173,12 +192,31 @@ impl Rollout {
             of: self.of,
             watch_ms: u64::try_from(self.health.watch.as_millis()).unwrap_or(u64::MAX),
         });
-        self.phase = Phase::Watching { container, before, due: seen.now + self.health.watch };
-        Turn::Waits
+        let due = seen.now + self.health.watch;
+        let http = if self.http.is_some() { Asked::Waits } else { Asked::Well };
+        self.phase = Phase::Watching { container: container.clone(), before, due, http };
+        match self.http.clone() {
+            Some(health) => Turn::Ask { container, health },
+            None => Turn::Waits,
+        }
+    }
+
+    /// What a container said by HTTP.
+    pub(super) fn asked(&mut self, by: &ProcessName, outcome: Result<(), String>) {
+        if let Phase::Watching { container, http, .. } = &mut self.phase
+            && container == by
+        {
+            *http = outcome.map_or_else(Asked::Ill, |()| Asked::Well);
+        }
     }
 
     fn watch(&mut self, seen: &Seen<'_>, progress: &mut Vec<RolloutProgress>) -> Turn {
-        let Phase::Watching { container, before, due } = &self.phase else { return Turn::Waits };
+        let Phase::Watching { container, before, due, http } = &mut self.phase else {
+            return Turn::Waits;
+        };
+        if let Asked::Ill(reason) = http {
+            return Turn::Failed(format!("{container} is not well: {reason}"));
+        }
         if !seen.is_ready(container) {
             return Turn::Failed(format!("{container} ended while it was watched"));
         }
@@ -190,9 +228,13 @@ impl Rollout {
         let is_ill = failures * 100 > events * percent_max;
         if is_ill && (is_over || events >= EVENTS_ENOUGH) {
             return Turn::Failed(format!(
-                "{container}: handlers failed in {failures} of {events} events, and {percent_max} % are allowed; its log \
+                "{container}: handlers failed in {failures} of {events} events, and {percent_max} % are allowed; log/{container}.log \
                  says how"
             ));
+        }
+        if is_over && *http == Asked::Waits {
+            *due = seen.now + ANSWER_EVERY;
+            return Turn::Waits;
         }
         if !is_over {
             return Turn::Waits;

@@ -19,6 +19,9 @@ struct Node {
     /// What a container cannot load, and what each counts.
     unloadable: Option<(ProcessName, String)>,
     counts: BTreeMap<(ProcessName, String), (u64, u64)>,
+    /// What containers are asked by HTTP, and who was.
+    http: Option<HttpHealth>,
+    asked: Vec<ProcessName>,
     /// Versions of which sessions live.
     used: BTreeSet<String>,
     disk_is_full: bool,
@@ -42,6 +45,8 @@ impl Node {
             answers: Vec::new(),
             unloadable: None,
             counts: BTreeMap::new(),
+            http: None,
+            asked: Vec::new(),
             used: BTreeSet::new(),
             disk_is_full: false,
         };
@@ -67,6 +72,10 @@ impl Node {
         for effect in effects {
             match effect {
                 Effect::Push => {}
+                Effect::Ask { container, health } => {
+                    assert_eq!(Some(health), self.http);
+                    self.asked.push(container);
+                }
                 Effect::Answer { ticket, answer } => {
                     assert_eq!(ticket, Ticket(self.ticket_last));
                     self.answers.push(answer);
@@ -95,7 +104,8 @@ impl Node {
             }
         };
         let health = HealthSettings { watch: Duration::from_secs(2), ..HealthSettings::default() };
-        Worked::Examined(Ok(Examined { name: "echo".to_owned(), version, health }))
+        let http = self.http.clone();
+        Worked::Examined(Ok(Examined { name: "echo".to_owned(), version, health, http }))
     }
 
     fn ask(&mut self, request: Request) {
@@ -318,6 +328,31 @@ fn a_version_whose_handlers_fail_is_rolled_back_and_stays_loaded_for_its_session
 }
 
 #[test]
+fn a_container_that_is_not_well_by_http_undoes_the_upgrade_and_a_slow_one_is_waited_for() {
+    let mut node = Node::deployed();
+    node.http = Some(HttpHealth { path: "/echo/health".to_owned(), host: None });
+    node.begin("1.1.0", RolloutPace::OneByOne);
+    node.everybody_reports();
+    assert_eq!(node.asked, [container(1)], "whoever begins sessions with it");
+    for _ in 0..3 {
+        assert!(node.wait(), "the watch is over, and it has not answered");
+        assert_eq!(node.told(2), ["1.0.0*", "1.1.0"]);
+    }
+    let said = |node: &mut Node, number, outcome| {
+        node.with(|all, now, effects| all.asked(&container(number), outcome, now, effects));
+    };
+    said(&mut node, 2, Err("another one".to_owned()));
+    said(&mut node, 1, Ok(()));
+    node.wait();
+    assert_eq!(node.asked, [container(1), container(2)]);
+    assert_eq!(node.told(2), ["1.0.0", "1.1.0*"]);
+    said(&mut node, 2, Err("GET /echo/health was answered 500".to_owned()));
+    let reason = node.rolled_back();
+    assert!(reason.contains("container2 is not well: GET /echo/health"), "{reason}");
+    assert_eq!(node.told(1), ["1.0.0*", "1.1.0"]);
+}
+
+#[test]
 fn few_events_are_judged_at_the_end_of_the_watch() {
     for (failures, is_ill) in [(0, false), (1, true)] {
         let mut node = Node::deployed();
@@ -448,9 +483,12 @@ fn a_retired_application_goes_with_its_last_session() {
     assert!(!node.wait());
     node.switch("1.0.0");
     assert_eq!(node.told(1), ["1.0.0*"], "it may come back");
-    node.ask(Request::Retire { name: "echo".to_owned() });
+    node.deploy("1.1.0", RolloutPace::AtOnce);
     node.used.clear();
-    assert!(node.wait());
+    node.everybody_reports();
+    node.ask(Request::Retire { name: "echo".to_owned() });
+    assert_eq!(node.deployment.next_deadline(), None, "nobody has heard of that yet");
+    assert!(node.wait() && node.wait(), "one after the other");
     assert_eq!(node.deployment.status(), Vec::new());
     node.ask(Request::Retire { name: "echo".to_owned() });
     assert!(node.refused().contains("no application is named echo"), "{}", node.refused());

@@ -1,6 +1,7 @@
 //! The deployed applications, as the manager's loop has them: what [`crate::deployment`] decides, carried out.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use topology::protocol::{
 use topology::view::{ProcessEntry, ProcessName, ProcessState, ProcessType, TopologyView};
 
 use super::applications_directory::ApplicationsDirectory;
-use super::{Input, UpError};
+use super::{Input, UpError, http_health};
 use crate::deployment::{self, Deployment, Effect};
 use crate::process_table::Ticket;
 
@@ -23,6 +24,8 @@ pub(super) struct Applications {
     lines: HashMap<ProcessName, watch::Sender<Arc<Vec<u8>>>>,
     /// Never changes.
     nothing: watch::Sender<Arc<Vec<u8>>>,
+    /// Where the containers serve HTTP.
+    http: HashMap<ProcessName, SocketAddr>,
     inputs: mpsc::Sender<Input>,
 }
 
@@ -39,7 +42,8 @@ impl Applications {
     ) -> Result<Applications, UpError> {
         let deployment = Deployment::new(directory.open()?, floor, unused_kept);
         let nothing = watch::Sender::new(Arc::new(Vec::new()));
-        Ok(Applications { deployment, directory, lines: HashMap::new(), nothing, inputs })
+        let (lines, http) = (HashMap::new(), HashMap::new());
+        Ok(Applications { deployment, directory, lines, nothing, http, inputs })
     }
 
     /// What a child that is welcomed shall have loaded, and where it hears of changes.
@@ -86,6 +90,15 @@ impl Applications {
                     });
                 }
                 Effect::Push => self.push(),
+                Effect::Ask { container, health } => {
+                    let (address, inputs) =
+                        (self.http.get(&container).copied(), self.inputs.clone());
+                    tokio::spawn(async move {
+                        let outcome = http_health::ask(address, &health).await;
+                        // As above.
+                        let _ = inputs.send(Input::ApplicationAsked(container, outcome)).await;
+                    });
+                }
                 Effect::Answer { ticket, answer } => answers.push((ticket, answer)),
             }
         }
@@ -105,6 +118,7 @@ impl Applications {
             | ProcessState::Hung
             | ProcessState::Stopping => false,
         });
+        self.http = containers().filter_map(|one| Some((one.name.clone(), one.http?))).collect();
         let now = Instant::now();
         self.handle(|deployment, effects| deployment.containers(&ready, all_serve, now, effects))
     }

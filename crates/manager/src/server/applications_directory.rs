@@ -14,12 +14,14 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use config::manifest;
+use config::manifest::{self, Manifest};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::UpError;
-use crate::deployment::{DeployedTable, Deployment, Examined, Moved, Place, Removed, Work, Worked};
+use crate::deployment::{
+    DeployedTable, Deployment, Examined, HttpHealth, Moved, Place, Removed, Work, Worked,
+};
 
 /// The component of a version, in its directory.
 pub const COMPONENT: &str = "component.wasm";
@@ -142,7 +144,10 @@ impl ApplicationsDirectory {
         if !component.is_file() {
             return Err(format!("{} is missing; deploy it again", component.display()));
         }
-        Ok(Examined { name: manifest.name, version: manifest.version, health: manifest.health })
+        let host = manifest.http.and_then(|http| http.host);
+        let http = manifest.health.http_path.clone().map(|path| HttpHealth { path, host });
+        let Manifest { name, version, health, .. } = manifest;
+        Ok(Examined { name, version, health, http })
     }
 
     fn store(&self, moved: Option<&Moved>, table: &DeployedTable) -> Result<(), String> {

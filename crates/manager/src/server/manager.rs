@@ -271,6 +271,13 @@ impl Manager {
                     self.applications.handle(|all, effects| all.worked(worked, now, effects));
                 self.answer_all(answers)
             }
+            Input::ApplicationAsked(container, outcome) => {
+                let now = Instant::now();
+                let answers = self
+                    .applications
+                    .handle(|all, effects| all.asked(&container, outcome, now, effects));
+                self.answer_all(answers)
+            }
             Input::KeysWritten(written) => {
                 self.keys.written(&written);
                 Step::Going

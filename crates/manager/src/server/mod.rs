@@ -31,6 +31,7 @@ mod connection;
 mod directory;
 mod guardian;
 mod guardian_link;
+mod http_health;
 mod identity;
 mod keys;
 mod left_behind;
@@ -124,6 +125,8 @@ enum Input {
     },
     /// What became of the files of an application.
     ApplicationsWorked(Worked),
+    /// What a container said by HTTP of the version that it was upgraded to.
+    ApplicationAsked(ProcessName, Result<(), String>),
     /// What became of the keys that were to be written.
     KeysWritten(Result<(), KeyFileError>),
     Exited {
@@ -358,6 +361,7 @@ fn refuse(input: Input) {
         | Input::KeysWritten(_)
         | Input::Reported { .. }
         | Input::ApplicationsWorked(_)
+        | Input::ApplicationAsked(..)
         | Input::StopNow => {}
     }
 }

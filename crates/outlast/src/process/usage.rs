@@ -10,10 +10,10 @@ use container::shard;
 use state::Store;
 use tracing::warn;
 
-/// Records read at a time, some 3 µs each.
+/// Records read at a time: some milliseconds of one thread.
 const PAGE: usize = 500;
 
-/// Between two pages: a million sessions take 200 s, and 1.5 % of a core.
+/// Between two pages: a million sessions take 200 s.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Where sessions are looked for.

@@ -14,7 +14,7 @@ use crate::world::{self, DOMAIN, LIMIT};
 use client::{Answer, connect, get, try_ask};
 
 mod client;
-mod guests;
+pub(crate) mod guests;
 
 /// A node of two containers that serves these applications, and where the containers do.
 fn node(desk: bool, echo: bool) -> (Node, SocketAddr, SocketAddr) {

@@ -1,5 +1,6 @@
 //! Versions side by side, and an upgrade that goes through the containers while calls are up and processes die.
 
+use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -9,6 +10,7 @@ use testbed::binary;
 use testbed::node::outlast_in;
 
 use super::*;
+use crate::http::guests::write_desk;
 
 /// A running `outlast app upgrade … --json`; killed with its value.
 struct Upgrade {
@@ -97,7 +99,12 @@ async fn an_upgrade_brings_the_new_version_in_and_a_failing_one_is_taken_back() 
     let output = upgrade.await.unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(71), "{said}, after {trapped} calls that met it");
+    println!("{said}");
     assert!(said.contains("gate 1.2.0") && said.contains("handlers failed"), "{said}");
+    let log = node.process_log("container1");
+    let trapped: Vec<&str> = log.lines().filter(|line| line.contains("fall_over")).collect();
+    assert!(!trapped.is_empty() && said.contains("log/container1.log"), "where it trapped: {log}");
+    println!("{}", trapped[0]);
     for _ in 0..10 {
         assert_eq!(answer(&caller).await, 603);
     }
@@ -232,5 +239,32 @@ async fn a_container_that_drains_leaves_its_calls_to_the_others() {
     for call in calls.into_iter().chain([new]) {
         call.hang_up().await.unwrap();
     }
+    node.stop();
+}
+
+#[test]
+fn a_version_that_does_not_answer_well_by_http_is_taken_back() {
+    let sources = tempfile::tempdir().unwrap();
+    let node = world::node_of(&world::open_config(1, "[container]\nhttp = \"127.0.0.1:0\"\n"));
+    let directory = write_desk(sources.path(), DOMAIN);
+    let manifest = directory.join("outlast-app.toml");
+    let first = fs::read_to_string(&manifest).unwrap();
+    done(&node, &["deploy", text(&directory)]);
+    // `desk` counts at `n`, and traps at `x`.
+    let is = |version: &str, path: &str| {
+        let health = format!(
+            "[health]\nwatch = \"100ms\"\nfailures_percent_max = 100\nhttp_path = \"{path}\"\n"
+        );
+        fs::write(&manifest, first.replace("1.0.0", version) + &health).unwrap();
+    };
+    is("1.1.0", "/desk/x");
+    let said = refused(&node, &["upgrade", text(&directory)], 71);
+    let expected = "container1 is not well: GET /desk/x was answered 500, and not 2xx";
+    assert!(said.contains(expected), "{said}");
+    assert_eq!(list(&node)[0]["current"], "1.0.0");
+    is("1.2.0", "/desk/n");
+    let said = done(&node, &["upgrade", text(&directory)]);
+    assert!(said.contains("container2 is well"), "{said}");
+    assert_eq!(list(&node)[0]["current"], "1.2.0");
     node.stop();
 }
