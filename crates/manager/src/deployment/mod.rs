@@ -435,10 +435,12 @@ impl Deployment {
         now: Instant,
         effects: &mut Vec<Effect>,
     ) {
+        let mut is_other = all_serve && !self.all_serve;
         for (name, container) in &mut self.containers {
             // Its next life reports before it is ready.
             if container.is_ready && !ready.contains(name) {
                 *container = Container::default();
+                is_other = true;
             }
         }
         for name in ready {
@@ -446,6 +448,9 @@ impl Deployment {
         }
         self.all_serve = all_serve;
         self.advance(now, effects);
+        if is_other {
+            self.forget_unused(now, effects);
+        }
     }
 
     /// What a container says. One that starts says it before it is ready.

@@ -449,11 +449,18 @@ fn a_version_that_nobody_uses_goes_by_itself_and_one_with_a_session_never() {
     node.report(&container(2));
     assert_eq!(node.deployment.next_deadline(), None, "the third has not said it");
     node.report(&container(3));
-    let since = node.now;
-    // A container that drains may have one that nobody else can see.
+    assert_eq!(node.deployment.next_deadline(), Some(node.now + KEPT));
+    // A container that drains may have one that nobody else can see, and leaves it to the others.
     node.containers_are(false);
     assert_eq!(node.deployment.next_deadline(), None);
     node.containers_are(true);
+    assert_eq!(node.deployment.next_deadline(), None, "they have not looked since");
+    node.everybody_reports();
+    assert!(node.deployment.next_deadline().is_some());
+    node.kill(2);
+    assert_eq!(node.deployment.next_deadline(), None, "nor since that one died");
+    node.everybody_reports();
+    let since = node.now;
     assert_eq!(node.deployment.next_deadline(), Some(since + KEPT));
     node.now = since + KEPT - Duration::from_millis(1);
     node.with(|deployment, now, effects| deployment.tick(now, effects));

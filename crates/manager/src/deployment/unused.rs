@@ -1,8 +1,9 @@
 //! Versions that nobody uses any more go by themselves.
 //!
 //! New sessions begin with another version everywhere, and every container says that it has found no session of this one
-//! since it was told so. A container that is not ready may hold some: while there is one nothing goes. What is found stays true:
-//! no session can begin with a version that is current nowhere.
+//! since it was told so. A container that is not ready may hold some: while there is one nothing goes, and when it has ended all
+//! the others look again, for what it has left in the store. Then what is found stays true: no session can begin with a
+//! version that is current nowhere.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use config::manifest::Version;
 use tracing::{info, warn};
 
+use super::table::Deployed;
 use super::{Deployment, Effect, Operation, Work};
 
 /// Of an application that is retired: nobody wants to go back to a version of it.
@@ -45,6 +47,18 @@ impl Deployment {
                 report.generation == self.generation
                     && report.of(name, &version).is_some_and(|report| report.is_unused)
             })
+    }
+
+    /// A container has ended, or serves again: what the others have found before is worth nothing.
+    pub(super) fn forget_unused(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let is_former = |deployed: &Deployed| {
+            deployed.versions.iter().any(|one| deployed.current != Some(*one))
+        };
+        // A rollout tells them something new in its end anyway.
+        if self.operation.is_none() && self.table.applications.values().any(is_former) {
+            self.push(effects);
+            self.look_for_unused(now);
+        }
     }
 
     /// When the next one goes.

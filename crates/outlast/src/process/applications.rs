@@ -62,8 +62,8 @@ pub(super) struct Applications {
     usage: Usage,
     /// Of the table as it is.
     looking: Option<JoinHandle<Option<BTreeSet<String>>>>,
-    /// No session begins with them, and none lives of them.
-    unused: BTreeSet<(String, String)>,
+    /// No session begins with them, and none lives of them, as was found since this table is there.
+    unused: BTreeSet<String>,
 }
 
 impl Applications {
@@ -134,15 +134,9 @@ impl Applications {
         // Sessions can begin before requests come in that begin them.
         self.handle.applications(self.hosted()).await;
         self.http.routes(self.current().iter().filter_map(|loaded| loaded.http.clone()).collect());
-        // What was looked for may begin sessions again meanwhile.
+        // Sessions may have begun meanwhile, here or elsewhere, with what was unused before.
         self.looking.take().inspect(JoinHandle::abort);
-        let is_former = |(name, version): &(String, String)| {
-            let mut entries = self.table.applications.iter();
-            entries.any(|entry| {
-                (&entry.name, &entry.version, entry.is_current) == (name, version, false)
-            })
-        };
-        self.unused.retain(is_former);
+        self.unused.clear();
         self.look_for_usage();
         self.reported = self.report();
         self.reporter.report(&ToManager::Applications(self.reported.clone()));
@@ -150,26 +144,23 @@ impl Applications {
 
     /// Begins to look, if it is not looked already and there is something to be found out.
     fn look_for_usage(&mut self) {
-        if self.looking.is_none() && self.in_question().next().is_some() {
-            self.looking = Some(tokio::spawn(self.usage.clone().look()));
+        let is_open = |application: &String| !self.unused.contains(application);
+        let sought: BTreeSet<String> = self.former().filter(is_open).collect();
+        if self.looking.is_none() && !sought.is_empty() {
+            self.looking = Some(tokio::spawn(self.usage.clone().unused(sought)));
         }
     }
 
     async fn take_in_usage(&mut self) {
         let Some(looked) = self.looking.take_if(|looking| looking.is_finished()) else { return };
-        let Ok(Some(used)) = looked.await else { return };
-        let is_unused =
-            |(name, version): &(String, String)| !used.contains(&format!("{name}@{version}"));
-        let found: Vec<_> = self.in_question().filter(is_unused).collect();
-        self.unused.extend(found);
+        if let Ok(Some(unused)) = looked.await {
+            self.unused.extend(unused);
+        }
     }
 
-    /// The versions that no session begins with, and that are not known to be unused.
-    fn in_question(&self) -> impl Iterator<Item = (String, String)> {
-        let former = self.table.applications.iter().filter(|entry| !entry.is_current);
-        former
-            .map(|entry| (entry.name.clone(), entry.version.clone()))
-            .filter(|former| !self.unused.contains(former))
+    /// The versions that no session begins with.
+    fn former(&self) -> impl Iterator<Item = String> {
+        self.table.applications.iter().filter(|entry| !entry.is_current).map(id)
     }
 
     async fn load(&self, entry: &ApplicationEntry) -> Result<Arc<Loaded>, String> {
@@ -235,7 +226,7 @@ impl Applications {
                 }
                 None => (Some("it is not loaded yet".to_owned()), (0, 0)),
             };
-            let is_unused = self.unused.contains(&(name.clone(), version.clone()));
+            let is_unused = self.unused.contains(&id(entry));
             ApplicationReport { name, version, refused, events, failures, is_unused }
         };
         let applications = self.table.applications.iter().map(report).collect();
@@ -249,6 +240,11 @@ impl Applications {
             self.reported = report;
         }
     }
+}
+
+/// As records of sessions name it.
+fn id(entry: &ApplicationEntry) -> String {
+    format!("{}@{}", entry.name, entry.version)
 }
 
 /// As much of a reason as a report may tell.

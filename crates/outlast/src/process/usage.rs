@@ -24,16 +24,20 @@ pub(super) struct Usage {
 }
 
 impl Usage {
-    /// The applications, `NAME@VERSION`, that have sessions, or may begin some with the table that the container was given
-    /// last. None: not known.
-    pub(super) async fn look(self) -> Option<BTreeSet<String>> {
+    /// Those of `sought`, each a `NAME@VERSION`, that have no session, and begin none with the table that the container was
+    /// given last. None: not known.
+    pub(super) async fn unused(self, mut sought: BTreeSet<String>) -> Option<BTreeSet<String>> {
         // First what is here: what is stored meanwhile is found in the store.
         let mut found = self.handle.applications_at_work().await?;
         let mut after = None;
         loop {
+            sought.retain(|application| !found.contains(application));
+            if sought.is_empty() {
+                return Some(sought);
+            }
             let page = shard::stored_applications(&*self.store, after.as_ref(), PAGE, &mut found);
             match page.await {
-                Ok(None) => return Some(found),
+                Ok(None) => break,
                 Ok(next) => after = next,
                 Err(error) => {
                     warn!(%error, "cannot see which versions of applications have sessions: all of them stay");
@@ -42,5 +46,7 @@ impl Usage {
             }
             tokio::time::sleep(PAUSE).await;
         }
+        sought.retain(|application| !found.contains(application));
+        Some(sought)
     }
 }
