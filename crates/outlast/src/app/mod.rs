@@ -124,20 +124,35 @@ fn upgrade(
 
 fn remove(directory: &Path, what: &str, force: bool) -> Result<(), Failure> {
     let Named { name, version } = Named::read(what);
-    find(directory, name)?;
-    let living = if force { 0 } else { sessions::count(directory, name, version)? };
+    let status = find(directory, name)?;
+    if force {
+        return remove_at_once(directory, what);
+    }
+    let instead = match version {
+        Some(_) => "It goes by itself behind the last one".to_owned(),
+        None => format!("With outlast app remove {what} --drain it goes behind the last one"),
+    };
+    if !show::are_sessions_stored(directory, &status, version) {
+        return Err(anyhow!(
+            "sessions of {what} are in the memory of their containers only, where they are not counted (distributable or [cluster] \
+             enabled is false). {instead}, or it is removed all the same with --force"
+        )
+        .into());
+    }
+    let living = sessions::count(directory, name, version)?;
     if living > 0 {
         let sessions = if living == 1 { "session that lives" } else { "sessions that live" };
-        let instead = match version {
-            Some(_) => "It goes by itself behind the last one".to_owned(),
-            None => format!("With outlast app remove {what} --drain it goes behind the last one"),
-        };
         return Err(anyhow!(
             "{what} has {living} {sessions}, whose messages would be answered 503 (outlast sessions --application {what} lists \
              them). {instead}, or it is removed all the same with --force"
         )
         .into());
     }
+    remove_at_once(directory, what)
+}
+
+fn remove_at_once(directory: &Path, what: &str) -> Result<(), Failure> {
+    let Named { name, version } = Named::read(what);
     let (name, version) = (name.to_owned(), version.map(str::to_owned));
     carry_out(directory, Request::AppRemove { name, version }, &format!("removed {what}"))
 }

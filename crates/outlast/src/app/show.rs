@@ -62,18 +62,32 @@ fn current_manifest(
     directory: &Path,
     status: &ApplicationStatus,
 ) -> Option<Result<Manifest, Failure>> {
-    let version = status.current.as_ref()?;
-    let files = ApplicationsDirectory::of_node(directory).version(&status.name, version);
-    let read = || {
-        let mut manifest = manifest::load(&files.join(manifest::FILE_NAME))?;
-        let settings = files.join(applications_directory::SETTINGS);
-        for (key, value) in manifest::load_settings(&settings)? {
-            // One that the manifest has not is told when it is loaded.
-            let _ = manifest.set(&key, &value);
-        }
-        Ok(manifest)
-    };
-    Some(read())
+    Some(manifest_of(directory, &status.name, status.current.as_ref()?))
+}
+
+fn manifest_of(directory: &Path, name: &str, version: &str) -> Result<Manifest, Failure> {
+    let files = ApplicationsDirectory::of_node(directory).version(name, version);
+    let mut manifest = manifest::load(&files.join(manifest::FILE_NAME))?;
+    let settings = files.join(applications_directory::SETTINGS);
+    for (key, value) in manifest::load_settings(&settings)? {
+        // One that the manifest has not is told when it is loaded.
+        let _ = manifest.set(&key, &value);
+    }
+    Ok(manifest)
+}
+
+/// Whether all sessions of an application, or of one version of it, are in the store. What has no manifest has no sessions
+/// that are elsewhere: it was never loaded.
+pub(super) fn are_sessions_stored(
+    directory: &Path,
+    status: &ApplicationStatus,
+    version: Option<&str>,
+) -> bool {
+    let wanted = |one: &&VersionStatus| version.is_none_or(|version| one.version == version);
+    status.versions.iter().filter(wanted).all(|one| {
+        let manifest = manifest_of(directory, &status.name, &one.version);
+        manifest.map_or(true, |manifest| manifest.distributable && manifest.cluster.enabled)
+    })
 }
 
 fn row(Listed { status: application, asked }: &Listed<'_>) -> Vec<String> {

@@ -1,6 +1,7 @@
 //! Versions and applications that go: by themselves, behind their last session, or at once.
 
-use std::time::Duration;
+use std::fs;
+use std::time::{Duration, Instant};
 
 use super::*;
 
@@ -76,5 +77,33 @@ async fn an_application_with_calls_is_not_removed_unless_it_drains_or_is_forced(
     done(&node, &["deploy", text(&first)]);
     assert_eq!(asked(&mut call).await, 202, "its session was kept");
     call.hang_up().await.unwrap();
+    node.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_whose_sessions_are_in_memory_only_drains_behind_them() {
+    let sources = tempfile::tempdir().unwrap();
+    let node = world::node_of(&world::open_config(1, ""));
+    let caller = phone(&node).await;
+    let first = application(sources.path(), "1.0.0", &Handler::Holds(202));
+    let manifest = first.join("outlast-app.toml");
+    let text_before = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, format!("distributable = false\n{text_before}")).unwrap();
+    done(&node, &["deploy", text(&first)]);
+    let mut call = held(&caller).await;
+    let said = refused(&node, &["remove", "gate"], 1);
+    assert!(
+        said.contains("in the memory of their containers") && said.contains("--drain"),
+        "{said}"
+    );
+    done(&node, &["remove", "gate", "--drain"]);
+    assert_eq!(answer(&caller).await, 404, "no new one");
+    // Its session is at rest, neither at work nor stored. Were it not found, all would be gone after a second.
+    let drained = Instant::now();
+    while drained.elapsed() < Duration::from_secs(3) {
+        assert_eq!(asked(&mut call).await, 202);
+    }
+    call.hang_up().await.unwrap();
+    until_gone(&node, "the application to go", <[Value]>::is_empty);
     node.stop();
 }
