@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Sleep, sleep, timeout};
 
-use super::{BodyError, limits};
+use super::{BodyError, HttpBody, limits};
 
 /// A request's body, which breaks off if the client pauses for too long.
 pub(super) struct Watched {
@@ -44,6 +44,32 @@ impl Body for Watched {
         let pause = || Box::pin(sleep(limits::BODY_PAUSE_MAX));
         ready!(self.pause.get_or_insert_with(pause).as_mut().poll(cx));
         Poll::Ready(Some(Err(Stalled.into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A response's body that keeps its place in a count until it has left, or nobody wants it any more.
+pub(super) struct Held<P> {
+    pub(super) body: HttpBody,
+    pub(super) _place: P,
+}
+
+impl<P: Unpin> Body for Held<P> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {

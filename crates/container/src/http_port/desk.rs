@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use topology::{Incarnation, TopologyView};
 use tracing::debug;
 
-use super::body::{Watched, whole};
+use super::body::{Held, Watched, whole};
 use super::cookie::Cookies;
 use super::forwarding::{NotForwarded, forward, socket_of_life, socket_of_ready};
 use super::hops::{self, Sender};
@@ -83,14 +83,7 @@ impl Desk {
             Some(under_way) => {
                 let answered = self.answer_admitted(request, sender).await;
                 let response = answered.unwrap_or_else(answers::page);
-                // It counts until its last octet was taken.
-                response.map(|body| {
-                    body.map_frame(move |frame| {
-                        let _counted = &under_way;
-                        frame
-                    })
-                    .boxed_unsync()
-                })
+                response.map(|body| Held { body, _place: under_way }.boxed_unsync())
             }
             None => answers::page(StatusCode::SERVICE_UNAVAILABLE),
         };
@@ -139,13 +132,7 @@ impl Desk {
         let served = Arc::clone(&route.application).serve(request).await;
         let mut response = served.map_err(status_of)?;
         hops::leave_out_connection(response.headers_mut());
-        Ok(response.map(|body| {
-            body.map_frame(move |frame| {
-                let _held = &room;
-                frame
-            })
-            .boxed_unsync()
-        }))
+        Ok(response.map(|body| Held { body, _place: room }.boxed_unsync()))
     }
 
     async fn answer_by_session(

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod fake_edge;
+mod http_port;
 mod lifecycle;
 mod requests;
 mod toy_application;
