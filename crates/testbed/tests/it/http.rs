@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use phone::LineTransport;
+use phone::{LineTransport, Phone};
 use rustix::process::Signal;
 use testbed::node::Node;
 use testbed::wait;
@@ -66,6 +66,20 @@ fn a_session_is_served_by_its_cookie_wherever_a_request_comes_in_and_whoever_die
     assert_eq!(answer.octet(), 1, "a session of its own");
     assert_ne!(answer.cookie().unwrap(), cookie);
     assert_eq!(get(one, "/desk/s", "").cookie(), None, "there is nothing to come back to");
+    node.stop();
+}
+
+#[test]
+fn a_key_leads_to_one_session_without_any_cookie() {
+    let (node, one, two) = node(true, false);
+    let first = get(one, "/desk/7n", "");
+    assert_eq!((first.octet(), first.cookie()), (1, None));
+    assert_eq!(get(two, "/desk/7n", "").octet(), 2);
+    assert_eq!(get(two, "/desk/8n", "").octet(), 1, "another key");
+    let cookie = get(two, "/desk/n", "").cookie().unwrap();
+    assert_eq!(get(two, "/desk/7n", &cookie).octet(), 3, "a key goes before a cookie");
+    node.signal("container1", Signal::KILL);
+    assert_eq!(get(two, "/desk/7n", "").octet(), 4);
     node.stop();
 }
 
@@ -143,6 +157,100 @@ async fn a_call_begins_in_a_browser_and_the_browser_sees_what_became_of_it() {
     while ask(two, "/desk/s", &cookie).await.octet() != 1 {
         assert!(Instant::now() < limit, "the session does not hear of the answer");
     }
+    node.stop();
+}
+
+/// What has happened last when the owner of the session is hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Last {
+    /// The browser has its answer: the call is to be made.
+    Asked,
+    /// The callee's phone rings.
+    Rings,
+    /// It has answered.
+    Answered,
+    /// It has the ACK, and the browser has seen it.
+    Seen,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_converged_session_outlasts_its_owner_whatever_happened_last() {
+    let (node, one, two) = node(true, false);
+    let callee = world::registered_openly(&node, "callee", LineTransport::Udp).await;
+    for signal in [Signal::KILL, Signal::STOP] {
+        for last in [Last::Asked, Last::Rings, Last::Answered, Last::Seen] {
+            converged(&node, (one, two), &callee, signal, last).await;
+        }
+    }
+    assert_eq!(callee.violations(), Vec::<String>::new());
+    assert_eq!(callee.rang_again(), Vec::<String>::new());
+    node.stop();
+}
+
+async fn converged(
+    node: &Node,
+    (one, two): (SocketAddr, SocketAddr),
+    callee: &Phone,
+    signal: Signal,
+    last: Last,
+) {
+    let before = node.process("container1").restarts;
+    let asked = ask(one, "/desk/d", "").await;
+    assert_eq!(asked.octet(), 0);
+    let cookie = asked.cookie().unwrap();
+    assert_eq!(ask(one, "/desk/n", &cookie).await.octet(), 1);
+    let hit = |now| {
+        if now == last {
+            node.signal("container1", signal);
+        }
+    };
+    hit(Last::Asked);
+    let ringing = callee.incoming().await.unwrap();
+    ringing.ring().await.unwrap();
+    hit(Last::Rings);
+    let (answered, ()) = tokio::join!(ringing.answer(), async { hit(Last::Answered) });
+    let call = answered.unwrap();
+    // Whoever is asked: the one that was hit may not be there.
+    let limit = Instant::now() + LIMIT;
+    while ask(two, "/desk/s", &cookie).await.octet() != 1 {
+        assert!(Instant::now() < limit, "{signal:?} {last:?}: nobody hears of the answer");
+    }
+    hit(Last::Seen);
+    assert_eq!(ask(two, "/desk/n", &cookie).await.octet(), 2, "{signal:?} {last:?}");
+    call.hang_up().await.unwrap();
+    wait::until("container1 to be back", LIMIT, || {
+        let now = node.process("container1");
+        if now.restarts > before && now.state == "ready" { Ok(()) } else { Err(now) }
+    });
+    assert_eq!(ask(one, "/desk/n", &cookie).await.octet(), 3, "{signal:?} {last:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_draining_container_serves_the_sessions_that_live_and_another_begins_new_ones() {
+    let (node, one, _) = node(true, false);
+    let callee = world::registered_openly(&node, "callee", LineTransport::Udp).await;
+    let cookie = ask(one, "/desk/d", "").await.cookie().unwrap();
+    let call = callee.incoming().await.unwrap().answer().await.unwrap();
+    let directory = node.directory().to_owned();
+    let drain = tokio::task::spawn_blocking(move || {
+        let drain = ["drain", "container1", "--deadline", "30s"];
+        testbed::node::outlast_in(&directory, &drain, b"")
+    });
+    wait::until("container1 to drain", LIMIT, || match node.process("container1").state {
+        state if state == "draining" => Ok(()),
+        state => Err(state),
+    });
+    let answer = ask(one, "/desk/n", &cookie).await;
+    assert_eq!((answer.octet(), answer.header("connection")), (1, Some("close")));
+    assert_eq!(ask(one, "/desk/n", "").await.octet(), 1, "a new session");
+    let sessions = node.outlast(&["sessions", "--json"]).stdout;
+    let sessions: Vec<serde_json::Value> = serde_json::from_slice(&sessions).unwrap();
+    let mut owners: Vec<_> =
+        sessions.iter().map(|session| session["container"].as_str().unwrap()).collect();
+    owners.sort_unstable();
+    assert_eq!(owners, ["container1", "container2"], "{sessions:?}");
+    call.hang_up().await.unwrap();
+    assert!(drain.await.unwrap().status.success());
     node.stop();
 }
 

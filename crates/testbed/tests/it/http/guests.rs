@@ -137,6 +137,7 @@ fn echo() -> Vec<u8> {
 
 /// What is done follows from the last octet of the path: `n` counts, `d` calls `sip:callee@DOMAIN`, `s` says what became
 /// of that, `l` computes without end, `x` counts and traps. The answer is the count, or 1 when the callee has answered.
+/// If the octet before it is a digit, the path up to there is the key of the session.
 fn desk(domain: &str) -> Vec<u8> {
     let target = format!("sip:callee@{domain}");
     let from = format!("<sip:desk@{domain}>");
@@ -196,6 +197,16 @@ fn desk(domain: &str) -> Vec<u8> {
             (i32.store8 (i32.const 128) (local.get $answer))
             (call $put (local.get $stream) (i32.const 128) (i32.const 1) (i32.const 16))
             (call $end (local.get $stream)))
+          (func (export "outlast:app/http-router@0.1.0#session-key")
+            (param i32 i32 i32 i32 i32 i32) (result i32)
+            (local $octet i32)
+            (local.set $octet (i32.load8_u (i32.sub
+              (i32.add (local.get 2) (local.get 3)) (i32.const 2))))
+            (i32.store (i32.const 64) (i32.and
+              (i32.ge_u (local.get $octet) (i32.const 48)) (i32.le_u (local.get $octet) (i32.const 57))))
+            (i32.store offset=4 (i32.const 64) (local.get 2))
+            (i32.store offset=8 (i32.const 64) (i32.sub (local.get 3) (i32.const 1)))
+            (i32.const 64))
           (func (export "outlast:app/handler@0.1.0#handle")
             (param $event i32) (param i32 i32 i64 i32 i32 i32)
             (if (i32.eq (local.get $event) (i32.const 5)) ;; success
@@ -213,6 +224,7 @@ fn desk(domain: &str) -> Vec<u8> {
           import outlast:app/sip@0.1.0;
           import wasi:http/types@0.2.3;
           export outlast:app/handler@0.1.0;
+          export outlast:app/http-router@0.1.0;
           export wasi:http/incoming-handler@0.2.3;
         }";
     module(&text, world)
