@@ -209,6 +209,8 @@ pub struct SessionView {
     pub outgoing: usize,
     /// Its signals that were not heard yet.
     pub unheard_signals: usize,
+    /// Octets of its record before this event, of which there may be [`RECORD_BYTES_MAX`](super::limits::RECORD_BYTES_MAX).
+    pub record_bytes: usize,
 }
 
 impl SessionView {

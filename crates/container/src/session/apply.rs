@@ -9,7 +9,7 @@ use sip::{HeaderName, Method, RequestBuilder};
 use super::legs::Beginning;
 use super::limits;
 use super::rules::{
-    BrokenRule, Contact, checked_headers, checked_method, checked_name, checked_status,
+    BrokenRule, Contact, checked_message, checked_method, checked_name, checked_status,
     checked_time,
 };
 use super::state::{Action, Bye, Context, OutgoingRequest, Session, Silence, Stage, Timer};
@@ -100,7 +100,7 @@ impl Session {
                 self.send_in_dialog(leg, method, &headers, body, context, actions)?;
             }
             SessionEffect::Acknowledge { leg, headers, body } => {
-                checked_headers(&headers, Contact::Ours)?;
+                checked_message(&headers, body.as_ref(), 0, Contact::Ours)?;
                 self.acknowledge(&leg, &headers, body, context, actions);
             }
             SessionEffect::Cancel { leg } => self.cancel(&leg, context, actions),
@@ -127,7 +127,8 @@ impl Session {
             return if is_past { Ok(()) } else { Err(BrokenRule::NoRequest(request)) };
         };
         checked_status(response.status, &known.method)?;
-        checked_headers(&response.headers, Contact::of_response(response.status))?;
+        let contact = Contact::of_response(response.status);
+        checked_message(&response.headers, response.body.as_ref(), response.reason.len(), contact)?;
         let method = Method::parse(&known.method);
         if response.status < 300 && method.is_some_and(sip::dialog::is_target_refresh) {
             let contact = context.identity.contact(self.id).into();
@@ -147,7 +148,7 @@ impl Session {
         context: Context<'_>,
         actions: &mut Vec<Action>,
     ) -> Result<(), BrokenRule> {
-        checked_headers(headers, Contact::Ours)?;
+        checked_message(headers, body.as_ref(), method.len(), Contact::Ours)?;
         let sent = method.clone();
         let parsed = checked_method(&sent)?;
         let crosses = self.has_open_invite(&name)

@@ -13,7 +13,7 @@ use super::identity::RequestName;
 use super::limits;
 use super::receive::NoSession;
 use super::rules::{
-    BrokenRule, Contact, checked_address, checked_headers, checked_name, checked_outside_method,
+    BrokenRule, Contact, checked_address, checked_message, checked_name, checked_outside_method,
     checked_target,
 };
 use super::state::{Action, Bye, Context, Leg, Session, Silence};
@@ -43,7 +43,9 @@ impl Beginning {
         checked_target(&self.target)?;
         checked_address(&self.from)?;
         checked_address(&self.to)?;
-        checked_headers(&self.headers, Contact::Ours)
+        let addresses = self.target.len() + self.from.len() + self.to.len();
+        checked_message(&self.headers, self.body.as_ref(), addresses, Contact::Ours)?;
+        Ok(())
     }
 }
 

@@ -15,6 +15,11 @@ pub const TIMERS_MAX: usize = 32;
 pub const TIMER_MIN: Duration = Duration::from_millis(10);
 /// The longest time of a timer, and its longest period.
 pub const TIMER_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+/// What an application puts into one message, in octets: addresses, headers and body. A message has 64 KiB at most
+/// ([`sip::MESSAGE_BYTES_MAX`]); the rest is for the fields of the container and of those that it passes.
+pub const MESSAGE_CONTENT_BYTES_MAX: usize = 48 * 1024;
+/// The most header fields that it puts there.
+pub const MESSAGE_HEADERS_MAX: usize = 128;
 /// The most effects of one event.
 pub const EFFECTS_MAX: usize = 64;
 /// How long a session lives without being told to live longer, and how much longer it can be told.

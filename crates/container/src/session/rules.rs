@@ -10,7 +10,7 @@ use sip::{HeaderName, Method, NameAddr, Uri};
 
 use super::limits;
 use super::{LegName, RequestId, signal};
-use crate::application::{FieldName, Header};
+use crate::application::{Body, FieldName, Header};
 
 /// The rule that an effect breaks: a bug of the application.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +40,12 @@ pub enum BrokenRule {
     /// It belongs to the container.
     #[error("header {0} is the container's to write")]
     Header(String),
+    /// More than [`limits::MESSAGE_HEADERS_MAX`].
+    #[error("{0} headers in a message; at most {max} are sent", max = limits::MESSAGE_HEADERS_MAX)]
+    TooManyHeaders(usize),
+    /// More than [`limits::MESSAGE_CONTENT_BYTES_MAX`].
+    #[error("{0} octets in a message; at most {max} are sent", max = limits::MESSAGE_CONTENT_BYTES_MAX)]
+    MessageTooLong(usize),
     /// No token (RFC 3261 §25.1).
     #[error("{0:?} is no name of a header")]
     HeaderName(Bytes),
@@ -201,6 +207,33 @@ pub fn checked_headers(headers: &[Header], contact: Contact) -> Result<(), Broke
         }
     }
     Ok(())
+}
+
+/// What a message is to say: headers of which none belongs to the container, a body, and `more` octets (addresses, a reason
+/// phrase); as much as fits into a message. Returns the octets of all of it.
+///
+/// # Errors
+/// [`BrokenRule::HeaderName`], [`BrokenRule::Header`], [`BrokenRule::TooManyHeaders`] or [`BrokenRule::MessageTooLong`].
+pub fn checked_message(
+    headers: &[Header],
+    body: Option<&Body>,
+    more: usize,
+    contact: Contact,
+) -> Result<usize, BrokenRule> {
+    checked_headers(headers, contact)?;
+    if headers.len() > limits::MESSAGE_HEADERS_MAX {
+        return Err(BrokenRule::TooManyHeaders(headers.len()));
+    }
+    let header = |header: &Header| match &header.name {
+        FieldName::Known(name) => name.as_str().len() + header.value.len(),
+        FieldName::Named(name) => name.len() + header.value.len(),
+    };
+    let headers: usize = headers.iter().map(header).sum();
+    let body = body.map_or(0, |body| body.content_type.len() + body.content.len());
+    match headers + body + more {
+        octets @ 0..=limits::MESSAGE_CONTENT_BYTES_MAX => Ok(octets),
+        octets => Err(BrokenRule::MessageTooLong(octets)),
+    }
 }
 
 /// The name of a leg, a timer, an attribute or a signal.

@@ -429,6 +429,7 @@ impl Session {
             timers: self.timers.iter().map(timer).collect(),
             outgoing: self.outgoing.len(),
             unheard_signals: self.unheard_signals(),
+            record_bytes: 0,
         }
     }
 

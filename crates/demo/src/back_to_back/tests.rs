@@ -62,6 +62,7 @@ impl Driver {
             key: None,
             outgoing: 0,
             unheard_signals: 0,
+            record_bytes: 0,
             now: state::UnixMillis(1_000),
             created: state::UnixMillis(1_000),
             expires: state::UnixMillis(9_000_000),

@@ -87,7 +87,9 @@ impl Shard {
             let has_ended = entry.live.as_ref().is_some_and(|live| live.session.is_over());
             entry.record.is_empty() || has_ended
         });
-        let session = SessionView { is_new, ..step.draft.view(self.wall(now)) };
+        let record_bytes = self.sessions.entries.get(&id).map_or(0, |entry| entry.record.len());
+        let view = step.draft.view(self.wall(now));
+        let session = SessionView { is_new, record_bytes, ..view };
         let (event, session) = (Box::new(event.clone()), Box::new(session));
         let job = JobId(self.take_id());
         self.sessions.runs.insert(job, id);
