@@ -16,8 +16,10 @@ pub const CPU_TIME_DEFAULT: Duration = Duration::from_millis(50);
 pub const WALL_TIME_DEFAULT: Duration = Duration::from_secs(1);
 /// The largest component that is taken in, in octets: one of JavaScript has 12 MB.
 pub const COMPONENT_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Octets of all messages, headers and bodies that one event queues; a session's record can hold no more.
-pub const EFFECT_BYTES_MAX: usize = container::session::limits::RECORD_BYTES_MAX;
+/// Octets of all messages and attributes that one event adds to a session's record, together with those that it has
+/// already. What the record may hold beyond is for what the event itself brought, and for the container's own fields of each
+/// message: an event that is over that limit would have no effects at all.
+pub const EFFECT_BYTES_MAX: usize = container::session::limits::RECORD_BYTES_MAX - 128 * 1024;
 /// Lines that one event may log, also of what it prints.
 pub const LOG_LINES_MAX: usize = 64;
 /// The longest of them, in octets; what is longer is cut.

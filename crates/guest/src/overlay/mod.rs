@@ -54,6 +54,8 @@ impl From<BrokenRule> for Refusal {
             | BrokenRule::TooManyRequests(_)
             | BrokenRule::TooManySignals
             | BrokenRule::SignalTooLong(_)
+            | BrokenRule::MessageTooLong(_)
+            | BrokenRule::TooManyHeaders(_)
             | BrokenRule::Record(_) => Refusal::Limit(why),
             BrokenRule::NoRequest(_) => Refusal::Unknown(why),
             BrokenRule::NoDialog(_) | BrokenRule::NoLeg(_) | BrokenRule::NoLink(_) => {
@@ -136,7 +138,8 @@ impl Overlay {
             return Err(Refusal::Limit(why));
         }
         let value = Bytes::from(value);
-        self.queue(SessionEffect::Set { name: name.clone(), value: value.clone() }, 0)?;
+        let more = after.saturating_sub(self.attribute_bytes);
+        self.queue(SessionEffect::Set { name: name.clone(), value: value.clone() }, more)?;
         self.attribute_bytes = after;
         self.view.attributes.insert(name, value);
         Ok(())
@@ -242,7 +245,7 @@ impl Overlay {
         }
     }
 
-    /// Queues an effect whose message has `octets`.
+    /// Queues an effect by which the record grows by `octets`.
     fn queue(&mut self, effect: SessionEffect, octets: usize) -> Result<(), Refusal> {
         if self.is_over {
             return Err(Refusal::WrongState("the session is over".to_owned()));
@@ -253,8 +256,11 @@ impl Overlay {
         if self.effects.len() >= max {
             return Err(Refusal::Limit(format!("an event has at most {max} effects")));
         }
-        if octets > EFFECT_BYTES_MAX - self.effect_bytes {
-            let why = format!("messages of one event have at most {EFFECT_BYTES_MAX} octets");
+        let used = self.view.record_bytes + self.effect_bytes;
+        if octets > 0 && used + octets > EFFECT_BYTES_MAX {
+            let why = format!(
+                "messages and attributes of a session have at most {EFFECT_BYTES_MAX} octets, messages that are over lately included"
+            );
             return Err(Refusal::Limit(why));
         }
         self.effect_bytes += octets;

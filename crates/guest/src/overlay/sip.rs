@@ -1,9 +1,9 @@
 //! What a handler does with SIP: checked, shown to its later reads, queued.
 
 use bytes::Bytes;
-use container::application::{Body, FieldName, Header, Response};
+use container::application::{Body, Header, Response};
 use container::session::rules::{
-    BrokenRule, Contact, checked_address, checked_headers, checked_method, checked_name,
+    BrokenRule, Contact, checked_address, checked_message, checked_method, checked_name,
     checked_outside_method, checked_status, checked_target,
 };
 use container::session::{
@@ -43,8 +43,8 @@ impl Overlay {
         let status = response.status;
         let method = self.view.legs[leg].unanswered[at].1.clone();
         checked_status(status, &method)?;
-        checked_headers(&response.headers, Contact::of_response(status))?;
-        let octets = octets_of(&response.headers, response.body.as_ref()) + response.reason.len();
+        let (reason, contact) = (response.reason.len(), Contact::of_response(status));
+        let octets = checked_message(&response.headers, response.body.as_ref(), reason, contact)?;
         self.queue(SessionEffect::Respond { request, response }, octets)?;
         if status < 200 {
             return Ok(());
@@ -93,11 +93,10 @@ impl Overlay {
         checked_target(target)?;
         checked_address(from)?;
         checked_address(to)?;
-        checked_headers(headers, Contact::Ours)?;
+        let addresses = target.len() + from.len() + to.len();
+        let octets = checked_message(headers, body.as_ref(), addresses, Contact::Ours)?;
         self.checked_outgoing()?;
-        let octets =
-            octets_of(headers, body.as_ref()) + target.len() + from.len() + to.len() + leg.len();
-        Ok((LegName::new(leg), octets))
+        Ok((LegName::new(leg), octets + leg.len()))
     }
 
     fn add_leg(&mut self, name: LegName, method: Bytes) {
@@ -161,7 +160,7 @@ impl Overlay {
         headers: Vec<Header>,
         body: Option<Body>,
     ) -> Result<(), Refusal> {
-        checked_headers(&headers, Contact::Ours)?;
+        let octets = checked_message(&headers, body.as_ref(), method.len(), Contact::Ours)?;
         let is_bye = checked_method(&method)? == Method::Bye;
         let at = self.leg_at(leg)?;
         match self.view.legs[at].state {
@@ -174,7 +173,6 @@ impl Overlay {
         if !is_bye {
             self.checked_outgoing()?;
         }
-        let octets = octets_of(&headers, body.as_ref()) + method.len();
         let name = LegName::new(leg);
         self.queue(
             SessionEffect::Send { leg: name, method: method.clone(), headers, body },
@@ -200,12 +198,11 @@ impl Overlay {
         headers: Vec<Header>,
         body: Option<Body>,
     ) -> Result<(), Refusal> {
-        checked_headers(&headers, Contact::Ours)?;
+        let octets = checked_message(&headers, body.as_ref(), 0, Contact::Ours)?;
         let at = self.leg_at(leg)?;
         if !self.view.legs[at].wants_ack {
             return Err(Refusal::WrongState(format!("leg {leg} has no 2xx to acknowledge")));
         }
-        let octets = octets_of(&headers, body.as_ref());
         self.queue(SessionEffect::Acknowledge { leg: LegName::new(leg), headers, body }, octets)?;
         self.view.legs[at].wants_ack = false;
         Ok(())
@@ -247,14 +244,4 @@ impl Overlay {
         }
         Ok(())
     }
-}
-
-/// Names, values and content.
-fn octets_of(headers: &[Header], body: Option<&Body>) -> usize {
-    let header = |header: &Header| match &header.name {
-        FieldName::Known(name) => name.as_str().len() + header.value.len(),
-        FieldName::Named(name) => name.len() + header.value.len(),
-    };
-    let body = body.map_or(0, |body| body.content_type.len() + body.content.len());
-    headers.iter().map(header).sum::<usize>() + body
 }

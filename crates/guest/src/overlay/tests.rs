@@ -36,6 +36,7 @@ fn session(legs: Vec<LegView>) -> Overlay {
         key: None,
         outgoing: 0,
         unheard_signals: 0,
+        record_bytes: 0,
         id: SessionId([7; 16]),
         now: UnixMillis(1_000),
         created: UnixMillis(500),

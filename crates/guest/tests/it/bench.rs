@@ -51,6 +51,7 @@ pub(crate) fn session() -> SessionView {
         key: None,
         outgoing: 0,
         unheard_signals: 0,
+        record_bytes: 0,
         id: SessionId([0xab; 16]),
         now: UnixMillis(1_000),
         created: UnixMillis(1_000),

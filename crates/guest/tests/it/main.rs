@@ -7,6 +7,7 @@ mod handling;
 mod hostile;
 mod http;
 mod module;
+mod overlay;
 mod preparing;
 mod reusing;
 mod samples;
