@@ -7,6 +7,7 @@
 //! Deliberately absent: decisions (the shard's), retries of commits (the shard's), group commit (the store's).
 
 mod asks;
+mod handle;
 mod link;
 mod resolver;
 mod usage;
@@ -22,7 +23,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -32,15 +33,16 @@ use state::{Store, UnixMillis};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
-use topology::server::Pulse;
-use topology::{HeartbeatSettings, TopologyView};
+use topology::HeartbeatSettings;
 use tracing::{debug, info, warn};
 use transport::link::{LinkFrame, Refused, SendError};
 
 use crate::application::{Application, Duty, IncomingRequest, Tick};
 use crate::edges::LinkId;
 use crate::shard::{LookupId, SessionApplications, Shard, ShardEffect, ShardSettings};
-use asks::{Asks, HttpCall};
+use asks::Asks;
+pub use handle::ServerHandle;
+use handle::{Command, Vitals};
 use link::{Link, LinkEnd};
 use resolver::Resolver;
 use wedge::Wedge;
@@ -100,77 +102,6 @@ pub enum ServerError {
         /// Why.
         source: io::Error,
     },
-}
-
-enum Command {
-    View(TopologyView),
-    Applications(SessionApplications),
-    Http(HttpCall),
-    Usage(usage::Reply),
-    Drain(Duration),
-    Stop,
-    #[cfg(feature = "faults")]
-    Wedge,
-}
-
-/// What others may know of a running container.
-#[derive(Debug, Clone, Default)]
-struct Vitals {
-    pulse: Pulse,
-    left: Arc<AtomicU64>,
-}
-
-/// Tells a running container what to do.
-#[derive(Clone)]
-pub struct ServerHandle {
-    commands: mpsc::Sender<Command>,
-    vitals: Vitals,
-}
-
-impl ServerHandle {
-    /// The topology has changed.
-    pub async fn view(&self, view: TopologyView) {
-        self.send(Command::View(view)).await;
-    }
-
-    /// Other applications with sessions are hosted from now on. Sessions of one that is not among them wait for it: a
-    /// request of theirs is answered 503, and whatever comes once only, or by the clock, is told when it is there again.
-    pub async fn applications(&self, applications: SessionApplications) {
-        self.send(Command::Applications(applications)).await;
-    }
-
-    /// Take nothing new, keep what is owned, end when nothing is left or at the deadline. A further drain replaces
-    /// the deadline.
-    pub async fn drain(&self, deadline_in: Duration) {
-        self.send(Command::Drain(deadline_in)).await;
-    }
-
-    /// End now; what was decided is still sent.
-    pub async fn stop(&self) {
-        self.send(Command::Stop).await;
-    }
-
-    /// A fault: work off nothing that comes by links any more, and go on as if nothing were wrong.
-    #[cfg(feature = "faults")]
-    pub async fn wedge(&self) {
-        self.send(Command::Wedge).await;
-    }
-
-    /// Advances as long as the container's loop goes round.
-    pub fn pulse(&self) -> Pulse {
-        self.vitals.pulse.clone()
-    }
-
-    /// What a drain would wait for, as of the last heartbeat.
-    pub fn left(&self) -> u64 {
-        self.vitals.left.load(Ordering::Relaxed)
-    }
-
-    async fn send(&self, command: Command) {
-        if self.commands.send(command).await.is_err() {
-            debug!("the container has ended already");
-        }
-    }
 }
 
 /// A container process's one shard with everything around it.
