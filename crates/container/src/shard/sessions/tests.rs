@@ -9,6 +9,7 @@ mod bounds;
 mod chain;
 mod edge;
 mod ends;
+mod everything;
 mod front_door;
 mod http;
 mod keys;

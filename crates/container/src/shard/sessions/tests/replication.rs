@@ -1,9 +1,18 @@
 //! Sessions whose messages leave before they are committed, and sessions that are stored nowhere.
 
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use sip::{Message, Method};
+
 use super::phones::Hangup;
 use super::world::{Fate, Trouble, World};
 use super::{SECOND, call_of};
-use crate::session::Replication;
+use crate::application::Response;
+use crate::session::{
+    LegName, Replication, SessionApplication, SessionEffect, SessionEvent, SessionView,
+};
+use crate::shard::sessions::SessionApplications;
 
 const HANGUPS: [Hangup; 2] = [Hangup::Caller, Hangup::Callee];
 
@@ -125,4 +134,78 @@ fn session_that_is_stored_nowhere_rests_as_its_record() {
     world.runs(40 * SECOND);
     assert_eq!(world.callee.requests("BYE"), 1, "{}", world.log.join("\n"));
     assert_eq!(world.sessions(), 0);
+}
+
+/// Lets it ring, and calls somebody else after a while.
+struct Late;
+
+impl SessionApplication for Late {
+    fn name(&self) -> &str {
+        "late@1"
+    }
+
+    fn accepts(&self, request: &Message) -> bool {
+        request.method() == Some(Method::Invite)
+    }
+
+    fn replication(&self) -> Replication {
+        Replication::AfterReply
+    }
+
+    fn on_event<'a>(
+        &'a self,
+        _: &'a SessionView,
+        event: &'a SessionEvent,
+    ) -> BoxFuture<'a, Vec<SessionEffect>> {
+        let effects = match event {
+            SessionEvent::Request { request, .. } => {
+                let (name, after) = ("later".to_owned(), SECOND);
+                vec![
+                    SessionEffect::Respond { request: *request, response: Response::new(180) },
+                    SessionEffect::StartTimer { name, after, every: None },
+                ]
+            }
+            SessionEvent::Timer { .. } => vec![SessionEffect::Call {
+                leg: LegName::new("other"),
+                target: "sip:bob@198.51.100.9".into(),
+                from: "<sip:alice@example.com>".into(),
+                to: "<sip:bob@example.com>".into(),
+                headers: Vec::new(),
+                body: None,
+            }],
+            _ => Vec::new(),
+        };
+        Box::pin(async move { effects })
+    }
+}
+
+#[test]
+fn beginning_waits_for_its_commit_whatever_its_application_wants() {
+    let mut world = World::new(Hangup::Nobody, Fate::Lives);
+    world.opens();
+    world.hosts(SessionApplications::new(vec![Arc::new(Late)]));
+    world.calls();
+    world.runs(2 * SECOND);
+    let told = world.log.join("\n");
+    let at = |end| world.log.iter().position(|line| line.ends_with(end)).expect(&told);
+    assert!(at("commit true") < at("c1 -> 180 to 7 INVITE"), "what begins a session: {told}");
+    let called = at("c1 -> 1 INVITE");
+    assert!(world.log[called - 1].ends_with("commit true"), "{told}");
+}
+
+#[test]
+fn request_that_was_answered_already_is_not_refused_when_the_store_takes_nothing() {
+    let mut world = World::new(Hangup::Caller, Fate::Lives);
+    (world.replication, world.timer_after) = (Replication::AfterReply, 3 * SECOND);
+    world.begins();
+    world.runs(SECOND);
+    let before = world.record();
+    world.next_commit_goes_wrong(Trouble::Busy);
+    world.caller_asks(100, 0);
+    assert_eq!(world.record(), before);
+    world.runs(SECOND * 9 / 4);
+    assert_ne!(world.record(), before, "it is noted when the store takes it");
+    // Not 503: the agent leaves it to the end of the call.
+    let told = world.log.join("\n");
+    assert_eq!(world.caller.faults, ["caller: INFO answered 487"], "{told}");
 }
