@@ -322,7 +322,8 @@ pub enum SessionEvent {
         /// 408 nobody answered in time (in a dialog that has ended the leg, as a 408 that came would), 503 it could not be
         /// sent, 487 it was cancelled by us (whatever the other side said to that) or by the container, because it rang
         /// for too long ([`TIMER_C`](super::limits::TIMER_C)), 491 it crossed with an INVITE of the other side: try again
-        /// later (RFC 3261 §14.1).
+        /// later (RFC 3261 §14.1). Also 487 of an `INVITE` or `BYE` of the other side, which has given up or hung up, and
+        /// was answered, while this version of the application was not there.
         status: u16,
     },
     /// A timer has fired; unless it is periodic it is gone already.

@@ -191,6 +191,21 @@ impl Session {
         event.filter(|_| !self.is_ending)
     }
 
+    /// The application was not there to be told that the other side has hung up or given up: it hears that a request of
+    /// the leg has failed, when it is there.
+    pub fn note_untold(&mut self, event: Option<SessionEvent>) -> Option<SessionEvent> {
+        let (leg, method) = match event? {
+            SessionEvent::Request { leg, message, .. } => {
+                let method = message.method().map_or(&b""[..], |method| method.as_bytes());
+                (leg, Bytes::copy_from_slice(method))
+            }
+            SessionEvent::Cancelled { leg, .. } => (leg, Bytes::from_static(b"INVITE")),
+            other => return Some(other),
+        };
+        self.failures.push((leg, method, 487));
+        None
+    }
+
     /// Whether a request is a repetition; its answer is given again if it has one.
     fn is_known(&self, new: &NewRequest, actions: &mut Vec<Action>) -> bool {
         if let Some((status, response)) = self.answer_to(&new.key) {

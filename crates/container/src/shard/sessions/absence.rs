@@ -1,8 +1,9 @@
 //! Sessions whose application, of their version, is not hosted here: it was removed, or is not there yet.
 //!
 //! Nothing of them is lost. A request is told to come again; a BYE, a CANCEL, an ACK, a response or a failure comes once
-//! and waits, and so do timers and the session's end, until the application is there. A session that waits is its
-//! owner's, and its successor's should that die: there the messages come again, as the outbox says.
+//! and waits, and so do timers and the session's end, until the application is there. A BYE or CANCEL waits no longer
+//! than its phone: then the container ends the leg, and the application hears that when it is there. A session that waits is
+//! its owner's, and its successor's should that die: there the messages come again, as the outbox says.
 
 use std::time::{Duration, Instant};
 
@@ -11,9 +12,11 @@ use tracing::{info, warn};
 use super::super::{Shard, ShardEffect, taken};
 use super::steps::is_refusable;
 use super::{Queued, SessionApplications, Step};
-use crate::session::SessionId;
 use crate::session::receive::Input;
+use crate::session::{SessionEvent, SessionId};
 
+/// For so long a BYE or CANCEL waits: its phone gives up after 32 s (RFC 3261 §17.1.2.2), and is to hear an answer.
+const PHONE_PATIENCE: Duration = Duration::from_secs(20);
 /// What is due is looked at again after so long, if the application has not come before.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
@@ -72,7 +75,7 @@ impl Shard {
             warn!(session = %id, application, "its application is not here; deploy that version of it, and what waits for it goes on");
         }
         entry.awaits_application = true;
-        let Step { mut held, mut cancel, ask, .. } = step;
+        let Step { mut held, mut cancel, ask, event, .. } = step;
         match input {
             // They come again by themselves.
             Input::Deadline | Input::Failure => entry.not_before = Some(now + LOOK_AGAIN),
@@ -82,7 +85,12 @@ impl Shard {
                 for held in held.iter_mut().chain(cancelled) {
                     taken(held.offered.take(), effects);
                 }
-                live.waiting.insert(live.parked, Queued { input, held, cancel, ask });
+                let hangs_up = matches!(
+                    &event,
+                    Some(SessionEvent::Request { .. } | SessionEvent::Cancelled { .. })
+                );
+                let until = hangs_up.then(|| now + PHONE_PATIENCE);
+                live.waiting.insert(live.parked, Queued { input, held, cancel, ask, until });
                 live.parked += 1;
             }
         }

@@ -60,7 +60,7 @@ impl Shard {
         // A step that pauses is tried again first, and looks at the deadline when it stands.
         let next = entry.not_before.unwrap_or(now + deadline);
         let repeats = live.repeats.iter().map(|repeat| repeat.next);
-        let next = repeats.fold(next, Instant::min);
+        let next = repeats.chain(live.waits_until()).fold(next, Instant::min);
         self.sessions.deadlines.arm(id, &mut entry.armed, Some(next));
     }
 

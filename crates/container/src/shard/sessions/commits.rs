@@ -297,7 +297,7 @@ impl Shard {
             }
             Some(Step { held, cancel, ask, .. }) => {
                 let input = Input::Deadline;
-                self.unqueue(Queued { input, held, cancel, ask }, now, effects);
+                self.unqueue(Queued { held, cancel, ask, ..Queued::of(input) }, now, effects);
             }
             None => {}
         }

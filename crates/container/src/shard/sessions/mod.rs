@@ -155,6 +155,11 @@ impl Live {
         Live { session, waiting, parked: 0, step: None, repeats }
     }
 
+    /// When something that waits for the application has waited long enough.
+    fn waits_until(&self) -> Option<Instant> {
+        self.waiting.iter().take(self.parked).filter_map(|queued| queued.until).min()
+    }
+
     /// Whether the next input has to wait.
     fn is_busy(&self) -> bool {
         self.step.is_some()
@@ -180,11 +185,13 @@ struct Queued {
     cancel: Option<HeldCancel>,
     /// The HTTP request that it came as.
     ask: Option<Ask>,
+    /// It does not wait longer for its application.
+    until: Option<Instant>,
 }
 
 impl Queued {
     fn of(input: Input) -> Queued {
-        Queued { input, held: None, cancel: None, ask: None }
+        Queued { input, held: None, cancel: None, ask: None, until: None }
     }
 }
 

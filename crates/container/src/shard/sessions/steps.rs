@@ -49,16 +49,22 @@ impl Shard {
             if live.is_busy() {
                 return;
             }
-            let Some(queued) = live.waiting.remove(live.parked) else { return self.rest(id, now) };
+            let has_waited = |queued: &Queued| queued.until.is_some_and(|until| until <= now);
+            let late = live.waiting.iter().take(live.parked).position(has_waited);
+            live.parked -= usize::from(late.is_some());
+            let Some(queued) = live.waiting.remove(late.unwrap_or(live.parked)) else {
+                return self.rest(id, now);
+            };
             let Sessions { identity, timers, .. } = sessions;
             let (wall, guarded) = (clocks.wall(now), clocks.guarded(now));
             let context = Context { now: wall, guarded, identity, timers: *timers };
             let (mut draft, mut actions) = (live.session.clone(), Vec::new());
-            let Queued { input, held, cancel, ask } = queued;
+            let Queued { input, held, cancel, ask, .. } = queued;
             let name = live.session.application();
             let application = sessions.applications.find(name).map(Arc::clone);
             let kept = application.is_none().then(|| input.clone());
             let event = draft.receive(input, context, &mut actions);
+            let event = if late.is_some() { draft.note_untold(event) } else { event };
             let step = Step { held, cancel, ask, ..Step::new(draft, event, actions) };
             match (application, kept) {
                 (Some(application), _) if step.event.is_some() => {

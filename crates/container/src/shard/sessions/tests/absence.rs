@@ -74,6 +74,52 @@ fn bye_waits_for_the_application_and_ends_the_call_then() {
 }
 
 #[test]
+fn phone_that_hangs_up_while_the_application_is_away_is_answered_in_time() {
+    let mut world = standing_call(Hangup::Nobody);
+    world.hosts(SessionApplications::default());
+    world.caller_hangs_up();
+    world.runs(16 * SECOND);
+    assert!(!world.caller.is_over);
+    world.runs(4 * SECOND);
+    assert!(world.caller.is_over && !world.callee.is_over, "{}", world.log.join("\n"));
+    world.check_indexes();
+    world.runs(60 * SECOND);
+    world.hosts(only(&world, &["agent@1"]));
+    world.runs(MOMENT);
+    assert!(world.is_hung_up(), "the other side, too: {}", world.log.join("\n"));
+    // RFC 4320 §4.1: a request that takes long is told so.
+    world.caller.faults.retain(|fault| fault != "caller: BYE answered 100");
+    assert_eq!(world.caller.faults, Vec::<String>::new());
+    world.runs(40 * SECOND);
+    assert_eq!((world.store.records(), world.sessions()), (0, 0));
+}
+
+#[test]
+fn caller_that_gives_up_while_the_application_is_away_is_answered_in_time() {
+    let mut world = World::new(Hangup::Nobody, Fate::Lives);
+    world.opens();
+    world.comes(&super::bounds::invite("other-1"));
+    world.others.clear();
+    world.hosts(SessionApplications::default());
+    world.comes(&super::bounds::invite("other-1").replace("INVITE", "CANCEL"));
+    world.runs(19 * SECOND);
+    let statuses = |world: &World| {
+        let mut statuses: Vec<_> = world.others.iter().filter_map(|sent| sent.status()).collect();
+        statuses.retain(|status| *status > 100);
+        statuses.sort_unstable();
+        statuses.dedup();
+        statuses
+    };
+    assert_eq!(statuses(&world), Vec::<u16>::new());
+    world.runs(2 * SECOND);
+    assert_eq!(statuses(&world), [200, 487], "{}", world.log.join("\n"));
+    world.hosts(only(&world, &["agent@1"]));
+    world.runs(MOMENT);
+    // It has answered meanwhile.
+    assert_eq!(world.callee.requests("BYE"), 1, "{}", world.log.join("\n"));
+}
+
+#[test]
 fn answer_that_comes_while_the_application_is_away_is_heard_later() {
     let mut world = World::new(Hangup::Caller, Fate::Lives);
     world.begins();

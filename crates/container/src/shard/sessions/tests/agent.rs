@@ -119,6 +119,15 @@ impl Agent {
                 }
                 effects
             }
+            SessionEvent::Failed { leg, method, status: 487 } if *method == "BYE" => {
+                let other = session.legs.iter().find(|other| other.name != *leg);
+                other.map(|other| send(&other.name, "BYE")).into_iter().collect()
+            }
+            SessionEvent::Failed { leg, method, status: 487 }
+                if *method == "INVITE" && leg.as_str() == CALLER =>
+            {
+                vec![SessionEffect::Cancel { leg: callee() }]
+            }
             SessionEvent::Timer { .. } => {
                 let stands =
                     session.leg("callee").is_some_and(|leg| leg.state == LegState::Confirmed);
