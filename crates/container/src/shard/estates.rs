@@ -19,6 +19,9 @@ use crate::ownership::sweep::{Scan, Sweep};
 /// is made while that is written.
 const CLAIMS_MAX: usize = 512;
 
+/// As many claims in doubt are looked at again; more are forgotten, the oldest first.
+const UNSURE_MAX: usize = 4_096;
+
 /// What is known of the estates of the dead.
 #[derive(Debug, Default)]
 pub(super) struct Estates {
@@ -29,12 +32,23 @@ pub(super) struct Estates {
     is_stale: bool,
     found: VecDeque<Owned>,
     claiming: usize,
+    /// Claims that were given up, and of which nobody knows whether they stand: the records may be ours.
+    unsure: VecDeque<Owned>,
 }
 
 impl Estates {
     /// Whether something that was found, or may be found, is not claimed yet.
     pub(super) fn is_claiming(&self) -> bool {
         self.claiming > 0 || self.scan.is_some() || !self.found.is_empty()
+    }
+
+    /// A claim was given up that may stand after all: its record is looked at again with the next sweep.
+    pub(super) fn look_again(&mut self, owned: Owned) {
+        if self.unsure.len() >= UNSURE_MAX {
+            warn!(max = UNSURE_MAX, "too many claims are in doubt; one waits for its next message");
+            self.unsure.pop_front();
+        }
+        self.unsure.push_back(owned);
     }
 
     /// A record that may be ours to go on with.
@@ -48,9 +62,11 @@ impl Shard {
     pub(super) fn sweep_estates(&mut self, effects: &mut Vec<ShardEffect>) {
         self.watch_due(effects);
         self.tell_of_inherited();
+        let unsure = std::mem::take(&mut self.estates.unsure);
+        self.estates.found.extend(unsure);
         if self.estates.sweep.is_some() {
             self.estates.is_stale = true;
-            return;
+            return self.claim_on(effects);
         }
         self.estates.sweep = Some(Sweep::new());
         self.claim_on(effects);

@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 
 use sip::{Edits, Method};
 use state::{Batch, CommitError, Record, StoreError, Version};
-use topology::Incarnation;
+use topology::{ChoiceHash, Incarnation};
 use tracing::{debug, error, warn};
 use transport::link::{HOPS_MAX, LinkFrame};
 
-use super::{CommitUse, Held, ReadUse, Shard, ShardEffect, taken};
+use super::{CommitUse, Held, ReadUse, STANDSTILL, Shard, ShardEffect, taken};
 use crate::ownership::identity::SetUpId;
-use crate::ownership::index::Owned;
+use crate::ownership::index::{Owned, RecordKind};
 use crate::ownership::neighbours::Standing;
 use crate::proxy;
 use crate::session::SessionId;
@@ -46,7 +46,11 @@ pub(super) struct Inquiry {
     estate: Option<Owned>,
     /// What we want to own.
     claim: Option<Box<SetUp>>,
+    /// When that was asked for.
+    claimed_at: Option<Instant>,
     attempts: u32,
+    /// A claim of ours may stand, although nobody knows.
+    is_unsure: bool,
 }
 
 /// A message that went to its owner.
@@ -168,6 +172,7 @@ impl Shard {
                 let (claimed, batch) = set_up.claim(id, own, &record, wall);
                 let Some(inquiry) = self.inquiries.get_mut(&id) else { return };
                 inquiry.claim = Some(Box::new(claimed));
+                inquiry.claimed_at = Some(now);
                 self.commit(CommitUse::Claim(id), batch, effects);
             }
         }
@@ -182,7 +187,13 @@ impl Shard {
         effects: &mut Vec<ShardEffect>,
     ) {
         let Some(inquiry) = self.inquiries.get_mut(&id) else { return };
+        let is_late = is_late(inquiry.claimed_at, now);
+        inquiry.is_unsure |= matches!(result, Err(CommitError::Unknown { .. }));
         match (result, inquiry.claim.take()) {
+            (Ok(_), Some(_)) if is_late && inquiry.attempts < ATTEMPTS_MAX => {
+                inquiry.attempts += 1;
+                self.ask(ReadUse::Inquiry(id), SetUp::key(id), effects);
+            }
             (Ok(versions), Some(claimed)) => {
                 let version = *versions.first().expect("the store gives a version for each write");
                 self.inherit(id, claimed, version, now, effects);
@@ -257,6 +268,12 @@ impl Shard {
 
     /// Nothing can be said now. An INVITE is answered, so that its caller tries again; other messages are repeated.
     fn give_up_inquiry(&mut self, id: SetUpId, now: Instant, effects: &mut Vec<ShardEffect>) {
+        if self.inquiries.get(&id).is_some_and(|inquiry| inquiry.is_unsure) {
+            let (kind, owner) = (RecordKind::SetUp, self.settings.incarnation);
+            // What is looked for by its id falls to nobody else.
+            let choice = ChoiceHash(0);
+            self.estates.look_again(Owned { owner, kind, id: id.0, choice });
+        }
         for held in self.end_inquiry(id, effects) {
             self.drop_held(held, effects);
         }
@@ -338,4 +355,10 @@ impl Shard {
             }
         }
     }
+}
+
+/// Whether a claim stands for so long, unread, that others may have taken us for dead meanwhile: then its record says whose
+/// it is now.
+pub(super) fn is_late(claimed_at: Option<Instant>, now: Instant) -> bool {
+    claimed_at.is_some_and(|at| now.saturating_duration_since(at) > STANDSTILL)
 }

@@ -13,6 +13,7 @@ use topology::Incarnation;
 use tracing::{debug, error, info, warn};
 use transport::link::HOPS_MAX;
 
+use super::super::inquiries::is_late;
 use super::super::proxying::NO_LINK;
 use super::super::{CommitUse, Held, HttpOutcome, InHand, ReadUse, Shard, ShardEffect, taken};
 use super::{Ask, Entered, Entry, Live, Queued, records};
@@ -47,7 +48,11 @@ pub(super) struct Inquiry {
     estate: Option<Owned>,
     /// What we want to own, and its record.
     claim: Option<Box<(Session, Bytes)>>,
+    /// When that was asked for.
+    claimed_at: Option<Instant>,
     attempts: u32,
+    /// A claim of ours may stand, although nobody knows.
+    is_unsure: bool,
 }
 
 impl Shard {
@@ -175,6 +180,7 @@ impl Shard {
                 let batch = records::update(before, &claimed, value.clone());
                 let Some(inquiry) = self.sessions.inquiries.get_mut(&id) else { return };
                 inquiry.claim = Some(Box::new((claimed, value)));
+                inquiry.claimed_at = Some(now);
                 self.commit(CommitUse::SessionClaim(id), batch, effects);
             }
         }
@@ -189,7 +195,13 @@ impl Shard {
         effects: &mut Vec<ShardEffect>,
     ) {
         let Some(inquiry) = self.sessions.inquiries.get_mut(&id) else { return };
+        let is_late = is_late(inquiry.claimed_at, now);
+        inquiry.is_unsure |= matches!(result, Err(CommitError::Unknown { .. }));
         match (result, inquiry.claim.take()) {
+            (Ok(_), Some(_)) if is_late && inquiry.attempts < ATTEMPTS_MAX => {
+                inquiry.attempts += 1;
+                self.ask(ReadUse::Session(id), records::key(id), effects);
+            }
             (Ok(versions), Some(claimed)) => {
                 let (session, value) = *claimed;
                 let version = *versions.first().expect("the store gives a version for each write");
@@ -352,6 +364,9 @@ impl Shard {
     }
 
     fn give_up_session(&mut self, id: SessionId, now: Instant, effects: &mut Vec<ShardEffect>) {
+        if self.sessions.inquiries.get(&id).is_some_and(|inquiry| inquiry.is_unsure) {
+            self.estates.look_again(records::owned(id, self.settings.incarnation));
+        }
         for asking in self.end_session_inquiry(id, effects) {
             match asking {
                 Asking::Message(held) => self.drop_held(*held, effects),

@@ -7,6 +7,7 @@ mod absence;
 mod agent;
 mod bounds;
 mod chain;
+mod claims;
 mod edge;
 mod ends;
 mod everything;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use sip::{HeaderName, Message};
 use state::engine::fake::{CommitFault, FakeStore};
-use state::{Key, Prefix, Space, Store, StoreError, UnixMillis};
+use state::{CommitError, Key, Prefix, Space, Store, StoreError, UnixMillis, Version};
 use topology::view::WEIGHT_DEFAULT;
 use topology::{Incarnation, ProcessEntry, ProcessName, ProcessState, ProcessType, TopologyView};
 use transport::link::{EdgeAddress, Incoming, LinkFrame};
@@ -23,7 +23,9 @@ use crate::session::{HttpRequest, Replication, Session, SessionApplication, Sess
 use crate::shard::sessions::{
     EventEnd, KeyEnd, SessionApplications, Sessions, records, stored_applications,
 };
-use crate::shard::{AskId, HandlerEnd, HttpAsk, HttpOutcome, SessionChoice, Shard, ShardEffect};
+use crate::shard::{
+    AskId, CommitId, HandlerEnd, HttpAsk, HttpOutcome, SessionChoice, Shard, ShardEffect,
+};
 
 const EDGE: &str = "192.0.2.1:5060";
 const LINK: LinkId = LinkId(1);
@@ -97,6 +99,11 @@ pub(super) struct World {
     asked: u64,
     /// Request-URIs that the registrar was asked about; it knows nobody.
     pub(super) registrar: Vec<String>,
+    /// What goes wrong with the next commits of the second container.
+    pub(super) faults_of_second: VecDeque<CommitFault>,
+    /// The next commit of the second container is heard of later.
+    pub(super) is_next_late: bool,
+    late: Option<(CommitId, Result<Vec<Version>, CommitError>)>,
     /// One effect of the one container, one of the other; else the second comes when the first has none.
     pub(super) takes_turns: bool,
     turns: usize,
@@ -142,6 +149,9 @@ impl World {
             outcomes: Vec::new(),
             asked: 0,
             registrar: Vec::new(),
+            faults_of_second: VecDeque::new(),
+            is_next_late: false,
+            late: None,
             takes_turns: false,
             turns: 0,
             witnessed: None,
@@ -422,8 +432,14 @@ impl World {
                 self.buckets.extend(batch.writes.first().map(|write| write.key.tag.clone()));
                 if number == 0 {
                     self.goes_wrong();
+                } else if let Some(fault) = self.faults_of_second.pop_front() {
+                    self.store.inject_commit_fault(fault);
                 }
                 let result = self.store.commit(batch).now_or_never().unwrap();
+                if number == 1 && std::mem::take(&mut self.is_next_late) {
+                    self.late = Some((commit, result));
+                    return;
+                }
                 self.log.push(format!("   c{} commit {:?}", number + 1, result.is_ok()));
                 self.with(number, |shard, now, effects| {
                     shard.committed(commit, result, now, effects)
@@ -605,6 +621,14 @@ impl World {
     pub(super) fn caller_asks(&mut self, cseq: u32, octets: usize) {
         let info = self.caller.info(cseq, octets);
         self.reaches_container(info.buffer().clone());
+        self.settles();
+    }
+
+    /// The second container hears of the commit that was kept from it, having stood still for so long.
+    pub(super) fn late_commit_ends(&mut self, stood_still: Duration) {
+        let (commit, result) = self.late.take().unwrap();
+        self.now += stood_still;
+        self.with(1, |shard, now, effects| shard.committed(commit, result, now, effects));
         self.settles();
     }
 
