@@ -6,6 +6,7 @@ mod applications;
 mod back_to_back;
 mod calls;
 mod clock;
+mod composition;
 mod deployable;
 mod detection;
 mod drains;
