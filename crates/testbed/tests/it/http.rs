@@ -13,7 +13,7 @@ use testbed::wait;
 use crate::world::{self, DOMAIN, LIMIT};
 use client::{Answer, connect, get, try_ask};
 
-mod client;
+pub(crate) mod client;
 pub(crate) mod guests;
 
 /// A node of two containers that serves these applications, and where the containers do.

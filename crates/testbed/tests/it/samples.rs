@@ -17,6 +17,8 @@ use testbed::wait;
 
 use crate::world::{self, DOMAIN};
 
+mod web;
+
 /// None: they are not built, and that need not be.
 fn built() -> Option<PathBuf> {
     let directory = std::env::var_os("OUTLAST_APPS").map(PathBuf::from);
@@ -30,8 +32,13 @@ fn built() -> Option<PathBuf> {
 
 /// A node with two containers and a sample deployed on it.
 fn node_with(sample: &str, settings: &[&str]) -> Option<Node> {
+    node_of_with(&world::open_config(1, ""), sample, settings)
+}
+
+/// A node of this configuration with a sample deployed on it.
+fn node_of_with(config: &str, sample: &str, settings: &[&str]) -> Option<Node> {
     let sample = built()?.join(sample);
-    let node = world::node_of(&world::open_config(1, ""));
+    let node = world::node_of(config);
     let set = settings.iter().flat_map(|setting| ["--set", *setting]);
     let arguments: Vec<&str> =
         ["app", "deploy", sample.to_str().unwrap()].into_iter().chain(set).collect();
