@@ -25,6 +25,7 @@ use crate::host::Host;
 use crate::instance::{Loaded, Room};
 use crate::limits::{KEY_BYTES_MAX, LIVE_INSTANCES_MAX, Limits};
 use crate::overlay::Overlay;
+use crate::patience::{Late, within};
 use crate::services::{InMemory, Services};
 
 /// What a phone is told when all places are taken: seconds until it tries again.
@@ -246,11 +247,11 @@ impl Guest {
         let mut room = self.take_waiting().unwrap_or_else(|| self.loaded.room(host()));
         room.begin(overlay);
         let wall_time = self.identity.limits.wall_time;
-        let outcome = tokio::time::timeout(wall_time, self.call(&mut room, call)).await;
+        let outcome = within(wall_time, self.call(&mut room, call)).await;
         let outcome = match outcome {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(room.failure(&error)),
-            Err(_) => Err(Failure::late(wall_time)),
+            Err(Late) => Err(Failure::late(wall_time)),
         };
         let overlay = room.end();
         if outcome.is_ok() {

@@ -33,6 +33,7 @@ mod http;
 mod instance;
 pub mod limits;
 pub mod overlay;
+mod patience;
 mod precompiled;
 pub mod services;
 

@@ -12,7 +12,7 @@ pub const TABLE_ELEMENTS_DEFAULT: usize = 20_000;
 pub const TABLE_ELEMENTS_MAX: usize = 100_000;
 /// Processor time of one event.
 pub const CPU_TIME_DEFAULT: Duration = Duration::from_millis(50);
-/// One event from its beginning to its end, the waits for store and clock included.
+/// What one event may wait for store and clock.
 pub const WALL_TIME_DEFAULT: Duration = Duration::from_secs(1);
 /// The largest component that is taken in, in octets: one of JavaScript has 12 MB.
 pub const COMPONENT_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -46,7 +46,7 @@ pub struct Limits {
     pub table_elements: usize,
     /// Processor time of one event, in steps of [`TICK`](crate::engine::TICK).
     pub cpu_time: Duration,
-    /// One event from its beginning to its end.
+    /// How long one event may wait, all its waits together; a response to HTTP, from its beginning to its end.
     pub wall_time: Duration,
     /// Effects of one event; up to the container's own limit.
     pub effects: usize,
