@@ -12,6 +12,9 @@ use crate::router::{Arrived, CallInbox};
 use crate::session_description::{CONTENT_TYPE, describe};
 use crate::{Draft, LineTransport, Phone, PhoneError};
 
+/// Bodies that are kept of what comes in a call; further ones are answered and forgotten.
+const HEARD_MAX: usize = 1_024;
+
 /// An established call. What comes in is answered while the phone waits for something in the call.
 #[derive(Debug)]
 pub struct Call {
@@ -24,6 +27,8 @@ pub struct Call {
     version: u32,
     /// The other side's last session description.
     remote_description: Bytes,
+    /// Bodies of other requests than INVITE, in the order they came.
+    heard: Vec<String>,
     state: State,
 }
 
@@ -53,9 +58,17 @@ impl Call {
         inbox: CallInbox,
         session: String,
     ) -> Call {
-        let remote_description = Bytes::new();
-        let state = State::Up;
-        Call { phone, line, dialog, inbox, session, version: 1, remote_description, state }
+        Call {
+            phone,
+            line,
+            dialog,
+            inbox,
+            session,
+            version: 1,
+            remote_description: Bytes::new(),
+            heard: Vec::new(),
+            state: State::Up,
+        }
     }
 
     /// Keeps the other side's session description, if there is one.
@@ -83,6 +96,12 @@ impl Call {
     /// The session description that came last from the other side.
     pub fn remote_description(&self) -> &[u8] {
         &self.remote_description
+    }
+
+    /// The bodies that other requests of the other side than INVITE had, in the order they came; a repetition of a
+    /// request does not count.
+    pub fn heard(&self) -> &[String] {
+        &self.heard
     }
 
     /// Whether this side sends over UDP.
@@ -158,6 +177,9 @@ impl Call {
             method @ (Some(_) | None) => {
                 line.answer(&request, ResponseBuilder::new(&request, 200).build()).await?;
                 if method != Some(Method::Bye) {
+                    if !request.body().is_empty() && self.heard.len() < HEARD_MAX {
+                        self.heard.push(String::from_utf8_lossy(request.body()).into_owned());
+                    }
                     return Ok(Took::Other);
                 }
                 self.state = State::HungUp;
@@ -220,6 +242,23 @@ impl Call {
             self.acknowledge(exchange.request(), &response).await?;
         }
         Ok(response)
+    }
+
+    /// Answers whatever comes until what was [`heard`](Self::heard) is enough.
+    ///
+    /// # Errors
+    /// [`PhoneError::HungUp`] when the other side hangs up instead; when nothing comes for long.
+    pub async fn listen(
+        &mut self,
+        is_enough: impl Fn(&[String]) -> bool,
+    ) -> Result<(), PhoneError> {
+        while !is_enough(&self.heard) {
+            let arrived = self.inbox.next("something to hear").await?;
+            if self.take(arrived).await? == Took::Bye {
+                return Err(PhoneError::HungUp);
+            }
+        }
+        Ok(())
     }
 
     /// Invites the other side anew in the call, with a new offer, and acknowledges its 2xx, which it gives.

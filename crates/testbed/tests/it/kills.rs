@@ -5,7 +5,7 @@
 //! `docs/reports/kills.md` or `docs/reports/kills-webassembly.md`. `OUTLAST_SEED` runs a sequence again, `OUTLAST_VICTIMS=edge` (or `container`, `manager`,
 //! `guardian`) hits that kind only.
 
-mod calls;
+pub(crate) mod calls;
 mod report;
 
 use std::collections::HashSet;
@@ -22,6 +22,8 @@ use calls::Calls;
 use report::{Hits, Report};
 
 const USERS: usize = 10_000;
+/// Pairs of phones that call each other: 50 calls a second.
+const PAIRS: usize = 100;
 const KILLS: usize = 20;
 /// Fewer for those: the two tests together must not take long.
 const KILLS_WITH_GUESTS: usize = 8;
@@ -178,7 +180,7 @@ async fn lose_nothing(agent: Agent, kills: usize) {
     assert_eq!((loaded.registered, loaded.refused, loaded.unanswered), (USERS, 0, 0), "{loaded:?}");
 
     let began = Instant::now();
-    let calls = Calls::begin(&edges, &agent.domain()).await;
+    let calls = Calls::begin(&edges, &agent.domain(), PAIRS).await;
     let mut hits = Hits::default();
     let mut next_hits = vec![began; victims.len()];
     for _ in 0..kills {

@@ -9,7 +9,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`scripts`] | the calls |
-//! | [`cell`] | one call that stands still at one message |
+//! | [`cell`] | one call of them, which stands still at one message ([`turnstile`](crate::turnstile)) |
 //! | [`owner`] | which container a Call-ID belongs to, as the edges choose it |
 //!
 //! `OUTLAST_MATRIX=direct-kill:fork:udp:7` runs one cell again. Calls through a WebAssembly application need `OUTLAST_APPS`
@@ -19,34 +19,17 @@ mod cell;
 pub(crate) mod owner;
 mod scripts;
 
-use std::time::{Duration, Instant};
-
 use phone::LineTransport;
-use rustix::process::{Pid, Signal, kill_process};
 use testbed::node::Node;
-use testbed::wait;
 
 use crate::deployable::{Deployable, assert_has_worked};
+use crate::turnstile::{Fault, VICTIM, strike};
 use crate::world;
-use cell::{Cell, Verdict};
-use scripts::{SCRIPTS, Script};
-
-/// What happens to the owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
-    /// SIGKILL.
-    Kill,
-    /// SIGSTOP: it neither answers nor dies until somebody notices.
-    Stop,
-}
-
-/// The container that gets the fault.
-const VICTIM: &str = "container1";
+use cell::Play;
+use owner::Owner;
+use scripts::SCRIPTS;
 
 const BOTH: [LineTransport; 2] = [LineTransport::Udp, LineTransport::Tcp];
-
-/// All calls of a matrix stand at their message within this.
-const STANDING_LIMIT: Duration = Duration::from_secs(60);
 
 /// By which application the calls go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,64 +117,27 @@ fn run(route: Route, fault: Fault, name: &str) {
         return;
     }
     let Some(node) = route.node() else { return };
-    let owner = owner::Owner::of(&node, VICTIM);
-    let plays = SCRIPTS.iter().flat_map(|script| BOTH.map(|transport| (script, transport)));
-    let rehearsals: Vec<_> =
-        plays.map(|(script, transport)| cell::rehearse(&node, route, script, transport)).collect();
+    let plays = SCRIPTS
+        .iter()
+        .flat_map(|script| BOTH.map(|transport| Play { script: *script, transport, route }));
+    let rehearsals: Vec<_> = plays.map(|play| (play, play.rehearse(&node))).collect();
     let mut cells = Vec::new();
-    for rehearsal in rehearsals {
-        let (script, transport) = (rehearsal.script, rehearsal.transport);
+    for (play, rehearsal) in rehearsals {
         for message in 1..=rehearsal.count_messages() {
-            let id = id(name, &script, transport, message);
+            let id = format!("{name}:{}:{message}", play.name());
             if only.as_ref().is_none_or(|only| *only == id) {
-                cells.push(Cell { id, script, transport, stands_at: message });
+                cells.push((play, id, message));
             }
         }
     }
     assert!(!cells.is_empty(), "no cell is called {only:?}");
-    let count = cells.len();
-    let began = Instant::now();
-    let running: Vec<_> =
-        cells.into_iter().map(|cell| cell::begin(cell, &node, route, &owner)).collect();
-    wait::until("all calls to stand at their message", STANDING_LIMIT, || {
-        let late: Vec<_> = running.iter().filter(|cell| !cell.stands()).map(|c| c.id()).collect();
-        if late.is_empty() { Ok(()) } else { Err(late) }
-    });
-    let standing_after = began.elapsed();
-    let restarts = node.process(VICTIM).restarts;
-    let signal = match fault {
-        Fault::Kill => Signal::KILL,
-        Fault::Stop => Signal::STOP,
+    let owner = Owner::of(&node, VICTIM);
+    let begin = |(play, id, message): (Play, String, usize)| {
+        play.begin(&node, id, message, |name| owner.call_id(name))
     };
-    strike(&node, signal);
-    let struck = Instant::now();
-    for cell in &running {
-        cell.go_on();
-    }
-    let verdicts: Vec<Verdict> = running.into_iter().map(cell::Running::verdict).collect();
-    let struck_calls = verdicts.iter().filter(|verdict| verdict.was_struck()).count();
-    println!(
-        "{name}: {struck_calls} of {count} calls struck, standing after {standing_after:?}, over {:?} after the fault",
-        struck.elapsed()
-    );
-    wait::until("the victim to be back", Duration::from_secs(20), || {
-        let process = node.process(VICTIM);
-        if process.state == "ready" && process.restarts > restarts { Ok(()) } else { Err(process) }
-    });
-    assert!(struck_calls * 20 >= count * 19, "only {struck_calls} of {count} calls were struck");
-    let bad: Vec<String> = verdicts.iter().filter_map(Verdict::complaint).collect();
-    assert!(bad.is_empty(), "{} of {count} calls failed:\n{}", bad.len(), bad.join("\n"));
+    strike(name, &node, fault, cells.into_iter().map(begin).collect());
     if matches!(route, Route::Guest | Route::ReusedGuest) {
         assert_has_worked(&node, "b2bua");
     }
     node.stop();
-}
-
-fn strike(node: &Node, signal: Signal) {
-    let pid = node.process(VICTIM).pid.expect("the victim runs");
-    kill_process(Pid::from_raw(pid).expect("a process id"), signal).expect("the victim runs");
-}
-
-fn id(name: &str, script: &Script, transport: LineTransport, message: usize) -> String {
-    format!("{name}:{}:{}:{message}", script.name, transport.name().to_lowercase())
 }

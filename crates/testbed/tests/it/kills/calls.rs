@@ -4,16 +4,14 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use phone::{LineTransport, Phone, PhoneError};
 use tokio::task::JoinSet;
 
 use crate::world::{DOMAIN, PASSWORD};
 
-/// Pairs of phones that call each other again and again.
-const PAIRS: usize = 100;
-/// Each pair begins a call so often: 50 calls a second of all of them.
+/// Each pair begins a call so often: 100 pairs make 50 calls a second.
 const EVERY: Duration = Duration::from_secs(2);
 /// How long a call is up.
 const HELD: Duration = Duration::from_millis(800);
@@ -22,16 +20,19 @@ const LIMIT: Duration = Duration::from_secs(75);
 
 /// What became of the calls.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Tally {
+pub(crate) struct Tally {
     /// Rang once, were answered and hung up, with everything in order.
-    pub(super) whole: usize,
+    pub(crate) whole: usize,
     /// What happened to the others.
-    pub(super) losses: Vec<String>,
+    pub(crate) losses: Vec<String>,
+    /// When each call was made, and how long it took until its callee rang.
+    pub(crate) rang: Vec<(Instant, Duration)>,
 }
 
 impl Tally {
     fn add(&mut self, other: Tally) {
         self.whole += other.whole;
+        self.rang.extend(other.rang);
         self.losses.extend(other.losses);
     }
 }
@@ -43,21 +44,21 @@ impl fmt::Display for Tally {
 }
 
 /// Calls that go on until they are told to stop.
-pub(super) struct Calls {
+pub(crate) struct Calls {
     is_over: Arc<AtomicBool>,
     pairs: JoinSet<Tally>,
 }
 
 impl Calls {
-    /// Registers the phones, over UDP by these edges in turn, and begins to call; every second pair calls through
+    /// Registers so many pairs of phones, over UDP by these edges in turn, and begins to call; every second pair calls through
     /// the back-to-back agent, by this domain.
     ///
     /// # Panics
     /// When a phone cannot register.
-    pub(super) async fn begin(edges: &[SocketAddr], agent: &str) -> Calls {
+    pub(crate) async fn begin(edges: &[SocketAddr], agent: &str, count: usize) -> Calls {
         let is_over = Arc::new(AtomicBool::new(false));
         let mut pairs = JoinSet::new();
-        for number in 0..PAIRS {
+        for number in 0..count {
             // Both kinds of call by every edge.
             let edge = &edges[number / 2 % edges.len()];
             // By the name an application may tell whose call it is.
@@ -67,7 +68,7 @@ impl Calls {
             let uri = format!("sip:{}@{domain}", callee.user());
             let pair = Pair { caller, callee, uri };
             let is_over = Arc::clone(&is_over);
-            let late = EVERY.mul_f64(number as f64 / PAIRS as f64);
+            let late = EVERY.mul_f64(number as f64 / count as f64);
             pairs.spawn(async move {
                 tokio::time::sleep(late).await;
                 pair.call_until(&is_over).await
@@ -77,7 +78,7 @@ impl Calls {
     }
 
     /// Begins no further call, and waits for the end of those that are up.
-    pub(super) async fn end(mut self) -> Tally {
+    pub(crate) async fn end(mut self) -> Tally {
         self.is_over.store(true, Ordering::Relaxed);
         let mut tally = Tally::default();
         while let Some(pair) = self.pairs.join_next().await {
@@ -117,8 +118,9 @@ impl Pair {
             next.tick().await;
             let began = time_of_day();
             let lost = match tokio::time::timeout(LIMIT, self.call()).await {
-                Ok(Ok(())) => {
+                Ok(Ok(rang)) => {
                     tally.whole += 1;
+                    tally.rang.push(rang);
                     continue;
                 }
                 Ok(Err(error)) => error.to_string(),
@@ -137,16 +139,19 @@ impl Pair {
         tally
     }
 
-    async fn call(&self) -> Result<(), PhoneError> {
+    /// Gives when it was made, and how long it took until the callee rang.
+    async fn call(&self) -> Result<(Instant, Duration), PhoneError> {
+        let began = Instant::now();
         let calling = async { self.caller.call(0, &self.uri).await?.answered().await };
         let answering = async {
             let ringing = self.callee.incoming().await?;
+            let rang_after = began.elapsed();
             ringing.ring().await?;
-            ringing.answer().await
+            Ok((ringing.answer().await?, rang_after))
         };
-        let (caller, callee) = tokio::try_join!(calling, answering)?;
+        let (caller, (callee, rang_after)) = tokio::try_join!(calling, answering)?;
         tokio::time::sleep(HELD).await;
         tokio::try_join!(caller.hang_up(), callee.hung_up())?;
-        Ok(())
+        Ok((began, rang_after))
     }
 }
