@@ -113,11 +113,13 @@ impl Desk {
         };
         let routes = Arc::clone(&self.routes.borrow());
         let route = routing::find(&routes, host, head.uri.path()).ok_or(StatusCode::NOT_FOUND)?;
-        if route.application.has_sessions() {
+        let place = route.shares.admit().ok_or(StatusCode::SERVICE_UNAVAILABLE)?;
+        let response = if route.application.has_sessions() {
             self.answer_by_session(route, head, body, hops).await
         } else {
             self.answer_streaming(route, head, body).await
-        }
+        };
+        response.map(|response| response.map(|body| Held { body, _place: place }.boxed_unsync()))
     }
 
     async fn answer_streaming(
@@ -126,8 +128,9 @@ impl Desk {
         head: Parts,
         body: Incoming,
     ) -> Result<Response<HttpBody>, StatusCode> {
+        let share = route.shares.stream().ok_or(StatusCode::SERVICE_UNAVAILABLE)?;
         let room = Arc::clone(&self.room.streamed).try_acquire_owned();
-        let room = room.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
+        let room = (room.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?, share);
         let request = Request::from_parts(head, Watched::new(body).boxed_unsync());
         let served = Arc::clone(&route.application).serve(request).await;
         let mut response = served.map_err(status_of)?;
@@ -142,7 +145,10 @@ impl Desk {
         body: Incoming,
         hops: u8,
     ) -> Result<Response<HttpBody>, StatusCode> {
-        let key = route.application.http_session_key(&head).await.map_err(status_of)?;
+        let key = {
+            let _turn = route.shares.turn().await.ok_or(StatusCode::SERVICE_UNAVAILABLE)?;
+            route.application.http_session_key(&head).await.map_err(status_of)?
+        };
         let cookie = self.cookies.session(&route.session_cookie, &head.headers);
         let room = u32::try_from(route.body_bytes_max.div_ceil(KIBIBYTE)).unwrap_or(u32::MAX);
         // Most requests have no body, or say how long it is.
@@ -176,7 +182,10 @@ impl Desk {
                 return answered;
             }
             let is_new = choice == SessionChoice::New;
-            let outcome = self.container.http(&name, choice.clone(), request.clone()).await;
+            let outcome = {
+                let _turn = route.shares.turn().await.ok_or(StatusCode::SERVICE_UNAVAILABLE)?;
+                self.container.http(&name, choice.clone(), request.clone()).await
+            };
             let owner = match outcome {
                 HttpOutcome::Answered { session, response } => {
                     let session = session.filter(|_| is_new);

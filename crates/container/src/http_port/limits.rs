@@ -11,6 +11,14 @@ pub const REQUESTS_MAX: usize = 1_024;
 /// Requests to applications without sessions among them: each holds an instance for as long as it streams, and calls need
 /// some too. A further one gets 503.
 pub const STREAMED_MAX: usize = 128;
+/// Requests to one application that are answered, or wait for their turn, at the same time; a further one gets 503.
+pub const ADMITTED_OF_ONE_MAX: usize = 256;
+/// Those of them that stream; a further one gets 503.
+pub const STREAMED_OF_ONE_MAX: usize = 64;
+/// Events of its sessions that are handled at the same time: handlers of calls take turns with these. A further one waits.
+pub const HANDLED_OF_ONE_MAX: usize = 32;
+/// For so long; then it gets 503.
+pub const TURN_WAIT_MAX: Duration = Duration::from_secs(3);
 /// Octets of the bodies of requests that are kept whole, of all requests together; what is over it gets 503.
 pub const BODIES_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// So many octets of a body that is too long are read all the same, since a client that still sends does not see its answer.

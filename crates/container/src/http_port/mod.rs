@@ -28,6 +28,7 @@ pub mod limits;
 mod paced;
 pub mod routing;
 pub mod server;
+mod shares;
 
 pub use application::{BodyError, HttpApplication, HttpBody, NotServed};
 pub use routing::{HttpRoute, Place};

@@ -6,6 +6,7 @@ use http::header::HOST;
 use http::request::Parts;
 
 use super::HttpApplication;
+use super::shares::Shares;
 
 /// Where an application is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +17,7 @@ pub struct Place {
     pub host: Option<String>,
 }
 
-/// An application and where it is served.
+/// An application and where it is served. Clones share what it may take.
 #[derive(Clone)]
 pub struct HttpRoute {
     /// Who answers.
@@ -27,6 +28,19 @@ pub struct HttpRoute {
     pub session_cookie: String,
     /// The longest body of a request that comes with a session, in octets; a longer one gets 413.
     pub body_bytes_max: usize,
+    pub(super) shares: Shares,
+}
+
+impl HttpRoute {
+    /// The application at `place`.
+    pub fn new(
+        application: Arc<dyn HttpApplication>,
+        place: Place,
+        session_cookie: String,
+        body_bytes_max: usize,
+    ) -> HttpRoute {
+        HttpRoute { application, place, session_cookie, body_bytes_max, shares: Shares::default() }
+    }
 }
 
 /// Those of all applications, in the order in which these are asked.

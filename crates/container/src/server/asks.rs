@@ -31,9 +31,12 @@ impl ServerHandle {
     ) -> HttpOutcome {
         let (reply, outcome) = oneshot::channel();
         let application = application.to_owned();
-        self.send(Command::Http(HttpCall { application, session, request, reply })).await;
-        // The container ends: another one can be asked.
-        outcome.await.unwrap_or(HttpOutcome::Refused(503))
+        let call = HttpCall { application, session, request, reply };
+        if self.commands.send(Command::Http(call)).await.is_err() {
+            return HttpOutcome::Refused(503); // the container has ended: another one can be asked
+        }
+        // It ends with this under way: whether it was done, nobody says any more.
+        outcome.await.unwrap_or(HttpOutcome::Refused(502))
     }
 }
 

@@ -77,7 +77,8 @@ pub enum HttpOutcome {
     Elsewhere(Incarnation),
     /// There is no session of that name, or it is another application's.
     NoSession,
-    /// Nothing has happened. 413 and 431: the request is too long; 503: try again in a moment.
+    /// Nothing has happened. 413 and 431: the request is too long; 503: try again in a moment. Only 502 does not say so: the
+    /// container has ended meanwhile.
     Refused(u16),
 }
 

@@ -83,12 +83,13 @@ impl Served {
         let handle = port.handle();
         assert_eq!(*handle.address().borrow(), None, "there is nothing to be served yet");
         let application = Arc::new(Hello { may_answer: Semaphore::new(0) });
-        handle.routes(vec![HttpRoute {
-            application: Arc::<Hello>::clone(&application),
-            place: Place { path: "/app".to_owned(), host: None },
-            session_cookie: "SESSION".to_owned(),
-            body_bytes_max: 1024,
-        }]);
+        let place = |path: &str| Place { path: path.to_owned(), host: None };
+        let route = |application: &Arc<Hello>, path| {
+            let application = Arc::<Hello>::clone(application);
+            HttpRoute::new(application, place(path), "SESSION".to_owned(), 1024)
+        };
+        let other = Arc::new(Hello { may_answer: Semaphore::new(0) });
+        handle.routes(vec![route(&application, "/app"), route(&other, "/other")]);
         Served { container, application, port, handle }
     }
 
@@ -231,4 +232,27 @@ async fn asked_or_refused(address: SocketAddr) -> bool {
         asked.is_ok() && stream.read_to_string(&mut text).is_ok() && text.contains("200 OK")
     };
     tokio::task::spawn_blocking(asking).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_flood_of_requests_to_one_application_leaves_room_for_the_others() {
+    let served = Served::start(any(), None);
+    let address = served.address().await;
+    let flood = || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        ask(&mut stream, "/app/wait");
+        stream
+    };
+    let mut waiting: Vec<_> = (0..limits::STREAMED_OF_ONE_MAX).map(|_| flood()).collect();
+    while served.handle.under_way() < limits::STREAMED_OF_ONE_MAX as u64 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let more = asked(address, "/app").await;
+    assert!(more.starts_with("http/1.1 503") && more.contains("retry-after: "), "{more}");
+    assert!(asked(address, "/other").await.starts_with("http/1.1 200"));
+    served.application.may_answer.add_permits(waiting.len());
+    for stream in &mut waiting {
+        assert!(answer(stream).starts_with("http/1.1 200"));
+    }
+    assert!(asked(address, "/app").await.starts_with("http/1.1 200"));
 }

@@ -66,11 +66,10 @@ impl Guests {
             let counts = counted.counts();
             (counts.events, counts.failed())
         };
-        let route = |http: HttpSettings| HttpRoute {
-            application: Arc::<Guest>::clone(&guest),
-            place: Place { path: http.path, host: http.host },
-            session_cookie: http.session_cookie,
-            body_bytes_max,
+        let route = |http: HttpSettings| {
+            let place = Place { path: http.path, host: http.host };
+            let application = Arc::<Guest>::clone(&guest);
+            HttpRoute::new(application, place, http.session_cookie, body_bytes_max)
         };
         let http = http.filter(|_| guest.handlers().http).map(route);
         Ok(Loaded { application: guest, http, order, counts: Box::new(counts) })
