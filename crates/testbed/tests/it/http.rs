@@ -33,7 +33,7 @@ fn node(desk: bool, echo: bool) -> (Node, SocketAddr, SocketAddr) {
 }
 
 /// Where a container serves HTTP.
-fn port(node: &Node, container: &str) -> SocketAddr {
+pub(crate) fn port(node: &Node, container: &str) -> SocketAddr {
     wait::until("the address of a container", LIMIT, || node.process(container).http.ok_or(()))
 }
 

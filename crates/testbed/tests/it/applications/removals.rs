@@ -4,6 +4,9 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::http::client::get;
+use crate::http::guests::write_desk;
+use crate::http::port;
 
 /// A session that is over is remembered for 32 s, so that what is repeated gets its answer again.
 const GONE_WITHIN: Duration = Duration::from_secs(90);
@@ -46,6 +49,39 @@ async fn an_old_version_goes_by_itself_behind_its_last_session() {
     assert_eq!(asked(&mut new).await, 209);
     new.hang_up().await.unwrap();
     node.stop();
+}
+
+/// Sessions of HTTP are at rest as soon as their request is answered: nothing shows them but the store, or a container's memory.
+#[test]
+fn a_version_whose_sessions_are_at_rest_stays_wherever_those_are() {
+    for distributable in [true, false] {
+        let sources = tempfile::tempdir().unwrap();
+        let node = world::node_of(&world::open_config(
+            1,
+            "[container]\nhttp = \"127.0.0.1:0\"\nold_versions_kept = \"1s\"\n",
+        ));
+        let directory = write_desk(sources.path(), DOMAIN);
+        let manifest = directory.join("outlast-app.toml");
+        let first = fs::read_to_string(&manifest).unwrap();
+        let deploy = |version: &str| {
+            let manifest_text = first.replace("1.0.0", version);
+            fs::write(&manifest, format!("distributable = {distributable}\n{manifest_text}"))
+                .unwrap();
+            done(&node, &["deploy", text(&directory)]);
+        };
+        deploy("1.0.0");
+        let at = port(&node, "container1");
+        let cookie = get(at, "/desk/n", "").cookie().unwrap();
+        deploy("1.1.0");
+        deploy("1.2.0");
+        // Nothing lives of the second one: once it is gone the first one was judged too.
+        until_gone(&node, "a version without sessions to go", |all| {
+            all[0]["versions"].as_array().is_some_and(|versions| versions.len() == 2)
+        });
+        assert_eq!(list(&node)[0]["versions"][0]["version"], "1.0.0", "{distributable}");
+        assert_eq!(get(at, "/desk/n", &cookie).octet(), 2, "{distributable}");
+        node.stop();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,7 +134,7 @@ async fn an_application_whose_sessions_are_in_memory_only_drains_behind_them() {
     );
     done(&node, &["remove", "gate", "--drain"]);
     assert_eq!(answer(&caller).await, 404, "no new one");
-    // Its session is at rest, neither at work nor stored. Were it not found, all would be gone after a second.
+    // Its session is not stored. Were it not found all the same, all would be gone after a second.
     let drained = Instant::now();
     while drained.elapsed() < Duration::from_secs(3) {
         assert_eq!(asked(&mut call).await, 202);
