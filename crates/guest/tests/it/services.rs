@@ -1,5 +1,6 @@
 //! What every implementation of `Services` does, on each of them; and what the stored one does beyond.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +11,10 @@ use futures_util::future::{BoxFuture, join_all};
 use guest::services::limits::{CACHE_BYTES_MAX, CACHED_BYTES_MAX, ENTRY_BYTES, NAMES_BYTES_MAX};
 use guest::services::{InMemory, Stored};
 use guest::{Limits, ServiceError, Services};
-use state::UnixMillis;
 use state::clock::{Clock, ManualClock, SystemClock};
 use state::engine::embedded::{Durability, EmbeddedStore, Options};
 use state::engine::fake::{CommitFault, FakeStore};
+use state::{Store, UnixMillis};
 use topology::KeyRing;
 
 use crate::bench::*;
@@ -22,8 +23,17 @@ use crate::module::{Module, RESULT, respond};
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// As in a container: names in a store that syncs each commit, and the rest in one that does not.
-fn stored(state: Arc<FakeStore>, names: Arc<FakeStore>, clock: Arc<dyn Clock>) -> Stored {
+fn stored(state: Arc<dyn Store>, names: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Stored {
     Stored::new(state, names, clock, KeyedNames::new(&KeyRing::new([7; 32])))
+}
+
+/// The stores of a node.
+fn embedded(directory: &Path) -> [Arc<dyn Store>; 2] {
+    let open = |name: &str, durability| -> Arc<dyn Store> {
+        let options = Options { durability, map_size: 1 << 26, ..Options::default() };
+        Arc::new(EmbeddedStore::open(&directory.join(name), options).unwrap())
+    };
+    [open("state", Durability::Relaxed), open("names", Durability::EveryCommit)]
 }
 
 fn fake() -> Arc<FakeStore> {
@@ -37,16 +47,8 @@ fn on_fakes() -> Stored {
 /// Runs a clause on all implementations.
 async fn each(clause: impl Fn(Arc<dyn Services>) -> BoxFuture<'static, ()>) {
     let directory = tempfile::tempdir().unwrap();
-    let open = |name: &str, durability| -> Arc<EmbeddedStore> {
-        let options = Options { durability, map_size: 1 << 26, ..Options::default() };
-        Arc::new(EmbeddedStore::open(&directory.path().join(name), options).unwrap())
-    };
-    let embedded = Stored::new(
-        open("state", Durability::Relaxed),
-        open("names", Durability::EveryCommit),
-        Arc::new(SystemClock::default()),
-        KeyedNames::new(&KeyRing::new([7; 32])),
-    );
+    let [state, names] = embedded(directory.path());
+    let embedded = stored(state, names, Arc::new(SystemClock::default()));
     let all: [Arc<dyn Services>; 3] =
         [Arc::new(InMemory::default()), Arc::new(on_fakes()), Arc::new(embedded)];
     for services in all {
@@ -175,7 +177,8 @@ async fn nobody_knows_a_session_that_is_none() {
 
 #[tokio::test]
 async fn two_containers_share_names_and_values_and_one_of_them_binds() {
-    let (state, names) = (fake(), fake());
+    let directory = tempfile::tempdir().unwrap();
+    let [state, names] = embedded(directory.path());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let one = stored(Arc::clone(&state), Arc::clone(&names), Arc::clone(&clock));
     let other = stored(state, names, clock);
@@ -195,7 +198,7 @@ async fn two_containers_share_names_and_values_and_one_of_them_binds() {
 #[tokio::test]
 async fn a_change_that_meets_another_one_is_tried_again_and_a_doubtful_one_may_be_repeated() {
     let (state, names) = (fake(), fake());
-    let services = stored(Arc::clone(&state), Arc::clone(&names), Arc::new(SystemClock::default()));
+    let services = stored(state.clone(), names.clone(), Arc::new(SystemClock::default()));
     for _ in 0..3 {
         names.inject_commit_fault(CommitFault::Conflicts);
         state.inject_commit_fault(CommitFault::Conflicts);
@@ -286,8 +289,7 @@ async fn a_handler_that_runs_again_binds_again_what_it_bound() {
 async fn a_guest_waits_for_a_store_longer_than_it_may_compute_but_not_for_ever() {
     let names = fake();
     let mut settings = settings();
-    settings.services =
-        Arc::new(stored(fake(), Arc::clone(&names), Arc::new(SystemClock::default())));
+    settings.services = Arc::new(stored(fake(), names.clone(), Arc::new(SystemClock::default())));
     settings.limits = Limits { cpu_time: Duration::from_millis(20), ..settings.limits };
     let guest = load(&binding(), settings);
     let hold = names.hold_next_commit();
@@ -297,7 +299,7 @@ async fn a_guest_waits_for_a_store_longer_than_it_may_compute_but_not_for_ever()
         drop(hold);
     });
     assert_eq!((told(&effects), guest.counts().failed()), (Some(200), 0));
-    let beside = stored(fake(), Arc::clone(&names), Arc::new(SystemClock::default()));
+    let beside = stored(fake(), names.clone(), Arc::new(SystemClock::default()));
     beside.unbind("desk".to_owned()).await.unwrap();
     let _hold = names.hold_next_commit();
     let unavailable = 204;

@@ -267,6 +267,7 @@ fn session_that_is_over_begins_anew_while_its_answers_are_kept() {
     world.come_at_once(&[(0, request("INVITE", "ring", "ben"))]);
     assert_eq!(world.was_answered("ben", "INVITE"), [100, 180], "{}", world.log.join("\n"));
     assert_eq!(world.room(), named(&[("caller", LegState::Early)]));
+    assert_eq!(world.stored_sessions()[0].view(world.wall()).key, Some("ring".into()));
     world.check_indexes();
 }
 
