@@ -302,7 +302,7 @@ pub(crate) enum AppCommand {
     },
     /// Bring in a new version, one container after the other
     ///
-    /// Each container is watched for the time under [health] of the manifest before the next one follows. When handlers of
+    /// Each container is watched for the time that the manifest says (health.watch) before the next one follows. When handlers of
     /// the new version fail there more often than the manifest allows, the container ends, or does not answer 2xx to
     /// http_path of the manifest, new sessions begin with the version before it again, everywhere; exit code 71. Ctrl-C ends
     /// the command and leaves the upgrade going.
