@@ -154,6 +154,14 @@ async fn what_cannot_be_answered_is_said_with_what_to_do() {
 }
 
 #[tokio::test]
+async fn ipv6_is_served_too() {
+    let served = Served::start("[::1]:0".parse().unwrap(), None);
+    let address = served.address().await;
+    assert!(address.is_ipv6());
+    assert!(asked(address, "/app").await.starts_with("http/1.1 200"));
+}
+
+#[tokio::test]
 async fn a_port_that_is_taken_is_had_when_it_is_free_and_the_one_before_is_had_again() {
     let taken = TcpListener::bind(any()).unwrap();
     let address = taken.local_addr().unwrap();

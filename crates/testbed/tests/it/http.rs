@@ -78,6 +78,13 @@ fn a_key_leads_to_one_session_without_any_cookie() {
     assert_eq!(get(two, "/desk/8n", "").octet(), 1, "another key");
     let cookie = get(two, "/desk/n", "").cookie().unwrap();
     assert_eq!(get(two, "/desk/7n", &cookie).octet(), 3, "a key goes before a cookie");
+
+    let before = node.kill_manager();
+    node.wait_for_manager_after(before);
+    let ports = (port(&node, "container1"), port(&node, "container2"));
+    assert_eq!(ports, (one, two), "the next manager knows them");
+    let shown = String::from_utf8(node.outlast(&["status"]).stdout).unwrap();
+    assert!(shown.contains(&format!("http:{one}")), "{shown}");
     node.signal("container1", Signal::KILL);
     assert_eq!(get(two, "/desk/7n", "").octet(), 4);
     node.stop();
@@ -309,7 +316,7 @@ fn bodies_stream_both_ways_and_slow_clients_hold_nobody_up() {
     for mut stream in slow {
         // What is said to whom is late, if anything; then it is closed.
         stream.read_to_end(&mut Vec::new()).unwrap_or_default();
-        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     }
     node.stop();
 }
@@ -327,7 +334,7 @@ async fn guests_that_compute_without_end_hold_no_call_up() {
     let (node, one, two) = node(true, false);
     let caller = world::registered_openly(&node, "caller", LineTransport::Udp).await;
     let is_over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let hostile: Vec<_> = (0..16)
+    let hostile: Vec<_> = (0..48)
         .map(|number| {
             let (to, is_over) = (if number % 2 == 0 { one } else { two }, is_over.clone());
             std::thread::spawn(move || {
@@ -349,6 +356,7 @@ async fn guests_that_compute_without_end_hold_no_call_up() {
     for hostile in hostile {
         hostile.join().unwrap();
     }
-    assert!(slowest < Duration::from_millis(400), "{slowest:?}, before any repetition");
+    // One round of those that compute takes some 50 ms; it would take 1.2 s if they did not give way.
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
     node.stop();
 }
