@@ -345,18 +345,19 @@ async fn guests_that_compute_without_end_hold_no_call_up() {
             })
         })
         .collect();
-    let mut slowest = Duration::ZERO;
+    let mut took = Vec::new();
     for _ in 0..40 {
         let began = Instant::now();
         let mut call = caller.call(0, &format!("sip:nobody@{DOMAIN}")).await.unwrap();
         assert_eq!(call.final_response().await.unwrap().status().unwrap(), 404);
-        slowest = slowest.max(began.elapsed());
+        took.push(began.elapsed());
     }
     is_over.store(true, std::sync::atomic::Ordering::Relaxed);
     for hostile in hostile {
         hostile.join().unwrap();
     }
-    // One round of those that compute takes some 50 ms; it would take 1.2 s if they did not give way.
-    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    took.sort_unstable();
+    // Each of them computes for 200 ms. On a machine that is busy otherwise some calls may wait for that.
+    assert!(took[took.len() / 2] < Duration::from_millis(100), "{took:?}");
     node.stop();
 }

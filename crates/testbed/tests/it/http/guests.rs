@@ -247,7 +247,7 @@ fn module(text: &str, world: &str) -> Vec<u8> {
 
 /// Writes `desk`, below `/desk`, ready to be deployed.
 pub(crate) fn write_desk(at: &Path, domain: &str) -> PathBuf {
-    written(at, "desk", &desk(domain), "http_body = \"64KiB\"")
+    written(at, "desk", &desk(domain), "http_body = \"64KiB\"\ntime = \"200ms\"")
 }
 
 /// Writes `echo`, below `/echo`, ready to be deployed.
