@@ -35,6 +35,19 @@ pub(crate) fn without_own_route(request: &Message) -> Result<Option<Message>, &'
     Message::parse(bytes.freeze()).map(Some).map_err(|_| "Malformed Route")
 }
 
+/// The user part of the entry of a container that a request's route begins with.
+pub(crate) fn own_entry(request: &Message) -> Option<&[u8]> {
+    let uri = request.request_uri().filter(|uri| is_own_route(uri));
+    let on_top = || {
+        let top = NameAddr::parse(request.values(HeaderName::Route).next()?).ok()?;
+        Some(top.uri()).filter(|uri| is_own(uri))
+    };
+    match Uri::parse(uri.or_else(on_top)?) {
+        Ok(Uri::Sip(uri)) => uri.user,
+        Ok(Uri::Tel(_) | Uri::Other { .. }) | Err(_) => None,
+    }
+}
+
 /// Whether the Request-URI is what a container put into Record-Route, and not the Contact of a session.
 fn is_own_route(uri: &[u8]) -> bool {
     is_own(uri) && matches!(Uri::parse(uri), Ok(Uri::Sip(uri)) if uri.lr())
@@ -90,5 +103,23 @@ mod tests {
         let contact = "sip:tok@c1.n1.outlast.invalid";
         check((contact, &["<sip:b@x;lr>"]), Ok((contact, &["<sip:b@x;lr>"])));
         check(("sip:b@x", &["<sip:b@x"]), Err("Malformed Route"));
+    }
+
+    #[test]
+    fn own_entry_is_found_both_ways() {
+        let entry = |uri: &str, routes: &str| {
+            let text = format!("BYE {uri} SIP/2.0\r\n{routes}Content-Length: 0\r\n\r\n");
+            let request = Message::parse(text.into_bytes().into()).unwrap();
+            own_entry(&request).map(|user| String::from_utf8(user.to_vec()).unwrap())
+        };
+        let mine = Some("tok".to_owned());
+        assert_eq!(
+            entry("sip:b@x", "Route: <sip:tok@c1.n1.outlast.invalid;lr>, <sip:e;lr>\r\n"),
+            mine
+        );
+        assert_eq!(entry("sip:tok@c1.n1.outlast.invalid;lr", "Route: <sip:b@x>\r\n"), mine);
+        // The Contact of a session is no entry of a route.
+        assert_eq!(entry("sip:tok@c1.n1.outlast.invalid", "Route: <sip:e;lr>\r\n"), None);
+        assert_eq!(entry("sip:b@x", ""), None);
     }
 }

@@ -9,6 +9,10 @@
 //!         +------------ 28 characters, owner token: which container the responses belong to
 //! ```
 //!
+//! What a session has let go on carries its session token (52 characters) in place of the owner token, so that responses
+//! find it wherever it is by then. Its loop mark is of the application, too: the same request may pass several of them, and
+//! the registrar behind.
+//!
 //! The mark decides loop or spiral: a request that comes back with the same Request-URI and routing fields
 //! yields the mark that one of its Vias already carries; one that was retargeted on its way does not. As the
 //! mark is keyed, no sent-by needs comparing, and any container of the cluster recognises a loop that
@@ -16,12 +20,14 @@
 //!
 //! Deliberately absent: the making and checking of owner tokens (`topology::token`), key rotation.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use sip::{BRANCH_COOKIE, HeaderName, Message, Via};
 use topology::Key;
-use topology::token::OWNER_TOKEN_CHARS;
+use topology::token::{OWNER_TOKEN_CHARS, SESSION_TOKEN_CHARS};
 
 use crate::application::Target;
 
@@ -32,6 +38,11 @@ const MARK_BYTES: usize = 9;
 
 const MARK_START: usize = BRANCH_COOKIE.len() + OWNER_TOKEN_CHARS + MAC_BYTES / 3 * 4;
 const BRANCH_CHARS: usize = MARK_START + MARK_BYTES / 3 * 4;
+const FORWARDED_MARK_START: usize = BRANCH_COOKIE.len() + SESSION_TOKEN_CHARS + MAC_BYTES / 3 * 4;
+const FORWARDED_CHARS: usize = FORWARDED_MARK_START + MARK_BYTES / 3 * 4;
+
+/// What the Via of a copy says besides, by target and branch: parameters, each with the semicolon before it.
+pub type ViaMark = Arc<dyn Fn(&[u8], &[u8]) -> String + Send + Sync>;
 
 /// Makes branches, and the Via and Record-Route values around them, for one container.
 #[derive(Clone)]
@@ -39,6 +50,15 @@ pub struct BranchDeriver {
     key: Key,
     owner_token: [u8; OWNER_TOKEN_CHARS],
     sent_by: Bytes,
+    forwarder: Option<Forwarder>,
+}
+
+/// The session that lets a request go on.
+#[derive(Clone)]
+struct Forwarder {
+    token: [u8; SESSION_TOKEN_CHARS],
+    application: Bytes,
+    via_mark: ViaMark,
 }
 
 impl BranchDeriver {
@@ -49,7 +69,20 @@ impl BranchDeriver {
         owner_token: [u8; OWNER_TOKEN_CHARS],
         sent_by: impl Into<Bytes>,
     ) -> BranchDeriver {
-        BranchDeriver { key: key.clone(), owner_token, sent_by: sent_by.into() }
+        let forwarder = None;
+        BranchDeriver { key: key.clone(), owner_token, sent_by: sent_by.into(), forwarder }
+    }
+
+    /// For what the session of this token, of an application named without version, lets go on.
+    pub fn for_session(
+        &self,
+        token: [u8; SESSION_TOKEN_CHARS],
+        application: &str,
+        via_mark: ViaMark,
+    ) -> BranchDeriver {
+        let application = Bytes::copy_from_slice(application.as_bytes());
+        let forwarder = Some(Forwarder { token, application, via_mark });
+        BranchDeriver { forwarder, ..self.clone() }
     }
 
     /// The deriver of the container that began a set-up, for whoever continues it.
@@ -58,7 +91,7 @@ impl BranchDeriver {
         owner_token: [u8; OWNER_TOKEN_CHARS],
         sent_by: Bytes,
     ) -> BranchDeriver {
-        BranchDeriver { key: self.key.clone(), owner_token, sent_by }
+        BranchDeriver { owner_token, sent_by, ..self.clone() }
     }
 
     /// The token of the container that writes these branches.
@@ -87,6 +120,9 @@ impl BranchDeriver {
             }
             hash.end_of_list();
         }
+        if let Some(forwarder) = &self.forwarder {
+            hash.add(&forwarder.application);
+        }
         LoopMark(hash.base64::<MARK_BYTES>())
     }
 
@@ -111,7 +147,8 @@ impl BranchDeriver {
         hash.end_of_list();
         hash.add(&[attempt]);
         let mac = hash.base64::<MAC_BYTES>();
-        [BRANCH_COOKIE, &self.owner_token, mac.as_bytes(), mark.0.as_bytes()].concat().into()
+        let token = self.forwarder.as_ref().map_or(&self.owner_token[..], |session| &session.token);
+        [BRANCH_COOKIE, token, mac.as_bytes(), mark.0.as_bytes()].concat().into()
     }
 
     /// Whether one of the request's Vias carries `mark`: it passed this cluster before, and nothing that
@@ -126,10 +163,13 @@ impl BranchDeriver {
             .any(|seen| seen == mark.0.as_bytes())
     }
 
-    /// The Via value of a request that leaves under `branch`.
-    pub(super) fn via(&self, branch: &[u8]) -> Vec<u8> {
+    /// The Via value of a request that leaves to `target` under `branch`.
+    pub(super) fn via(&self, target: &Target, branch: &[u8]) -> Vec<u8> {
+        let forwarder = self.forwarder.as_ref();
+        let mark =
+            forwarder.map_or_else(String::new, |session| (session.via_mark)(&target.uri, branch));
         // The link to the edge is a stream, so the transport of this hop is named as one.
-        [b"SIP/2.0/TCP ", &self.sent_by[..], b";branch=", branch].concat()
+        [b"SIP/2.0/TCP ", &self.sent_by[..], b";branch=", branch, mark.as_bytes()].concat()
     }
 
     /// The Record-Route value by which later requests of the dialog find this container.
@@ -144,8 +184,18 @@ pub(super) struct LoopMark(String);
 
 /// The loop mark inside a branch of ours; None if the branch has another form.
 fn mark_of(branch: &[u8]) -> Option<&[u8]> {
-    (branch.len() == BRANCH_CHARS && branch.starts_with(BRANCH_COOKIE))
-        .then(|| &branch[MARK_START..])
+    let branch = Some(branch).filter(|branch| branch.starts_with(BRANCH_COOKIE))?;
+    match branch.len() {
+        BRANCH_CHARS => Some(&branch[MARK_START..]),
+        FORWARDED_CHARS => Some(&branch[FORWARDED_MARK_START..]),
+        _ => None,
+    }
+}
+
+/// The token of the session that has let the request with this branch go on; None if the branch has another form.
+pub(crate) fn forwarder_token(branch: &[u8]) -> Option<&[u8]> {
+    let is_forwarded = branch.len() == FORWARDED_CHARS && branch.starts_with(BRANCH_COOKIE);
+    is_forwarded.then(|| &branch[BRANCH_COOKIE.len()..][..SESSION_TOKEN_CHARS])
 }
 
 /// A keyed hash over fields whose borders count: `("ab", "c")` and `("a", "bc")` differ.
@@ -209,7 +259,7 @@ mod tests {
 
     /// `text` after one pass through the proxy under `branch`.
     fn with_via(text: &str, branch: &[u8]) -> String {
-        let via = String::from_utf8(deriver().via(branch)).unwrap();
+        let via = String::from_utf8(deriver().via(&Target::new("sip:b@h"), branch)).unwrap();
         text.replacen("Via:", &format!("Via: SIP/2.0/UDP e;branch=z9hG4bKx, {via}\r\nVia:"), 1)
     }
 

@@ -70,7 +70,8 @@ pub(super) fn forward(
         RecordRoute::No => {}
     }
     let destination = route(received, forwarding.target, &mut edits);
-    edits.push_front(HeaderName::Via, &forwarding.deriver.via(forwarding.branch));
+    edits
+        .push_front(HeaderName::Via, &forwarding.deriver.via(forwarding.target, forwarding.branch));
 
     let mut request = BytesMut::with_capacity(received.buffer().len() + 512);
     edits.render(received, &mut request);

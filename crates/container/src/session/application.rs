@@ -11,7 +11,7 @@ use state::UnixMillis;
 
 use super::chain::{Directive, Region};
 use super::http::{HttpRequest, HttpResponse};
-use crate::application::{Body, Header, Response};
+use crate::application::{Body, Header, RecordRoute, Response, Target};
 
 /// The leg by which a session began: the one of the initial request.
 pub const CALLER: &str = "caller";
@@ -239,6 +239,9 @@ pub struct LegView {
     pub wants_ack: bool,
     /// The leg that it is linked with.
     pub linked: Option<LegName>,
+    /// Its first request has gone on ([`SessionEffect::Proxy`]): the dialog is that of others, and nothing of ours can be
+    /// sent in it.
+    pub is_proxied: bool,
 }
 
 /// Who began a leg.
@@ -288,7 +291,8 @@ pub enum SessionEvent {
         /// As it came.
         message: Message,
     },
-    /// The other side has cancelled its INVITE; it is answered 487 already, and the leg is over if it was the first.
+    /// The other side has cancelled its INVITE; it is answered 487 already, and the leg is over if it was the first. One that
+    /// has gone on is cancelled where it went, and its answer follows.
     Cancelled {
         /// Of which leg.
         leg: LegName,
@@ -348,6 +352,30 @@ pub enum SessionEvent {
     /// The session's time is over. After the effects of this event it ends, unless they contain
     /// [`SessionEffect::ExpireAfter`]; legs that still stand are ended as by [`SessionEffect::End`].
     Ending,
+}
+
+/// How a request goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyOptions {
+    /// Whether later requests of the dialog come through the session as well, of an INVITE. Each is a
+    /// [`SessionEvent::Request`], and goes on when its handler leaves it alone; ACKs go on unheard. A BYE ends the leg.
+    pub record_route: RecordRoute,
+    /// Whether the session hears of responses.
+    pub supervised: Supervised,
+    /// Timer C, over three minutes and at most [`INVITE_TIME_MAX`](super::limits::INVITE_TIME_MAX); None: that of the container.
+    pub timer_c: Option<Duration>,
+    /// Further headers of what goes on; none that belongs to the container.
+    pub headers: Vec<Header>,
+}
+
+/// Whether a session hears what becomes of a request that goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Supervised {
+    /// No.
+    No,
+    /// [`SessionEvent::Response`] of each response before it is passed back, and [`SessionEvent::Cancelled`].
+    /// [`SessionEvent::Failed`] with 408 when there is none (RFC 4320).
+    Yes,
 }
 
 /// Something that a handler wants to happen.
@@ -471,6 +499,19 @@ pub enum SessionEffect {
     Cancel {
         /// On which leg.
         leg: LegName,
+    },
+    /// Lets the initial request of a leg go on, at the event that brings it and before it has a final answer. It gets the best
+    /// answer of those that it goes to (RFC 3261 §16), or none; it cannot be answered by [`SessionEffect::Respond`] any
+    /// more.
+    Proxy {
+        /// Which.
+        request: RequestId,
+        /// Where to: those of equal q at the same time, others by falling q; at most
+        /// [`TARGETS_MAX`](crate::application::TARGETS_MAX). Each is a `sip:` URI without headers; one of a domain of this node goes
+        /// through its own front door. None: to where the registrar finds its Request-URI.
+        targets: Vec<Target>,
+        /// How.
+        options: ProxyOptions,
     },
     /// Sends a signal to a session of the same application, or to this one: [`SessionEvent::Signal`], once. It is kept, and
     /// sent again, until it was heard; a session that is over hears nothing. At most

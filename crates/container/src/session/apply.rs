@@ -82,6 +82,9 @@ impl Session {
             SessionEffect::Signal { session, name, payload } => {
                 self.signal(session, name, payload, context, actions)?;
             }
+            SessionEffect::Proxy { request, targets, options } => {
+                self.proxy(request, targets, &options, context, actions)?;
+            }
             SessionEffect::HttpRespond(response) => {
                 response.check().map_err(BrokenRule::HttpResponse)?;
                 actions.push(Action::HttpRespond(response));
@@ -126,6 +129,9 @@ impl Session {
             let is_past = (1..=self.last_ordinal).contains(&request.0);
             return if is_past { Ok(()) } else { Err(BrokenRule::NoRequest(request)) };
         };
+        if known.forwarding.is_some() && known.answer.is_none() {
+            return Err(BrokenRule::Proxied(request));
+        }
         checked_status(response.status, &known.method)?;
         let contact = Contact::of_response(response.status);
         checked_message(&response.headers, response.body.as_ref(), response.reason.len(), contact)?;
@@ -154,7 +160,8 @@ impl Session {
         let crosses = self.has_open_invite(&name)
             || self.unanswered(&name).any(|request| request.method == "INVITE")
             || self.owes_answer(&name);
-        let Some(leg) = self.leg(&name) else { return Err(BrokenRule::NoDialog(name)) };
+        let leg = self.leg(&name).filter(|leg| leg.proxied.is_none());
+        let Some(leg) = leg else { return Err(BrokenRule::NoDialog(name)) };
         match (parsed, leg.state) {
             (Method::Bye, LegState::Ended) => return Ok(()),
             (Method::Bye, LegState::Confirmed) => {

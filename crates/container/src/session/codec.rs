@@ -14,13 +14,16 @@ use topology::token::OwnerToken;
 use transport::Flow;
 
 use super::identity::USER_BYTES;
+use super::proxying::{Forwarding, Proxied};
 use super::state::{
     Answer, Bye, IncomingRequest, Leg, OutgoingRequest, Session, Silence, Stage, Timer,
 };
-use super::{LegDirection, LegName, LegState, RequestId, SessionId};
+use super::{LegDirection, LegName, LegState, RequestId, SessionId, Supervised};
+use crate::application::RecordRoute;
+use crate::setup::SetUp;
 
 /// Written and read.
-const FORMAT_LEVEL: u8 = 1;
+const FORMAT_LEVEL: u8 = 2;
 
 /// Who holds the session of a record.
 ///
@@ -151,7 +154,14 @@ impl Leg {
             Some(DialogState::Early) => 1,
             Some(DialogState::Confirmed) => 2,
         };
-        writer.fixed(&[direction, state, bye, dialog]);
+        let proxied = match self.proxied {
+            None => 0,
+            Some(Proxied { record_route, supervised }) => {
+                let record_route = u8::from(record_route == RecordRoute::Yes);
+                1 | record_route << 1 | u8::from(supervised == Supervised::Yes) << 2
+            }
+        };
+        writer.fixed(&[direction, state, bye, dialog, proxied]);
         writer.octets(&self.call_id);
         // A leg has a name of one octet at least.
         writer.octets(self.linked.as_ref().map_or(b"", |leg| leg.as_str().as_bytes()));
@@ -167,7 +177,7 @@ impl Leg {
 
     fn decode(reader: &mut Reader) -> Result<Leg, RecordError> {
         let name = leg_name(reader)?;
-        let [direction, state, bye, dialog] = reader.fixed()?;
+        let [direction, state, bye, dialog, proxied] = reader.fixed()?;
         let call_id = reader.octets()?;
         let linked = Some(reader.text()?).filter(|leg| !leg.is_empty());
         let dialog = match dialog {
@@ -199,6 +209,14 @@ impl Leg {
                 _ => return Err(RecordError::Malformed),
             },
             linked: linked.map(|leg| LegName::new(&leg)),
+            proxied: match proxied {
+                0 => None,
+                1 | 3 | 5 | 7 => Some(Proxied {
+                    record_route: if proxied & 2 != 0 { RecordRoute::Yes } else { RecordRoute::No },
+                    supervised: if proxied & 4 != 0 { Supervised::Yes } else { Supervised::No },
+                }),
+                _ => return Err(RecordError::Malformed),
+            },
         })
     }
 }
@@ -231,6 +249,13 @@ impl IncomingRequest {
         writer.octets(&self.key);
         writer.octets(self.flow.to_bytes().as_ref());
         writer.octets(&self.head);
+        match &self.forwarding {
+            None => writer.number(0),
+            Some(forwarding) => {
+                writer.number(if forwarding.is_sought { 1 } else { 2 });
+                writer.octets(&forwarding.set_up.encode());
+            }
+        }
         let Some(answer) = &self.answer else { return writer.number(0) };
         writer.number(u64::from(answer.status));
         writer.octets(&answer.response);
@@ -246,6 +271,16 @@ impl IncomingRequest {
             key: reader.octets()?,
             flow: Flow::from_bytes(&reader.octets()?).map_err(|_| RecordError::Malformed)?,
             head: reader.octets()?,
+            forwarding: match reader.small()? {
+                0_u8 => None,
+                is_sought @ (1 | 2) => {
+                    let set_up = SetUp::decode(&reader.octets()?);
+                    let set_up = set_up.map_err(|_| RecordError::Malformed)?;
+                    Some(Box::new(Forwarding { set_up, is_sought: is_sought == 1 }))
+                }
+                _ => return Err(RecordError::Malformed),
+            },
+            whole: Bytes::new(),
             answer: match reader.small()? {
                 0 => None,
                 status => Some(Answer {

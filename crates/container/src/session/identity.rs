@@ -17,11 +17,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use sip::{BRANCH_COOKIE, HeaderName, Message, Method, Via};
-use topology::token::{OwnerToken, SESSION_TOKEN_CHARS, SessionToken};
+use topology::token::{OWNER_TOKEN_CHARS, OwnerToken, SESSION_TOKEN_CHARS, SessionToken};
 use topology::{Key, KeyRing};
 
-use super::chain::{self, Chain, Sender};
+use super::chain::{self, Chain, Origin, Sender};
 use super::{SessionId, name_of};
+use crate::proxy;
 use crate::responder::Responder;
 
 /// 120 bits, 20 characters.
@@ -93,9 +94,35 @@ impl Identity {
         self.read_token(token)
     }
 
+    /// The session that has let the request go on which a response answers, by the branch of its top Via.
+    pub fn session_of_forwarded(&self, response: &Message) -> Option<SessionToken> {
+        let via = response.top_via().ok()?;
+        self.read_token(proxy::forwarder_token(via.branch()?)?)
+    }
+
+    /// The token of a session as it was in the hands of `owner`, so that whoever goes on writes the same branches.
+    pub fn token_of(
+        &self,
+        session: SessionId,
+        owner: &[u8; OWNER_TOKEN_CHARS],
+    ) -> [u8; SESSION_TOKEN_CHARS] {
+        let owner = OwnerToken::decode(owner, &self.owner_key).unwrap_or(self.owner);
+        SessionToken { owner, session: session.0 }.encode(&self.owner_key)
+    }
+
     /// The Contact value of a session: leads the other side's requests here, or to whoever holds it then.
     pub(super) fn contact(&self, session: SessionId) -> Vec<u8> {
         [b"<sip:", &self.token(session)[..], b"@", &self.own_name, b">"].concat()
+    }
+
+    /// The Record-Route value of a session: leads the requests of a dialog that it has let go on here.
+    pub(super) fn record_route(&self, session: SessionId) -> Vec<u8> {
+        [b"<sip:", &self.token(session)[..], b"@", &self.own_name, b";lr>"].concat()
+    }
+
+    /// What the branches and the Vias of requests that go on say of who let them.
+    pub(super) fn forwarder(&self) -> ([u8; OWNER_TOKEN_CHARS], Bytes) {
+        (self.owner.encode(&self.owner_key), self.own_name.clone())
     }
 
     /// The branch of a request, and the Via value with it.
@@ -164,6 +191,22 @@ impl Identity {
             let application = applications.clone().position(is_by)?;
             Some(Sender { application, chain })
         })
+    }
+
+    /// How far a call has come that goes on to `target`, from a session that it came to through `depth` applications, for
+    /// the user `called` if any.
+    pub(super) fn chain_to(
+        &self,
+        depth: u8,
+        called: Option<[u8; USER_BYTES]>,
+        target: &[u8],
+    ) -> Chain {
+        let origin = match called {
+            None => Origin::Own,
+            Some(called) if called == self.user(target) => Origin::Same,
+            Some(_) => Origin::Retargeted,
+        };
+        Chain { depth: depth.saturating_add(1), origin }
     }
 
     /// Different for the Request-URIs of any two users.

@@ -8,7 +8,7 @@ use sip::dialog::Dialog;
 use sip::{HeaderName, Message, Method, RequestBuilder};
 
 use super::apply::completed;
-use super::chain::{Chain, Origin};
+use super::chain::Chain;
 use super::identity::RequestName;
 use super::limits;
 use super::receive::NoSession;
@@ -73,12 +73,7 @@ impl Session {
 
     /// How far the call has come that goes on to `target`.
     pub(crate) fn chain_to(&self, target: &[u8], context: Context<'_>) -> Chain {
-        let origin = match self.called {
-            None => Origin::Own,
-            Some(called) if called == context.identity.user(target) => Origin::Same,
-            Some(_) => Origin::Retargeted,
-        };
-        Chain { depth: self.depth.saturating_add(1), origin }
+        context.identity.chain_to(self.depth, self.called, target)
     }
 
     fn begin_leg(
@@ -123,6 +118,7 @@ impl Session {
             dialog: None,
             bye: Bye::None,
             linked: None,
+            proxied: None,
         });
         self.send(Some(leg), (method, branch, request), Silence::Told, context, actions);
         Ok(())
@@ -160,6 +156,7 @@ impl Session {
             dialog,
             bye: Bye::None,
             linked: None,
+            proxied: None,
         });
         Ok(name)
     }

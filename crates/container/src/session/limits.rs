@@ -29,6 +29,10 @@ pub const OUTGOING_MAX: usize = 64;
 /// Timer C: an INVITE of ours that has had no provisional response but 100 for so long is cancelled (RFC 3261 §16.6(11)
 /// asks a proxy for more than three minutes; a user agent may choose).
 pub const TIMER_C: Duration = crate::application::TIMER_C_DEFAULT;
+/// An application's own Timer C for requests that it lets go on is longer than this.
+pub const TIMER_C_ABOVE: Duration = Duration::from_secs(180);
+/// The most values of Route that an application puts on a request for one target.
+pub const ROUTES_MAX: usize = 16;
 /// An INVITE of ours that has no final response by then is cancelled, whatever rings or waits in queues.
 pub const INVITE_TIME_MAX: Duration = Duration::from_secs(3_600);
 /// A callee that never heard of our CANCEL, or that we never heard of, rings on for so long, perhaps: until then its

@@ -11,22 +11,25 @@
 //!
 //! All of it is pure, and works on a copy: what was not committed has not happened. [`state`] is what a session
 //! is, [`receive`] and `responses` what comes in,
-//! [`apply`] what an application wants, [`rules`] what it may want, `legs` how legs begin, [`chain`] to whom they go on,
-//! [`settle`] what follows by itself, [`codec`]
-//! its record, [`identity`] the names in its messages.
+//! [`apply`] what an application wants, [`rules`] what it may want, `legs` how legs begin, [`proxying`] requests that go on
+//! to others, [`chain`] to whom they go on, [`settle`] what follows by itself, [`codec`] its record, [`identity`] the names
+//! in its messages.
 //!
 //! Deliberately absent: WebAssembly (the trait is shaped so that a guest can stand behind it: plain values, no
-//! callbacks, nothing borrowed but for the length of a call), speaking HTTP, proxying by a session, reliable provisional
+//! callbacks, nothing borrowed but for the length of a call), speaking HTTP, reliable provisional
 //! responses (RFC 3262), subscriptions (RFC 6665).
 
+mod action;
 mod application;
 pub mod apply;
 pub mod chain;
 pub mod codec;
 pub mod http;
 pub mod identity;
+mod input;
 mod legs;
 pub mod limits;
+pub mod proxying;
 pub mod receive;
 mod responses;
 pub mod rules;
@@ -38,8 +41,9 @@ pub mod summary;
 mod tests;
 
 pub use application::{
-    CALLER, LegDirection, LegName, LegState, LegView, NoKey, Replication, RequestId,
-    SessionApplication, SessionEffect, SessionEvent, SessionId, SessionView, TimerView, name_of,
+    CALLER, LegDirection, LegName, LegState, LegView, NoKey, ProxyOptions, Replication, RequestId,
+    SessionApplication, SessionEffect, SessionEvent, SessionId, SessionView, Supervised, TimerView,
+    name_of,
 };
 pub use chain::{Directive, Region};
 pub use http::{HttpRequest, HttpResponse};

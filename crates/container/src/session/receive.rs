@@ -9,84 +9,16 @@ use bytes::Bytes;
 use sip::dialog::Dialog;
 use sip::{HeaderName, Message, Method, RequestBuilder};
 use state::UnixMillis;
-use transport::Flow;
 
 use super::chain::{self, Chain};
-use super::http::HttpRequest;
 use super::identity::RequestName;
-use super::signal::Signal;
+pub use super::input::{Input, NewRequest, NoSession};
+use super::proxying::pass_ack;
 use super::state::{
     Action, Answer, Bye, Context, IncomingRequest, OutgoingRequest, Session, Silence, Stage,
 };
 use super::{LegName, LegState, RequestId, SessionEvent, SessionId, limits};
 use crate::application::Response;
-
-/// Something that reached a session.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// A request that begins a server transaction, in a dialog of the session.
-    Request(NewRequest),
-    /// An initial request that belongs to the session by its key, and begins a leg of its own.
-    Join(NewRequest),
-    /// An HTTP request.
-    Http(HttpRequest),
-    /// An HTTP request that belongs to the session by its key: one that is over begins anew.
-    HttpByKey(HttpRequest),
-    /// Another session says something.
-    Signal {
-        /// What.
-        signal: Signal,
-        /// Says that it was heard: complete message.
-        response: Bytes,
-    },
-    /// The other side cancels the INVITE of this key.
-    Cancelled {
-        /// The INVITE's.
-        key: Bytes,
-    },
-    /// An ACK to a 2xx.
-    Acknowledged {
-        /// The ACK.
-        ack: Message,
-    },
-    /// A response to a request of the session.
-    Response {
-        /// Our Via on top.
-        response: Message,
-    },
-    /// A client transaction ended without a final response.
-    Failed {
-        /// Which.
-        branch: Bytes,
-        /// 408 or 503.
-        status: u16,
-    },
-    /// [`Session::next_deadline`] has come.
-    Deadline,
-    /// What the application has not heard yet of requests that could not be sent.
-    Failure,
-}
-
-/// A request that begins a server transaction.
-#[derive(Clone, Debug)]
-pub struct NewRequest {
-    /// It passed its checks.
-    pub request: Message,
-    /// By what its repetitions are known.
-    pub key: Bytes,
-    /// The flow it came by.
-    pub flow: Flow,
-}
-
-/// Why a request begins no session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{reason}")]
-pub struct NoSession {
-    /// What to answer.
-    pub status: u16,
-    /// What is wrong, fit to be a reason phrase.
-    pub reason: &'static str,
-}
 
 impl Session {
     /// The session that an initial request begins, and what its application is told of it.
@@ -182,11 +114,18 @@ impl Session {
             }
             Input::Http(request) => Some(SessionEvent::Http(request)),
             Input::Cancelled { key } => self.cancelled(&key, context, actions),
-            Input::Acknowledged { ack } => self.acknowledged(ack),
+            Input::Acknowledged { ack } => self.acknowledged(ack, actions),
             Input::Response { response } => self.response(response, context, actions),
             Input::Failed { branch, status } => self.failed(&branch, status, context, actions),
             Input::Deadline => self.deadline(context, actions),
             Input::Failure => self.failures.pop().map(failed_event),
+            Input::Routed { request, outcome } => self.routed(request, outcome, context, actions),
+            Input::Noted { request, event } => {
+                self.note(request, event);
+                None
+            }
+            Input::Relay { request, reply } => self.relayed(request, reply, context, actions),
+            Input::Finished { request } => self.finished(request),
         };
         event.filter(|_| !self.is_ending)
     }
@@ -265,8 +204,7 @@ impl Session {
             refuse(new, &response, context, actions);
             None
         };
-        let has_request = |dialog: &Dialog| dialog.has_request(request);
-        let at = self.legs.iter().position(|leg| leg.dialog.as_ref().is_some_and(has_request));
+        let at = self.legs.iter().position(|leg| leg.has_request(request));
         // RFC 3261 §12.2.2
         let Some(at) = at else { return refuse(Response::new(481)) };
         let leg = self.legs[at].name.clone();
@@ -277,6 +215,9 @@ impl Session {
         }
         if !self.has_room_for(method) {
             return refuse(context.identity.responder.try_again(request));
+        }
+        if self.legs[at].proxied.is_some() {
+            return Some(self.through(at, new, context, actions));
         }
         let dialog = self.legs[at].dialog.as_mut().expect("the leg was found by its dialog");
         let before = dialog.clone();
@@ -321,7 +262,12 @@ impl Session {
     }
 
     /// Notes a request that the application will answer.
-    fn wants_answer(&mut self, leg: LegName, new: &NewRequest, head: &Message) -> SessionEvent {
+    pub(super) fn wants_answer(
+        &mut self,
+        leg: LegName,
+        new: &NewRequest,
+        head: &Message,
+    ) -> SessionEvent {
         let id = RequestId(self.take_ordinal());
         let method = new.request.method().map_or(&b""[..], |method| method.as_bytes());
         self.incoming.push(IncomingRequest {
@@ -332,6 +278,8 @@ impl Session {
             flow: new.flow,
             head: head.buffer().clone(),
             answer: None,
+            whole: new.request.buffer().clone(),
+            forwarding: None,
         });
         SessionEvent::Request { leg, request: id, message: new.request.clone() }
     }
@@ -371,17 +319,25 @@ impl Session {
         context: Context<'_>,
         actions: &mut Vec<Action>,
     ) -> Option<SessionEvent> {
-        let known =
-            self.incoming.iter().find(|known| known.key == *key && known.answer.is_none())?;
+        let is_it = |known: &IncomingRequest| known.key == *key && known.answer.is_none();
+        let at = self.incoming.iter().position(is_it)?;
+        let known = &self.incoming[at];
         let (leg, request) = (known.leg.clone(), known.id);
+        if self.is_on_its_way(at) {
+            return self.cancel_forwarded(at, actions);
+        }
+        self.incoming[at].forwarding = None;
         // RFC 3261 §9.2
         self.answer(request, &Response::new(487), context, actions);
         Some(SessionEvent::Cancelled { leg, request })
     }
 
-    fn acknowledged(&mut self, ack: Message) -> Option<SessionEvent> {
-        let has_ack = |dialog: &Dialog| dialog.has_request(&ack);
-        let leg = self.legs.iter().find(|leg| leg.dialog.as_ref().is_some_and(has_ack))?;
+    fn acknowledged(&mut self, ack: Message, actions: &mut Vec<Action>) -> Option<SessionEvent> {
+        let leg = self.legs.iter().find(|leg| leg.has_request(&ack))?;
+        if leg.proxied.is_some() {
+            pass_ack(ack, actions);
+            return None;
+        }
         let leg = leg.name.clone();
         let number = ack.cseq().ok()?.number;
         let answer =
@@ -564,7 +520,7 @@ pub(super) fn failed_event((leg, method, status): (LegName, Bytes, u16)) -> Sess
 }
 
 /// A request without what is not needed to answer it, so that it may be kept.
-fn head_of(request: &Message) -> Message {
+pub(super) fn head_of(request: &Message) -> Message {
     let method = request.method().expect("it is a request");
     let uri = request.request_uri().expect("it is a request");
     let mut head = RequestBuilder::new(method, uri);

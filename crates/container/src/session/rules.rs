@@ -10,7 +10,7 @@ use sip::{HeaderName, Method, NameAddr, Uri};
 
 use super::limits;
 use super::{LegName, RequestId, signal};
-use crate::application::{Body, FieldName, Header};
+use crate::application::{Body, FieldName, Header, TARGETS_MAX, Target};
 
 /// The rule that an effect breaks: a bug of the application.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +37,23 @@ pub enum BrokenRule {
     /// Not 101 to 699, or a provisional one to another request than INVITE.
     #[error("status {0} does not answer that request")]
     Status(u16),
+    /// It cannot go on.
+    #[error(
+        "request {0:?} cannot be proxied: only the first one of a leg can, at its event, and while it has no final answer"
+    )]
+    NotProxied(RequestId),
+    /// It goes on, and gets the answer of those it goes to.
+    #[error("request {0:?} is proxied already, and gets its answer from there")]
+    Proxied(RequestId),
+    /// More than [`TARGETS_MAX`].
+    #[error("{0} targets; at most {TARGETS_MAX} are tried")]
+    TooManyTargets(usize),
+    /// No value of Route, or more than [`limits::ROUTES_MAX`] of one target.
+    #[error("{0:?} cannot be put into Route, or there are more than {max} of them", max = limits::ROUTES_MAX)]
+    Route(Bytes),
+    /// Not over three minutes, or over [`limits::INVITE_TIME_MAX`].
+    #[error("{0:?} is no Timer C: over 3 minutes, and at most an hour")]
+    TimerC(Duration),
     /// It belongs to the container.
     #[error("header {0} is the container's to write")]
     Header(String),
@@ -260,6 +277,37 @@ pub fn checked_signal(name: &str, payload: &[u8], unheard: usize) -> Result<(), 
         return Err(BrokenRule::TooManySignals);
     }
     Ok(())
+}
+
+/// Where a request may go on to.
+///
+/// # Errors
+/// [`BrokenRule::TooManyTargets`], [`BrokenRule::Target`] or [`BrokenRule::Route`]: the first that is not so.
+pub fn checked_targets(targets: &[Target]) -> Result<(), BrokenRule> {
+    if targets.len() > TARGETS_MAX {
+        return Err(BrokenRule::TooManyTargets(targets.len()));
+    }
+    for target in targets {
+        checked_target(&target.uri)?;
+        let is_route = |route: &&Bytes| {
+            let uri = NameAddr::parse(route).map(|address| Uri::parse(address.uri()));
+            matches!(uri, Ok(Ok(Uri::Sip(uri))) if !uri.secure && !uri.has_headers())
+        };
+        let wrong = target.route.iter().find(|route| !is_route(route));
+        if let Some(route) = wrong.or_else(|| target.route.get(limits::ROUTES_MAX)) {
+            return Err(BrokenRule::Route(route.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// A time for Timer C (RFC 3261 §16.6(11)).
+///
+/// # Errors
+/// [`BrokenRule::TimerC`]
+pub fn checked_timer_c(time: Duration) -> Result<Duration, BrokenRule> {
+    let is_allowed = time > limits::TIMER_C_ABOVE && time <= limits::INVITE_TIME_MAX;
+    if is_allowed { Ok(time) } else { Err(BrokenRule::TimerC(time)) }
 }
 
 /// A time of a timer or a session, at most `max`.

@@ -19,6 +19,7 @@ impl Session {
         if matches!(event, Some(SessionEvent::Ending)) && self.expires <= context.guarded {
             self.end(context, actions);
         }
+        self.pass_on(context, actions);
         self.answer_byes(context, actions);
         self.hang_up(context, actions);
         self.forget(context);
@@ -54,10 +55,14 @@ impl Session {
         self.is_ending = true;
         self.timers.clear();
         self.failures.clear();
+        self.pass_on(context, actions);
         self.answer_byes(context, actions);
+        self.end_forwarded(actions);
         let unanswered: Vec<RequestId> = self
             .incoming
             .iter()
+            // Only an INVITE can be taken back; another one that goes on gets the answer that it would have had.
+            .filter(|request| request.method == "INVITE" || request.forwarding.is_none())
             .filter(|request| request.answer.is_none())
             .map(|request| request.id)
             .collect();
@@ -68,7 +73,8 @@ impl Session {
         for name in legs {
             self.cancel(&name, context, actions);
             let Some(leg) = self.leg(&name) else { continue };
-            if leg.state == LegState::Confirmed && leg.bye == Bye::None {
+            let is_ours = leg.proxied.is_none();
+            if leg.state == LegState::Confirmed && leg.bye == Bye::None && is_ours {
                 leg.bye = Bye::Wanted(Silence::Silent);
             }
             leg.state = LegState::Ended;
@@ -77,8 +83,10 @@ impl Session {
 
     /// A BYE that its handler left unanswered is answered 200 (RFC 3261 §15.1.2).
     fn answer_byes(&mut self, context: Context<'_>, actions: &mut Vec<Action>) {
-        let is_open_bye =
-            |request: &&IncomingRequest| request.method == "BYE" && request.answer.is_none();
+        let is_open_bye = |request: &&IncomingRequest| {
+            let is_open = request.answer.is_none() && request.forwarding.is_none();
+            request.method == "BYE" && is_open
+        };
         let byes: Vec<RequestId> =
             self.incoming.iter().filter(is_open_bye).map(|request| request.id).collect();
         for request in byes {

@@ -7,15 +7,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use sip::Method;
 use sip::dialog::Dialog;
 use sip::transaction::Timers;
-use sip::{Message, Method};
 use state::UnixMillis;
 use topology::token::OwnerToken;
 use transport::Flow;
 
-use super::http::HttpResponse;
+pub use super::action::Action;
 use super::identity::{Identity, USER_BYTES};
+use super::proxying::{Forwarding, Proxied};
 use super::{
     LegDirection, LegName, LegState, LegView, RequestId, SessionEvent, SessionId, SessionView,
     TimerView, limits,
@@ -79,6 +80,8 @@ pub(super) struct Leg {
     pub(super) bye: Bye,
     /// The leg that names this one as well.
     pub(super) linked: Option<LegName>,
+    /// Its first request has gone on to somebody else, whose dialog it is.
+    pub(super) proxied: Option<Proxied>,
 }
 
 /// Whether a leg is to be ended by a BYE of ours.
@@ -115,6 +118,10 @@ pub(super) struct IncomingRequest {
     pub(super) head: Bytes,
     /// The final answer.
     pub(super) answer: Option<Answer>,
+    /// As it came, until its event is over; then empty. Not in the record.
+    pub(super) whole: Bytes,
+    /// It goes on to somebody else, whose answer it gets.
+    pub(super) forwarding: Option<Box<Forwarding>>,
 }
 
 /// The final answer to a request, kept for its repetitions.
@@ -186,66 +193,6 @@ pub(super) enum Stage {
         /// To tag and ACK of each fork.
         acks: Vec<(Bytes, Bytes)>,
     },
-}
-
-/// What is done once the commit of an event stands, in this order.
-#[derive(Clone, Debug)]
-pub enum Action {
-    /// Answer on the server transaction of this key; if there is none any more, it is nothing.
-    Answer {
-        /// Of the request.
-        key: Bytes,
-        /// 101–699.
-        status: u16,
-        /// Complete message.
-        response: Bytes,
-    },
-    /// Tell a session that its signal was heard.
-    Reply {
-        /// Complete message.
-        response: Bytes,
-    },
-    /// Answer the HTTP request of the event, if it has no answer yet.
-    HttpRespond(HttpResponse),
-    /// Begin a client transaction.
-    Start {
-        /// Its branch.
-        branch: Bytes,
-        /// Its method.
-        method: Bytes,
-        /// Complete message.
-        request: Bytes,
-    },
-    /// Send an ACK to a 2xx, once.
-    Acknowledge {
-        /// Complete message.
-        ack: Bytes,
-    },
-    /// Cancel the INVITE of this branch, which has a provisional response.
-    Cancel {
-        /// Its branch.
-        branch: Bytes,
-    },
-    /// Forget the client transaction of this branch.
-    Abandon {
-        /// Its branch.
-        branch: Bytes,
-    },
-    /// The client transaction may have this final response: it is committed.
-    Accept {
-        /// The response.
-        response: Box<Message>,
-    },
-}
-
-impl Action {
-    /// Whether it begins something that a successor which knows nothing of it would begin again: a request that belongs to
-    /// no dialog.
-    pub fn begins(&self) -> bool {
-        let Action::Start { request, .. } = self else { return false };
-        let request = Message::parse(request.clone());
-        request.is_ok_and(|request| request.to().is_ok_and(|to| to.tag().is_none()))
-    }
 }
 
 /// The circumstances of a change.
@@ -454,11 +401,14 @@ impl Session {
                 .collect(),
             wants_ack: outgoing().any(|request| request.wants_ack(leg)),
             linked: leg.linked.clone(),
+            is_proxied: leg.proxied.is_some(),
         }
     }
 
+    /// The requests on a leg that wait for an answer of ours.
     pub(super) fn unanswered(&self, leg: &LegName) -> impl Iterator<Item = &IncomingRequest> {
-        let is_open = |request: &&IncomingRequest| request.answer.is_none();
+        let is_open =
+            |request: &&IncomingRequest| request.answer.is_none() && request.forwarding.is_none();
         self.incoming.iter().filter(is_open).filter(move |request| request.leg == *leg)
     }
 
@@ -481,7 +431,8 @@ impl Session {
             method: request.method.clone(),
             request: request.request.clone(),
         };
-        self.outgoing.iter().filter(|request| request.is_open()).map(start).collect()
+        let started = self.outgoing.iter().filter(|request| request.is_open()).map(start);
+        started.chain(self.forwarded_again()).collect()
     }
 
     /// The former owner may have sent requests in dialogs that are not in the record ([`Replication::AfterReply`](super::Replication)):

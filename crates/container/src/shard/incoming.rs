@@ -7,8 +7,9 @@ use sip::{Framing, Message, Method};
 use tracing::debug;
 use transport::link::Incoming;
 
+use super::noting::Gate;
 use super::pending::{Held, InHand};
-use super::set_ups::{Act, Gate, Step};
+use super::set_ups::{Act, Step};
 use super::{Shard, ShardEffect};
 use crate::edges::LinkId;
 use crate::own_route::without_own_route;
@@ -80,6 +81,8 @@ impl Shard {
             _ => request.detached(),
         };
         let request = match without_own_route(&request) {
+            // A session finds its requests by its entry, and takes it out itself.
+            Ok(Some(_)) if self.sessions.routed_by(&request).is_some() => request,
             Ok(rewritten) => rewritten.unwrap_or(request),
             Err(fault) => return self.refuse(&request, origin, 400, fault, effects),
         };
@@ -130,9 +133,9 @@ impl Shard {
             Gate::Open => {
                 self.transactions.response(response, now, &mut self.pending);
             }
-            Gate::Closed(id, event) => {
+            Gate::Closed(server, event) => {
                 let held = self.hold(response.detached(), origin);
-                self.note(id, Step { event, act: Act::Response(held) }, now, effects);
+                self.note_of(server, Step { event, act: Act::Response(held) }, now, effects);
             }
             Gate::Repeated => {}
         }

@@ -22,11 +22,14 @@ use state::{CommitError, Version};
 use topology::ChoiceKey;
 use tracing::{debug, error, warn};
 
+use super::noting::Notes;
 use super::set_ups::{Act, BEGUN_WITHIN, Ledger, Step};
 use super::{CommitUse, Held, JobId, Shard, ShardEffect, taken};
 use crate::application::{Action, Effects, Response};
 use crate::edges::LinkId;
 use crate::ownership::identity::SetUpId;
+use crate::session::proxying::Routed;
+use crate::session::{RequestId, SessionId};
 use crate::setup::{Event, SetUp};
 use crate::transactions::{Origin, ServerId};
 
@@ -61,6 +64,8 @@ pub(super) struct Job {
     is_offered_elsewhere: bool,
     /// What is to be done once the batch is committed.
     action: Option<Action>,
+    /// The session that has let the request go on and asks where to.
+    asked_by: Option<(SessionId, RequestId)>,
     /// The record on its way to the store.
     set_up: Option<(SetUpId, Box<SetUp>)>,
 }
@@ -82,28 +87,49 @@ impl Shard {
         now: Instant,
         effects: &mut Vec<ShardEffect>,
     ) {
-        let job = JobId(self.take_id());
-        effects.push(ShardEffect::Handle {
-            job,
-            request: Box::new(request.clone()),
-            flow: origin.flow,
-            attempt: 0,
-        });
+        let held = self.hold(request, origin);
+        let job = self.add_job(server, None, held, now, effects);
         if let Some(server) = server {
             self.jobs_by_server.insert(server, job);
         }
+    }
+
+    /// Asks what would become of a request that a session lets go on.
+    pub(super) fn ask_where_to(
+        &mut self,
+        asked_by: (SessionId, RequestId),
+        held: Held,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        self.add_job(None, Some(asked_by), held, now, effects);
+    }
+
+    fn add_job(
+        &mut self,
+        server: Option<ServerId>,
+        asked_by: Option<(SessionId, RequestId)>,
+        held: Held,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) -> JobId {
+        let job = JobId(self.take_id());
+        let (request, flow) = (Box::new(held.message.clone()), held.origin.flow);
+        effects.push(ShardEffect::Handle { job, request, flow, attempt: 0 });
         let job_state = Job {
             server,
-            held: self.hold(request, origin),
+            held,
             begun_at: now,
             attempt: 0,
             unknown: 0,
             cancels: Vec::new(),
             is_offered_elsewhere: false,
             action: None,
+            asked_by,
             set_up: None,
         };
         self.jobs.insert(job, job_state);
+        job
     }
 
     /// A handler has ended.
@@ -223,8 +249,8 @@ impl Shard {
             return job.cancels.push(cancel);
         }
         let context = self.contexts.get(&server);
-        let set_up = context.filter(|context| context.proxy.is_cancellable());
-        if let Some(id) = set_up.and_then(|context| context.set_up) {
+        let context = context.filter(|context| context.proxy.is_cancellable());
+        if let Some(Notes::SetUp(id)) = context.map(|context| context.notes) {
             let step = Step { event: Some(Event::Cancelled), act: Act::Cancel(cancel) };
             return self.note(id, step, now, effects);
         }
@@ -240,8 +266,9 @@ impl Shard {
         let wall = self.wall(now);
         let Some(state) = self.jobs.get_mut(&job) else { return };
         let request = &state.held.message;
+        let is_call = request.method() == Some(Method::Invite) && state.asked_by.is_none();
         let plan = match &state.action {
-            Some(Action::Proxy(plan)) if request.method() == Some(Method::Invite) => plan,
+            Some(Action::Proxy(plan)) if is_call => plan,
             Some(Action::Proxy(_) | Action::Respond(_) | Action::Drop) | None => {
                 return self.conclude(job, now, effects);
             }
@@ -315,6 +342,15 @@ impl Shard {
     /// Carries out the action of a job; then the edge may forget the request.
     fn conclude(&mut self, job: JobId, now: Instant, effects: &mut Vec<ShardEffect>) {
         let Some(job) = self.jobs.remove(&job) else { return };
+        if let Some((id, request)) = job.asked_by {
+            let routed = match job.action {
+                Some(Action::Proxy(plan)) => Routed::To(plan),
+                Some(Action::Respond(response)) => Routed::Refused(response),
+                // Only an ACK is left without an answer.
+                Some(Action::Drop) | None => Routed::Refused(Response::new(500)),
+            };
+            return self.routed_for_session(id, request, routed, now, effects);
+        }
         let offered = job.held.offered;
         let mut cancels = job.cancels;
         match (job.action, job.server) {
@@ -358,7 +394,7 @@ impl Shard {
             }
             (Some(Action::Proxy(_)), None) if job.is_offered_elsewhere => {}
             (Some(Action::Proxy(plan)), None) => {
-                self.forward_ack(&job.held.message, job.held.origin, &plan, effects);
+                self.forward_ack(&job.held.message, job.held.origin.link, &plan, effects);
             }
             // RFC 3261 §17.1.1.3: an ACK has no answer.
             (Some(Action::Respond(_) | Action::Drop) | None, None) | (None, Some(_)) => {}

@@ -15,7 +15,7 @@
 //! the store, so that another container can go on with it: `set_ups` commits what happens to it before anything follows from that,
 //! `inquiries` reads the record of a message that belongs to no call here and hands the message on or takes the call
 //! over (`takeover`), `estates` finds the calls of containers that have died, which `inherited` goes on with; `reach` holds back what needs links that
-//! are not there yet; `responses` sends again what an edge could not send.
+//! are not there yet; `noting` says where the course of a proxied request is noted, and what waits for that; `responses` sends again what an edge could not send.
 //!
 //! Deliberately absent: sockets, tasks, clocks.
 
@@ -26,6 +26,7 @@ mod inherited;
 mod inquiries;
 mod interface;
 mod jobs;
+mod noting;
 mod pending;
 mod proxying;
 mod reach;

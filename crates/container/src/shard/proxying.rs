@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 use tracing::debug;
 use transport::link::LinkFrame;
 
+use super::noting::Notes;
 use super::reach::AwaitId;
 use super::set_ups::{Act, Step};
 use super::ways::{Found, Way};
@@ -23,9 +24,10 @@ use crate::ownership::identity::SetUpId;
 use crate::proxy::{
     self, BranchIndex, NextHop, ProxyContext, ProxyEffect, Resumption, TransportFailure,
 };
+use crate::session::proxying::Reply;
 use crate::setup::Event;
 use crate::transactions::deadlines::Armed;
-use crate::transactions::{ClientId, Origin, ServerId};
+use crate::transactions::{ClientId, ServerId};
 
 /// Never up: the server counts its links from 1.
 pub(super) const NO_LINK: LinkId = LinkId(0);
@@ -33,8 +35,8 @@ pub(super) const NO_LINK: LinkId = LinkId(0);
 /// A proxied request and the client transactions of its branches.
 pub(super) struct Context {
     pub(super) proxy: ProxyContext,
-    /// In which record to note what happens to it; an INVITE's.
-    pub(super) set_up: Option<SetUpId>,
+    /// Where to note what happens to it.
+    pub(super) notes: Notes,
     /// The method of all its branches, as on the wire.
     pub(super) method: Bytes,
     /// The link that its requests prefer, too.
@@ -123,7 +125,8 @@ impl Shard {
         let deriver =
             ledger.map_or_else(|| self.deriver.clone(), |ledger| ledger.deriver(&self.deriver));
         let proxy = ProxyContext::new(request.clone(), plan, &deriver, &branch, now, &mut asked);
-        self.add_context(server, proxy, &request, origin.link, set_up);
+        let notes = set_up.map_or(Notes::Nowhere, Notes::SetUp);
+        self.add_context(server, proxy, &request, origin.link, notes);
         self.carry_out_proxy(server, asked, now, effects);
     }
 
@@ -133,12 +136,12 @@ impl Shard {
         proxy: ProxyContext,
         request: &Message,
         link: LinkId,
-        set_up: Option<SetUpId>,
+        notes: Notes,
     ) {
         let method = request.method().map_or(&b""[..], |method| method.as_bytes());
         let context = Context {
             proxy,
-            set_up,
+            notes,
             method: Bytes::copy_from_slice(method),
             link,
             branches: SmallVec::new(),
@@ -191,7 +194,7 @@ impl Shard {
         self.with_proxy(server, now, effects, |proxy, asked| {
             proxy.response(branch, response, now, asked);
         });
-        if is_ringing && let Some(id) = self.noted_set_up(server) {
+        if is_ringing && let Some(Notes::SetUp(id)) = self.notes(server) {
             self.refresh(id, now, effects);
         }
     }
@@ -218,15 +221,8 @@ impl Shard {
         now: Instant,
         effects: &mut Vec<ShardEffect>,
     ) {
-        match self.noted_set_up(server) {
-            Some(id) => {
-                let event = self.failed_event(server, branch, TransportFailure::TimedOut);
-                self.note(id, Step { event, act: Act::GiveUp(branch) }, now, effects);
-            }
-            None => self.with_proxy(server, now, effects, |proxy, asked| {
-                proxy.give_up(branch, now, asked);
-            }),
-        }
+        let event = self.failed_event(server, branch, TransportFailure::TimedOut);
+        self.note_of(server, Step { event, act: Act::GiveUp(branch) }, now, effects);
     }
 
     fn rings_too_long(
@@ -236,15 +232,8 @@ impl Shard {
         now: Instant,
         effects: &mut Vec<ShardEffect>,
     ) {
-        match self.noted_set_up(server) {
-            Some(id) => {
-                let event = Some(Event::TimerC { branch: branch.number() });
-                self.note(id, Step { event, act: Act::StopRinging(branch) }, now, effects);
-            }
-            None => self.with_proxy(server, now, effects, |proxy, asked| {
-                proxy.stop_ringing(branch, now, asked);
-            }),
-        }
+        let event = Some(Event::TimerC { branch: branch.number() });
+        self.note_of(server, Step { event, act: Act::StopRinging(branch) }, now, effects);
     }
 
     pub(super) fn branch_failed(
@@ -255,15 +244,8 @@ impl Shard {
         now: Instant,
         effects: &mut Vec<ShardEffect>,
     ) {
-        match self.noted_set_up(server) {
-            Some(id) => {
-                let event = self.failed_event(server, branch, failure);
-                self.note(id, Step { event, act: Act::Failed(branch, failure) }, now, effects);
-            }
-            None => self.with_proxy(server, now, effects, |proxy, asked| {
-                proxy.transport_failed(branch, failure, now, asked);
-            }),
-        }
+        let event = self.failed_event(server, branch, failure);
+        self.note_of(server, Step { event, act: Act::Failed(branch, failure) }, now, effects);
     }
 
     pub(super) fn client_failed(
@@ -325,7 +307,7 @@ impl Shard {
     pub(super) fn forward_ack(
         &mut self,
         ack: &Message,
-        origin: Origin,
+        link: LinkId,
         plan: &ProxyPlan,
         effects: &mut Vec<ShardEffect>,
     ) {
@@ -334,7 +316,7 @@ impl Shard {
             .first()
             .and_then(|target| proxy::forward_ack(ack, target, &self.deriver, &server_branch(ack)));
         let Some(forwarded) = forwarded else { return };
-        let found = self.find_way(&forwarded.request, forwarded.destination, origin.link);
+        let found = self.find_way(&forwarded.request, forwarded.destination, link);
         match found {
             Ok(Found::Way(way) | Found::StreamElseDatagram(_, way)) => {
                 let frame = LinkFrame::Outgoing {
@@ -414,17 +396,18 @@ impl Shard {
                     None => {}
                 },
                 ProxyEffect::Reply { response } => {
-                    let status = status_of(&response);
-                    self.transactions.respond(server, status, response, now, &mut self.pending);
+                    self.pass_back(server, Reply::Received(response), now, effects);
                 }
                 ProxyEffect::ReplyOwn { status } => {
-                    let response = Response::new(status);
-                    self.transactions.respond_own(server, &response, now, &mut self.pending);
+                    self.pass_back(server, Reply::Own(Response::new(status)), now, effects);
                 }
                 ProxyEffect::Finished => {
-                    let context = self.contexts.remove(&server);
-                    if let Some(id) = context.and_then(|context| context.set_up) {
-                        self.end_if_over(id, now, effects);
+                    match self.contexts.remove(&server).map(|context| context.notes) {
+                        Some(Notes::SetUp(id)) => self.end_if_over(id, now, effects),
+                        Some(Notes::Session(id, request)) => {
+                            self.forwarded_is_over(id, request, now, effects);
+                        }
+                        Some(Notes::Nowhere) | None => {}
                     }
                 }
             }
@@ -432,6 +415,36 @@ impl Shard {
         if let Some(context) = self.contexts.get_mut(&server) {
             let deadline = context.proxy.next_timeout();
             self.context_deadlines.arm(server, &mut context.armed, deadline);
+        }
+    }
+}
+
+impl Shard {
+    /// A response for the caller: by way of the session that has let its request go on, if that is to know of it.
+    fn pass_back(
+        &mut self,
+        server: ServerId,
+        reply: Reply,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        let status = match &reply {
+            Reply::Received(response) => status_of(response),
+            Reply::Own(response) => response.status,
+        };
+        let notes = self.contexts.get(&server).map(|context| context.notes);
+        if let Some(Notes::Session(id, request)) = notes
+            && (status >= 200 || self.sessions.supervises(id, request))
+        {
+            return self.reply_for_session(id, request, reply, now, effects);
+        }
+        match reply {
+            Reply::Received(response) => {
+                self.transactions.respond(server, status, response, now, &mut self.pending);
+            }
+            Reply::Own(response) => {
+                self.transactions.respond_own(server, &response, now, &mut self.pending);
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ use sip::{Message, Method};
 use tracing::debug;
 use transport::link::{LinkFrame, SendError};
 
+use super::noting::Notes;
 use super::proxying::{Lookup, NO_LINK, Progress, Sending, Start};
 use super::ways::{Found, Way};
 use super::{LookupId, Shard, ShardEffect};
@@ -119,7 +120,10 @@ impl Shard {
         effects: &mut Vec<ShardEffect>,
     ) -> Result<(), TransportFailure> {
         let link = self.contexts.get(&server).map_or(NO_LINK, |context| context.link);
-        let found = self.find_way(&start.request, start.decides, link)?;
+        let found = match self.goes_by_front_door(server, &start) {
+            true => self.front_door()?,
+            false => self.find_way(&start.request, start.decides, link)?,
+        };
         // RFC 5626 §5.3: another flow of the phone, if it has one, is sooner than an edge is back.
         let context = self.contexts.get(&server);
         if matches!(found, Found::Awaited(_) | Found::Unlinked)
@@ -177,6 +181,7 @@ impl Shard {
         if start.resumption.is_some() {
             return self.resume_by(server, start, way, now);
         }
+        let by_front_door = self.goes_by_front_door(server, &start);
         let Some(context) = self.contexts.get_mut(&server) else { return false };
         let Some(method) = Method::parse(&context.method) else { return false };
         let client = self.transactions.start(
@@ -194,15 +199,23 @@ impl Shard {
             cancels: None,
             decides: start.decides,
             way,
-            by_front_door: false,
+            by_front_door,
             datagram: datagram.map(|way| (way, start)),
         };
         self.clients.insert(client, Box::new(sending));
         true
     }
 
+    /// Whether what a session lets go on is for this node itself: there the registrar finds the callee.
+    fn goes_by_front_door(&self, server: ServerId, start: &Start) -> bool {
+        let context = self.contexts.get(&server);
+        context.is_some_and(|context| matches!(context.notes, Notes::Session(..)))
+            && self.is_by_front_door(&start.request, start.decides)
+    }
+
     /// Goes on with a client transaction that a dead container began, and does what is left to do for it.
     fn resume_by(&mut self, server: ServerId, start: Start, way: Way, now: Instant) -> bool {
+        let by_front_door = self.goes_by_front_door(server, &start);
         let Some(context) = self.contexts.get_mut(&server) else { return false };
         let Start { branch, request, branch_id, decides, resumption } = start;
         let state = match &resumption {
@@ -215,7 +228,7 @@ impl Shard {
         let Some(client) = client else { return false };
         context.is_at(branch, Progress::Started(client));
         let user = Some((server, branch));
-        let (cancels, by_front_door, datagram) = (None, false, None);
+        let (cancels, datagram) = (None, None);
         let sending = Sending { user, cancels, decides, way, by_front_door, datagram };
         self.clients.insert(client, Box::new(sending));
         match resumption {

@@ -18,8 +18,6 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use sip::Message;
-use sip::transaction::ResponseClass;
 use state::{Batch, CommitError, Record, StoreError, Version};
 use tracing::{debug, error, info, warn};
 
@@ -29,8 +27,8 @@ use crate::application::Response;
 use crate::ownership::identity::SetUpId;
 use crate::proxy::{BranchDeriver, BranchIndex, ProxyContext, TransportFailure};
 use crate::setup::{Event, SetUp};
+use crate::transactions::ServerId;
 use crate::transactions::deadlines::Armed;
-use crate::transactions::{ClientId, ServerId};
 
 /// A commit that fails or meets another one so often is given up.
 pub(super) const ATTEMPTS_MAX: u32 = 8;
@@ -106,17 +104,15 @@ pub(super) enum Act {
     Refresh,
 }
 
-/// Whether a response may go to its transaction at once.
-pub(super) enum Gate {
-    /// It may: it changes nothing that a successor must know.
-    Open,
-    /// Not before this is committed; without an event, not before what came before it.
-    Closed(SetUpId, Option<Event>),
-    /// The same response waits already.
-    Repeated,
-}
-
 impl Step {
+    /// The message that it holds.
+    pub(super) fn held(&mut self) -> Option<&mut Held> {
+        match &mut self.act {
+            Act::Response(held) | Act::Cancel(HeldCancel { held, .. }) => Some(held),
+            Act::Failed(..) | Act::GiveUp(_) | Act::StopRinging(_) | Act::Refresh => None,
+        }
+    }
+
     fn wants_commit(&self) -> bool {
         self.event.is_some() || matches!(self.act, Act::Refresh)
     }
@@ -148,61 +144,16 @@ impl Ledger {
         other.in_place_of(self.record.token, self.record.sent_by.clone())
     }
 
-    fn awaits(&self, is_meant: impl Fn(&Event) -> bool) -> bool {
+    pub(super) fn record(&self) -> &SetUp {
+        &self.record
+    }
+
+    pub(super) fn awaits(&self, is_meant: impl Fn(&Event) -> bool) -> bool {
         self.waiting.iter().filter_map(|step| step.event.as_ref()).any(is_meant)
     }
 }
 
 impl Shard {
-    /// Whether a response to a client transaction changes the course of a call.
-    pub(super) fn gate(&self, client: ClientId, response: &Message) -> Gate {
-        let Some((server, branch)) = self.branch_of(client) else { return Gate::Open };
-        let Some(id) = self.noted_set_up(server) else { return Gate::Open };
-        let (Some(context), Some(ledger)) = (self.contexts.get(&server), self.set_ups.get(&id))
-        else {
-            return Gate::Open;
-        };
-        let status = response.status().unwrap_or_default();
-        match ResponseClass::of(status) {
-            Some(ResponseClass::Success) => {
-                // Another fork's, or the same again: behind the first.
-                if ledger.awaits(|event| matches!(event, Event::Answered { .. })) {
-                    return Gate::Closed(id, None);
-                }
-                Gate::Closed(id, Some(Event::Answered { branch: branch.number() }))
-            }
-            Some(ResponseClass::Failure) if context.proxy.is_pending(branch) => {
-                let number = branch.number();
-                let is_same = |event: &Event| matches!(event, Event::Ended { branch, .. } if *branch == number);
-                if ledger.awaits(is_same) {
-                    return Gate::Repeated;
-                }
-                let progressed = context.proxy.has_progressed(branch);
-                let event = ledger.record.ended(number, progressed, status, response.buffer());
-                Gate::Closed(id, Some(event))
-            }
-            // The branch is over: the repeated final gets its ACK again.
-            Some(ResponseClass::Failure | ResponseClass::Provisional) | None => Gate::Open,
-        }
-    }
-
-    /// The record in which to note what happens to this call; None when it has none, or is answered.
-    pub(super) fn noted_set_up(&self, server: ServerId) -> Option<SetUpId> {
-        let context = self.contexts.get(&server)?;
-        context.set_up.filter(|_| !context.proxy.is_answered())
-    }
-
-    /// The event that a branch ended without a response that counts.
-    pub(super) fn failed_event(
-        &self,
-        server: ServerId,
-        branch: BranchIndex,
-        failure: TransportFailure,
-    ) -> Option<Event> {
-        let progressed = self.contexts.get(&server)?.proxy.has_progressed(branch);
-        Some(Event::Failed { branch: branch.number(), progressed, status: failure.status() })
-    }
-
     /// Notes something in a call's record; it takes effect when that is committed.
     pub(super) fn note(
         &mut self,
@@ -391,7 +342,14 @@ impl Shard {
         self.end_if_over(id, now, effects);
     }
 
-    fn act(&mut self, server: ServerId, step: Step, now: Instant, effects: &mut Vec<ShardEffect>) {
+    /// What was noted takes effect.
+    pub(super) fn act(
+        &mut self,
+        server: ServerId,
+        step: Step,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
         if let Some(
             Event::Ended { branch, progressed, .. } | Event::Failed { branch, progressed, .. },
         ) = step.event
@@ -549,14 +507,24 @@ impl Shard {
         self.transactions.drop_server(ledger.server);
         self.settle(now, effects);
         for step in ledger.waiting {
-            match step.act {
-                Act::Response(held) => self.dispatch_again(held, now, effects),
-                Act::Cancel(HeldCancel { cancel, held }) => {
-                    self.transactions.drop_server(cancel);
-                    self.dispatch_again(held, now, effects);
-                }
-                Act::Failed(..) | Act::GiveUp(_) | Act::StopRinging(_) | Act::Refresh => {}
+            self.release_step(step, now, effects);
+        }
+    }
+
+    /// A step of a call that is not ours any more: its message goes to whom it belongs.
+    pub(super) fn release_step(
+        &mut self,
+        step: Step,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        match step.act {
+            Act::Response(held) => self.dispatch_again(held, now, effects),
+            Act::Cancel(HeldCancel { cancel, held }) => {
+                self.transactions.drop_server(cancel);
+                self.dispatch_again(held, now, effects);
             }
+            Act::Failed(..) | Act::GiveUp(_) | Act::StopRinging(_) | Act::Refresh => {}
         }
     }
 }
@@ -575,7 +543,7 @@ fn next_round(at: Instant, started_at: Instant) -> Instant {
 }
 
 /// A step that comes to nothing: its message is repeated by whoever sent it.
-fn drop_step(step: Step, effects: &mut Vec<ShardEffect>) {
+pub(super) fn drop_step(step: Step, effects: &mut Vec<ShardEffect>) {
     match step.act {
         Act::Response(held) | Act::Cancel(HeldCancel { held, .. }) => taken(held.offered, effects),
         Act::Failed(..) | Act::GiveUp(_) | Act::StopRinging(_) | Act::Refresh => {}

@@ -9,6 +9,7 @@ use sip::Message;
 use state::Version;
 use tracing::{debug, error};
 
+use super::noting::Notes;
 use super::proxying::{NO_LINK, server_branch};
 use super::set_ups::Ledger;
 use super::{CommitUse, Shard, ShardEffect};
@@ -67,7 +68,7 @@ impl Shard {
             self.transactions.trying(server, now, &mut self.pending);
             self.settle(now, effects);
         }
-        self.add_context(server, proxy, &request, NO_LINK, Some(id));
+        self.add_context(server, proxy, &request, NO_LINK, Notes::SetUp(id));
         self.carry_out_proxy(server, asked, now, effects);
         self.settle(now, effects);
         self.end_if_over(id, now, effects);

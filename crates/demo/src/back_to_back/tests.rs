@@ -51,6 +51,7 @@ fn leg(name: &str, direction: LegDirection, state: LegState) -> LegView {
         waiting: Vec::new(),
         wants_ack: false,
         linked: None,
+        is_proxied: false,
     }
 }
 
@@ -113,6 +114,7 @@ impl Driver {
             | SessionEffect::HttpRespond(_)
             | SessionEffect::Signal { .. }
             | SessionEffect::Link { .. }
+            | SessionEffect::Proxy { .. }
             | SessionEffect::Unlink { .. } => panic!("the agent has no use for {effect:?}"),
         }
     }

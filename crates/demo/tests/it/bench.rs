@@ -126,6 +126,11 @@ impl Bench {
             Action::Abandon { .. }
             | Action::Accept { .. }
             | Action::HttpRespond(_)
+            | Action::Route { .. }
+            | Action::Forward { .. }
+            | Action::Resume { .. }
+            | Action::CancelForwarded { .. }
+            | Action::ForwardAck { .. }
             | Action::Reply { .. } => return,
         };
         if let Some(octets) = message {

@@ -1,12 +1,14 @@
 //! The interface `sip`.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use container::application::Response;
-use container::session::{LegDirection, LegState, LegView, RequestId};
+use container::application::{QValue, RecordRoute, Response, Target};
+use container::session::{LegDirection, LegState, LegView, ProxyOptions, RequestId, Supervised};
 
 use super::message::Subject;
 use super::{Host, wit};
-use crate::overlay::{Beginning, Refusal, absent};
+use crate::overlay::{Beginning, Refusal};
 
 type Outcome = Result<(), wit::types::Error>;
 
@@ -88,11 +90,19 @@ impl wit::sip::Host for Host {
 
     fn proxy(
         &mut self,
-        _request: u64,
-        _targets: Vec<wit::sip::Target>,
-        _options: wit::sip::ProxyOptions,
+        request: u64,
+        targets: Vec<wit::sip::Target>,
+        options: wit::sip::ProxyOptions,
     ) -> Outcome {
-        Err(absent::proxy().into())
+        let event = self.subject.as_ref().and_then(Subject::event).cloned();
+        let targets = targets.into_iter().map(target).collect::<Result<_, _>>()?;
+        let options = ProxyOptions {
+            record_route: if options.record_route { RecordRoute::Yes } else { RecordRoute::No },
+            supervised: if options.supervised { Supervised::Yes } else { Supervised::No },
+            timer_c: options.timer_c.map(Duration::from_millis),
+            headers: options.headers.into_iter().map(Into::into).collect(),
+        };
+        Ok(self.session()?.proxy(event.as_ref(), RequestId(request), targets, options)?)
     }
 
     fn link(&mut self, a: String, b: String) -> Outcome {
@@ -114,6 +124,15 @@ impl wit::sip::Host for Host {
             }
         }
     }
+}
+
+fn target(target: wit::sip::Target) -> Result<Target, Refusal> {
+    let wit::sip::Target { uri, route, q } = target;
+    if q > 1_000 {
+        return Err(Refusal::Invalid(format!("{q} is no q: it has 0 to 1000 thousandths")));
+    }
+    let route = route.into_iter().map(Bytes::from).collect();
+    Ok(Target { route, q: QValue::from_thousandths(q), ..Target::new(uri) })
 }
 
 fn leg(view: &LegView) -> wit::sip::Leg {

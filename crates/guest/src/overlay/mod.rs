@@ -4,10 +4,8 @@
 //! (`container::session::rules`), changes the copy, so that later reads see it, and is queued as a [`SessionEffect`]. When
 //! the handler returns, the queue is what it wants; when it fails, nothing has happened.
 //!
-//! Pure: it knows neither WebAssembly nor the container's loop. What a session cannot do yet is refused in [`absent`],
-//! and nowhere else.
+//! Pure: it knows neither WebAssembly nor the container's loop.
 
-pub mod absent;
 mod relay;
 mod sip;
 #[cfg(test)]
@@ -52,21 +50,26 @@ impl From<BrokenRule> for Refusal {
             | BrokenRule::Attributes(_)
             | BrokenRule::TooManyTimers(_)
             | BrokenRule::TooManyRequests(_)
+            | BrokenRule::TooManyTargets(_)
             | BrokenRule::TooManySignals
             | BrokenRule::SignalTooLong(_)
             | BrokenRule::MessageTooLong(_)
             | BrokenRule::TooManyHeaders(_)
             | BrokenRule::Record(_) => Refusal::Limit(why),
             BrokenRule::NoRequest(_) => Refusal::Unknown(why),
-            BrokenRule::NoDialog(_) | BrokenRule::NoLeg(_) | BrokenRule::NoLink(_) => {
-                Refusal::WrongState(why)
-            }
+            BrokenRule::NoDialog(_)
+            | BrokenRule::NoLeg(_)
+            | BrokenRule::NoLink(_)
+            | BrokenRule::NotProxied(_)
+            | BrokenRule::Proxied(_) => Refusal::WrongState(why),
             BrokenRule::Name(_)
             | BrokenRule::Time(_)
             | BrokenRule::Status(_)
             | BrokenRule::Header(_)
             | BrokenRule::HeaderName(_)
             | BrokenRule::Target(_)
+            | BrokenRule::Route(_)
+            | BrokenRule::TimerC(_)
             | BrokenRule::Address(_)
             | BrokenRule::HttpResponse(_)
             | BrokenRule::Method(_) => Refusal::Invalid(why),

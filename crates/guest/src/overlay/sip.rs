@@ -1,13 +1,14 @@
 //! What a handler does with SIP: checked, shown to its later reads, queued.
 
 use bytes::Bytes;
-use container::application::{Body, Header, Response};
+use container::application::{Body, Header, Response, Target};
 use container::session::rules::{
     BrokenRule, Contact, checked_address, checked_message, checked_method, checked_name,
-    checked_outside_method, checked_status, checked_target,
+    checked_outside_method, checked_status, checked_target, checked_targets, checked_timer_c,
 };
 use container::session::{
-    LegDirection, LegName, LegState, LegView, RequestId, SessionEffect, limits,
+    LegDirection, LegName, LegState, LegView, ProxyOptions, RequestId, SessionEffect, SessionEvent,
+    limits,
 };
 use sip::Method;
 
@@ -111,6 +112,7 @@ impl Overlay {
             waiting: vec![method],
             wants_ack: false,
             linked: None,
+            is_proxied: false,
         });
     }
 
@@ -165,8 +167,8 @@ impl Overlay {
         let at = self.leg_at(leg)?;
         match self.view.legs[at].state {
             LegState::Ended if is_bye => return Ok(()),
-            LegState::Confirmed => {}
-            LegState::Early | LegState::Ended => {
+            LegState::Confirmed if !self.view.legs[at].is_proxied => {}
+            LegState::Confirmed | LegState::Early | LegState::Ended => {
                 return Err(BrokenRule::NoDialog(LegName::new(leg)).into());
             }
         }
@@ -219,6 +221,40 @@ impl Overlay {
             return Err(Refusal::WrongState(why));
         }
         self.queue(SessionEffect::Cancel { leg: LegName::new(leg) }, 0)
+    }
+
+    /// Lets the request of the handler's event, which must be the initial one of its leg, go on.
+    ///
+    /// # Errors
+    /// [`Refusal`]: it is another one or is answered, a target, Timer C or a header is not allowed, over a limit.
+    pub fn proxy(
+        &mut self,
+        event: Option<&SessionEvent>,
+        request: RequestId,
+        targets: Vec<Target>,
+        options: ProxyOptions,
+    ) -> Result<(), Refusal> {
+        let Some((leg, at)) = self.unanswered(request) else {
+            let why = format!("no request {} waits for an answer", request.0);
+            return Err(Refusal::Unknown(why));
+        };
+        let is_present =
+            matches!(event, Some(SessionEvent::Request { request: of, .. }) if *of == request);
+        let view = &self.view.legs[leg];
+        if !is_present || view.state != LegState::Early || view.is_proxied {
+            return Err(BrokenRule::NotProxied(request).into());
+        }
+        checked_targets(&targets)?;
+        options.timer_c.map(checked_timer_c).transpose()?;
+        let target =
+            |target: &Target| target.uri.len() + target.route.iter().map(Bytes::len).sum::<usize>();
+        let octets = checked_message(&options.headers, None, 0, Contact::Ours)?
+            + targets.iter().map(target).sum::<usize>();
+        self.queue(SessionEffect::Proxy { request, targets, options }, octets)?;
+        let leg = &mut self.view.legs[leg];
+        leg.unanswered.remove(at);
+        leg.is_proxied = true;
+        Ok(())
     }
 
     fn unanswered(&self, request: RequestId) -> Option<(usize, usize)> {

@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use container::application::{Body, Header, Response};
+use container::application::{Body, Header, RecordRoute, Response, Target};
 use container::session::{
-    CALLER, LegDirection, LegName, LegState, LegView, RequestId, SessionEvent, SessionId,
-    limits as most,
+    CALLER, LegDirection, LegName, LegState, LegView, ProxyOptions, RequestId, SessionEvent,
+    SessionId, Supervised, limits as most,
 };
 use state::UnixMillis;
 
@@ -27,6 +27,7 @@ fn leg(name: &str, state: LegState, unanswered: &[(RequestId, &'static str)]) ->
         waiting: Vec::new(),
         wants_ack: false,
         linked: None,
+        is_proxied: false,
     }
 }
 
@@ -54,6 +55,54 @@ fn ringing() -> Overlay {
 
 fn up() -> Overlay {
     session(vec![leg(CALLER, LegState::Confirmed, &[(INFO, "INFO")])])
+}
+
+fn onwards(timer_c: Option<Duration>) -> ProxyOptions {
+    let (record_route, supervised) = (RecordRoute::No, Supervised::No);
+    ProxyOptions { record_route, supervised, timer_c, headers: Vec::new() }
+}
+
+fn request(id: RequestId) -> SessionEvent {
+    let text = b"INVITE sip:b@x SIP/2.0\r\nContent-Length: 0\r\n\r\n";
+    let message = ::sip::Message::parse(Bytes::from_static(text)).unwrap();
+    SessionEvent::Request { leg: LegName::new(CALLER), request: id, message }
+}
+
+#[test]
+fn only_the_initial_request_of_the_event_goes_on() {
+    let proxy = |mut overlay: Overlay, event: Option<SessionEvent>, id, targets, timer| {
+        let outcome = overlay.proxy(event.as_ref(), id, targets, onwards(timer));
+        (outcome, overlay)
+    };
+    let wrong_state = |outcome| matches!(outcome, Err(Refusal::WrongState(_)));
+    let (first, none) = (|| Some(request(INVITE)), Vec::new);
+    assert!(wrong_state(proxy(ringing(), None, INVITE, none(), None).0));
+    assert!(wrong_state(proxy(ringing(), Some(request(INFO)), INVITE, none(), None).0));
+    assert!(wrong_state(proxy(up(), Some(request(INFO)), INFO, none(), None).0));
+    let unknown = proxy(ringing(), first(), INFO, none(), None).0;
+    assert!(matches!(unknown, Err(Refusal::Unknown(_))));
+    let short = proxy(ringing(), first(), INVITE, none(), Some(Duration::from_secs(180))).0;
+    assert!(matches!(short, Err(Refusal::Invalid(_))));
+    let many = vec![Target::new("sip:b@x"); 65];
+    assert!(matches!(proxy(ringing(), first(), INVITE, many, None).0, Err(Refusal::Limit(_))));
+    let no_uri = vec![Target::new("b@x")];
+    assert!(matches!(proxy(ringing(), first(), INVITE, no_uri, None).0, Err(Refusal::Invalid(_))));
+
+    let (outcome, mut overlay) = proxy(ringing(), first(), INVITE, none(), None);
+    outcome.unwrap();
+    assert!(overlay.view().leg(CALLER).unwrap().is_proxied);
+    assert!(overlay.respond(INVITE, Response::new(486)).is_err(), "it gets its answer elsewhere");
+    assert!(overlay.proxy(first().as_ref(), INVITE, none(), onwards(None)).is_err());
+    let effects = overlay.into_effects();
+    let targets = Vec::new();
+    assert_eq!(
+        effects,
+        [SessionEffect::Proxy { request: INVITE, targets, options: onwards(None) }]
+    );
+    let mut stands = leg(CALLER, LegState::Confirmed, &[]);
+    stands.is_proxied = true;
+    let sent = session(vec![stands]).send(CALLER, "BYE".into(), Vec::new(), None);
+    assert!(wrong_state(sent), "a proxy sends nothing of its own");
 }
 
 fn call(name: &str) -> Beginning {

@@ -66,6 +66,7 @@ pub(crate) fn session() -> SessionView {
             waiting: Vec::new(),
             wants_ack: false,
             linked: None,
+            is_proxied: false,
         }],
         timers: Vec::new(),
     }

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use container::application::Response;
+use container::application::{QValue, RecordRoute, Response, Target};
 use container::session::{
-    LegName, LegState, NoKey, SessionApplication, SessionEffect, SessionEvent, SessionId,
-    SessionView,
+    LegName, LegState, NoKey, ProxyOptions, SessionApplication, SessionEffect, SessionEvent,
+    SessionId, SessionView, Supervised,
 };
 use guest::{FailureKind, Services, Settings};
 
@@ -56,6 +56,38 @@ fn telling(code: impl FnOnce(&mut Module) -> String) -> Vec<u8> {
             "(if (i32.eq (local.get $event) (i32.const {REQUEST})) (then {code} {answer}))"
         ))
         .build()
+}
+
+/// Lets its request go on to a target, by way of the session; `q` of it in thousandths.
+fn proxying(q: u16) -> Vec<u8> {
+    telling(|module| {
+        let uri = module.text("sip:bob@203.0.113.9");
+        let [at, length] = uri.split(") (").collect::<Vec<_>>()[..] else { panic!("{uri}") };
+        let (at, length) = (format!("{at})"), format!("({length}"));
+        // Fields of the one target: URI, no routes, q.
+        format!(
+            "(i32.store (i32.const 64) {at}) (i32.store (i32.const 68) {length})
+             (i32.store16 (i32.const 80) (i32.const {q}))
+             (call $proxy (local.get $request) (i32.const 64) (i32.const 1) (i32.const 1)
+               (i32.const 1) (i32.const 1) (i64.const 200000) (i32.const 0) (i32.const 0) {RESULT})"
+        )
+    })
+}
+
+#[tokio::test]
+async fn a_request_is_let_go_on_and_not_answered_then() {
+    let effects = handled(&guest(&proxying(700)), &begun()).await;
+    let target = Target { q: QValue::from_thousandths(700), ..Target::new("sip:bob@203.0.113.9") };
+    let options = ProxyOptions {
+        record_route: RecordRoute::Yes,
+        supervised: Supervised::Yes,
+        timer_c: Some(Duration::from_secs(200)),
+        headers: Vec::new(),
+    };
+    // Its answer of 200 is refused: there is no request that waits for one.
+    assert_eq!(effects, [SessionEffect::Proxy { request: INVITE, targets: vec![target], options }]);
+    let effects = handled(&guest(&proxying(1_001)), &begun()).await;
+    assert_eq!(told(&effects), Some(201), "no q");
 }
 
 #[tokio::test]

@@ -26,6 +26,8 @@ const IMPORTS: &str = r#"
   (import "outlast:app/sip@0.1.0" "respond"
     (func $respond (param i64 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))
   (import "outlast:app/sip@0.1.0" "relay" (func $relay (param i32)))
+  (import "outlast:app/sip@0.1.0" "proxy"
+    (func $proxy (param i64 i32 i32 i32 i32 i32 i64 i32 i32 i32)))
   (import "outlast:app/sessions@0.1.0" "signal"
     (func $signal (param i32 i32 i32 i32 i32 i32 i32)))
   (import "outlast:app/config@0.1.0" "get" (func $config (param i32 i32 i32)))

@@ -86,6 +86,7 @@ fn behind(mut view: SessionView, effects: &[SessionEffect]) -> SessionView {
                 waiting: vec!["INVITE".into()],
                 wants_ack: false,
                 linked: None,
+                is_proxied: false,
             }),
             SessionEffect::Link { a, b } => {
                 for leg in &mut view.legs {

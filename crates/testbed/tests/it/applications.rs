@@ -23,7 +23,7 @@ fn app(node: &Node, arguments: &[&str]) -> Output {
     node.outlast(&[&["app"], arguments].concat())
 }
 
-fn done(node: &Node, arguments: &[&str]) -> String {
+pub(crate) fn done(node: &Node, arguments: &[&str]) -> String {
     let output = app(node, arguments);
     assert!(output.status.success(), "{arguments:?}: {output:?}");
     String::from_utf8(output.stdout).unwrap()

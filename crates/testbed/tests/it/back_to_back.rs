@@ -41,7 +41,7 @@ async fn established(caller: &Phone, callee: &Phone) -> (Call, Call) {
 }
 
 /// Each side invites anew, then one hangs up; session descriptions pass as they are.
-async fn go_on_and_end(mut calling: Call, mut answering: Call, caller_ends: bool) {
+pub(crate) async fn go_on_and_end(mut calling: Call, mut answering: Call, caller_ends: bool) {
     for caller_asks in [true, false] {
         let (asks, answers) = if caller_asks {
             (&mut calling, &mut answering)
@@ -91,7 +91,7 @@ async fn the_sessions_of_calls_are_listed_with_their_legs_as_long_as_they_live()
     node.stop();
 }
 
-fn assert_in_order(phones: &[&Phone]) {
+pub(crate) fn assert_in_order(phones: &[&Phone]) {
     for phone in phones {
         let user = phone.user();
         assert_eq!(phone.rang_again(), Vec::<String>::new(), "{user} rang once a call");

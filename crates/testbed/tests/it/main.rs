@@ -21,6 +21,7 @@ mod keys;
 mod kills;
 mod matrix;
 mod peers;
+mod proxied;
 mod registration;
 mod revival;
 mod samples;

@@ -45,7 +45,7 @@ pub(super) fn flow() -> Flow {
     Flow::new(Transport::Udp, local, remote)
 }
 
-fn new_request(request: Message) -> NewRequest {
+pub(super) fn new_request(request: Message) -> NewRequest {
     let key = [request.top_via().unwrap().branch().unwrap(), request.method().unwrap().as_bytes()];
     NewRequest { key: key.concat().into(), flow: flow(), request }
 }
@@ -128,7 +128,7 @@ impl Bench {
         bench
     }
 
-    fn context(&self) -> Context<'_> {
+    pub(super) fn context(&self) -> Context<'_> {
         let (now, guarded) = (self.now, self.held_at.unwrap_or(self.now));
         Context { now, guarded, identity: &self.identity, timers: Timers::default() }
     }
@@ -208,12 +208,36 @@ impl Bench {
             Action::Reply { response } => {
                 format!("reply {}", Message::parse(response).unwrap().status().unwrap())
             }
+            Action::Route { .. } => "route".to_owned(),
+            Action::Forward { key } => self.goes_on(&key),
+            Action::Resume { key } => format!("again {}", self.goes_on(&key)),
+            Action::CancelForwarded { .. } => "cancel forwarded".to_owned(),
+            Action::ForwardAck { ack } => {
+                let word = format!("pass ACK {}", ack.cseq().unwrap().number);
+                self.acks.push(*ack);
+                word
+            }
             Action::HttpRespond(response) => format!("HTTP {}", response.status),
             Action::Cancel { .. } => "CANCEL".to_owned(),
             Action::Abandon { .. } => "abandon".to_owned(),
             Action::Accept { response } => format!("accept {}", response.status().unwrap()),
         };
         self.sent.push(word);
+    }
+
+    /// What goes on, and where to.
+    fn goes_on(&mut self, key: &[u8]) -> String {
+        let (_, set_up, _) = self.session.forwarded(key).unwrap();
+        let request = Message::parse(set_up.request.clone()).unwrap();
+        let targets: Vec<_> = set_up
+            .plan
+            .targets
+            .iter()
+            .map(|target| target.uri.escape_ascii().to_string())
+            .collect();
+        let word = format!("{} to {}", request.method().unwrap(), targets.join(" "));
+        self.started.push(request);
+        word
     }
 
     /// What has left since the last time.

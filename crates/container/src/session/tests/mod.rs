@@ -6,6 +6,7 @@ mod bench;
 mod duties;
 mod endings;
 mod legs;
+mod proxying;
 mod rules;
 mod takeover;
 

@@ -166,8 +166,8 @@ fn records_of_another_level_or_with_more_in_them_are_refused() {
     let record = bench.session.encode();
     let id = bench.session.id;
     assert_eq!(crate::session::codec::owner(&record), Ok(bench.session.owner));
-    let later = [&[2], &record[1..]].concat().into();
-    assert_eq!(Session::decode(id, &later), Err(state::codec::RecordError::FormatLevel(2)));
+    let later = [&[3], &record[1..]].concat().into();
+    assert_eq!(Session::decode(id, &later), Err(state::codec::RecordError::FormatLevel(3)));
     let longer = [&record[..], &[0]].concat().into();
     assert_eq!(Session::decode(id, &longer), Err(state::codec::RecordError::Malformed));
 }

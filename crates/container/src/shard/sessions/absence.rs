@@ -75,7 +75,7 @@ impl Shard {
             warn!(session = %id, application, "its application is not here; deploy that version of it, and what waits for it goes on");
         }
         entry.awaits_application = true;
-        let Step { mut held, mut cancel, ask, event, .. } = step;
+        let Step { mut held, mut cancel, ask, note, event, .. } = step;
         match input {
             // They come again by themselves.
             Input::Deadline | Input::Failure => entry.not_before = Some(now + LOOK_AGAIN),
@@ -90,7 +90,7 @@ impl Shard {
                     Some(SessionEvent::Request { .. } | SessionEvent::Cancelled { .. })
                 );
                 let until = hangs_up.then(|| now + PHONE_PATIENCE);
-                live.waiting.insert(live.parked, Queued { input, held, cancel, ask, until });
+                live.waiting.insert(live.parked, Queued { input, held, cancel, ask, note, until });
                 live.parked += 1;
             }
         }

@@ -81,6 +81,16 @@ impl Shard {
                         self.transactions.abandon(client, &mut self.pending);
                     }
                 }
+                Action::Route { key } => self.seek_way(id, &key, now, effects),
+                Action::Forward { key } | Action::Resume { key } => {
+                    self.let_go_on(id, &key, now, effects);
+                }
+                Action::CancelForwarded { key } => {
+                    if let Some(server) = self.transactions.server_by_key(&key) {
+                        self.cancel_context(server, now, effects);
+                    }
+                }
+                Action::ForwardAck { ack } => self.let_ack_go_on(&ack, effects),
                 Action::Accept { response } => {
                     self.transactions.response(*response, now, &mut self.pending);
                 }
@@ -265,7 +275,7 @@ impl Shard {
         self.find_way(request, decides, NO_LINK)
     }
 
-    fn is_by_front_door(&self, request: &Bytes, decides: NextHop) -> bool {
+    pub(in super::super) fn is_by_front_door(&self, request: &Bytes, decides: NextHop) -> bool {
         decides == NextHop::RequestUri && self.is_for_own_domain(request)
     }
 
@@ -280,7 +290,7 @@ impl Shard {
 }
 
 /// What decides on the next hop of a request of a session (RFC 3261 §8.1.2).
-fn decides(request: &Bytes) -> NextHop {
+pub(super) fn decides(request: &Bytes) -> NextHop {
     let has_route = Message::parse(request.clone())
         .is_ok_and(|request| request.field(HeaderName::Route).is_some());
     if has_route { NextHop::Route } else { NextHop::RequestUri }

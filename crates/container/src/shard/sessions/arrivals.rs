@@ -29,6 +29,11 @@ impl Shard {
         effects: &mut Vec<ShardEffect>,
     ) -> bool {
         if let Some(id) = self.sessions.named_by(request) {
+            let is_routed = self.sessions.routed_by(request).is_some();
+            if is_routed && !self.sessions.is_concerned(id, request) {
+                self.outlives_session(server, request, origin, now, effects);
+                return true;
+            }
             if !self.sessions.has(id) {
                 // RFC 3261 §12.2.2
                 let response = Response::new(481);
@@ -129,7 +134,9 @@ impl Shard {
         effects: &mut Vec<ShardEffect>,
     ) -> bool {
         let Some(id) = self.sessions.named_by(ack) else { return false };
-        if self.sessions.has(id) {
+        if self.sessions.routed_by(ack).is_some() && !self.sessions.is_concerned(id, ack) {
+            self.let_outliving_ack_go_on(ack, effects);
+        } else if self.sessions.has(id) {
             let held = Some(self.hold(ack.clone(), origin));
             let input = Input::Acknowledged { ack: ack.clone() };
             self.queue(id, Queued { held, ..Queued::of(input) }, now, effects);
@@ -177,6 +184,16 @@ impl Shard {
         now: Instant,
         effects: &mut Vec<ShardEffect>,
     ) -> bool {
+        if let Some(token) = self.sessions.identity.session_of_forwarded(response) {
+            let id = SessionId(token.session);
+            if self.sessions.has(id) {
+                // Its client transaction has it, as of any proxied request; without one it comes too late.
+                return self.transactions.client_of(response).is_none();
+            }
+            let held = self.hold(response.detached(), origin);
+            self.inquire_session(id, held, effects);
+            return true;
+        }
         let Some(token) = self.sessions.identity.session_of_response(response) else {
             return false;
         };

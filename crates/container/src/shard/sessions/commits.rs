@@ -145,7 +145,8 @@ impl Shard {
             waiting.is_paused = true;
             // Else what came behind it by its link would wait for it.
             let cancelled = waiting.cancel.as_mut().map(|cancel| &mut cancel.held);
-            for held in waiting.held.iter_mut().chain(cancelled) {
+            let noted = waiting.note.as_mut().and_then(|note| note.step.held());
+            for held in waiting.held.iter_mut().chain(cancelled).chain(noted) {
                 taken(held.offered.take(), effects);
             }
             return self.pause_session(id, now);
@@ -199,7 +200,7 @@ impl Shard {
         let lives_on = is_kept && !step.draft.is_over();
         let begins_leg = step.is_first || live.session.is_joined_by(step.event.as_ref());
         let hears = step.event.is_some();
-        let ask = step.ask.take();
+        let (ask, note) = (step.ask.take(), step.note.take());
         let cancelled = step.cancel.as_ref().map(|HeldCancel { cancel, .. }| *cancel);
         if begins_leg
             && let Some(held) = &step.held
@@ -221,6 +222,9 @@ impl Shard {
             self.settle(now, effects);
         }
         self.act_for_session(id, actions, now, effects);
+        if let Some(note) = note {
+            self.act(note.server, note.step, now, effects);
+        }
     }
 
     /// A step stands: what follows from it happens now, if it has not. Without a version nothing was written, or the record
@@ -295,9 +299,9 @@ impl Shard {
                 }
                 self.inquire_session(id, held, effects);
             }
-            Some(Step { held, cancel, ask, .. }) => {
+            Some(Step { held, cancel, ask, note, .. }) => {
                 let input = Input::Deadline;
-                self.unqueue(Queued { held, cancel, ask, ..Queued::of(input) }, now, effects);
+                self.unqueue(Queued { held, cancel, ask, note, ..Queued::of(input) }, now, effects);
             }
             None => {}
         }
@@ -311,6 +315,7 @@ impl Shard {
     fn drop_transactions(&mut self, session: &Session) {
         for key in session.request_keys() {
             if let Some(server) = self.transactions.server_by_key(key) {
+                self.drop_context(server);
                 self.transactions.drop_server(server);
             }
         }

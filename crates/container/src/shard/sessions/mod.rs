@@ -10,7 +10,7 @@
 //! handler and applies what that wants, `commits` brings a step to its end, `inquiries` loads sessions, takes over those
 //! of dead containers and hands messages on to living ones, `actions` lets messages leave, `clock` repeats 2xx responses
 //! and keeps deadlines, `due` finds timers that nobody keeps any more, `absence` lets sessions wait whose application is
-//! not there, `http` brings them HTTP requests, `keys` gathers initial requests in
+//! not there, `forwarding` lets requests go on, `http` brings them HTTP requests, `keys` gathers initial requests in
 //! sessions, `signals` lets them speak to each other.
 //!
 //! A session for which nothing is under way is kept as its record only, a few hundred octets.
@@ -21,6 +21,7 @@ mod arrivals;
 mod clock;
 mod commits;
 mod due;
+mod forwarding;
 mod http;
 mod inquiries;
 mod keys;
@@ -46,6 +47,7 @@ use topology::{Incarnation, OwnerToken};
 use super::clocks::Clocks;
 use super::jobs::HeldCancel;
 use super::{Held, JobId, LookupId, Shard, ShardSettings};
+use crate::own_route::own_entry;
 use crate::proxy::TransportFailure;
 use crate::session::identity::Identity;
 use crate::session::receive::Input;
@@ -59,6 +61,7 @@ pub(super) use actions::Start as SessionStart;
 use actions::{Lookup, Sent};
 use clock::Repeat;
 use due::DueWatch;
+use forwarding::Note;
 use http::Ask;
 use inquiries::Inquiry;
 pub use keys::KeyEnd;
@@ -187,11 +190,13 @@ struct Queued {
     ask: Option<Ask>,
     /// It does not wait longer for its application.
     until: Option<Instant>,
+    /// What takes effect with it.
+    note: Option<Box<Note>>,
 }
 
 impl Queued {
     fn of(input: Input) -> Queued {
-        Queued { input, held: None, cancel: None, ask: None, until: None }
+        Queued { input, held: None, cancel: None, ask: None, note: None, until: None }
     }
 }
 
@@ -204,6 +209,7 @@ struct Step {
     held: Option<Held>,
     cancel: Option<HeldCancel>,
     ask: Option<Ask>,
+    note: Option<Box<Note>>,
     /// The first one of a session.
     is_first: bool,
     /// What the record will be, once that is known.
@@ -222,7 +228,7 @@ struct Step {
 impl Step {
     /// Towards `draft`, with nothing asked for yet.
     fn new(draft: Session, event: Option<SessionEvent>, actions: Vec<Action>) -> Step {
-        let (held, cancel, ask, is_first) = (None, None, None, false);
+        let (held, cancel, ask, note, is_first) = (None, None, None, None, false);
         let (value, attempts, is_in_doubt, is_paused) = (Bytes::new(), 0, false, false);
         Step {
             draft,
@@ -231,6 +237,7 @@ impl Step {
             held,
             cancel,
             ask,
+            note,
             is_first,
             value,
             attempts,
@@ -309,8 +316,18 @@ impl Sessions {
         self.entries.values().filter(|entry| entry.has_calls).count()
     }
 
-    /// The session that the Request-URI names: our Contact.
+    /// The session that a request names: by its entry in the route, else by our Contact as the Request-URI.
     pub(super) fn named_by(&self, request: &Message) -> Option<SessionId> {
+        self.routed_by(request).or_else(|| self.addressed_by(request))
+    }
+
+    /// The session whose entry the route of a request begins with.
+    pub(super) fn routed_by(&self, request: &Message) -> Option<SessionId> {
+        let token = self.identity.read_token(own_entry(request)?)?;
+        Some(SessionId(token.session))
+    }
+
+    fn addressed_by(&self, request: &Message) -> Option<SessionId> {
         let uri = Uri::parse(request.request_uri()?).ok()?;
         let token = self.identity.read_token(uri.as_sip()?.user?)?;
         Some(SessionId(token.session))

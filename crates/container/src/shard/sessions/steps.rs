@@ -7,6 +7,7 @@ use sip::Method;
 use tracing::{debug, error, warn};
 
 use super::super::jobs::HeldCancel;
+use super::super::set_ups::drop_step;
 use super::super::{HttpOutcome, JobId, Shard, ShardEffect, taken};
 use super::{Entry, EventEnd, Queued, Sessions, Step};
 use crate::application::Response;
@@ -29,7 +30,7 @@ impl Shard {
         effects: &mut Vec<ShardEffect>,
     ) {
         let Some(live) = self.sessions.wake(id) else { return self.unqueue(queued, now, effects) };
-        if live.waiting.len() >= WAITING_MAX {
+        if live.waiting.len() >= WAITING_MAX && !queued.is_of_its_own() {
             warn!(session = %id, "too much waits for a session; refused or dropped");
             return self.refuse_queued(queued, now, effects);
         }
@@ -59,13 +60,13 @@ impl Shard {
             let (wall, guarded) = (clocks.wall(now), clocks.guarded(now));
             let context = Context { now: wall, guarded, identity, timers: *timers };
             let (mut draft, mut actions) = (live.session.clone(), Vec::new());
-            let Queued { input, held, cancel, ask, .. } = queued;
+            let Queued { input, held, cancel, ask, note, .. } = queued;
             let name = live.session.application();
             let application = sessions.applications.find(name).map(Arc::clone);
             let kept = application.is_none().then(|| input.clone());
             let event = draft.receive(input, context, &mut actions);
             let event = if late.is_some() { draft.note_untold(event) } else { event };
-            let step = Step { held, cancel, ask, ..Step::new(draft, event, actions) };
+            let step = Step { held, cancel, ask, note, ..Step::new(draft, event, actions) };
             match (application, kept) {
                 (Some(application), _) if step.event.is_some() => {
                     return self.tell(id, step, &application, now, effects);
@@ -257,6 +258,9 @@ impl Shard {
         if let Some(ask) = queued.ask {
             ask.ends(HttpOutcome::Refused(503), effects);
         }
+        if let Some(note) = queued.note {
+            drop_step(note.step, effects);
+        }
     }
 
     /// The session is not ours any more: its messages are looked at again, and go to whom it belongs.
@@ -273,6 +277,9 @@ impl Shard {
         }
         if let Some(ask) = queued.ask {
             self.ask_again(ask, now, effects);
+        }
+        if let Some(note) = queued.note {
+            self.release_step(note.step, now, effects);
         }
     }
 

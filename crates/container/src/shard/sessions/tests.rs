@@ -15,6 +15,7 @@ mod front_door;
 mod http;
 mod keys;
 mod phones;
+mod proxying;
 mod replication;
 mod signals;
 mod world;

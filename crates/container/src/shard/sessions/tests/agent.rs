@@ -29,11 +29,17 @@ pub(super) fn settings(number: u64) -> ShardSettings {
 }
 
 pub(super) fn invite() -> Message {
-    let text = "INVITE sip:bob@b2b.example.com SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bKcaller\r\n\
+    invite_to("sip:bob@b2b.example.com")
+}
+
+pub(super) fn invite_to(uri: &str) -> Message {
+    let text = format!(
+        "INVITE {uri} SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bKcaller\r\n\
          Record-Route: <sip:flow1@192.0.2.1;lr>\r\nMax-Forwards: 70\r\n\
-         From: <sip:alice@example.com>;tag=caller\r\nTo: <sip:bob@b2b.example.com>\r\nCall-ID: c1\r\n\
-         CSeq: 7 INVITE\r\nContact: <sip:alice@198.51.100.7>\r\nContent-Length: 0\r\n\r\n";
-    Message::parse(text.as_bytes().to_vec().into()).unwrap()
+         From: <sip:alice@example.com>;tag=caller\r\nTo: <{uri}>\r\nCall-ID: c1\r\n\
+         CSeq: 7 INVITE\r\nContact: <sip:alice@198.51.100.7>\r\nContent-Length: 0\r\n\r\n"
+    );
+    Message::parse(text.into_bytes().into()).unwrap()
 }
 
 /// Calls bob, passes on what one side does, and asks the callee something when a timer fires.

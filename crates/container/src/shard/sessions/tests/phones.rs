@@ -25,6 +25,10 @@ pub(super) struct Phone {
     hangs_up: bool,
     /// As callee: what it answers arrives, so it says it once.
     pub(super) is_by_stream: bool,
+    /// Whom it calls.
+    pub(super) calls_whom: &'static str,
+    /// The other side counts its requests as it likes.
+    pub(super) allows_gaps: bool,
     /// What is sent again and again, until something comes.
     repeats: BTreeMap<&'static str, (Message, Instant)>,
     /// What was answered, by branch and method.
@@ -55,6 +59,8 @@ impl Phone {
             name,
             hangs_up,
             is_by_stream: false,
+            calls_whom: "sip:bob@b2b.example.com",
+            allows_gaps: false,
             repeats: BTreeMap::new(),
             answered: BTreeMap::new(),
             invite: None,
@@ -81,7 +87,7 @@ impl Phone {
     }
 
     pub(super) fn calls(&mut self, now: Instant) -> Message {
-        let invite = super::agent::invite();
+        let invite = super::agent::invite_to(self.calls_whom);
         self.invite = Some(invite.clone());
         self.called_at = Some(now);
         self.repeats.insert("INVITE", (invite.clone(), now + REPEAT));
@@ -210,7 +216,7 @@ impl Phone {
         let number = request.cseq().unwrap().number;
         let tag = request.from().unwrap().tag().unwrap().to_vec();
         if let Some((last, before)) = &self.remote {
-            if number != last + 1 {
+            if number != last + 1 && !(self.allows_gaps && number > *last) {
                 self.faults.push(format!("{}: CSeq {number} after {last}", self.name));
             }
             if *before != tag {
@@ -222,10 +228,14 @@ impl Phone {
 
     fn respond(&mut self, request: &Message, status: u16) -> Message {
         let contact = format!("<sip:{}@198.51.100.9>", self.name);
-        let response = ResponseBuilder::new(request, status)
+        let mut response = ResponseBuilder::new(request, status)
             .to_tag(self.name.as_bytes())
-            .header(HeaderName::RecordRoute, b"<sip:flow2@192.0.2.1;lr>")
             .header(HeaderName::Contact, contact.as_bytes());
+        // Else its edge has put that into the request already.
+        response = match request.field(HeaderName::RecordRoute) {
+            Some(_) => response.record_route(),
+            None => response.header(HeaderName::RecordRoute, b"<sip:flow2@192.0.2.1;lr>"),
+        };
         let response = Message::parse(response.build()).unwrap();
         if status == 200 && request.method() == Some(Method::Invite) {
             let branch = request.top_via().unwrap().branch().unwrap().escape_ascii().to_string();
@@ -267,7 +277,21 @@ impl Phone {
         let branch = format!("z9hG4bK{}{method}{number}", self.name);
         let via = format!("SIP/2.0/UDP 192.0.2.1;branch={branch}{padding}");
         let cseq = format!("{number} {method}");
-        let request = RequestBuilder::new(method, uri)
+        // The first one is the phone's own edge, which has taken itself out.
+        let mut routes: Vec<&[u8]> = match is_caller {
+            true => answer.values(HeaderName::RecordRoute).collect(),
+            false => invite.values(HeaderName::RecordRoute).collect(),
+        };
+        if is_caller {
+            routes.reverse();
+        }
+        let mut request = RequestBuilder::new(method, uri);
+        // So do those between containers, wherever they stand.
+        let routes = routes.into_iter().filter(|route| !route.starts_with(b"<sip:chain@"));
+        for route in routes.skip(1) {
+            request = request.header(HeaderName::Route, route);
+        }
+        let request = request
             .header(HeaderName::Via, via.as_bytes())
             .header(HeaderName::From, from.unwrap())
             .header(HeaderName::To, to.unwrap())

@@ -69,7 +69,7 @@ pub(super) struct World {
     containers: [Option<Container>; 2],
     pub(super) caller: Phone,
     pub(super) callee: Phone,
-    now: Instant,
+    pub(super) now: Instant,
     start: (Instant, UnixMillis),
     fate: Fate,
     /// Effects of the first container.
@@ -94,6 +94,8 @@ pub(super) struct World {
     unreadable_until: Instant,
     /// What came for calls whose Call-ID begins with `other`.
     pub(super) others: Vec<Message>,
+    /// The phones' call is one, and what the application has heard of it; else each has its own with the session.
+    pub(super) proxied: Option<super::proxying::Heard>,
     /// What became of HTTP requests.
     pub(super) outcomes: Vec<HttpOutcome>,
     asked: u64,
@@ -146,6 +148,7 @@ impl World {
             is_unreadable: false,
             unreadable_until: now,
             others: Vec::new(),
+            proxied: None,
             outcomes: Vec::new(),
             asked: 0,
             registrar: Vec::new(),
@@ -325,7 +328,7 @@ impl World {
     }
 
     /// A message of a phone arrives at an edge, which chooses.
-    fn reaches_container(&mut self, bytes: Bytes) {
+    pub(super) fn reaches_container(&mut self, bytes: Bytes) {
         let is_over = match self.fate {
             Fate::IsTakenForDeadAfter(after) => self.steps > after,
             Fate::Lives | Fate::DiesAfter(_) | Fate::IsMissed => false,
@@ -484,7 +487,10 @@ impl World {
             ShardEffect::Handle { job, request, .. } => {
                 let uri = request.request_uri().unwrap().to_vec();
                 self.registrar.push(String::from_utf8(uri).unwrap());
-                let end = HandlerEnd::Done(Effects::respond(Response::new(404)));
+                let end = HandlerEnd::Done(match self.proxied {
+                    Some(_) => super::proxying::registrar(),
+                    None => Effects::respond(Response::new(404)),
+                });
                 self.with(number, |shard, now, effects| shard.handled(job, end, now, effects));
             }
             ShardEffect::Resolve { .. } => panic!("nothing asks for that"),
@@ -536,6 +542,9 @@ impl World {
         if let Some(back) = edge::back(&message) {
             return self.reaches_container(back);
         }
+        if self.proxied.is_some() {
+            return self.passes_edge(message);
+        }
         let is_callers = call_id == b"c1";
         let phone = if is_callers { &mut self.caller } else { &mut self.callee };
         for answer in phone.comes(message, self.now) {
@@ -569,7 +578,10 @@ impl World {
             let now = self.now;
             let sent = [self.caller.timeout(now), self.callee.timeout(now)].concat();
             for message in sent {
-                self.reaches_container(message.buffer().clone());
+                match self.proxied {
+                    Some(_) => self.leaves_phone(message),
+                    None => self.reaches_container(message.buffer().clone()),
+                }
             }
             self.settles();
         }
