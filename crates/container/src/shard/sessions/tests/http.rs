@@ -111,6 +111,7 @@ fn key_leads_to_one_session_and_begins_it() {
     let mut world = opened(Fate::Lives);
     let (desk, _) = world.counts(0, key("desk"));
     assert_eq!(world.counts(0, key("desk")), (desk, 2));
+    assert_eq!(world.stored_sessions()[0].view(world.wall()).key, Some("desk".into()));
     assert_ne!(world.counts(1, key("door")).0, desk);
     assert_eq!(world.gets(1, key("desk"), "/look"), HttpOutcome::Elsewhere(Incarnation(1)));
     let version: Arc<dyn SessionApplication> = Arc::new(Web("web@2"));

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use sip::{HeaderName, Message};
 use state::engine::fake::{CommitFault, FakeStore};
-use state::{CommitError, Key, Prefix, Space, Store, StoreError, UnixMillis, Version};
+use state::{CommitError, Prefix, Store, StoreError, UnixMillis, Version};
 use topology::view::WEIGHT_DEFAULT;
 use topology::{Incarnation, ProcessEntry, ProcessName, ProcessState, ProcessType, TopologyView};
 use transport::link::{EdgeAddress, Incoming, LinkFrame};
@@ -19,13 +19,15 @@ use super::edge;
 use super::phones::{Hangup, Phone};
 use crate::application::{Effects, Response};
 use crate::edges::LinkId;
-use crate::session::{HttpRequest, Replication, Session, SessionApplication, SessionId};
+use crate::session::{HttpRequest, Replication, SessionApplication, SessionId};
 use crate::shard::sessions::{
-    EventEnd, KeyEnd, SessionApplications, Sessions, records, stored_applications,
+    EventEnd, KeyEnd, SessionApplications, Sessions, stored_applications,
 };
 use crate::shard::{
     AskId, CommitId, HandlerEnd, HttpAsk, HttpOutcome, SessionChoice, Shard, ShardEffect,
 };
+
+mod stored;
 
 const EDGE: &str = "192.0.2.1:5060";
 const LINK: LinkId = LinkId(1);
@@ -618,17 +620,6 @@ impl World {
         self.settles();
     }
 
-    /// Sessions that are stored.
-    pub(super) fn stored_sessions(&self) -> Vec<Session> {
-        let records = self.stored("session").into_iter();
-        records
-            .filter(|(_, record)| records::read_alias(record).is_none())
-            .map(|(key, record)| {
-                Session::decode(SessionId(key.id[..].try_into().unwrap()), &record).unwrap()
-            })
-            .collect()
-    }
-
     /// The caller asks something in its call, in a message of so many octets.
     pub(super) fn caller_asks(&mut self, cseq: u32, octets: usize) {
         let info = self.caller.info(cseq, octets);
@@ -663,35 +654,6 @@ impl World {
         &mut self.containers[0].as_mut().unwrap().shard.sessions
     }
 
-    /// The only record of a session.
-    pub(super) fn record(&self) -> Bytes {
-        self.stored("session").pop().unwrap().1
-    }
-
-    /// The indexes hold what follows from the records, and nothing else.
-    pub(super) fn check_indexes(&self) {
-        let entries = |space| self.stored(space).into_iter().map(|(key, _)| key);
-        let found: BTreeSet<Key> = entries("owned").chain(entries("due")).collect();
-        let mut expected = BTreeSet::new();
-        let records = self.stored("session").into_iter();
-        for (key, record) in records.filter(|(_, record)| records::read_alias(record).is_none()) {
-            let session =
-                Session::decode(SessionId(key.id[..].try_into().unwrap()), &record).unwrap();
-            let writes = records::update(None, &session, record).writes;
-            expected
-                .extend(writes.into_iter().map(|write| write.key).filter(|other| *other != key));
-        }
-        let told = format!("{:?}:\n{}", self.trouble, self.log.join("\n"));
-        assert_eq!(found, expected, "{told}");
-    }
-
-    pub(super) fn stored(&self, space: &'static str) -> Vec<(Key, Bytes)> {
-        let space = Space::named(space);
-        let page = self.store.scan(&space, &Prefix::All, None, 100);
-        let page = page.now_or_never().unwrap().unwrap();
-        page.into_iter().map(|(key, record)| (key, record.value)).collect()
-    }
-
     /// Sessions that anybody holds.
     pub(super) fn sessions(&self) -> usize {
         self.containers
@@ -706,10 +668,6 @@ impl World {
         let entries = &self.containers[0].as_ref()?.shard.sessions.entries;
         let entry = entries.values().next()?;
         entry.live.is_none().then_some(entry.record.len())
-    }
-
-    pub(super) fn stored_octets(&self) -> usize {
-        self.record().len()
     }
 }
 
