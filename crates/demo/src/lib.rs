@@ -3,7 +3,8 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`back_to_back`] | the back-to-back agent: a native application with sessions |
-//! | [`story`] | phones, calls, processes that die, and a count of what survived |
+//! | [`webassembly`] | another one as a WebAssembly module, in three versions |
+//! | [`story`] | phones, calls, processes that die, versions that come, and a count of what survived |
 //! | [`report`] | that count, as a table or JSON |
 //!
 //! The story is told on a node that somebody else started; it knows the node by its addresses and by a way to look
@@ -12,5 +13,6 @@
 pub mod back_to_back;
 pub mod report;
 pub mod story;
+pub mod webassembly;
 
 pub use back_to_back::{BackToBack, Limits};

@@ -12,11 +12,13 @@ const TOLD_MAX: usize = 10;
 pub struct Report {
     /// Faults in the order in which they were made.
     pub faults: Vec<Fault>,
+    /// Versions of the WebAssembly agent in the order in which they came.
+    pub upgrades: Vec<Upgrade>,
     /// What was done when all of that was over.
     pub afterwards: Vec<Count>,
     /// What was lost, and what came that should not have: at most the first ten.
     pub losses: Vec<String>,
-    /// Whether nothing was lost.
+    /// Whether nothing was lost. New calls that a version refused before it was taken back are its price, and no loss.
     pub survived: bool,
     /// How long the story took, in milliseconds.
     pub took_ms: u64,
@@ -33,6 +35,21 @@ pub struct Fault {
     pub noticed_after_ms: Option<u64>,
     /// From the fault until another life of it served, in milliseconds; None: never seen.
     pub back_after_ms: Option<u64>,
+    /// What was going on.
+    pub counts: Vec<Count>,
+}
+
+/// One version of an application that was brought in while calls were up, and what became of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Upgrade {
+    /// Its number.
+    pub version: String,
+    /// Whether it was found ill, and new calls begin with the one before.
+    pub taken_back: bool,
+    /// Until it was in or taken back, in milliseconds.
+    pub took_ms: u64,
+    /// New calls that it answered 500, because it fell over.
+    pub refused: usize,
     /// What was going on.
     pub counts: Vec<Count>,
 }
@@ -84,12 +101,14 @@ impl Report {
     /// Sums up: nothing may be lost, every process must have been missed and come back.
     pub fn new(
         faults: Vec<Fault>,
+        upgrades: Vec<Upgrade>,
         afterwards: Vec<Count>,
         mut losses: Vec<String>,
         took: Duration,
     ) -> Report {
-        let all = faults.iter().flat_map(|fault| &fault.counts).chain(&afterwards);
-        let counted = all.clone().all(Count::is_whole);
+        let of_faults = faults.iter().flat_map(|fault| &fault.counts);
+        let of_upgrades = upgrades.iter().flat_map(|upgrade| &upgrade.counts);
+        let counted = of_faults.chain(of_upgrades).chain(&afterwards).all(Count::is_whole);
         for fault in &faults {
             let Fault { fault: what, process, noticed_after_ms, back_after_ms, .. } = fault;
             if noticed_after_ms.is_none() {
@@ -101,14 +120,19 @@ impl Report {
         }
         let survived = counted && losses.is_empty();
         losses.truncate(TOLD_MAX);
-        Report { faults, afterwards, losses, survived, took_ms: millis(took) }
+        Report { faults, upgrades, afterwards, losses, survived, took_ms: millis(took) }
     }
 
     /// The head of the table.
     pub const HEAD: [&'static str; 6] =
-        ["FAULT", "WHILE", "SURVIVED", "SLOWEST", "NOTICED", "BACK"];
+        ["EVENT", "WHILE", "SURVIVED", "SLOWEST", "NOTICED", "BACK"];
 
-    /// The rows of the table: each fault with its counts, then what came after.
+    /// New calls that were refused by versions that fell over.
+    pub fn refused(&self) -> usize {
+        self.upgrades.iter().map(|upgrade| upgrade.refused).sum()
+    }
+
+    /// The rows of the table: each fault and each version with its counts, then what came after.
     pub fn rows(&self) -> Vec<Vec<String>> {
         let mut rows = Vec::new();
         for fault in &self.faults {
@@ -123,6 +147,23 @@ impl Report {
                     if first { seen(fault.back_after_ms) } else { String::new() },
                 ));
             }
+        }
+        for upgrade in &self.upgrades {
+            let name = format!("upgrade to {}", upgrade.version);
+            let mut of_it: Vec<Vec<String>> = upgrade
+                .counts
+                .iter()
+                .map(|count| row(String::new(), count, String::new(), String::new()))
+                .collect();
+            if upgrade.refused > 0 {
+                let refused = format!("{} refused", upgrade.refused);
+                let cells = ["", "new calls that met it", &refused, "", "", ""];
+                of_it.insert(0, cells.map(str::to_owned).to_vec());
+            }
+            if let Some(first) = of_it.first_mut() {
+                first[0] = name;
+            }
+            rows.extend(of_it);
         }
         for (number, count) in self.afterwards.iter().enumerate() {
             let name = if number == 0 { "afterwards" } else { "" };
@@ -161,7 +202,7 @@ mod tests {
             back_after_ms: back,
             counts,
         };
-        Report::new(vec![fault], Vec::new(), losses, Duration::from_secs(3))
+        Report::new(vec![fault], Vec::new(), Vec::new(), losses, Duration::from_secs(3))
     }
 
     fn took(ms: u64) -> Outcome {
@@ -192,6 +233,26 @@ mod tests {
             assert_eq!(report.losses.len(), 1);
             assert!(report.rows()[0].contains(&"never".to_owned()));
         }
+    }
+
+    #[test]
+    fn what_a_version_refused_before_it_was_taken_back_is_told_and_is_no_loss() {
+        let upgrade = |outcomes| {
+            let mut losses = Vec::new();
+            let counts = vec![Count::of("calls up", outcomes, &mut losses)];
+            let version = "1.2.0".to_owned();
+            let upgrade = Upgrade { version, taken_back: true, took_ms: 520, refused: 7, counts };
+            Report::new(Vec::new(), vec![upgrade], Vec::new(), losses, Duration::from_secs(1))
+        };
+        let report = upgrade(vec![took(20)]);
+        assert!(report.survived);
+        assert_eq!(report.refused(), 7);
+        let rows = [
+            ["upgrade to 1.2.0", "new calls that met it", "7 refused", "", "", ""],
+            ["", "calls up", "1 of 1", "20 ms", "", ""],
+        ];
+        assert_eq!(report.rows(), rows.map(|row| row.map(str::to_owned).to_vec()));
+        assert!(!upgrade(vec![Err("call 7 is silent".to_owned())]).survived);
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub(crate) enum Task {
     /// Run a node in the foreground; the first run writes a working outlast.toml
     #[command(after_help = EXIT_CODES)]
     Up(UpWishes),
-    /// See it work: phones, calls, processes that are killed, and a table of what survived
+    /// See it work: phones, calls, processes that are killed, upgrades, and a table of what survived
     ///
     /// Runs a node of its own on free ports of this machine; --dir keeps its files in a
     /// new directory. Takes some seconds; exit code 1 if anything was lost.

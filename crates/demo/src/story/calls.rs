@@ -1,15 +1,16 @@
 //! Two phones and the one call between them.
 
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use phone::{Call, Invitation, LineTransport, Phone, PhoneError, Ringing};
-use sip::{HeaderName, Message, Via};
+use sip::{HeaderName, Message, Method, Via};
 use tokio::time::timeout;
 
 use super::{Act, CallAct, DOMAIN, EXPIRES, PATIENCE, PhoneAct};
 use crate::report::Outcome;
+use crate::webassembly::{self, Version};
 
 /// What the hosts end with by which containers name themselves in Via.
 const CONTAINERS: &str = ".outlast.invalid";
@@ -21,13 +22,16 @@ pub enum Way {
     Direct,
     /// Through the back-to-back agent and the registrar.
     BackToBack,
+    /// Through the WebAssembly agent and the registrar.
+    WebAssembly,
 }
 
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Way::Direct => "direct",
-            Way::BackToBack => "back to back",
+            Way::BackToBack => "by the native agent",
+            Way::WebAssembly => "by the WebAssembly agent",
         })
     }
 }
@@ -54,6 +58,30 @@ pub(super) enum State {
     Lost,
 }
 
+/// Why there is no call.
+#[derive(Debug)]
+pub(super) enum NoCall {
+    /// Its INVITE got that answer.
+    Refused(u16),
+    /// Anything else.
+    Lost(String),
+}
+
+impl fmt::Display for NoCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NoCall::Refused(status) => write!(f, "it was answered {status}"),
+            NoCall::Lost(why) => f.write_str(why),
+        }
+    }
+}
+
+impl From<String> for NoCall {
+    fn from(why: String) -> NoCall {
+        NoCall::Lost(why)
+    }
+}
+
 impl fmt::Display for Pair {
     /// `call 7 (phone15 over UDP to phone16 over TCP, direct)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -76,7 +104,7 @@ impl Pair {
         match &self.state {
             State::Ringing(_) => self.containers.iter().any(|name| name == container),
             State::Up(_) => {
-                self.way == Way::BackToBack
+                self.way != Way::Direct
                     && self.containers.last().is_some_and(|name| name == container)
             }
             State::Idle | State::Lost => false,
@@ -109,21 +137,49 @@ impl Pair {
 
     async fn tries(&mut self, act: CallAct) -> Result<(), String> {
         match act {
-            CallAct::Ring => self.rings().await,
+            CallAct::Ring => self.rings().await.map_err(|why| why.to_string()),
             CallAct::Answer => self.is_answered().await,
             CallAct::Try => self.is_tried().await,
+            CallAct::Ask(version) => self.is_asked(&[version]).await,
             CallAct::HangUp => self.hangs_up().await,
         }
     }
 
-    async fn rings(&mut self) -> Result<(), String> {
+    /// One call from its beginning to its end, which one of these versions must have: how long it took to come up.
+    pub(super) async fn calls_once(&mut self, versions: &[Version]) -> Result<Duration, NoCall> {
+        let began = Instant::now();
+        let call = async {
+            self.rings().await?;
+            self.is_answered().await?;
+            let took = began.elapsed();
+            self.is_asked(versions).await?;
+            self.hangs_up().await?;
+            Ok(took)
+        };
+        let in_time = timeout(PATIENCE, call).await;
+        let called = in_time.unwrap_or_else(|_| Err(format!("not over after {PATIENCE:?}").into()));
+        self.state = match &called {
+            Ok(_) | Err(NoCall::Refused(_)) => State::Idle,
+            Err(NoCall::Lost(_)) => State::Lost,
+        };
+        called
+    }
+
+    async fn rings(&mut self) -> Result<(), NoCall> {
         let host = match self.way {
             Way::Direct => DOMAIN.to_owned(),
             Way::BackToBack => format!("b2b.{DOMAIN}"),
+            Way::WebAssembly => format!("{}.{DOMAIN}", webassembly::LABEL),
         };
         let uri = format!("sip:{}@{host}", self.callee.user());
         let mut invitation = self.caller.call(0, &uri).await.map_err(|error| error.to_string())?;
-        let (_, ringing) = tokio::try_join!(said("the caller", invitation.ringing()), async {
+        let hears = async {
+            invitation.ringing().await.map_err(|error| match error {
+                PhoneError::Refused { status, .. } => NoCall::Refused(status),
+                error => NoCall::Lost(format!("the caller says: {error}")),
+            })
+        };
+        let (_, ringing) = tokio::try_join!(hears, async {
             let ringing = said("the callee", self.callee.incoming()).await?;
             said("the callee", ringing.ring()).await?;
             Ok(ringing)
@@ -164,6 +220,22 @@ impl Pair {
             said("who was asked", answers.reinvited())
         )?;
         Ok(())
+    }
+
+    /// Whoever is over TCP asks by OPTIONS, which the agent answers itself: which version has the call?
+    async fn is_asked(&mut self, expected: &[Version]) -> Result<(), String> {
+        let callee_asks = self.callee_asks();
+        let State::Up(call) = &mut self.state else { return Err("it is not up".to_owned()) };
+        let (caller, callee) = call.as_mut();
+        let asks = if callee_asks { callee } else { caller };
+        let answer = said("who asked", asks.request_by(0, Method::Options)).await?;
+        let server = String::from_utf8_lossy(answer.field(HeaderName::Server).unwrap_or_default());
+        if expected.iter().any(|version| server == version.server()) {
+            return Ok(());
+        }
+        let status = answer.status().unwrap_or_default();
+        let expected: Vec<&str> = expected.iter().map(|version| version.number()).collect();
+        Err(format!("it is with {server:?} ({status}), not with {}", expected.join(" or ")))
     }
 
     async fn hangs_up(&mut self) -> Result<(), String> {

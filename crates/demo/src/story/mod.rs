@@ -1,9 +1,11 @@
-//! The story of `outlast demo`: a hundred phones register, fifty calls come up, processes die, and everything that
-//! was there before is there after.
+//! The story of `outlast demo`: phones register, calls come up, processes die, versions of an application come, and
+//! everything that was there before is there after.
 //!
 //! ```text
 //! 20 calls up ─▶ 10 ringing: kill -9 a container ─▶ 10 more: stop the other ─▶ 10 more: kill -9 the edge
 //!        └── after each fault: the ringing ones are answered, every call is tried, every phone is looked up
+//! 50 calls up ─▶ 1.1.0 of the WebAssembly agent ─▶ 5 more calls ─▶ 1.2.0 of it, which falls over ─▶ 5 more calls
+//!        └── while it comes in others call again and again; then every call is tried and asked for its version
 //! ```
 //!
 //! A call counts as surviving when the caller hears what it asked for: ringing calls are answered and acknowledged,
@@ -13,6 +15,7 @@
 
 mod calls;
 mod faults;
+mod upgrades;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -25,14 +28,18 @@ use tokio::task::{JoinSet, spawn_blocking};
 use topology::{ListenerTransport, ProcessType, TopologyView};
 
 use crate::report::{Count, Fault, Outcome, Report};
+use crate::webassembly::Version;
 pub use calls::Way;
 use calls::{Pair, State};
 use faults::{Kind, breaks, serving, watch};
+pub use upgrades::{BringIn, Rollout};
 
 /// The domain that the phones are of.
 pub const DOMAIN: &str = "demo.example";
 /// Calls of the story; each has two phones of its own.
-const CALLS: usize = 50;
+const CALLS: usize = FAULT_CALLS + UPGRADES.len() * UPGRADE_CALLS;
+/// Those of them that are up when the last fault is over.
+const FAULT_CALLS: usize = FIRST_CALLS + FAULTS.len() * RINGING_CALLS;
 /// Calls that are up before the first fault.
 const FIRST_CALLS: usize = 20;
 /// Calls that ring at each fault.
@@ -43,7 +50,12 @@ const FAULTS: [(Kind, ProcessType); 3] = [
     (Kind::Stop, ProcessType::Container),
     (Kind::Kill, ProcessType::Edge),
 ];
-const _: () = assert!(FIRST_CALLS + FAULTS.len() * RINGING_CALLS == CALLS);
+/// Then these versions come, one after the other.
+const UPGRADES: [Version; 2] = [Version::Second, Version::Broken];
+/// Calls that begin with each of them.
+const UPGRADE_CALLS: usize = 5;
+/// How calls get from one phone to the other, by turns.
+const WAYS: [Way; 3] = [Way::Direct, Way::BackToBack, Way::WebAssembly];
 /// How long a registration of the story lasts, in seconds.
 const EXPIRES: u32 = 600;
 /// Whatever takes longer counts as lost. A hung container is missed after 1.5 s; a request that waited for it over
@@ -55,8 +67,8 @@ const PATIENCE: Duration = Duration::from_secs(12);
 pub struct Stage {
     /// Looks at its processes; blocks for a moment.
     pub look: Look,
-    /// The ways of its calls, by turns.
-    pub ways: &'static [Way],
+    /// Brings versions of the application in; blocks for some seconds.
+    pub bring_in: BringIn,
 }
 
 /// Looks at the node's processes.
@@ -87,6 +99,9 @@ pub enum StoryError {
     /// The edge listens nowhere.
     #[error("the node has no edge that listens for SIP over {0}")]
     NoAddress(ListenerTransport),
+    /// A version of the WebAssembly agent came neither in nor was it taken back.
+    #[error("the WebAssembly agent was not deployed: {0}")]
+    Deploy(String),
     /// A process could not be killed or stopped.
     #[error("{signal} of process {pid} failed: {source}")]
     Signal {
@@ -112,10 +127,14 @@ pub async fn run(stage: &Stage, listener: &mut dyn Listener) -> Result<Report, S
     listener.begins(&format!("{phones} phones register"));
     let mut cast = Cast::gather(stage).await?;
     listener.done(&format!("{phones} phones registered, over UDP and TCP"));
+    let first = Version::First;
+    listener.begins(&format!("WebAssembly agent {first}"));
+    cast.deploy().await?;
+    listener.done(&format!("WebAssembly agent {first} assembled, compiled and deployed"));
     listener.begins(&format!("{FIRST_CALLS} calls"));
     let acts = [Act::Call(CallAct::Ring), Act::Call(CallAct::Answer)];
     works("a call", cast.all_do(0..FIRST_CALLS, |_| acts.to_vec()).await)?;
-    listener.done(&format!("{FIRST_CALLS} calls up: {}", ways(stage)));
+    listener.done(&format!("{FIRST_CALLS} calls up: {}", ways()));
 
     let mut losses = Vec::new();
     let mut told = Vec::new();
@@ -123,15 +142,24 @@ pub async fn run(stage: &Stage, listener: &mut dyn Listener) -> Result<Report, S
         let up = FIRST_CALLS + number * RINGING_CALLS;
         told.push(cast.scene(kind, process_type, up, &mut losses, listener).await?);
     }
+    let mut upgrades = Vec::new();
+    for (number, version) in UPGRADES.into_iter().enumerate() {
+        let up = FAULT_CALLS + number * UPGRADE_CALLS;
+        let callers = up..up + UPGRADE_CALLS;
+        upgrades.push(cast.upgrade(version, callers, &mut losses, listener).await?);
+    }
     let afterwards = cast.end(&mut losses, listener).await;
-    Ok(Report::new(told, afterwards, losses, began.elapsed()))
+    Ok(Report::new(told, upgrades, afterwards, losses, began.elapsed()))
 }
 
-/// `direct and back to back by turns`
-fn ways(stage: &Stage) -> String {
-    let names: Vec<String> = stage.ways.iter().map(ToString::to_string).collect();
-    let by_turns = if names.len() > 1 { " by turns" } else { "" };
-    format!("{}{by_turns}", names.join(" and "))
+/// `direct, by the native agent, by the WebAssembly agent in turn`
+fn ways() -> String {
+    format!("{} in turn", WAYS.map(|way| way.to_string()).join(", "))
+}
+
+/// How the call of a pair gets from one phone to the other.
+fn way(number: usize) -> Way {
+    if number < FAULT_CALLS { WAYS[number % WAYS.len()] } else { Way::WebAssembly }
 }
 
 /// What a pair of phones does.
@@ -152,6 +180,8 @@ enum CallAct {
     Answer,
     /// One invites anew.
     Try,
+    /// One asks which version has it.
+    Ask(Version),
     /// One hangs up.
     HangUp,
 }
@@ -174,6 +204,7 @@ impl fmt::Display for CallAct {
             CallAct::Ring => "to ring",
             CallAct::Answer => "to be answered",
             CallAct::Try => "to get a re-INVITE through",
+            CallAct::Ask(_) => "to be with its version",
             CallAct::HangUp => "to be hung up",
         })
     }
@@ -227,8 +258,7 @@ impl Cast {
             let [caller, callee] = transports(number);
             let caller = phone(number * 2 + 1, caller, udp, tcp).await.map_err(unbroken)?;
             let callee = phone(number * 2 + 2, callee, udp, tcp).await.map_err(unbroken)?;
-            let way = stage.ways[number % stage.ways.len()];
-            pairs.push(Pair::new(number, way, caller, callee));
+            pairs.push(Pair::new(number, way(number), caller, callee));
         }
         let mut cast = Cast { stage: stage.clone(), pairs, broken: Vec::new() };
         works(
@@ -240,22 +270,34 @@ impl Cast {
 
     /// Every pair of the range does its acts one after the other, all pairs at a time.
     async fn all_do(&mut self, range: Range<usize>, acts: impl Fn(&Pair) -> Vec<Act>) -> Done {
-        let mut running = JoinSet::new();
-        for mut pair in self.pairs.drain(range.clone()) {
+        let done = self.each(range, |mut pair| {
             let acts = acts(&pair);
-            running.spawn(async move {
+            async move {
                 let mut done = Vec::new();
                 for act in acts {
                     done.extend(pair.does(act).await.into_iter().map(|outcome| (act, outcome)));
                 }
                 (pair, done)
-            });
+            }
+        });
+        done.await.into_iter().flatten().collect()
+    }
+
+    /// Every pair of the range does something, all at a time: what came of it, in their order.
+    async fn each<T, F>(&mut self, range: Range<usize>, does: impl Fn(Pair) -> F) -> Vec<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = (Pair, T)> + Send + 'static,
+    {
+        let mut running = JoinSet::new();
+        for pair in self.pairs.drain(range.clone()) {
+            running.spawn(does(pair));
         }
         let mut back = running.join_all().await;
         back.sort_by_key(|(pair, _)| pair.number);
-        let (pairs, done): (Vec<Pair>, Vec<Done>) = back.into_iter().unzip();
+        let (pairs, done): (Vec<Pair>, Vec<T>) = back.into_iter().unzip();
         self.pairs.splice(range.start..range.start, pairs);
-        done.into_iter().flatten().collect()
+        done
     }
 
     /// Some calls are up, some more ring, a process is broken, and all of them go on.
@@ -370,12 +412,12 @@ fn goes_on(pair: &Pair, broken: ProcessType) -> Vec<Act> {
 /// Over what caller and callee of a pair talk. At most one of the two is over TCP: he asks for both.
 fn transports(number: usize) -> [LineTransport; 2] {
     use LineTransport::{Tcp, Udp};
-    // The last calls ring while the edge dies: a connection would take its transactions with it.
-    if number >= CALLS - RINGING_CALLS {
+    // These calls ring while the edge dies: a connection would take its transactions with it.
+    if (FAULT_CALLS - RINGING_CALLS..FAULT_CALLS).contains(&number) {
         return [Udp, Udp];
     }
-    // Two neighbours are alike, so that both ways of calling see all transports.
-    [[Udp, Udp], [Tcp, Udp], [Udp, Tcp]][number / 2 % 3]
+    // Neighbours are alike, so that all ways of calling see all transports.
+    [[Udp, Udp], [Tcp, Udp], [Udp, Tcp]][number / WAYS.len() % 3]
 }
 
 async fn phone(
@@ -414,18 +456,18 @@ mod tests {
         for number in 0..CALLS {
             assert_ne!(transports(number), [Tcp, Tcp], "{number}");
         }
-        for number in CALLS - RINGING_CALLS..CALLS {
+        for number in FAULT_CALLS - RINGING_CALLS..FAULT_CALLS {
             assert_eq!(transports(number), [Udp, Udp], "rings while the edge dies: {number}");
         }
     }
 
     #[test]
-    fn every_fault_meets_both_ways_over_all_transports() {
+    fn every_fault_meets_all_ways_over_all_transports() {
         let ranges = [0..FIRST_CALLS, FIRST_CALLS..FIRST_CALLS + RINGING_CALLS];
         for range in ranges {
-            for way in 0..2 {
+            for wanted_way in WAYS {
                 let seen = |wanted| {
-                    range.clone().any(|call| call % 2 == way && transports(call) == wanted)
+                    range.clone().any(|call| way(call) == wanted_way && transports(call) == wanted)
                 };
                 assert!(seen([Udp, Udp]) && seen([Tcp, Udp]) && seen([Udp, Tcp]), "{range:?}");
             }

@@ -1,13 +1,17 @@
 //! A session of the agent, and a phone at each end of it. After every step the session goes on in another container
 //! that has nothing but its record, so whatever the agent knew besides would be lost.
 
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
 use bytes::Bytes;
 use container::session::identity::Identity;
 use container::session::receive::{Input, NewRequest};
 use container::session::state::{Action, Context};
-use container::session::{Session, SessionApplication as _, SessionEvent, SessionId};
+use container::session::{Session, SessionApplication, SessionEvent, SessionId};
 use demo::BackToBack;
-use futures_util::FutureExt as _;
+use demo::webassembly::Version;
+use guest::{Engine, Guest, Prepared, Settings};
 use sip::transaction::Timers;
 use sip::{HeaderName, Message, Method, RequestBuilder, ResponseBuilder};
 use state::UnixMillis;
@@ -18,8 +22,29 @@ use transport::{Flow, Transport};
 pub(crate) const OFFER: &[u8] = b"offer";
 pub(crate) const ANSWER: &[u8] = b"answer";
 
+/// The agents, which do the same.
+pub(crate) const AGENTS: [fn() -> Arc<dyn SessionApplication>; 2] = [native, webassembly];
+
+pub(crate) fn native() -> Arc<dyn SessionApplication> {
+    Arc::new(BackToBack::default())
+}
+
+pub(crate) fn webassembly() -> Arc<dyn SessionApplication> {
+    static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::new().unwrap());
+    static PREPARED: LazyLock<Prepared> = LazyLock::new(|| {
+        guest::prepare(&ENGINE, &Version::First.module(), guest::Limits::default()).unwrap()
+    });
+    let mut settings = Settings::new("demo-agent", Version::First.number());
+    settings.accepts = Box::new(|_| true);
+    // The machine may be slow: it is for its processor time only that a guest is late.
+    settings.limits.wall_time = Duration::from_secs(60);
+    let Prepared { component, code, .. } = &*PREPARED;
+    Arc::new(Guest::load(&ENGINE, component, Some(code), settings).unwrap().0)
+}
+
 pub(crate) struct Bench {
-    agent: BackToBack,
+    agent: Arc<dyn SessionApplication>,
+    runtime: tokio::runtime::Runtime,
     session: Session,
     now: UnixMillis,
     lives: u64,
@@ -59,16 +84,16 @@ fn invite() -> Message {
 
 impl Bench {
     /// The caller's INVITE has come.
-    pub(crate) fn new() -> Bench {
+    pub(crate) fn new(agent: Arc<dyn SessionApplication>) -> Bench {
         let (now, identity) = (UnixMillis(1_000_000), identity(1));
         let context = Context { now, guarded: now, identity: &identity, timers: Timers::default() };
-        let agent = BackToBack::default();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         assert!(agent.accepts(&invite()));
         let begun =
             Session::begin(SessionId([9; 16]), agent.name(), &new_request(invite()), context);
         let (session, event) = begun.unwrap();
         let (sent, messages) = (Vec::new(), Vec::new());
-        let mut bench = Bench { agent, session, now, lives: 1, sent, messages };
+        let mut bench = Bench { agent, runtime, session, now, lives: 1, sent, messages };
         let draft = bench.session.clone();
         bench.decides(draft, Some(event), Vec::new());
         bench
@@ -103,7 +128,7 @@ impl Bench {
         };
         if let Some(event) = &event {
             let view = draft.view(self.now);
-            let effects = self.agent.on_event(&view, event).now_or_never().unwrap();
+            let effects = self.runtime.block_on(self.agent.on_event(&view, event));
             draft.apply(effects, context, &mut actions).expect("the agent keeps to the rules");
         }
         draft.settle(event.as_ref(), context, &mut actions);
@@ -231,8 +256,8 @@ impl Bench {
     }
 
     /// A call that stands; nothing of it is waited for.
-    pub(crate) fn talking() -> Bench {
-        let mut bench = Bench::new();
+    pub(crate) fn talking(agent: Arc<dyn SessionApplication>) -> Bench {
+        let mut bench = Bench::new(agent);
         bench.responds("INVITE", 180, b"");
         bench.responds("INVITE", 200, ANSWER);
         bench.acknowledges("caller", 7);

@@ -19,7 +19,7 @@ mod progress;
 pub(crate) mod show;
 mod staging;
 
-use progress::bring_in;
+use progress::{bring_in, carry_through};
 use staging::{Staged, Wanted};
 
 /// `NAME` or `NAME@VERSION`.
@@ -41,7 +41,7 @@ pub(crate) fn app(directory: &Path, command: AppCommand) -> Result<(), Failure> 
     match command {
         AppCommand::New { name, path } => new::write(&name, path.as_deref()),
         AppCommand::Deploy { path, set, json } => {
-            deploy(directory, &path, &set, RolloutPace::AtOnce, json.into())
+            deploy(directory, &path, &set, RolloutPace::AtOnce, Some(json.into()))
         }
         AppCommand::Upgrade { what, set, json } => upgrade(directory, &what, &set, json.into()),
         AppCommand::List { json } => show::list(directory, &applications(directory)?, json.into()),
@@ -71,12 +71,13 @@ fn find(directory: &Path, name: &str) -> Result<ApplicationStatus, Failure> {
     })
 }
 
-fn deploy(
+/// What `outlast app deploy` and `outlast app upgrade` do with a directory; `reader` is who is told each step.
+pub(crate) fn deploy(
     directory: &Path,
     path: &Path,
     set: &[(String, String)],
     pace: RolloutPace,
-    reader: Reader,
+    reader: Option<Reader>,
 ) -> Result<(), Failure> {
     // Before anything is compiled: whether there is a node at all.
     let deployed = applications(directory)?;
@@ -86,7 +87,10 @@ fn deploy(
     };
     let staged = Staged::make(directory, path, set, &deployed, wanted)?;
     let request = Request::AppDeploy { staged: staged.word.clone(), pace };
-    bring_in(directory, request, &staged.name, &staged.version, reader)
+    match reader {
+        Some(reader) => bring_in(directory, request, &staged.name, &staged.version, reader),
+        None => carry_through(directory, request, &staged.name, &staged.version, |_| {}),
+    }
 }
 
 /// A path is deployed, and what is deployed already is brought in again.
@@ -108,10 +112,10 @@ fn upgrade(
                  directory of a new one"
             )));
         }
-        return deploy(directory, Path::new(what), set, pace, reader);
+        return deploy(directory, Path::new(what), set, pace, Some(reader));
     };
     if Path::new(what).exists() {
-        return deploy(directory, Path::new(what), set, pace, reader);
+        return deploy(directory, Path::new(what), set, pace, Some(reader));
     }
     if !set.is_empty() {
         let reason = "settings are of a version: deploy another one to change them";

@@ -19,30 +19,39 @@ pub(super) fn bring_in(
     version: &str,
     reader: Reader,
 ) -> Result<(), Failure> {
+    carry_through(directory, request, name, version, |step| match reader {
+        Reader::Person => output::line(&text(version, &step)),
+        Reader::Program => {
+            // Steps have names for keys only.
+            let line = serde_json::to_string(&step).unwrap_or_default();
+            output::line(&line);
+        }
+    })?;
+    match reader {
+        Reader::Person => output::line(&format!("new sessions of {name} begin with {version}")),
+        Reader::Program => {
+            let done = json!({"step": "done", "name": name, "version": version});
+            output::line(&done.to_string());
+        }
+    }
+    Ok(())
+}
+
+/// Asks the manager for it, and tells each step.
+pub(super) fn carry_through(
+    directory: &Path,
+    request: Request,
+    name: &str,
+    version: &str,
+    mut on_step: impl FnMut(RolloutProgress),
+) -> Result<(), Failure> {
     let answer = ask_with_progress(directory, request, |answer| {
-        let Answer::Rollout(step) = answer else { return };
-        match reader {
-            Reader::Person => output::line(&text(version, &step)),
-            Reader::Program => {
-                // Steps have names for keys only.
-                let line = serde_json::to_string(&step).unwrap_or_default();
-                output::line(&line);
-            }
+        if let Answer::Rollout(step) = answer {
+            on_step(step);
         }
     })?;
     match answer {
-        Answer::Done => {
-            match reader {
-                Reader::Person => {
-                    output::line(&format!("new sessions of {name} begin with {version}"));
-                }
-                Reader::Program => {
-                    let done = json!({"step": "done", "name": name, "version": version});
-                    output::line(&done.to_string());
-                }
-            }
-            Ok(())
-        }
+        Answer::Done => Ok(()),
         Answer::RolledBack { reason } => {
             Err(Failure::RolledBack { what: format!("{name} {version}"), reason })
         }

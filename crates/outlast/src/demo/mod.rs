@@ -1,4 +1,4 @@
-//! `outlast demo`: phones, calls, processes that die in the middle, and a table of what survived.
+//! `outlast demo`: phones, calls, processes that die and versions that change in the middle, and a table of what survived.
 //!
 //! The story itself is told by the crate `demo`; here it gets a real node of its own ([`node`]) and somebody who
 //! listens ([`progress`]). Nothing stays behind, however it ends, unless it is asked for or needed to see what went
@@ -7,21 +7,24 @@
 mod node;
 mod progress;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use ::demo::report::Report;
-use ::demo::story::{self, Stage, Way};
-use anyhow::anyhow;
+use ::demo::story::{self, Rollout, Stage};
+use ::demo::webassembly::{COMPONENT, Version};
+use anyhow::{Context as _, anyhow};
+use config::manifest;
 use tokio::signal::unix::{SignalKind, signal};
 use topology::TopologyView;
-use topology::protocol::{Answer, Request};
+use topology::protocol::{Answer, Request, RolloutPace};
 
 use crate::command_line::Reader;
 use crate::control::{ask, unexpected};
 use crate::failure::Failure;
-use crate::{output, stores};
+use crate::{app, output, stores};
 use node::{Home, Node};
 use progress::Progress;
 
@@ -36,8 +39,9 @@ enum End {
 pub(crate) fn demo(directory: Option<PathBuf>, reader: Reader) -> Result<(), Failure> {
     let mut home = Home::make(directory)?;
     let mut progress = Progress::new(reader);
-    progress
-        .headline("Phones and calls on a node of their own, and processes that die under them.");
+    progress.headline(
+        "Phones and calls on a node of their own, processes that die and versions that change under them.",
+    );
     let began = Instant::now();
     let runtime = stores::runtime()?;
     let end = runtime.block_on(async {
@@ -78,7 +82,9 @@ async fn tell(node: &Node, progress: &mut Progress) -> Result<Report, Failure> {
     node.ready().await?;
     let directory = node.directory().to_owned();
     let look = Arc::new(move || look(&directory).map_err(|failure| failure.to_string()));
-    let stage = Stage { look, ways: &[Way::Direct, Way::BackToBack] };
+    let directory = node.directory().to_owned();
+    let bring_in = Arc::new(move |version| bring_in(&directory, version));
+    let stage = Stage { look, bring_in };
     story::run(&stage, progress).await.map_err(|error| anyhow::Error::from(error).into())
 }
 
@@ -87,6 +93,26 @@ fn look(directory: &Path) -> Result<TopologyView, Failure> {
     match ask(directory, Request::Status)? {
         Answer::Status(status) => Ok(status.view),
         other => Err(unexpected(&other)),
+    }
+}
+
+/// Writes a version of the agent into a directory as its developer would have it, and deploys that; another version than the
+/// first as `outlast app upgrade` does.
+fn bring_in(node: &Path, version: Version) -> Result<Rollout, String> {
+    let directory = node.join(format!("demo-agent-{version}"));
+    let written = fs::create_dir(&directory)
+        .and_then(|()| fs::write(directory.join(manifest::FILE_NAME), version.manifest()))
+        .and_then(|()| fs::write(directory.join(COMPONENT), version.module()))
+        .with_context(|| format!("{} cannot be written", directory.display()));
+    written.map_err(|error| format!("{error:#}"))?;
+    let pace = match version {
+        Version::First => RolloutPace::AtOnce,
+        Version::Second | Version::Broken => RolloutPace::OneByOne,
+    };
+    match app::deploy(node, &directory, &[], pace, None) {
+        Ok(()) => Ok(Rollout::In),
+        Err(Failure::RolledBack { reason, .. }) => Ok(Rollout::TakenBack { reason }),
+        Err(failure) => Err(failure.to_string()),
     }
 }
 
@@ -117,7 +143,14 @@ fn show(report: &Report, reader: Reader, began: Instant) -> Result<(), Failure> 
     output::line("knew of it, and another life of the process served.");
     output::line("");
     if report.survived {
-        output::line(&format!("Nothing was lost. ({:.1} s)", began.elapsed().as_secs_f32()));
+        let took = began.elapsed().as_secs_f32();
+        output::line(&match report.refused() {
+            0 => format!("Nothing was lost. ({took:.1} s)"),
+            refused => format!(
+                "Nothing that was up was lost. New calls that {} refused before it was taken back: {refused}. ({took:.1} s)",
+                Version::Broken
+            ),
+        });
     }
     Ok(())
 }

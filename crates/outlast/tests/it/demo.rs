@@ -48,7 +48,8 @@ fn the_demo_loses_nothing_and_leaves_nothing_behind() {
     assert!(output.status.success(), "{output:?}");
     assert!(took < LIMIT, "{took:?}: {output:?}");
     let told = String::from_utf8_lossy(&output.stderr);
-    assert!(told.contains("calls up: direct and back to back by turns"), "{output:?}");
+    let ways = "calls up: direct, by the native agent, by the WebAssembly agent in turn";
+    assert!(told.contains(ways), "{output:?}");
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["survived"], true);
     assert_eq!(report["losses"], serde_json::json!([]));
@@ -65,8 +66,32 @@ fn the_demo_loses_nothing_and_leaves_nothing_behind() {
         .iter()
         .map(|count| (count["survived"].as_u64().unwrap(), count["of"].as_u64().unwrap()))
         .collect();
-    assert_eq!(afterwards, [(50, 50), (100, 100), (50, 50)]);
+    assert_eq!(afterwards, [(60, 60), (120, 120), (60, 60)]);
+    let [upgraded, taken_back] = &report["upgrades"].as_array().unwrap()[..] else {
+        panic!("{report}")
+    };
+    assert_eq!((&upgraded["version"], &upgraded["taken_back"]), (&"1.1.0".into(), &false.into()));
+    assert_eq!((&upgraded["refused"], survived(upgraded, "calls up")), (&0.into(), 50));
+    assert!(survived(upgraded, "new calls meanwhile") > 0, "{report}");
+    let by_webassembly = survived(upgraded, "calls up, still with 1.0.0");
+    assert_eq!(by_webassembly, 16, "a third of the calls: {report}");
+    assert_eq!(survived(upgraded, "new calls, with 1.1.0"), 5);
+    assert_eq!(
+        (&taken_back["version"], &taken_back["taken_back"]),
+        (&"1.2.0".into(), &true.into())
+    );
+    assert!(taken_back["refused"].as_u64().unwrap() > 0, "it fell over: {report}");
+    assert_eq!(survived(taken_back, "calls up"), 55);
+    assert_eq!(survived(taken_back, "calls up, each with its version"), by_webassembly + 5);
+    assert_eq!(survived(taken_back, "new calls, with 1.1.0"), 5);
     assert_nothing_is_left(temporary.path(), &output);
+}
+
+/// How many of these survived.
+fn survived(upgrade: &serde_json::Value, what: &str) -> u64 {
+    let counts = upgrade["counts"].as_array().unwrap();
+    let count = counts.iter().find(|count| count["what"] == what);
+    count.unwrap_or_else(|| panic!("{what}: {upgrade}"))["survived"].as_u64().unwrap()
 }
 
 #[test]
