@@ -4,8 +4,8 @@ mod record;
 
 use outlast_app::http::{HttpApplication, Request, Response};
 use outlast_app::{
-    Application, Body, Error, Failed, Heard, Incoming, Outcome, config, remembered_text, sdp,
-    session, sip,
+    Application, Body, Error, Failed, Header, Heard, HttpRouter, Incoming, Outcome, config,
+    remembered_text, sdp, session, sip,
 };
 use record::Firing;
 
@@ -99,8 +99,16 @@ impl HttpApplication for Witness {
     }
 }
 
+impl HttpRouter for Witness {
+    /// A client that never had an answer has no cookie, and asks for the same session again all the same.
+    fn session_key(_method: &str, path_with_query: &str, _headers: &[Header]) -> Option<String> {
+        record::session_of(path_with_query).map(str::to_owned)
+    }
+}
+
 outlast_app::export!(Witness);
 outlast_app::export_http!(Witness);
+outlast_app::export_http_router!(Witness);
 
 fn answer(request: &Request) -> Result<Option<String>, Error> {
     if request.method == "GET" {

@@ -28,6 +28,12 @@ pub fn said_to<'a>(answered: &'a str, number: &str) -> Option<&'a str> {
     answered.split_once(' ').filter(|(last, _)| *last == number).map(|(_, said)| said)
 }
 
+/// Which session a request asks for.
+pub fn session_of(path_with_query: &str) -> Option<&str> {
+    let (_, query) = path_with_query.split_once('?')?;
+    query.split('&').find_map(|pair| pair.strip_prefix("session="))
+}
+
 /// An attribute as the report shows it: a line, or one for each of the value's lines.
 pub fn line(name: &str, value: &str) -> String {
     value.lines().map(|line| format!("{name}: {line}\n")).collect()
@@ -42,6 +48,13 @@ mod tests {
         assert_eq!(said_to("7 3 notes", "7"), Some("3 notes"));
         assert_eq!(said_to("7 3 notes", "8"), None);
         assert_eq!(said_to("", ""), None);
+    }
+
+    #[test]
+    fn the_session_is_a_parameter() {
+        assert_eq!(session_of("/witness?number=1&session=a-1"), Some("a-1"));
+        assert_eq!(session_of("/witness?number=1"), None);
+        assert_eq!(session_of("/session=a"), None);
     }
 
     #[test]
