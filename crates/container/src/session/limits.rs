@@ -71,7 +71,8 @@ pub const HTTP_HEAD_BYTES_MAX: usize = 64 * 1024;
 pub const RECORD_BYTES_MAX: usize = 512 * 1024;
 /// At so many sessions of a shard a request that would begin another one is answered 503; what belongs to a session goes
 /// on, and those of dead containers are taken over all the same. A session with a long record counts as several, so that
-/// this bounds memory as well: at 2 kB for an idle one, half a gigabyte.
+/// this bounds memory as well: at 2 kB for an idle one, half a gigabyte. HTTP requests begin none past the half of it: they
+/// cost a stranger nothing, and their sessions live until they expire.
 pub const SESSIONS_MAX: usize = 250_000;
 /// The record of a usual session, in octets; one that is so many times as long counts for so many more.
 pub const USUAL_RECORD_BYTES: usize = 2 * 1024;

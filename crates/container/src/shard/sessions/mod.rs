@@ -274,6 +274,11 @@ impl Sessions {
         self.weight >= self.weight_max
     }
 
+    /// Whether browsers begin none: the other half of the room is for calls, which end sooner.
+    fn are_half_full(&self) -> bool {
+        self.weight >= self.weight_max.div_ceil(2)
+    }
+
     fn insert(&mut self, id: SessionId, entry: Entry) {
         self.weight += weight(&entry.record);
         if let Some(replaced) = self.entries.insert(id, entry) {

@@ -188,6 +188,20 @@ fn what_cannot_be_asked_is_refused() {
 }
 
 #[test]
+fn browsers_leave_half_of_the_room_to_calls() {
+    let mut world = opened(Fate::Lives);
+    world.first_container().weight_max = 4;
+    let (id, _) = world.counts(0, SessionChoice::New);
+    world.counts(0, SessionChoice::New);
+    for more in [SessionChoice::New, key("desk")] {
+        assert_eq!(world.gets(0, more, "/count"), HttpOutcome::Refused(503));
+    }
+    assert_eq!(world.counts(0, SessionChoice::Id(id)), (id, 2), "those that live go on");
+    let sessions = world.first_container();
+    assert!(sessions.are_half_full() && !sessions.are_full());
+}
+
+#[test]
 fn answer_is_given_behind_its_commit_only() {
     let troubles = [
         Trouble::AppliedButUnknown,
