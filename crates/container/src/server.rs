@@ -198,6 +198,12 @@ impl Server {
         // A turn has bounds of its own. The runtime's would let each of some hundred commits that have ended in one turn
         // say that it has not, and be asked again.
         tokio::task::unconstrained(poll_fn(|cx| self.turn(cx))).await;
+        self.commands.close();
+        while let Ok(command) = self.commands.try_recv() {
+            if let Command::Http(call) = command {
+                call.refuse(); // nothing was done with it
+            }
+        }
         if let Err(error) = std::fs::remove_file(&self.settings.link_path) {
             debug!(%error, "the link socket was gone already");
         }

@@ -82,7 +82,11 @@ impl Desk {
         let mut response = match self.admit() {
             Some(under_way) => {
                 let answered = self.answer_admitted(request, sender).await;
-                let response = answered.unwrap_or_else(answers::page);
+                let is_not_handled = matches!(answered, Err(StatusCode::SERVICE_UNAVAILABLE));
+                let mut response = answered.unwrap_or_else(answers::page);
+                if is_not_handled && sender == Sender::Neighbour {
+                    hops::say_not_handled(response.headers_mut());
+                }
                 response.map(|body| Held { body, _place: under_way }.boxed_unsync())
             }
             None => answers::page(StatusCode::SERVICE_UNAVAILABLE),

@@ -1,7 +1,8 @@
 //! Gives a request to another container of the node, and its answer back.
 //!
 //! Who is asked says first that it is there ([`GREETING`]): a connection to one that stands still, or is about to be gone, is
-//! made by the kernel alone. So nothing was sent to whom does not greet, and the request may be given to somebody else.
+//! made by the kernel alone. So nothing was sent to whom does not greet, and the request may be given to somebody else. Who has
+//! greeted answers, be it that nothing was done.
 
 use std::path::PathBuf;
 
@@ -28,8 +29,8 @@ pub(super) const GREETING: &[u8; 1] = b"\n";
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NotForwarded {
-    /// Nothing was sent: it may be tried again, there or elsewhere.
-    #[error("it cannot be reached")]
+    /// Nothing was done: it may be tried again, there or elsewhere.
+    #[error("it cannot be reached, or handles nothing more")]
     Unreachable,
     /// It may have been done or not.
     #[error("it broke off: {0}")]
@@ -81,6 +82,9 @@ pub(super) async fn forward(
     });
     let answer = timeout(limits::FORWARD_TIME_MAX, sender.send_request(request)).await;
     let mut response = answer.map_err(|_| NotForwarded::Late)??;
+    if hops::is_not_handled(response.headers()) {
+        return Err(NotForwarded::Unreachable);
+    }
     hops::leave_out_connection(response.headers_mut());
     Ok(response.map(|body| body.map_err(Into::into).boxed_unsync()))
 }

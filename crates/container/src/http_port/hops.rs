@@ -8,6 +8,19 @@ use http::header::{
 /// How often the request was forwarded.
 const HOPS: HeaderName = HeaderName::from_static("outlast-hops");
 
+/// In an answer to another container: nothing was done with the request, and somebody else may be asked.
+const NOT_HANDLED: HeaderName = HeaderName::from_static("outlast-not-handled");
+
+/// Says that nothing was done.
+pub(super) fn say_not_handled(headers: &mut HeaderMap) {
+    headers.insert(NOT_HANDLED, HeaderValue::from_static("1"));
+}
+
+/// Whether another container says that nothing was done.
+pub(super) fn is_not_handled(headers: &HeaderMap) -> bool {
+    headers.contains_key(NOT_HANDLED)
+}
+
 /// Who sent a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sender {

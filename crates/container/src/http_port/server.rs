@@ -306,9 +306,11 @@ async fn converse<S>(
         let desk = Arc::clone(&desk);
         async move { desk.answer(request, sender).await }
     };
+    let is_kept = sender == Sender::Stranger;
     let mut protocol = http1::Builder::new();
     protocol
         .timer(TokioTimer::new())
+        .keep_alive(is_kept)
         .header_read_timeout(limits::HEAD_TIME_MAX)
         .max_buf_size(limits::HEAD_BYTES_MAX)
         .max_headers(limits::HEADERS_MAX);
@@ -317,6 +319,9 @@ async fn converse<S>(
     let ending = async {
         let is_ending = |stage: &Stage| matches!(stage, Stage::Ending { .. });
         drop(stage.wait_for(is_ending).await);
+        if !is_kept {
+            std::future::pending().await // its one request is on its way, and is answered
+        }
     };
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

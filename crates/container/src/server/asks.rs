@@ -20,6 +20,13 @@ pub(super) struct HttpCall {
     reply: oneshot::Sender<HttpOutcome>,
 }
 
+impl HttpCall {
+    /// Nothing is done with it.
+    pub(super) fn refuse(self) {
+        let _nobody_waits = self.reply.send(HttpOutcome::Refused(503));
+    }
+}
+
 impl ServerHandle {
     /// Gives an HTTP request to a session of the application of this name (without version), and waits until it is answered
     /// and that is committed.

@@ -133,7 +133,8 @@ impl Shard {
         }
         let current = &self.sessions.applications.current;
         let application = current.iter().find(|known| name_of(known.name()) == &*ask.application);
-        let Some(application) = application.filter(|_| !self.sessions.are_half_full()).cloned() else {
+        let Some(application) = application.filter(|_| !self.sessions.are_half_full()).cloned()
+        else {
             debug!(application = %ask.application, "no session can begin; refused an HTTP request");
             return ask.ends(HttpOutcome::Refused(503), effects);
         };
