@@ -12,7 +12,8 @@ use super::phones::Hangup;
 use super::world::{Fate, Trouble, World};
 use crate::application::{Effects, ProxyPlan, QValue, RecordRoute, Target};
 use crate::session::{
-    ProxyOptions, SessionApplication, SessionEffect, SessionEvent, SessionView, Supervised,
+    ProxyOptions, Replication, SessionApplication, SessionEffect, SessionEvent, SessionView,
+    Supervised,
 };
 use crate::shard::sessions::SessionApplications;
 
@@ -37,6 +38,7 @@ struct Passing {
     name: &'static str,
     /// An application that the request is offered to behind this one.
     behind: Option<Box<Passing>>,
+    replication: Replication,
     /// Ends its session when it hears of an answer.
     ends: bool,
     heard: Heard,
@@ -46,13 +48,18 @@ impl Passing {
     fn new(record_route: RecordRoute, supervised: Supervised) -> Passing {
         let (targets, heard) = (Vec::new(), Heard::default());
         let (name, behind, ends) = ("passing@1", None, false);
-        Passing { targets, record_route, supervised, name, behind, ends, heard }
+        let replication = Replication::default();
+        Passing { targets, record_route, supervised, name, behind, replication, ends, heard }
     }
 }
 
 impl SessionApplication for Passing {
     fn name(&self) -> &str {
         self.name
+    }
+
+    fn replication(&self) -> Replication {
+        self.replication
     }
 
     fn accepts(&self, _request: &Message) -> bool {
@@ -227,6 +234,16 @@ fn applications_behind_are_asked_before_the_registrar_whoever_dies() {
     );
     for at in 0..steps {
         call(&first, Hangup::Callee, Fate::DiesAfter(at), None);
+    }
+}
+
+#[test]
+fn call_comes_up_wherever_its_session_is_kept() {
+    for replication in [Replication::AfterReply, Replication::Nowhere] {
+        for passing in kinds() {
+            let passing = Passing { replication, ..passing };
+            call(&passing, Hangup::Caller, Fate::Lives, None);
+        }
     }
 }
 
