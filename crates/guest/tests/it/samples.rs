@@ -17,23 +17,27 @@ use state::UnixMillis;
 
 use crate::bench::*;
 
-/// None: they are not built, and that need not be.
-fn directory() -> Option<PathBuf> {
-    let directory = std::env::var_os("OUTLAST_APPS").map(PathBuf::from);
-    if directory.is_none() {
-        assert!(std::env::var_os("CI").is_none(), "OUTLAST_APPS is unset: ./test sets it");
+/// A component of a sample. None, and a word about it: it is not built, and in CI it must be.
+fn component(name: &str, file: &str) -> Option<Vec<u8>> {
+    let found = std::env::var_os("OUTLAST_APPS")
+        .map(|built| PathBuf::from(built).join(name).join(file))
+        .filter(|file| file.exists());
+    let Some(file) = found else {
+        let missing =
+            format!("no {file} is in OUTLAST_APPS: run apps/build, then set it to target/apps");
+        assert!(std::env::var_os("CI").is_none(), "{missing}");
         #[allow(clippy::print_stderr)]
         {
-            eprintln!("skipped: OUTLAST_APPS is unset (apps/build, then OUTLAST_APPS=target/apps)");
+            eprintln!("skipped: {missing}");
         }
-    }
-    directory
+        return None;
+    };
+    Some(std::fs::read(file).unwrap())
 }
 
 /// A sample with settings of its own.
 fn sample(name: &str, config: &[(&str, &str)]) -> Option<Guest> {
-    let file = format!("{}.wasm", name.replace('-', "_"));
-    let wasm = std::fs::read(directory()?.join(name).join(file)).unwrap();
+    let wasm = component(name, &format!("{}.wasm", name.replace('-', "_")))?;
     let mut settings = settings();
     let config = config.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
     settings.config = config.collect();
@@ -135,14 +139,13 @@ fn all_samples_are_fit_to_be_deployed_and_offer_what_they_say() {
         ("counter", http),
         ("reminder", keyed),
     ] {
-        let Some(guest) = sample(name, &[]) else { return };
+        let Some(guest) = sample(name, &[]) else { continue };
         assert_eq!(guest.handlers(), expected, "{name}");
     }
-    for (directory_name, file, expected) in
+    for (directory, file, expected) in
         [("published-http-proxy", "http_proxy.wasm", http), ("template", "my_app.wasm", sip)]
     {
-        let Some(directory) = directory() else { return };
-        let wasm = std::fs::read(directory.join(directory_name).join(file)).unwrap();
+        let Some(wasm) = component(directory, file) else { continue };
         assert_eq!(prepared(&wasm).handlers, expected, "{file}");
     }
 }
@@ -232,6 +235,11 @@ async fn busy_hours_answers_by_the_clock() {
     view.now.0 += 12 * 3_600_000;
     assert_eq!(told(&guest.on_event(&view, &invite).await), Some(486));
 
+    let always = [("open", "00:00-24:00")];
+    let Some(guest) = sample("busy-hours", &always) else { return };
+    let effects = guest.on_event(&view, &invite).await;
+    assert!(matches!(&effects[..], [SessionEffect::Proxy { .. }]), "{effects:?}");
+
     let elsewhere = [("forward_to", "sip:night@example.com")];
     let Some(guest) = sample("busy-hours", &elsewhere) else { return };
     let effects = guest.on_event(&view, &invite).await;
@@ -253,8 +261,7 @@ async fn components_that_know_nothing_of_outlast_serve_http() {
     assert_eq!((response.status().as_u16(), &response.body()[..]), (200, &b"visit 42\n"[..]));
     assert_eq!(effects, []);
 
-    let Some(directory) = directory() else { return };
-    let wasm = std::fs::read(directory.join("published-http-proxy/http_proxy.wasm")).unwrap();
+    let Some(wasm) = component("published-http-proxy", "http_proxy.wasm") else { return };
     let answer = asked(&crate::bench::guest(&wasm), "GET", "/published", None).await;
     assert_eq!(answer.response.status().as_u16(), 200);
 }

@@ -12,6 +12,24 @@ use testbed::wait;
 
 use crate::world;
 
+/// Where the application of that name lies, built. None, and a word about it: it is not built, and in CI it must be.
+pub(crate) fn built(name: &str) -> Option<PathBuf> {
+    let skip = |missing: &str| {
+        assert!(std::env::var_os("CI").is_none(), "{missing}");
+        println!("skipped: {missing}");
+        None
+    };
+    let Some(all) = std::env::var_os("OUTLAST_APPS").map(PathBuf::from) else {
+        return skip("OUTLAST_APPS is unset: run apps/build, then set it to target/apps");
+    };
+    let built = all.join(name);
+    if built.join("outlast-app.toml").exists() {
+        Some(built)
+    } else {
+        skip(&format!("there is no {}: apps/build says why", built.display()))
+    }
+}
+
 /// A built application, with a manifest that may be changed.
 pub(crate) struct Deployable {
     directory: tempfile::TempDir,
@@ -21,14 +39,10 @@ pub(crate) struct Deployable {
 impl Deployable {
     /// The application of that name; None: it is not built, and that need not be.
     pub(crate) fn built(name: &str) -> Option<Deployable> {
-        let Some(all) = std::env::var_os("OUTLAST_APPS").map(PathBuf::from) else {
-            assert!(std::env::var_os("CI").is_none(), "OUTLAST_APPS is unset: ./test sets it");
-            println!("skipped: OUTLAST_APPS is unset (apps/build, then OUTLAST_APPS=target/apps)");
-            return None;
-        };
+        let built = built(name)?;
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let files = fs::read_dir(all.join(name));
-        let files = files.unwrap_or_else(|error| panic!("{name} in {all:?}: {error}: apps/build"));
+        let files = fs::read_dir(&built);
+        let files = files.unwrap_or_else(|error| panic!("{}: {error}", built.display()));
         for file in files {
             let file = file.expect("the directory can be read");
             let copy = directory.path().join(file.file_name());

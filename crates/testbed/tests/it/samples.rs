@@ -4,7 +4,7 @@
 //! fail.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -15,20 +15,10 @@ use sip::{HeaderName, Message, Method};
 use testbed::node::{Node, outlast_in};
 use testbed::wait;
 
+use crate::deployable::built;
 use crate::world::{self, DOMAIN};
 
 mod web;
-
-/// None: they are not built, and that need not be.
-fn built() -> Option<PathBuf> {
-    let directory = std::env::var_os("OUTLAST_APPS").map(PathBuf::from);
-    if directory.is_none() {
-        let missing = "OUTLAST_APPS is unset: run apps/build, then set it to target/apps";
-        assert!(std::env::var_os("CI").is_none(), "{missing}");
-        println!("skipped: {missing}");
-    }
-    directory
-}
 
 /// A node with two containers and a sample deployed on it.
 fn node_with(sample: &str, settings: &[&str]) -> Option<Node> {
@@ -37,7 +27,7 @@ fn node_with(sample: &str, settings: &[&str]) -> Option<Node> {
 
 /// A node of this configuration with a sample deployed on it.
 fn node_of_with(config: &str, sample: &str, settings: &[&str]) -> Option<Node> {
-    let sample = built()?.join(sample);
+    let sample = built(sample)?;
     let node = world::node_of(config);
     let set = settings.iter().flat_map(|setting| ["--set", *setting]);
     let arguments: Vec<&str> =
@@ -246,7 +236,7 @@ async fn reminder_goes_on_when_its_container_dies_and_stops_when_told() {
 
 /// Call-IDs of which two lead to each container: shown by calls to an application that gives each call a session.
 async fn call_ids_to_both_containers(node: &Node) -> Vec<String> {
-    let plain = built().unwrap().join("template");
+    let plain = built("template").unwrap();
     done(node, &["app", "deploy", plain.to_str().unwrap()]);
     let scout = phone(node, "scout").await;
     let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -313,6 +303,18 @@ async fn conference_key_brings_all_members_of_a_room_into_one_session() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn busy_hours_lets_calls_through_while_it_is_open() {
+    let always = ["open=00:00-24:00", "closed_days="];
+    let Some(node) = node_with("busy-hours", &always) else { return };
+    let (alice, office) = (phone(&node, "alice").await, phone(&node, "office").await);
+    let (calling, answering) = established(&alice, &office, &[]).await;
+    assert_eq!(calling.call_id(), answering.call_id(), "proxied");
+    end(calling, answering).await;
+    assert_in_order(&[&alice, &office]);
+    node.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn busy_hours_sends_calls_elsewhere_or_says_that_it_is_busy() {
     let never = ["open=", "forward_to=sip:night@example.com"];
     let Some(node) = node_with("busy-hours", &never) else { return };
@@ -324,7 +326,7 @@ async fn busy_hours_sends_calls_elsewhere_or_says_that_it_is_busy() {
         (moved.status(), header(&moved, "Contact")),
         (Some(302), "<sip:night@example.com>".to_owned())
     );
-    let directory = built().unwrap().join("busy-hours");
+    let directory = built("busy-hours").unwrap();
     done(&node, &["app", "remove", "busy-hours", "--force"]);
     done(&node, &["app", "deploy", directory.to_str().unwrap(), "--set", "open="]);
     assert_eq!(answer().await.status(), Some(486));
@@ -339,7 +341,7 @@ fn run(script: &Path) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_application_is_written_built_deployed_called_and_upgraded() {
-    if built().is_none() {
+    if built("template").is_none() {
         return;
     }
     let home = tempfile::tempdir().unwrap();

@@ -34,7 +34,7 @@ fn counter_and_a_component_by_others_are_served_as_they_are() {
     assert_eq!((again.status, text(&again)), (200, "visit 2\n"));
     assert_eq!(sessions(&node).len(), 0, "it has none");
 
-    let published = built().unwrap().join("published-http-proxy");
+    let published = built("published-http-proxy").unwrap();
     done(&node, &["app", "deploy", published.to_str().unwrap()]);
     let answer = get(one, "/published", "");
     assert_eq!((answer.status, text(&answer)), (200, "Hello, WASI!"));
