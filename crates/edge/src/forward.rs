@@ -406,10 +406,12 @@ impl<'a> View<'a> {
             (None, Some(address)) => ChoiceKey::AddressOfRecord(address),
             (None, None) => ChoiceKey::CallId(message.call_id().unwrap_or_default()),
         };
-        // Of a call that still rings at a container that drains.
-        let is_old = matches!(message.method(), Some(Method::Cancel | Method::Ack));
+        // Of a call that still rings at a container that drains; or a registration, which leaves nothing to be done
+        // there: a phone that is refused would be out of reach.
+        let may_drain =
+            matches!(message.method(), Some(Method::Cancel | Method::Ack | Method::Register));
         let candidates =
-            if is_old { self.routing.choose_for_old(key) } else { self.routing.choose(key) };
+            if may_drain { self.routing.choose_or_draining(key) } else { self.routing.choose(key) };
         match attempt {
             Attempt::First => candidates.first,
             Attempt::Second => candidates.second,

@@ -334,9 +334,9 @@ impl RoutingTable {
         self.accepting.choose(key)
     }
 
-    /// The same for what is not new (CANCEL, ACK) and names no owner: when no route accepts, those that drain, each of
-    /// which has what it was chosen for before.
-    pub fn choose_for_old(&self, key: ChoiceKey<'_>) -> Candidates {
+    /// The same for what is not new (CANCEL, ACK) and names no owner, or is over at once (REGISTER): when no route accepts,
+    /// those that drain, each of which has what it was chosen for before.
+    pub fn choose_or_draining(&self, key: ChoiceKey<'_>) -> Candidates {
         if self.accepting.is_empty() { self.draining.choose(key) } else { self.choose(key) }
     }
 

@@ -342,7 +342,7 @@ fn a_datagram_that_comes_again_is_not_refused_as_long_as_the_next_life_may_be_co
 }
 
 #[test]
-fn what_is_not_new_finds_the_draining_container_when_nobody_accepts() {
+fn what_is_not_new_or_over_at_once_finds_the_draining_container_when_nobody_accepts() {
     let mut rig = Rig::new();
     let drain = |rig: &mut Rig, name: &str, life| {
         let (name, life) = (ProcessName::new(name), Incarnation(life));
@@ -361,4 +361,7 @@ fn what_is_not_new_finds_the_draining_container_when_nobody_accepts() {
     assert_eq!(found, rang, "each at the container that it rings at");
     let new = request("INVITE", "sip:bob@example.com", "");
     assert_eq!(refused(rig.receive(&new, PHONE)).0, 503);
+    // A registration leaves nothing to be done there.
+    let register = request("REGISTER", "sip:example.com", "");
+    assert!(matches!(rig.receive(&register, PHONE), Decision::Offer { .. }));
 }
