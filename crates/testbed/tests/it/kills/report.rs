@@ -46,6 +46,7 @@ impl Report<'_> {
                 "sample application `b2bua` (WebAssembly, a fresh instance for each event)",
             ),
         };
+        let rate = self.agent.pairs() / 2;
         let (seed, calls) = (self.seed, self.tally.whole + self.tally.losses.len());
         format!(
             "# {kills} kills\n\n\
@@ -53,7 +54,7 @@ impl Report<'_> {
              OUTLAST_KILLS={kills} OUTLAST_SEED={seed} OUTLAST_WRITE_DOCS=1 \\\n        \
              cargo test {profile}-p testbed --test it {test}\n\n\
              One node (two edges, two containers, the embedded store, durability and heartbeats as by default) with \
-             10,000 bindings and\n50 calls a second over UDP, every second one through the {agent}.\nOne \
+             10,000 bindings and\n{rate} calls a second over UDP, every second one through the {agent}.\nOne \
              process after the other is killed (SIGKILL) or stopped (SIGSTOP), chosen at random, the next one when all \
              serve again,\nnone twice within {} s. A call counts when it rang once, was answered and was hung up, with \
              CSeq and tags in order\non both sides. *Back* is the time until every process served again.\n\n\
