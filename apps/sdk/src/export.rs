@@ -2,7 +2,7 @@
 
 use crate::{Application, Event, Outcome, log};
 
-/// Exports the handlers of an [`Application`], whose name it is given.
+/// Exports the handlers of an [`Application`](crate::Application), whose name it is given.
 #[macro_export]
 macro_rules! export {
     ($application:ident) => {
@@ -19,7 +19,7 @@ macro_rules! export {
     };
 }
 
-/// Exports the key function of a [`Router`], whose name it is given.
+/// Exports the key function of a [`Router`](crate::Router), whose name it is given.
 #[macro_export]
 macro_rules! export_router {
     ($router:ident) => {
@@ -36,7 +36,7 @@ macro_rules! export_router {
     };
 }
 
-/// Exports the key function of an [`HttpRouter`], whose name it is given.
+/// Exports the key function of an [`HttpRouter`](crate::HttpRouter), whose name it is given.
 #[macro_export]
 macro_rules! export_http_router {
     ($router:ident) => {

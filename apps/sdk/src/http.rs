@@ -71,7 +71,7 @@ pub trait HttpApplication {
     fn on_http(request: Request) -> Response;
 }
 
-/// Exports the handler of an [`HttpApplication`], whose name it is given.
+/// Exports the handler of an [`HttpApplication`](crate::http::HttpApplication), whose name it is given.
 #[macro_export]
 macro_rules! export_http {
     ($application:ident) => {
