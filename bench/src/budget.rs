@@ -1,5 +1,6 @@
 //! The budgets of the design that concern SIP, and how figures stand beside them.
 
+use crate::applications;
 use crate::pieces::Pieces;
 use crate::statistics::Summary;
 
@@ -10,6 +11,8 @@ pub enum Unit {
     Times,
     /// Octets.
     Bytes,
+    /// Microseconds of processor time.
+    Microseconds,
     /// Milliseconds.
     Milliseconds,
 }
@@ -57,6 +60,15 @@ pub fn lines(pieces: &Pieces) -> Vec<Line> {
         beside_fastest: ratio(group, ours, "kamailio-fast"),
         ..times(subject, against, limit, ratio(group, ours, "kamailio"))
     };
+    let applied = pieces.applications.as_ref().map(|piece| &piece.figures);
+    let microseconds = |subject, limit, contender| Line {
+        subject,
+        against: "",
+        limit,
+        unit: Unit::Microseconds,
+        measured: applied.and_then(|figures| figures.cpu_us(applications::GROUP, contender)),
+        beside_fastest: None,
+    };
     let one = |figure: Option<f64>| Summary::of(figure);
     let bytes = |subject, limit, measured| Line {
         subject,
@@ -93,6 +105,12 @@ pub fn lines(pieces: &Pieces) -> Vec<Line> {
             2.0,
             ratio("dialog-udp", "outlast", "echo"),
         ),
+        microseconds(
+            "application (Rust guest) answering INVITE and BYE, replicated, reused instances",
+            120.0,
+            applications::REUSED,
+        ),
+        microseconds("the same, fresh instances", 200.0, applications::FRESH),
         bytes(
             "store for a binding, record and index, of a million",
             500.0,

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use anyhow::bail;
 use serde::{Deserialize, Serialize};
 
 use crate::load::{self, Load, LoadReport, Transport};
@@ -258,14 +259,23 @@ impl Comparison {
     }
 }
 
-/// Runs every group of `extent`. What cannot be run is written down, and the rest goes on.
-pub fn run(bench: &Bench, extent: Extent, mut say: impl FnMut(&str)) -> Comparison {
+/// Runs everything that is compared.
+pub fn run(bench: &Bench, extent: Extent, say: impl FnMut(&str)) -> Comparison {
+    run_groups(bench, &groups(extent), extent.rounds, say)
+}
+
+/// Runs these groups in so many rounds. What cannot be run is written down, and the rest goes on.
+pub(crate) fn run_groups(
+    bench: &Bench,
+    groups: &[Group],
+    rounds: usize,
+    mut say: impl FnMut(&str),
+) -> Comparison {
     let mut comparison = Comparison::default();
-    let groups = groups(extent);
-    let runs = groups.iter().map(|group| group.contenders.len()).sum::<usize>() * extent.rounds;
+    let runs = groups.iter().map(|group| group.contenders.len()).sum::<usize>() * rounds;
     let mut progress = Progress::of(runs, &mut say);
-    for round in 0..extent.rounds {
-        for group in &groups {
+    for round in 0..rounds {
+        for group in groups {
             for place in 0..group.contenders.len() {
                 let contender = &group.contenders[(place + round) % group.contenders.len()];
                 let run = format!("{:<13} {:<21}", group.id, contender.id);
@@ -295,6 +305,11 @@ pub(crate) fn first_line(error: &anyhow::Error) -> String {
 fn measure(bench: &Bench, contender: &Contender, round: usize) -> anyhow::Result<Sample> {
     let server = Server::start(bench, contender.server)?;
     let report = load::run(bench, &server, &contender.load)?;
+    if let ServerKind::OutlastAnswering(_) = contender.server
+        && report.invite_to_180_us.is_some()
+    {
+        bail!("it rang, so phones answered and not the application");
+    }
     Ok(Sample::of(&report, contender.parts, round))
 }
 

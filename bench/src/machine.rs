@@ -27,7 +27,16 @@ pub struct Made {
     pub rustc: String,
     /// `kamailio -v`, its first line.
     pub kamailio: String,
+    /// How this build differs from the release profile; empty when it does not.
+    #[serde(default)]
+    pub profile: String,
 }
+
+/// What cargo was told of the profile by its environment. Bench and servers are built together, so it is theirs too.
+const PROFILE: [(&str, Option<&str>); 2] = [
+    ("lto", option_env!("CARGO_PROFILE_RELEASE_LTO")),
+    ("codegen-units", option_env!("CARGO_PROFILE_RELEASE_CODEGEN_UNITS")),
+];
 
 impl Made {
     /// Here and now.
@@ -51,8 +60,14 @@ impl Made {
             kernel: first_line(Command::new("uname").arg("-sr")).unwrap_or_else(unknown),
             rustc: first_line(Command::new("rustc").arg("--version")).unwrap_or_else(unknown),
             kamailio: version.trim_start_matches("version: ").trim().to_owned(),
+            profile: differing(PROFILE),
         }
     }
+}
+
+fn differing<const N: usize>(settings: [(&str, Option<&str>); N]) -> String {
+    let told = settings.iter().filter_map(|(name, value)| Some(format!("{name} = {}", (*value)?)));
+    told.collect::<Vec<_>>().join(", ")
 }
 
 fn unknown() -> String {
@@ -79,6 +94,12 @@ fn kilobytes(text: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_profile_is_named_where_it_is_not_the_usual_one() {
+        assert_eq!(differing([("lto", Some("off")), ("codegen-units", None)]), "lto = off");
+        assert_eq!(differing([("lto", None)]), "");
+    }
 
     #[test]
     fn fields_of_proc_are_read_by_their_names() {

@@ -4,11 +4,12 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use bench::compare::Comparison;
 use bench::machine::Made;
 use bench::pieces::{Piece, Pieces};
 use bench::server::Bench;
 use bench::steps::timing;
-use bench::{compare, latency, report, scale};
+use bench::{applications, compare, latency, report, scale};
 use clap::{Parser, ValueEnum};
 
 /// Measures Outlast beside Kamailio and a bare echo.
@@ -29,6 +30,12 @@ struct CommandLine {
     /// Share of the bindings, calls and connections of `scale`: less than 1 to try it out
     #[arg(long, default_value_t = 1.0)]
     share: f64,
+    /// Directory that `apps/build` has built into; `applications` needs it. Not given: target/apps of the repository
+    #[arg(long)]
+    applications: Option<PathBuf>,
+    /// Two short rounds of `applications`, shown and not written
+    #[arg(long)]
+    quick: bool,
     /// This part of `scale` only, shown and not written; may be repeated
     #[arg(long, value_enum)]
     only: Vec<scale::Part>,
@@ -42,6 +49,8 @@ enum Mode {
     Quick,
     /// Beside Kamailio and the echo.
     Compare,
+    /// An application beside a relayed call and the echo; by itself only.
+    Applications,
     /// Percentiles below saturation.
     Latency,
     /// A million bindings, a hundred thousand calls.
@@ -54,7 +63,7 @@ enum Mode {
 
 impl Mode {
     fn includes(self, part: Mode) -> bool {
-        self == part || self == Mode::All
+        self == part || (self == Mode::All && part != Mode::Applications)
     }
 
     /// The command that a reader types.
@@ -66,11 +75,13 @@ impl Mode {
 }
 
 fn main() -> anyhow::Result<()> {
-    let CommandLine { mode, binaries, repository, scratch, share, only } = CommandLine::parse();
+    let CommandLine { mode, binaries, repository, scratch, share, applications, quick, only } =
+        CommandLine::parse();
     let repository = repository.canonicalize().context("--repository")?;
     let bench = Bench {
         binaries: binaries.canonicalize().context("--binaries")?,
         peers: repository.join("bench/peers"),
+        applications: applications.unwrap_or_else(|| repository.join("target/apps")),
         scratch: scratch.canonicalize().context("--scratch")?,
         users: compare::Extent::FULL.users,
     };
@@ -78,13 +89,21 @@ fn main() -> anyhow::Result<()> {
         let figures = compare::run(&bench, compare::Extent::QUICK, say);
         return show(&report::headline(&figures));
     }
-    let results = repository.join("bench/results");
-    let mut pieces = Pieces::read(&results)?;
     // Before anything is written, so that the commit is that of what is measured.
     let made = Made::here(&mode.command(), &repository);
+    if mode == Mode::Applications && quick {
+        return show_applications(&applications::run(&bench, compare::Extent::QUICK, say), &made);
+    }
+    let results = repository.join("bench/results");
+    let mut pieces = Pieces::read(&results)?;
     if mode.includes(Mode::Compare) {
         let figures = compare::run(&bench, compare::Extent::FULL, say);
         pieces.compare = Some(Piece { made: made.clone(), figures });
+    }
+    if mode.includes(Mode::Applications) {
+        let figures = applications::run(&bench, compare::Extent::FULL, say);
+        show_applications(&figures, &made)?;
+        pieces.applications = Some(Piece { made: made.clone(), figures });
     }
     if mode.includes(Mode::Latency) {
         let figures = latency::run(&bench, latency::Extent::FULL, say)?;
@@ -112,6 +131,11 @@ fn main() -> anyhow::Result<()> {
         show(&report::headline(&piece.figures))?;
     }
     show("written: bench/RESULTS.md, bench/plots, bench/results, the table in README.md\n")
+}
+
+fn show_applications(figures: &Comparison, made: &Made) -> anyhow::Result<()> {
+    let profile = if made.profile.is_empty() { "as it is" } else { &made.profile };
+    show(&format!("{}\nrelease profile: {profile}\n", report::applications_table(figures)))
 }
 
 /// Progress goes to stderr, so that what was asked for can be taken from stdout.

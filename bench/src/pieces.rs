@@ -28,6 +28,8 @@ pub struct Piece<T> {
 pub struct Pieces {
     /// Outlast beside Kamailio and the echo.
     pub compare: Option<Piece<Comparison>>,
+    /// An application beside a relayed call and the echo.
+    pub applications: Option<Piece<Comparison>>,
     /// Many bindings, calls, flows.
     pub scale: Option<Piece<ScaleFigures>>,
     /// Percentiles below saturation.
@@ -44,6 +46,7 @@ impl Pieces {
     pub fn read(directory: &Path) -> anyhow::Result<Pieces> {
         Ok(Pieces {
             compare: read(&directory.join("compare.json"))?,
+            applications: read(&directory.join("applications.json"))?,
             scale: read(&directory.join("scale.json"))?,
             latency: read(&directory.join("latency.json"))?,
             steps: read(&directory.join("steps.json"))?,
@@ -57,6 +60,7 @@ impl Pieces {
     pub fn write(&self, directory: &Path) -> anyhow::Result<()> {
         fs::create_dir_all(directory)?;
         write(&directory.join("compare.json"), self.compare.as_ref())?;
+        write(&directory.join("applications.json"), self.applications.as_ref())?;
         write(&directory.join("scale.json"), self.scale.as_ref())?;
         write(&directory.join("latency.json"), self.latency.as_ref())?;
         write(&directory.join("steps.json"), self.steps.as_ref())

@@ -64,7 +64,8 @@ pub(super) fn section(figures: &Comparison) -> String {
         )
         .expect("a text takes all");
         for contender in &group.contenders {
-            text += &row(figures, group.id, contender.id);
+            let name = contender_name(contender.id);
+            text += &row(figures, group.id, (name, contender.id), &["outlast"]);
         }
     }
     if !figures.missing.is_empty() {
@@ -76,7 +77,13 @@ pub(super) fn section(figures: &Comparison) -> String {
     text
 }
 
-fn row(figures: &Comparison, group: &str, contender: &str) -> String {
+/// The figures of a contender under that name, and its CPU as a multiple of that of each of others.
+pub(super) fn row(
+    figures: &Comparison,
+    group: &str,
+    (name, contender): (&str, &str),
+    others: &[&str],
+) -> String {
     let samples = figures.samples(group, contender);
     let of = |figure: fn(&Sample) -> f64| {
         Summary::of(samples.iter().map(figure)).map_or("–".to_owned(), spread)
@@ -88,11 +95,13 @@ fn row(figures: &Comparison, group: &str, contender: &str) -> String {
             count => format!("{count} of {operations}"),
         }
     };
+    let ratios = others
+        .iter()
+        .map(|other| figures.cpu_ratio(group, contender, other).map_or("–".to_owned(), ratio));
     format!(
-        "| {} | {} | {} | {} | {} | {} | {} |\n",
-        contender_name(contender),
+        "| {name} | {} | {} | {} | {} | {} | {} |\n",
         of(|sample| sample.cpu_us),
-        figures.cpu_ratio(group, contender, "outlast").map_or("–".to_owned(), ratio),
+        ratios.collect::<Vec<_>>().join(" | "),
         of(|sample| sample.throughput_per_s),
         of(|sample| sample.p50_us),
         total(|sample| sample.failures),

@@ -7,8 +7,9 @@ use crate::pieces::Pieces;
 
 /// A line for each piece: command, commit, machine, versions.
 pub(super) fn made(pieces: &Pieces) -> String {
-    let pieces: [(&str, Option<&Made>); 4] = [
+    let pieces: [(&str, Option<&Made>); 5] = [
         ("beside Kamailio", pieces.compare.as_ref().map(|piece| &piece.made)),
+        ("applications", pieces.applications.as_ref().map(|piece| &piece.made)),
         ("latency", pieces.latency.as_ref().map(|piece| &piece.made)),
         ("scale", pieces.scale.as_ref().map(|piece| &piece.made)),
         ("steps alone", pieces.steps.as_ref().map(|piece| &piece.made)),
@@ -20,7 +21,7 @@ pub(super) fn made(pieces: &Pieces) -> String {
         let Some(made) = made else { continue };
         writeln!(
             text,
-            "| {part} | `{}` | `{}` | {} | {} × {}, {:.0} GB, {} | {}, {} |",
+            "| {part} | `{}` | `{}` | {} | {} × {}, {:.0} GB, {} | {}, {}{} |",
             made.command,
             made.commit,
             made.at,
@@ -30,6 +31,7 @@ pub(super) fn made(pieces: &Pieces) -> String {
             made.kernel,
             made.kamailio,
             made.rustc,
+            if made.profile.is_empty() { String::new() } else { format!(", {}", made.profile) },
         )
         .expect("a text takes all");
     }
@@ -61,9 +63,11 @@ pub(super) const HOW: &str = "
   nonce count with the binding; Kamailio keeps none here.
 - A relayed call is INVITE, 100, 180, 200, ACK, BYE and 200 through registrar and proxy. Outlast commits its set-up record
   before 100 leaves.
+- Applications: [`apps/answer`](../apps/answer), deployed with `match` for every INVITE, so that a call is INVITE, 200, ACK, BYE and
+  200 with the session committed before its 200. Nobody is relayed to.
 
 What was changed and tried, and what profiles show, stands in [NOTES.md](NOTES.md).
 
 Make it again: `bench/run` for everything, `bench/run compare`, `latency`, `scale` or `steps` for a part, `bench/run quick`
-for a look that writes nothing. `bench/instructions BASE` compares the steps' instructions with those of another commit.
+for a look that writes nothing; `bench/run applications` is apart, since it needs what builds WebAssembly. `bench/instructions BASE` compares the steps' instructions with those of another commit.
 ";

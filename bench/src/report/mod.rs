@@ -1,6 +1,7 @@
 //! `bench/RESULTS.md`, its plots and the README's table, from the pieces. A text for readers who will not run anything:
 //! each figure with its spread, each budget with how it stands, and how it was all made.
 
+mod applications;
 mod comparison;
 mod latency;
 mod method;
@@ -17,6 +18,7 @@ use crate::budget::{self, Unit};
 use crate::pieces::Pieces;
 use crate::statistics::Summary;
 
+pub use applications::table as applications_table;
 pub use comparison::headline;
 
 /// Where the README's table begins and ends.
@@ -35,6 +37,9 @@ pub fn results(pieces: &Pieces) -> String {
     text += &budgets(pieces);
     if let Some(piece) = &pieces.compare {
         text += &comparison::section(&piece.figures);
+    }
+    if let Some(piece) = &pieces.applications {
+        text += &applications::section(&piece.figures);
     }
     if let Some(piece) = &pieces.latency {
         text += &latency::section(&piece.figures);
@@ -93,11 +98,13 @@ fn budgets(pieces: &Pieces) -> String {
         let limit = match (line.unit, line.against) {
             (Unit::Times, against) => format!("≤ {:.2} × {against}", line.limit),
             (Unit::Bytes, _) => format!("≤ {}", bytes(line.limit)),
+            (Unit::Microseconds, _) => format!("≤ {} µs", line.limit),
             (Unit::Milliseconds, _) => format!("≤ {} ms", line.limit),
         };
         let measured = line.measured.map_or("not measured".to_owned(), |summary| match line.unit {
             Unit::Times => ratio(summary),
             Unit::Bytes => bytes(summary.median),
+            Unit::Microseconds => format!("{} µs", spread(summary)),
             Unit::Milliseconds => format!("{} ms", number(summary.median)),
         });
         let verdict = match (line.measured, line.missed_by()) {

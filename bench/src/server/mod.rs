@@ -45,6 +45,15 @@ pub enum Allocator {
     Fast,
 }
 
+/// What events of an application find, `[instances] reuse` in its manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Instances {
+    /// Each a new instance.
+    Fresh,
+    /// One that others had before.
+    Reused,
+}
+
 /// How long an answer to a first question may take before it is asked again.
 const ANSWER_LIMIT: Duration = Duration::from_millis(100);
 
@@ -53,6 +62,8 @@ const ANSWER_LIMIT: Duration = Duration::from_millis(100);
 pub enum ServerKind {
     /// `outlast up` with its defaults.
     Outlast(Authentication),
+    /// The same with an application that answers all calls: `apps/answer`.
+    OutlastAnswering(Instances),
     /// Kamailio as registrar and stateful proxy.
     Kamailio(Authentication, Allocator),
     /// Kamailio that forwards without state.
@@ -68,6 +79,8 @@ pub struct Bench {
     pub binaries: PathBuf,
     /// `bench/peers`.
     pub peers: PathBuf,
+    /// Where `apps/build` has built into; only applications need it.
+    pub applications: PathBuf,
     /// Below it each server gets a directory.
     pub scratch: PathBuf,
     /// Users of the largest comparison; as many accounts are made.
@@ -121,6 +134,11 @@ impl Server {
         match kind {
             ServerKind::Outlast(authentication) => {
                 Ok(Node::start(bench, authentication, "")?.into_server())
+            }
+            ServerKind::OutlastAnswering(instances) => {
+                let node = Node::start(bench, Authentication::Off, "")?;
+                node.deploy_answer(bench, instances)?;
+                Ok(node.into_server())
             }
             ServerKind::Kamailio(authentication, allocator) => {
                 kamailio::registrar(bench, authentication, allocator, 14)

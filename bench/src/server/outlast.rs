@@ -18,7 +18,7 @@ use state::engine::embedded::{Durability, EmbeddedStore, Options, size_of};
 use state::{Batch, Expect, Store as _, UnixMillis};
 
 use super::process::{Process, family, memory_bytes};
-use super::{Authentication, Bench, DOMAIN, PASSWORD, Server};
+use super::{Authentication, Bench, DOMAIN, Instances, PASSWORD, Server};
 use crate::load::Watch;
 use crate::messages;
 
@@ -86,6 +86,7 @@ impl Node {
                 "[registrar]\ndomains = [\"{DOMAIN}\"]\nauthenticate = {authenticate}\n{registrar_settings}\n\
                  [[edge.instances]]\nname = \"edge1\"\nlisten = [\"127.0.0.1:0\"]\n\
                  [edge.tcp]\nconnections_per_address_max = 20000\n\
+                 [container]\nhttp = \"127.0.0.1:0\"\n\
                  [log]\nlevel = \"warn\"\n"
             ),
         )?;
@@ -101,6 +102,37 @@ impl Node {
         let (udp, tcp) = addresses.context("the ready line has addresses")?;
         let watch = Watch::Node(directory.clone());
         Ok(Node { server: Server { udp, tcp: Some(tcp), watch, directory, process } })
+    }
+
+    /// Deploys `apps/answer` so that it answers every call.
+    ///
+    /// # Errors
+    /// When it is not built, or the node does not take it.
+    pub fn deploy_answer(&self, bench: &Bench, instances: Instances) -> anyhow::Result<()> {
+        const COMPONENT: &str = "answer.wasm";
+        let directory = bench.directory("answer")?;
+        let built = bench.applications.join("answer").join(COMPONENT);
+        fs::copy(&built, directory.join(COMPONENT))
+            .with_context(|| format!("{} is missing; apps/build makes it", built.display()))?;
+        let reuse = instances == Instances::Reused;
+        fs::write(
+            directory.join("outlast-app.toml"),
+            format!(
+                "name = \"answer\"\nversion = \"1.0.0\"\ncomponent = \"{COMPONENT}\"\n\
+                 [sip]\nmatch = {{ equal = [\"request.method\", \"INVITE\"] }}\n\
+                 [instances]\nreuse = {reuse}\n"
+            ),
+        )?;
+        let output = Command::new(bench.binaries.join("outlast"))
+            .args(["app", "deploy"])
+            .arg(&directory)
+            .arg("--dir")
+            .arg(&self.server.directory)
+            .output()?;
+        if !output.status.success() {
+            bail!("not deployed: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(())
     }
 
     /// As any other server.

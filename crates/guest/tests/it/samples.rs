@@ -132,6 +132,7 @@ fn all_samples_are_fit_to_be_deployed_and_offer_what_they_say() {
     let keyed = Handlers { session_key: true, ..sip };
     let http = Handlers { http: true, ..Handlers::default() };
     for (name, expected) in [
+        ("answer", sip),
         ("b2bua", sip),
         ("busy-hours", sip),
         ("click-to-dial", Handlers { http: true, ..sip }),
@@ -210,6 +211,19 @@ async fn b2bua_calls_for_the_caller_and_agrees_on_a_session_timer() {
     assert_eq!(answer.body.as_ref().unwrap().content, OFFER);
     let watches = |effect: &SessionEffect| matches!(effect, SessionEffect::StartTimer { after, every: None, .. } if *after == Duration::from_secs(1200));
     assert!(effects.iter().any(watches), "{effects:?}");
+}
+
+#[tokio::test]
+async fn answer_holds_every_call_that_brings_an_offer() {
+    let Some(guest) = sample("answer", &[]) else { return };
+    let invite = request("INVITE", "sip:answer@example.com", SDP, OFFER);
+    let effects = guest.on_event(&session(), &invite).await;
+    let [SessionEffect::Respond { response, .. }] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(response.status, 200);
+    let answer = String::from_utf8_lossy(&response.body.as_ref().unwrap().content);
+    assert!(answer.contains("a=inactive"), "{answer}");
+    let empty = request("INVITE", "sip:answer@example.com", "", "");
+    assert_eq!(told(&guest.on_event(&session(), &empty).await), Some(488));
 }
 
 #[tokio::test]

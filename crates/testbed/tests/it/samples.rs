@@ -138,6 +138,19 @@ fn log_of_containers(node: &Node) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn answer_holds_a_call_until_the_caller_hangs_up() {
+    let Some(node) = node_with("answer", &[]) else { return };
+    let alice = phone(&node, "alice").await;
+    let calling = alice.call(0, &sip_uri("answer")).await.unwrap().answered().await.unwrap();
+    assert!(String::from_utf8_lossy(calling.remote_description()).contains("a=inactive"));
+    node.kill_and_wait_ready(&owner(&node));
+    calling.hang_up().await.unwrap();
+    wait_until_no_session_is_left(&node);
+    assert_in_order(&[&alice]);
+    node.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn b2bua_stands_in_every_call_keeps_its_timer_and_logs_it() {
     let Some(node) = node_with("b2bua", &["session_seconds=600"]) else { return };
     let (alice, bob) = (phone(&node, "alice").await, phone(&node, "bob").await);
