@@ -84,6 +84,8 @@ impl Desk {
                 let answered = self.answer_admitted(request, sender).await;
                 let is_not_handled = matches!(answered, Err(StatusCode::SERVICE_UNAVAILABLE));
                 let mut response = answered.unwrap_or_else(answers::page);
+                // Applications say what they like, but not this.
+                hops::leave_out_own(response.headers_mut());
                 if is_not_handled && sender == Sender::Neighbour {
                     hops::say_not_handled(response.headers_mut());
                 }

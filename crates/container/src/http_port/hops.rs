@@ -30,9 +30,16 @@ pub enum Sender {
     Neighbour,
 }
 
-/// Takes out how often a request was forwarded. Of strangers nothing is believed.
+/// Takes out what only containers say to each other.
+pub(super) fn leave_out_own(headers: &mut HeaderMap) {
+    headers.remove(HOPS);
+    headers.remove(NOT_HANDLED);
+}
+
+/// Takes out how often a request was forwarded, and whatever else only containers say. Of strangers nothing is believed.
 pub(super) fn take(headers: &mut HeaderMap, sender: Sender) -> u8 {
     let said = headers.remove(HOPS);
+    leave_out_own(headers);
     match sender {
         Sender::Stranger => 0,
         Sender::Neighbour => {
@@ -81,6 +88,7 @@ mod tests {
     fn a_neighbour_says_how_often_and_a_stranger_nothing() {
         let mut headers = HeaderMap::new();
         note(&mut headers, 1);
+        say_not_handled(&mut headers);
         assert_eq!(take(&mut headers.clone(), Sender::Neighbour), 1);
         assert_eq!(take(&mut headers, Sender::Stranger), 0);
         assert!(headers.is_empty(), "applications do not see it");

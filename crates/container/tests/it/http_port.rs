@@ -1,7 +1,8 @@
 //! The HTTP port of a container, with an application that answers what a test wants, when it wants.
 
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use crate::Container;
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(20);
 
-/// Says `hello`; to `/app/wait` not before it may.
+/// Says `hello`; to `/app/wait` not before it may; to `/app/mimics` with what only containers say.
 struct Hello {
     may_answer: Semaphore,
 }
@@ -55,7 +56,14 @@ impl HttpApplication for Hello {
                 _ => {}
             }
             let body = Full::new(Bytes::from_static(b"hello"));
-            Ok(http::Response::new(body.map_err(|never| match never {}).boxed_unsync()))
+            let mut response =
+                http::Response::new(body.map_err(|never| match never {}).boxed_unsync());
+            if request.uri().path() == "/app/mimics" {
+                for name in ["outlast-not-handled", "outlast-hops"] {
+                    response.headers_mut().insert(name, http::HeaderValue::from_static("1"));
+                }
+            }
+            Ok(response)
         }
         .boxed()
     }
@@ -111,7 +119,7 @@ fn ask(stream: &mut TcpStream, path: &str) {
 }
 
 /// The answer up to its end: all have a length.
-fn answer(stream: &mut TcpStream) -> String {
+fn answer(stream: &mut impl Read) -> String {
     let mut octets = Vec::new();
     loop {
         let text = String::from_utf8_lossy(&octets).to_ascii_lowercase();
@@ -151,6 +159,27 @@ async fn what_cannot_be_answered_is_said_with_what_to_do() {
     assert!(asked(address, "/application").await.starts_with("http/1.1 404"));
     served.port.end().await;
     assert!(TcpStream::connect(address).is_err(), "the port is free");
+}
+
+#[tokio::test]
+async fn no_application_says_for_its_container_that_nothing_was_done() {
+    let served = Served::start(any(), None);
+    let socket = served.container.directory.path().join("c1.http");
+    let asked = |path: &'static str| {
+        let socket = socket.clone();
+        let asking = move || {
+            let mut stream = UnixStream::connect(socket).unwrap();
+            stream.set_read_timeout(Some(LONG)).unwrap();
+            stream.read_exact(&mut [0; 1]).unwrap(); // the greeting
+            write!(stream, "POST {path} HTTP/1.1\r\nHost: x\r\nOutlast-Hops: 1\r\n\r\n").unwrap();
+            answer(&mut stream)
+        };
+        async { tokio::task::spawn_blocking(asking).await.unwrap() }
+    };
+    let mimicked = asked("/app/mimics").await;
+    assert!(mimicked.starts_with("http/1.1 200") && !mimicked.contains("outlast-"), "{mimicked}");
+    let busy = asked("/app/busy").await;
+    assert!(busy.starts_with("http/1.1 503") && busy.contains("outlast-not-handled: "), "{busy}");
 }
 
 #[tokio::test]
