@@ -18,6 +18,9 @@ pub const TIMER_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 /// What an application puts into one message, in octets: addresses, headers and body. A message has 64 KiB at most
 /// ([`sip::MESSAGE_BYTES_MAX`]); the rest is for the fields of the container and of those that it passes.
 pub const MESSAGE_CONTENT_BYTES_MAX: usize = 48 * 1024;
+/// The head of a request that is kept leaves so much of a message to the container's own answer, in octets; one with less
+/// room is answered 513.
+pub const ANSWER_ROOM_BYTES: usize = 512;
 /// The most header fields that it puts there.
 pub const MESSAGE_HEADERS_MAX: usize = 128;
 /// The most effects of one event.

@@ -20,7 +20,7 @@ use sip::{Edits, HeaderName, Message, Method};
 use topology::ChoiceKey;
 
 use super::identity::Identity;
-use super::receive::{NewRequest, head_of};
+use super::receive::{NewRequest, TOO_LARGE};
 use super::rules::{BrokenRule, Contact, checked_message, checked_targets, checked_timer_c};
 use super::state::{Action, Answer, Bye, Context, IncomingRequest, Leg, Session};
 use super::{LegName, LegState, ProxyOptions, RequestId, SessionEvent, Supervised};
@@ -121,11 +121,13 @@ impl Session {
         let Ok(received) = Message::parse(known.whole.clone()) else { return Err(cannot) };
         let name = known.leg.clone();
         let leg = self.leg(&name).filter(|leg| leg.state == LegState::Early);
-        let Some(leg) = leg.filter(|leg| leg.proxied.is_none()) else { return Err(cannot) };
+        if leg.is_none_or(|leg| leg.proxied.is_some()) {
+            return Err(cannot);
+        }
         let is_invite = received.method() == Some(Method::Invite);
         // Others make no dialog that a session could know.
         let record_route = if is_invite { options.record_route } else { RecordRoute::No };
-        leg.proxied = Some(Proxied { record_route, supervised: options.supervised });
+        let proxied = Proxied { record_route, supervised: options.supervised };
         let mut edits = Edits::new();
         if record_route == RecordRoute::Yes {
             edits.push_front(HeaderName::RecordRoute, &context.identity.record_route(self.id));
@@ -138,8 +140,17 @@ impl Session {
         }
         let mut goes_on = BytesMut::with_capacity(received.buffer().len() + 256);
         edits.render(&received, &mut goes_on);
+        let goes_on = goes_on.freeze();
+        // It has grown, perhaps beyond what a message may be.
+        if Message::parse(goes_on.clone()).is_err() {
+            self.answer(request, &Response::new(513).reason(TOO_LARGE), context, actions);
+            return Ok(());
+        }
+        if let Some(leg) = self.leg(&name) {
+            leg.proxied = Some(proxied);
+        }
         let plan = ProxyPlan { targets, record_route: RecordRoute::No, timer_c };
-        self.forward(at, goes_on.freeze(), plan, context, actions);
+        self.forward(at, goes_on, plan, context, actions);
         Ok(())
     }
 
@@ -169,6 +180,7 @@ impl Session {
         &mut self,
         at: usize,
         new: &NewRequest,
+        head: &Message,
         context: Context<'_>,
         actions: &mut Vec<Action>,
     ) -> SessionEvent {
@@ -176,7 +188,7 @@ impl Session {
         let ends_call =
             leg.is_between_its_ends(&new.request) && new.request.method() == Some(Method::Bye);
         let name = leg.name.clone();
-        let event = self.wants_answer(name.clone(), new, &head_of(&new.request));
+        let event = self.wants_answer(name.clone(), new, head);
         if ends_call {
             self.end_leg(&name, Bye::Done, context, actions);
         }
@@ -193,9 +205,19 @@ impl Session {
             if whole.is_empty() || !is_open || !is_proxied() {
                 continue;
             }
-            let Ok(request) = Message::parse(whole) else { continue };
-            let Ok(rewritten) = without_own_route(&request) else { continue };
-            let request = rewritten.unwrap_or(request);
+            let request = Message::parse(whole).map_err(|_| "Malformed Request");
+            let goes_on = request.and_then(|request| {
+                let rewritten = without_own_route(&request)?;
+                Ok(rewritten.unwrap_or(request))
+            });
+            let request = match goes_on {
+                Ok(request) => request,
+                Err(reason) => {
+                    let response = Response::new(400).reason(reason);
+                    self.answer(known.id, &response, context, actions);
+                    continue;
+                }
+            };
             let uri = Bytes::copy_from_slice(request.request_uri().unwrap_or_default());
             let plan = ProxyPlan::to_targets(vec![Target::new(uri)]);
             self.forward(at, request.buffer().clone(), plan, context, actions);

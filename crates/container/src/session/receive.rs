@@ -20,11 +20,14 @@ use super::state::{
 use super::{LegName, LegState, RequestId, SessionEvent, SessionId, limits};
 use crate::application::Response;
 
+/// The reason of 513.
+pub(super) const TOO_LARGE: &str = "Message Too Large";
+
 impl Session {
     /// The session that an initial request begins, and what its application is told of it.
     ///
     /// # Errors
-    /// [`NoSession`]: the request makes no dialog although it should, or has come too far.
+    /// [`NoSession`]: the request makes no dialog although it should, or is too large.
     pub fn begin(
         id: SessionId,
         application: &str,
@@ -84,10 +87,7 @@ impl Session {
 
     /// Takes in an initial request as a leg of its own.
     fn join(&mut self, new: &NewRequest, context: Context<'_>) -> Result<SessionEvent, NoSession> {
-        if new.request.method().is_none() {
-            return Err(NoSession { status: 400, reason: "Malformed Request" });
-        }
-        let head = head_of(&new.request);
+        let head = head_of(&new.request)?;
         let leg = self.add_caller(&head, context)?;
         self.depth = self.depth.max(chain::depth_of(&new.request));
         Ok(self.wants_answer(leg, new, &head))
@@ -216,8 +216,12 @@ impl Session {
         if !self.has_room_for(method) {
             return refuse(context.identity.responder.try_again(request));
         }
+        let head = match head_of(request) {
+            Ok(head) => head,
+            Err(no) => return refuse(Response::new(no.status).reason(no.reason)),
+        };
         if self.legs[at].proxied.is_some() {
-            return Some(self.through(at, new, context, actions));
+            return Some(self.through(at, new, &head, context, actions));
         }
         let dialog = self.legs[at].dialog.as_mut().expect("the leg was found by its dialog");
         let before = dialog.clone();
@@ -232,7 +236,6 @@ impl Session {
             self.legs[at].dialog = Some(Dialog { remote_cseq, ..before });
             return refuse(crossing);
         }
-        let head = head_of(request);
         let event = self.wants_answer(leg.clone(), new, &head);
         if method == Method::Bye {
             self.end_leg(&leg, Bye::Done, context, actions);
@@ -520,9 +523,15 @@ pub(super) fn failed_event((leg, method, status): (LegName, Bytes, u16)) -> Sess
 }
 
 /// A request without what is not needed to answer it, so that it may be kept.
-pub(super) fn head_of(request: &Message) -> Message {
-    let method = request.method().expect("it is a request");
-    let uri = request.request_uri().expect("it is a request");
+///
+/// # Errors
+/// 513: names written long, and what every request of ours has, make it longer than a message may be; or an answer to
+/// it might be. 400: it is no request.
+pub(super) fn head_of(request: &Message) -> Result<Message, NoSession> {
+    let malformed = NoSession { status: 400, reason: "Malformed Request" };
+    let (Some(method), Some(uri)) = (request.method(), request.request_uri()) else {
+        return Err(malformed);
+    };
     let mut head = RequestBuilder::new(method, uri);
     for (name, _, value) in request.all_fields() {
         let is_kept = matches!(
@@ -539,7 +548,10 @@ pub(super) fn head_of(request: &Message) -> Message {
             head = head.header(name, value);
         }
     }
-    Message::parse(head.build()).expect("what is built of a message's fields is a message")
+    let head = head.build();
+    let has_room = head.len() + limits::ANSWER_ROOM_BYTES <= sip::MESSAGE_BYTES_MAX;
+    let head = Message::parse(head).ok().filter(|_| has_room);
+    head.ok_or(NoSession { status: 513, reason: TOO_LARGE })
 }
 
 /// For whoever repeats a 2xx: T1, doubled up to T2 (RFC 3261 §13.3.1.4).

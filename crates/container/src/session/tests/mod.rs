@@ -8,6 +8,7 @@ mod endings;
 mod legs;
 mod proxying;
 mod rules;
+mod sizes;
 mod takeover;
 
 use bench::{Bench, call, invite, ok, response_to};

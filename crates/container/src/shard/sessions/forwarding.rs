@@ -156,7 +156,9 @@ impl Shard {
     ) {
         let Some(live) = self.sessions.wake(id) else { return };
         let Some((request, set_up, _)) = live.present().forwarded(key) else { return };
-        let Ok(message) = Message::parse(set_up.request.clone()) else { return };
+        let Ok(message) = Message::parse(set_up.request.clone()) else {
+            return self.contradicts_itself(id, request, now, effects);
+        };
         let origin = Origin { link: NO_LINK, flow: set_up.flow };
         let is_ours = self.is_by_front_door(message.buffer(), decides(message.buffer()));
         if is_ours && self.goes_to_application_behind(id, &message, now) {
@@ -195,7 +197,9 @@ impl Shard {
         let application = name_of(session.application()).to_owned();
         let Some((of, set_up, is_answered)) = session.forwarded(key) else { return };
         let set_up = set_up.clone();
-        let Ok(request) = Message::parse(set_up.request.clone()) else { return };
+        let Ok(request) = Message::parse(set_up.request.clone()) else {
+            return self.contradicts_itself(id, of, now, effects);
+        };
         let via_mark = session.via_mark(identity, &request);
         let origin = Origin { link: NO_LINK, flow: set_up.flow };
         let server = match self.transactions.server_by_key(key) {
@@ -227,11 +231,22 @@ impl Shard {
             &mut asked,
         );
         let Ok(proxy) = proxy else {
-            error!(session = %id, "the record of a request that goes on contradicts itself; answered 500");
-            return self.reply_for_session(id, of, Reply::Own(Response::new(500)), now, effects);
+            return self.contradicts_itself(id, of, now, effects);
         };
         self.add_context(server, proxy, &request, NO_LINK, Notes::Session(id, of));
         self.carry_out_proxy(server, asked, now, effects);
+    }
+
+    /// A request cannot go on by what its session says of it: an error of ours, or of who wrote the record.
+    fn contradicts_itself(
+        &mut self,
+        id: SessionId,
+        request: RequestId,
+        now: Instant,
+        effects: &mut Vec<ShardEffect>,
+    ) {
+        error!(session = %id, "the record of a request that goes on contradicts itself; answered 500");
+        self.reply_for_session(id, request, Reply::Own(Response::new(500)), now, effects);
     }
 
     /// An ACK to a 2xx goes on without a transaction (RFC 3261 §16.11).

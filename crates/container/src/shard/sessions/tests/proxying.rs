@@ -423,3 +423,25 @@ fn requests_of_a_dialog_go_on_when_the_session_in_its_route_is_over() {
     assert!(!ends.heard.lock().unwrap().contains(&"BYE".to_owned()));
     assert_eq!(world.caller.faults, Vec::<String>::new());
 }
+
+#[test]
+fn request_of_whatever_size_is_answered_or_goes_on() {
+    for record_route in [RecordRoute::Yes, RecordRoute::No] {
+        let sizes = (244..=251).map(|fields| "X: y\r\n".repeat(fields));
+        let octets = [64_700, 64_900, 65_000, 65_100, 65_180];
+        let sizes = sizes.chain(octets.map(|octets| format!("X: {}\r\n", "y".repeat(octets))));
+        for more in sizes {
+            let mut world = single(&Passing::new(record_route, Supervised::Yes));
+            let Ok(request) = Message::parse(other("INVITE", &more).into()) else { continue };
+            world.comes(std::str::from_utf8(request.buffer()).unwrap());
+            world.runs(40 * SECOND);
+            let left = world.left();
+            let is_it = |word: &String| word.starts_with("INVITE") || word.starts_with("5");
+            assert!(left.iter().any(is_it), "{} octets: {left:?}", request.buffer().len());
+            if left.iter().any(|word| word.starts_with("5")) {
+                world.runs(40 * SECOND);
+                assert_eq!((world.store.records(), world.sessions()), (0, 0));
+            }
+        }
+    }
+}
