@@ -239,9 +239,9 @@ impl Deployment {
         }
     }
 
-    /// What the last manager left unfinished goes back; the files that nobody needs then.
-    pub fn recover(table: &mut DeployedTable) -> Vec<Removed> {
-        table.recover()
+    /// What the last manager left unfinished goes back. Its version stays until nobody uses it.
+    pub fn recover(table: &mut DeployedTable) {
+        table.recover();
     }
 
     /// Somebody asks. Whoever waits is answered in the end, whatever happens.

@@ -65,7 +65,7 @@ fn list(items: &[impl ToString]) -> String {
 /// What becomes of a version whose rollout failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Abandoned {
-    /// It stays, without being current: sessions may have begun with it.
+    /// It stays, without being current: sessions may have begun with it. Once nobody uses it, it goes by itself.
     Kept,
     /// It is as if it had never been deployed.
     Forgotten,
@@ -130,8 +130,7 @@ impl DeployedTable {
     pub(super) fn abandon(&mut self, name: &str, fate: Abandoned) -> Option<Removed> {
         let deployed = self.applications.get_mut(name)?;
         let version = deployed.rolling_to.take()?;
-        let is_first = deployed.current.is_none() && deployed.versions.len() == 1;
-        if fate == Abandoned::Kept && !is_first {
+        if fate == Abandoned::Kept {
             return None;
         }
         deployed.versions.remove(&version);
@@ -174,10 +173,12 @@ impl DeployedTable {
         Ok(())
     }
 
-    /// Nobody brings in any more what was on its way: the manager that did has died. What is to be removed.
-    pub(super) fn recover(&mut self) -> Vec<Removed> {
-        let names: Vec<String> = self.applications.keys().cloned().collect();
-        names.iter().filter_map(|name| self.abandon(name, Abandoned::Kept)).collect()
+    /// Nobody brings in any more what was on its way: the manager that did has died.
+    pub(super) fn recover(&mut self) {
+        for deployed in self.applications.values_mut() {
+            // As `Abandoned::Kept`: who knows how far it came.
+            deployed.rolling_to = None;
+        }
     }
 
     fn nothing_comes_in(&self, name: &str) -> Result<(), TableRefusal> {

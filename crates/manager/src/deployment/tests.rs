@@ -502,6 +502,43 @@ fn a_retired_application_goes_with_its_last_session() {
 }
 
 #[test]
+fn a_version_with_sessions_stays_whatever_becomes_of_its_coming_in() {
+    // Retired while a session lives, and brought in again in vain.
+    let mut node = Node::deployed();
+    node.used.insert("1.0.0".to_owned());
+    node.ask(Request::Retire { name: "echo".to_owned() });
+    node.unloadable = Some((container(2), "1.0.0".to_owned()));
+    node.switch("1.0.0");
+    assert!(node.rolled_back().contains("coffee"));
+    assert!(!node.wait());
+    assert_eq!(node.told(1), ["1.0.0"]);
+    node.unloadable = None;
+    node.used.clear();
+    assert!(node.wait() && node.told(1).is_empty(), "behind its last session");
+    // The first one, with which sessions have begun when the table cannot be written.
+    let mut node = Node::new();
+    node.begin("1.0.0", RolloutPace::AtOnce);
+    node.used.insert("1.0.0".to_owned());
+    node.disk_is_full = true;
+    node.settle();
+    assert!(node.rolled_back().contains("full"));
+    assert_eq!(node.told(1), ["1.0.0"]);
+    // And when the manager dies.
+    let mut node = Node::new();
+    node.begin("1.0.0", RolloutPace::AtOnce);
+    let Some(Work::Store { table, .. }) = node.work.last() else { panic!("{:?}", node.work) };
+    let mut table = table.clone();
+    Deployment::recover(&mut table);
+    node.deployment = Deployment::new(table, 1_000, KEPT);
+    node.containers_are(true);
+    node.used.insert("1.0.0".to_owned());
+    assert!(!node.wait());
+    assert_eq!(node.told(1), ["1.0.0"]);
+    node.used.clear();
+    assert!(node.wait() && node.told(1).is_empty());
+}
+
+#[test]
 fn who_asks_while_a_version_goes_waits_and_a_full_disk_lets_it_stay() {
     let mut node = Node::deployed();
     node.deploy("1.1.0", RolloutPace::AtOnce);
