@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::request::Parts;
 use http_body_util::combinators::UnsyncBoxBody;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// A body on its way in or out, piece by piece.
 pub type HttpBody = UnsyncBoxBody<Bytes, BodyError>;
@@ -20,6 +21,18 @@ pub enum NotServed {
     Busy,
     /// It failed, or took too long.
     Failed,
+}
+
+/// The place of a request among those that stream: free when all of its clones are dropped.
+#[derive(Clone)]
+pub struct StreamPlace {
+    _permits: Arc<[OwnedSemaphorePermit; 2]>,
+}
+
+impl StreamPlace {
+    pub(super) fn new(of_all: OwnedSemaphorePermit, of_one: OwnedSemaphorePermit) -> StreamPlace {
+        StreamPlace { _permits: Arc::new([of_all, of_one]) }
+    }
 }
 
 /// An application with HTTP handlers. With sessions, it is a
@@ -38,9 +51,11 @@ pub trait HttpApplication: Send + Sync {
         head: &'a Parts,
     ) -> BoxFuture<'a, Result<Option<Bytes>, NotServed>>;
 
-    /// Answers a request without a session, as it comes. What it wants of a request whose client has gone is dropped.
+    /// Answers a request without a session, as it comes. What it wants of a request whose client has gone is dropped;
+    /// whatever works on behind that keeps `place`.
     fn serve(
         self: Arc<Self>,
         request: http::Request<HttpBody>,
+        place: StreamPlace,
     ) -> BoxFuture<'static, Result<http::Response<HttpBody>, NotServed>>;
 }

@@ -21,7 +21,7 @@ use super::forwarding::{NotForwarded, forward, socket_of_life, socket_of_ready};
 use super::hops::{self, Sender};
 use super::routing::{self, Routes};
 use super::server::Stage;
-use super::{HttpBody, HttpRoute, NotServed, answers, limits};
+use super::{HttpBody, HttpRoute, NotServed, StreamPlace, answers, limits};
 use crate::server::ServerHandle;
 use crate::session::{HttpRequest, HttpResponse, SessionId, name_of};
 use crate::shard::{HttpOutcome, SessionChoice};
@@ -136,12 +136,12 @@ impl Desk {
     ) -> Result<Response<HttpBody>, StatusCode> {
         let share = route.shares.stream().ok_or(StatusCode::SERVICE_UNAVAILABLE)?;
         let room = Arc::clone(&self.room.streamed).try_acquire_owned();
-        let room = (room.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?, share);
+        let place = StreamPlace::new(room.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?, share);
         let request = Request::from_parts(head, Watched::new(body).boxed_unsync());
-        let served = Arc::clone(&route.application).serve(request).await;
+        let served = Arc::clone(&route.application).serve(request, place.clone()).await;
         let mut response = served.map_err(status_of)?;
         hops::leave_out_connection(response.headers_mut());
-        Ok(response.map(|body| Held { body, _place: room }.boxed_unsync()))
+        Ok(response.map(|body| Held { body, _place: place }.boxed_unsync()))
     }
 
     async fn answer_by_session(
@@ -163,19 +163,22 @@ impl Desk {
             None => room,
         };
         let room = Arc::clone(&self.room.bodies).try_acquire_many_owned(room);
-        let _room = room.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
+        let room = Arc::new(room.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?);
         let body = whole(body, route.body_bytes_max).await?;
         let request = plain(head, body);
         let choice = choose(key, cookie);
-        self.ask(route, choice, request, hops).await
+        self.ask(route, choice, request, room, hops).await
     }
 
-    /// Gives the request to its session, wherever that is.
+    /// Gives the request to its session, wherever that is. `room`: of its body.
+    ///
+    /// A client that goes ends this, but not the event: so the session has the turn and the room until it is done.
     async fn ask(
         &self,
         route: &HttpRoute,
         mut choice: SessionChoice,
         request: HttpRequest,
+        room: Arc<OwnedSemaphorePermit>,
         hops: u8,
     ) -> Result<Response<HttpBody>, StatusCode> {
         let until = Instant::now() + limits::OWNER_WAIT_MAX;
@@ -188,10 +191,9 @@ impl Desk {
                 return answered;
             }
             let is_new = choice == SessionChoice::New;
-            let outcome = {
-                let _turn = route.shares.turn().await.ok_or(StatusCode::SERVICE_UNAVAILABLE)?;
-                self.container.http(&name, choice.clone(), request.clone()).await
-            };
+            let turn = route.shares.turn().await.ok_or(StatusCode::SERVICE_UNAVAILABLE)?;
+            let held = (turn, Arc::clone(&room));
+            let outcome = self.container.http(&name, choice.clone(), request.clone(), held).await;
             let owner = match outcome {
                 HttpOutcome::Answered { session, response } => {
                     let session = session.filter(|_| is_new);

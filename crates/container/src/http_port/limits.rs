@@ -9,13 +9,14 @@ pub const NEIGHBOURS_MAX: usize = 512;
 /// Requests that are answered at the same time; a further one gets 503. A connection has one at a time.
 pub const REQUESTS_MAX: usize = 1_024;
 /// Requests to applications without sessions among them: each holds an instance for as long as it streams, and calls need
-/// some too. A further one gets 503.
+/// some too. A further one gets 503. One whose client has gone counts until its handler has ended.
 pub const STREAMED_MAX: usize = 128;
 /// Requests to one application that are answered, or wait for their turn, at the same time; a further one gets 503.
 pub const ADMITTED_OF_ONE_MAX: usize = 256;
 /// Those of them that stream; a further one gets 503.
 pub const STREAMED_OF_ONE_MAX: usize = 64;
 /// Events of its sessions that are handled at the same time: handlers of calls take turns with these. A further one waits.
+/// One whose client has gone counts until it is handled.
 pub const HANDLED_OF_ONE_MAX: usize = 32;
 /// For so long; then it gets 503.
 pub const TURN_WAIT_MAX: Duration = Duration::from_secs(3);

@@ -30,6 +30,6 @@ pub mod routing;
 pub mod server;
 mod shares;
 
-pub use application::{BodyError, HttpApplication, HttpBody, NotServed};
+pub use application::{BodyError, HttpApplication, HttpBody, NotServed, StreamPlace};
 pub use routing::{HttpRoute, Place};
 pub use server::{HttpHandle, HttpPort, HttpSettings};

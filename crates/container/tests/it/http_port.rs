@@ -4,13 +4,18 @@ use std::io::{Read, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use container::http_port::{
     HttpApplication, HttpBody, HttpHandle, HttpPort, HttpRoute, HttpSettings, NotServed, Place,
-    limits,
+    StreamPlace, limits,
 };
+use container::session::{
+    HttpResponse, SessionApplication, SessionEffect, SessionEvent, SessionView,
+};
+use container::shard::SessionApplications;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt as _, Full};
@@ -23,7 +28,8 @@ use crate::Container;
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(20);
 
-/// Says `hello`; to `/app/wait` not before it may; to `/app/mimics` with what only containers say.
+/// Says `hello`; to `/app/wait` not before it may; to `/app/works-on` neither, and goes on when its client has
+/// gone; to `/app/mimics` with what only containers say.
 struct Hello {
     may_answer: Semaphore,
 }
@@ -47,12 +53,20 @@ impl HttpApplication for Hello {
     fn serve(
         self: Arc<Self>,
         request: http::Request<HttpBody>,
+        place: StreamPlace,
     ) -> BoxFuture<'static, Result<http::Response<HttpBody>, NotServed>> {
         async move {
             match request.uri().path() {
                 "/app/busy" => return Err(NotServed::Busy),
                 "/app/fails" => return Err(NotServed::Failed),
                 "/app/wait" => self.may_answer.acquire().await.unwrap().forget(),
+                "/app/works-on" => {
+                    let work = async move {
+                        self.may_answer.acquire().await.unwrap().forget();
+                        drop(place);
+                    };
+                    tokio::spawn(work).await.unwrap();
+                }
                 _ => {}
             }
             let body = Full::new(Bytes::from_static(b"hello"));
@@ -64,6 +78,60 @@ impl HttpApplication for Hello {
                 }
             }
             Ok(response)
+        }
+        .boxed()
+    }
+}
+
+/// Its sessions answer when they may.
+struct Patient {
+    begun: AtomicUsize,
+    may_answer: Semaphore,
+}
+
+impl HttpApplication for Patient {
+    fn name(&self) -> &str {
+        "patient@1"
+    }
+
+    fn has_sessions(&self) -> bool {
+        true
+    }
+
+    fn http_session_key<'a>(
+        &'a self,
+        _head: &'a http::request::Parts,
+    ) -> BoxFuture<'a, Result<Option<Bytes>, NotServed>> {
+        std::future::ready(Ok(None)).boxed()
+    }
+
+    fn serve(
+        self: Arc<Self>,
+        _request: http::Request<HttpBody>,
+        _place: StreamPlace,
+    ) -> BoxFuture<'static, Result<http::Response<HttpBody>, NotServed>> {
+        std::future::ready(Err(NotServed::Failed)).boxed()
+    }
+}
+
+impl SessionApplication for Patient {
+    fn name(&self) -> &str {
+        "patient@1"
+    }
+
+    fn accepts(&self, _request: &sip::Message) -> bool {
+        false
+    }
+
+    fn on_event<'a>(
+        &'a self,
+        _session: &'a SessionView,
+        _event: &'a SessionEvent,
+    ) -> BoxFuture<'a, Vec<SessionEffect>> {
+        async {
+            self.begun.fetch_add(1, Ordering::SeqCst);
+            self.may_answer.acquire().await.unwrap().forget();
+            vec![SessionEffect::HttpRespond(HttpResponse::new(200))]
         }
         .boxed()
     }
@@ -292,4 +360,65 @@ async fn a_flood_of_requests_to_one_application_leaves_room_for_the_others() {
         assert!(answer(stream).starts_with("http/1.1 200"));
     }
     assert!(asked(address, "/app").await.starts_with("http/1.1 200"));
+}
+
+/// Waits for what comes soon.
+async fn until(is_so: impl Fn() -> bool) {
+    let soon = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(LONG, soon).await.expect("it comes");
+}
+
+#[tokio::test]
+async fn an_event_has_its_turn_until_it_is_handled_although_its_client_has_gone() {
+    let served = Served::start(any(), None);
+    let patient = Arc::new(Patient { begun: AtomicUsize::new(0), may_answer: Semaphore::new(0) });
+    let hosted: Arc<dyn SessionApplication> = Arc::<Patient>::clone(&patient);
+    served.container.handle.applications(SessionApplications::new(vec![hosted])).await;
+    let place = Place { path: "/patient".to_owned(), host: None };
+    let routed = Arc::<Patient>::clone(&patient);
+    served.handle.routes(vec![HttpRoute::new(routed, place, "SESSION".to_owned(), 1024)]);
+    let address = served.address().await;
+    let begun = || patient.begun.load(Ordering::SeqCst);
+    let gone: Vec<_> = (0..limits::HANDLED_OF_ONE_MAX)
+        .map(|_| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            ask(&mut stream, "/patient");
+            stream
+        })
+        .collect();
+    until(|| begun() == limits::HANDLED_OF_ONE_MAX).await;
+    drop(gone);
+    until(|| served.handle.under_way() == 0).await;
+    let stays = tokio::spawn(asked(address, "/patient"));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(begun(), limits::HANDLED_OF_ONE_MAX, "no more are handled at a time");
+    patient.may_answer.add_permits(limits::HANDLED_OF_ONE_MAX + 1);
+    assert!(stays.await.unwrap().starts_with("http/1.1 200"));
+}
+
+#[tokio::test]
+async fn work_without_a_session_has_its_place_until_it_ends_although_its_client_has_gone() {
+    let served = Served::start(any(), None);
+    let address = served.address().await;
+    let begin = || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        ask(&mut stream, "/app/works-on");
+        stream
+    };
+    let gone: Vec<_> = (0..limits::STREAMED_OF_ONE_MAX).map(|_| begin()).collect();
+    until(|| served.handle.under_way() == limits::STREAMED_OF_ONE_MAX as u64).await;
+    // Each of them has begun: further ones are refused.
+    assert!(asked(address, "/app").await.starts_with("http/1.1 503"));
+    drop(gone);
+    until(|| served.handle.under_way() == 0).await;
+    assert!(asked(address, "/app").await.starts_with("http/1.1 503"), "all of them work on");
+    served.application.may_answer.add_permits(limits::STREAMED_OF_ONE_MAX);
+    let began = std::time::Instant::now();
+    while !asked(address, "/app").await.starts_with("http/1.1 200") {
+        assert!(began.elapsed() < LONG, "no room is made");
+    }
 }

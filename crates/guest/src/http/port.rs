@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use container::http_port::{HttpApplication, HttpBody, NotServed};
+use container::http_port::{HttpApplication, HttpBody, NotServed, StreamPlace};
 use container::session::{HttpRequest, HttpResponse, SessionEffect, SessionView};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -46,9 +46,12 @@ impl HttpApplication for Guest {
     fn serve(
         self: Arc<Self>,
         request: http::Request<HttpBody>,
+        place: StreamPlace,
     ) -> BoxFuture<'static, Result<http::Response<HttpBody>, NotServed>> {
-        async move { self.stream_http(request).await.map_err(|failure| not_served(&failure)) }
-            .boxed()
+        async move {
+            self.stream_http(request, place).await.map_err(|failure| not_served(&failure))
+        }
+        .boxed()
     }
 }
 

@@ -26,20 +26,24 @@ use crate::host::Host;
 use crate::limits::{HTTP_HEAD_TIME_MAX, HTTP_STREAM_TIME_MAX};
 
 impl Guest {
-    /// Answers a request as it comes.
+    /// Answers a request as it comes. `held` is dropped when the guest has ended, also if its client has gone before.
     ///
     /// # Errors
     /// [`Failure`]: there is no response; it is counted and logged.
     pub async fn stream_http(
         self: Arc<Self>,
         request: http::Request<HttpBody>,
+        held: impl Send + 'static,
     ) -> Result<http::Response<HttpBody>, Failure> {
         self.counters.event();
         let (answer, answered) = oneshot::channel();
         let (client, gone) = oneshot::channel();
         let (fails, failed) = oneshot::channel();
         let run = Arc::clone(&self).run_streaming(request, answer, gone, fails);
-        let run = tokio::spawn(run);
+        let run = tokio::spawn(async move {
+            let _held = held;
+            run.await
+        });
         let failure = match timeout(HTTP_HEAD_TIME_MAX, answered).await {
             Ok(Ok(Ok(response))) => {
                 let streamed = |body| Streamed { body, failed, _client: client };

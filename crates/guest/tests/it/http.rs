@@ -230,7 +230,7 @@ async fn a_request_of_a_session_becomes_effects_and_an_answer_among_them() {
 async fn streamed(guest: &Arc<Guest>) -> Result<http::Response<HttpBody>, guest::Failure> {
     let none = http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync();
     let request = http::Request::get("http://127.0.0.1/path").body(none).unwrap();
-    Arc::clone(guest).stream_http(request).await
+    Arc::clone(guest).stream_http(request, ()).await
 }
 
 #[tokio::test]
