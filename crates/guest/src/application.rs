@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use container::application::Response;
@@ -23,7 +23,7 @@ use crate::events;
 use crate::failure::{Counters, Counts, Failure, FailureKind, LogRate};
 use crate::host::Host;
 use crate::instance::{Loaded, Room};
-use crate::limits::{KEY_BYTES_MAX, LIVE_INSTANCES_MAX, Limits};
+use crate::limits::{KEY_BYTES_MAX, LIVE_INSTANCES_MAX, Limits, TURNS_TIME_MAX};
 use crate::overlay::Overlay;
 use crate::patience::{Late, within};
 use crate::services::{InMemory, Services};
@@ -236,6 +236,11 @@ impl Guest {
         warn!(application, session, kind, left_out, "a handler failed: {}", failure.detail);
     }
 
+    /// What is to be told of a call if nobody awaits it any more before it ends.
+    pub(crate) fn unless_given_up(&self, session: Option<SessionId>) -> GivenUp<'_> {
+        GivenUp { guest: self, session, has_ended: false }
+    }
+
     /// Calls into an instance, within the limits of one event: what the guest wants, and what it gave.
     async fn run(
         &self,
@@ -245,9 +250,11 @@ impl Guest {
         let _time = self.loaded.engine.keep_time();
         let host = || Host::new(Arc::clone(&self.identity));
         let mut room = self.take_waiting().unwrap_or_else(|| self.loaded.room(host()));
+        let given_up = self.unless_given_up(overlay.as_ref().map(|overlay| overlay.view().id));
         room.begin(overlay);
         let wall_time = self.identity.limits.wall_time;
         let outcome = within(wall_time, self.call(&mut room, call)).await;
+        given_up.not();
         let outcome = match outcome {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(room.failure(&error)),
@@ -317,6 +324,28 @@ impl Guest {
     }
 }
 
+/// Counts a call, and tells of it, that is dropped before its end.
+pub(crate) struct GivenUp<'a> {
+    guest: &'a Guest,
+    session: Option<SessionId>,
+    has_ended: bool,
+}
+
+impl GivenUp<'_> {
+    /// It has come to its end.
+    pub(crate) fn not(mut self) {
+        self.has_ended = true;
+    }
+}
+
+impl Drop for GivenUp<'_> {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.guest.note(&Failure::new(FailureKind::Time, "it was given up"), self.session);
+        }
+    }
+}
+
 /// A call into a guest.
 enum Call<'a> {
     /// Of its handler, for an event; twice if a session begins with it and the guest wants to hear that.
@@ -373,6 +402,11 @@ impl SessionApplication for Guest {
 
     fn hears_ended(&self) -> bool {
         self.hears_ended
+    }
+
+    fn handler_time_max(&self) -> Option<Duration> {
+        let limits = self.identity.limits;
+        Some(limits.cpu_time + limits.wall_time + TURNS_TIME_MAX)
     }
 
     fn replication(&self) -> Replication {

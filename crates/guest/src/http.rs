@@ -26,6 +26,7 @@ use crate::host::Host;
 use crate::instance::{Loaded, Room};
 use crate::limits::HTTP_BODY_BYTES_MAX;
 use crate::overlay::Overlay;
+use crate::patience::{Late, within};
 
 /// What a guest makes of an HTTP request.
 #[derive(Debug)]
@@ -65,6 +66,7 @@ impl Guest {
         let mut room = self.loaded.room(Host::new(std::sync::Arc::clone(&self.identity)));
         let has_begun = overlay.as_ref().is_some_and(|overlay| overlay.view().is_new);
         let begins = has_begun && self.hears_created && self.loaded.exports.handler.is_some();
+        let given_up = self.unless_given_up(overlay.as_ref().map(|overlay| overlay.view().id));
         room.begin(overlay);
         let wall_time = self.identity.limits.wall_time;
         let (answer, answered) = oneshot::channel();
@@ -85,9 +87,10 @@ impl Guest {
                     Either::Right((Err(failure), _)) => Err(Stopped::Failed(failure)),
                 }
             };
-            let late = |_| Err(Stopped::Failed(Failure::late(wall_time)));
-            tokio::time::timeout(wall_time, both).await.unwrap_or_else(late)
+            let late = |Late| Err(Stopped::Failed(Failure::late(wall_time)));
+            within(wall_time, both).await.unwrap_or_else(late)
         };
+        given_up.not();
         let outcome = outcome.map_err(|stopped| match stopped {
             Stopped::Trapped(error) => room.failure(&error),
             Stopped::Failed(failure) => failure,

@@ -14,6 +14,9 @@ pub const TABLE_ELEMENTS_MAX: usize = 100_000;
 pub const CPU_TIME_DEFAULT: Duration = Duration::from_millis(50);
 /// What one event may wait for store and clock.
 pub const WALL_TIME_DEFAULT: Duration = Duration::from_secs(1);
+/// What an event may spend, beyond its processor time and its waits, on standing back behind other work before its container
+/// gives it up: by then who waits for an answer has gone as well.
+pub const TURNS_TIME_MAX: Duration = Duration::from_secs(30);
 /// The largest component that is taken in, in octets: one of JavaScript has 12 MB.
 pub const COMPONENT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Octets of all messages and attributes that one event adds to a session's record, together with those that it has

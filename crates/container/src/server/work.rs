@@ -39,7 +39,7 @@ pub(super) enum Finished {
 pub(super) struct Work {
     application: Arc<dyn Application>,
     store: Arc<dyn Store>,
-    /// What takes longer is given up.
+    /// What takes longer is given up, unless its application has a limit of its own.
     time_max: Duration,
     running: FuturesUnordered<BoxFuture<'static, Finished>>,
     /// Has ended already.
@@ -131,6 +131,10 @@ impl Work {
         }));
     }
 
+    fn time_max_of(&self, application: &dyn SessionApplication) -> Duration {
+        application.handler_time_max().unwrap_or(self.time_max)
+    }
+
     /// Runs a handler of a session's application.
     pub(super) fn handle_event(
         &mut self,
@@ -139,7 +143,7 @@ impl Work {
         session: Box<SessionView>,
         event: Box<SessionEvent>,
     ) {
-        let time_max = self.time_max;
+        let time_max = self.time_max_of(application.as_ref());
         self.running.push(Box::pin(async move {
             let run = async { application.on_event(&session, &event).await };
             let run = AssertUnwindSafe(run).catch_unwind();
@@ -159,7 +163,7 @@ impl Work {
         application: Arc<dyn SessionApplication>,
         request: Box<Message>,
     ) {
-        let time_max = self.time_max;
+        let time_max = self.time_max_of(application.as_ref());
         self.running.push(Box::pin(async move {
             let run = async { application.session_key(&request).await };
             let run = AssertUnwindSafe(run).catch_unwind();

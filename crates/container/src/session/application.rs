@@ -29,7 +29,7 @@ pub const CALLER: &str = "caller";
 /// it returns. Only an event after which nothing but a provisional response has changed may be given twice, as
 /// phones repeat provisional responses anyway.
 ///
-/// **Failure.** A handler that panics, takes longer than the container's `handler_time_max`, or returns an effect
+/// **Failure.** A handler that panics, takes longer than [`handler_time_max`](Self::handler_time_max), or returns an effect
 /// that breaks a rule of [`SessionEffect`] has changed nothing; a request that it was to answer is answered 500, and
 /// it is logged. The session goes on.
 ///
@@ -81,6 +81,12 @@ pub trait SessionApplication: Send + Sync {
     /// Whether it is told [`SessionEvent::Ended`].
     fn hears_ended(&self) -> bool {
         false
+    }
+
+    /// What its handlers, and its key function, may take each; None: the container's own `handler_time_max`. One that keeps
+    /// to limits of its own says more than they come to, so that it is it who says what happened.
+    fn handler_time_max(&self) -> Option<Duration> {
+        None
     }
 
     /// Where its sessions are kept, and when their messages leave; never changes.

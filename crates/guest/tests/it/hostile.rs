@@ -184,3 +184,17 @@ async fn an_instance_that_never_begins_is_not_deployed() {
         assert!(refused.to_string().contains(why), "{refused}");
     }
 }
+
+#[tokio::test]
+async fn a_call_that_is_given_up_is_a_failure_and_its_own_limits_come_first() {
+    let mut settings = settings();
+    settings.limits.cpu_time = Duration::from_secs(10);
+    let guest = load(&doing("(loop $again (br $again))"), settings);
+    let max = container::session::SessionApplication::handler_time_max(&guest).unwrap();
+    assert!(max > Duration::from_secs(10) + Duration::from_secs(60), "{max:?}");
+    let (session, event) = (session(), begun());
+    let looping = container::session::SessionApplication::on_event(&guest, &session, &event);
+    tokio::time::timeout(Duration::from_millis(20), looping).await.unwrap_err();
+    let counts = guest.counts();
+    assert_eq!((counts.events, counts.failures(FailureKind::Time)), (1, 1));
+}

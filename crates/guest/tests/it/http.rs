@@ -270,3 +270,21 @@ async fn a_stream_that_fails_breaks_off() {
         assert_eq!(guest.counts().failed(), 1, "{code}");
     }
 }
+
+#[tokio::test]
+async fn handlers_that_compute_side_by_side_do_not_make_each_other_late() {
+    let code = format!(
+        "(local.set $left (i32.const 30000000))
+         (loop $again (local.set $left (i32.sub (local.get $left) (i32.const 1)))
+           (br_if $again (local.get $left)))
+         {SET} {OPEN} {} {FINISH}",
+        write(5)
+    );
+    let mut settings = settings();
+    settings.limits.cpu_time = Duration::from_secs(60);
+    settings.limits.wall_time = Duration::from_millis(100);
+    let guest = load(&component(&code), settings);
+    let answers = futures_util::future::join_all((0..32).map(|_| asked(&guest, true))).await;
+    let failed: Vec<_> = answers.into_iter().filter_map(Result::err).collect();
+    assert!(failed.is_empty(), "{failed:?}");
+}
