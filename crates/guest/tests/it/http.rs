@@ -228,9 +228,16 @@ async fn a_request_of_a_session_becomes_effects_and_an_answer_among_them() {
 
 /// A request without a session, and what it is answered.
 async fn streamed(guest: &Arc<Guest>) -> Result<http::Response<HttpBody>, guest::Failure> {
+    streamed_holding(guest, ()).await
+}
+
+async fn streamed_holding(
+    guest: &Arc<Guest>,
+    held: impl Send + 'static,
+) -> Result<http::Response<HttpBody>, guest::Failure> {
     let none = http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync();
     let request = http::Request::get("http://127.0.0.1/path").body(none).unwrap();
-    Arc::clone(guest).stream_http(request, ()).await
+    Arc::clone(guest).stream_http(request, held).await
 }
 
 #[tokio::test]
@@ -240,13 +247,16 @@ async fn a_response_begins_while_its_handler_runs_and_ends_with_its_client() {
     settings.limits.cpu_time = Duration::from_secs(60);
     settings.limits.wall_time = Duration::from_millis(10);
     let guest = Arc::new(load(&component(&flood), settings));
-    let mut body = streamed(&guest).await.unwrap().into_body();
+    let place = Arc::new(());
+    let answered = streamed_holding(&guest, Arc::clone(&place)).await;
+    let mut body = answered.unwrap().into_body();
     let mut octets = 0;
     while octets < 3 * 1024 * 1024 {
         octets += body.frame().await.unwrap().unwrap().into_data().unwrap().len();
     }
     drop(body);
-    while Arc::strong_count(&guest) > 1 {
+    assert_eq!(Arc::strong_count(&place), 2, "it has not ended yet");
+    while Arc::strong_count(&guest) > 1 || Arc::strong_count(&place) > 1 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert_eq!((guest.counts().events, guest.counts().failed()), (1, 0), "the client's doing");
