@@ -10,7 +10,7 @@ use state::{CommitError, Record, StoreError, Version};
 use tracing::{error, info, warn};
 
 use super::super::jobs::HeldCancel;
-use super::super::{CommitUse, HttpOutcome, ReadUse, Shard, ShardEffect, taken};
+use super::super::{CommitUse, ReadUse, Shard, ShardEffect, taken};
 use super::steps::is_refusable;
 use super::{Entered, Entry, Live, Queued, Step, records};
 use crate::application::Response;
@@ -213,7 +213,7 @@ impl Shard {
                 ask.ends_with_answer(lives_on.then_some(id), &mut actions, effects);
             }
             // It has ended, and hears nothing any more.
-            Some(ask) => ask.ends(HttpOutcome::NoSession, effects),
+            Some(ask) => ask.ends_unheard(effects),
             None => {}
         }
         if let Some(cancel) = cancelled {

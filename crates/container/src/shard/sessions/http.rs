@@ -44,6 +44,12 @@ impl Ask {
         effects.push(ShardEffect::HttpAnswered { ask: self.id, outcome });
     }
 
+    /// The session is ending. A new one of its key can begin when it is gone, and under another name nobody would find it.
+    pub(super) fn ends_unheard(self, effects: &mut Vec<ShardEffect>) {
+        let begins = self.begins;
+        self.ends(if begins { HttpOutcome::Refused(503) } else { HttpOutcome::NoSession }, effects);
+    }
+
     /// The step of this request stands; its answer is among what is to be done now. `session`: if it is to be found again.
     pub(super) fn ends_with_answer(
         self,

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use super::SECOND;
 use super::phones::Hangup;
 use super::world::{Fate, Trouble, World};
+use crate::application::Response;
 use crate::session::{
-    HttpRequest, HttpResponse, SessionApplication, SessionEffect, SessionEvent, SessionId,
+    HttpRequest, HttpResponse, NoKey, SessionApplication, SessionEffect, SessionEvent, SessionId,
     SessionView, limits,
 };
 use crate::shard::sessions::SessionApplications;
@@ -61,6 +62,42 @@ fn decide(session: &SessionView, event: &SessionEvent) -> Vec<SessionEffect> {
 pub(super) fn get(path: &str) -> HttpRequest {
     let (method, path_with_query) = ("GET".to_owned(), path.to_owned());
     HttpRequest { method, path_with_query, headers: Vec::new(), body: Bytes::new() }
+}
+
+/// As [`Web`], and answers calls: all of one key.
+struct Desk;
+
+impl SessionApplication for Desk {
+    fn name(&self) -> &str {
+        "web@1"
+    }
+
+    fn accepts(&self, _: &Message) -> bool {
+        true
+    }
+
+    fn is_keyed(&self) -> bool {
+        true
+    }
+
+    fn session_key<'a>(&'a self, _: &'a Message) -> BoxFuture<'a, Result<Option<Bytes>, NoKey>> {
+        async { Ok(Some("desk".into())) }.boxed()
+    }
+
+    fn on_event<'a>(
+        &'a self,
+        session: &'a SessionView,
+        event: &'a SessionEvent,
+    ) -> BoxFuture<'a, Vec<SessionEffect>> {
+        let effects = match event {
+            SessionEvent::Request { request, .. } => {
+                let response = Response::new(200);
+                vec![SessionEffect::Respond { request: *request, response }]
+            }
+            _ => decide(session, event),
+        };
+        async move { effects }.boxed()
+    }
 }
 
 fn opened(fate: Fate) -> World {
@@ -146,6 +183,21 @@ fn session_that_ended_is_no_more() {
     };
     assert_eq!((world.store.records(), world.sessions()), (0, 0));
     assert_eq!(world.gets(0, SessionChoice::Id(id), "/look"), HttpOutcome::NoSession);
+}
+
+#[test]
+fn session_of_a_key_that_is_ending_is_waited_for() {
+    let mut world = opened(Fate::Lives);
+    world.hosts(SessionApplications::new(vec![Arc::new(Desk)]));
+    world.comes(&super::bounds::invite("other-1"));
+    let (desk, _) = world.counts(0, key("desk"));
+    let ended = world.gets(0, key("desk"), "/end");
+    assert!(matches!(ended, HttpOutcome::Answered { .. }), "{ended:?}");
+    assert_eq!(world.sessions(), 1, "its call is still to be hung up");
+    assert_eq!(world.gets(0, key("desk"), "/count"), HttpOutcome::Refused(503));
+    assert_eq!(world.gets(0, SessionChoice::Id(desk), "/count"), HttpOutcome::NoSession);
+    world.runs(200 * SECOND);
+    assert_eq!(world.counts(0, key("desk")), (desk, 1), "it begins anew");
 }
 
 #[test]
