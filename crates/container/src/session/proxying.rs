@@ -63,6 +63,18 @@ pub enum Reply {
     Own(Response),
 }
 
+impl Reply {
+    /// Its status. One that came was rendered here, so begins `SIP/2.0 NNN`.
+    pub fn status(&self) -> u16 {
+        let response = match self {
+            Reply::Received(response) => response,
+            Reply::Own(response) => return response.status,
+        };
+        let digits = response.get(8..11).and_then(|digits| std::str::from_utf8(digits).ok());
+        digits.and_then(|digits| digits.parse().ok()).unwrap_or(500)
+    }
+}
+
 impl Leg {
     /// Whether a request in a dialog is one of this leg.
     pub(super) fn has_request(&self, request: &Message) -> bool {

@@ -72,14 +72,15 @@ impl Shard {
         }
     }
 
-    /// Where to note what happens to this call; None when it has no record, or is answered.
+    /// Where to note what happens to this call; None when it has no record any more, or is answered.
     pub(super) fn notes(&self, server: ServerId) -> Option<Notes> {
         let context = self.contexts.get(&server)?;
         let is_noted = match context.notes {
             Notes::Nowhere => false,
             Notes::SetUp(_) => true,
             // Of others than INVITE it is enough to ask again, under the same branches.
-            Notes::Session(..) => &context.method[..] == b"INVITE",
+            // A session that has ended is not waited for by phones that ring on.
+            Notes::Session(id, _) => &context.method[..] == b"INVITE" && self.sessions.has(id),
         };
         (is_noted && !context.proxy.is_answered()).then_some(context.notes)
     }

@@ -428,10 +428,7 @@ impl Shard {
         now: Instant,
         effects: &mut Vec<ShardEffect>,
     ) {
-        let status = match &reply {
-            Reply::Received(response) => status_of(response),
-            Reply::Own(response) => response.status,
-        };
+        let status = reply.status();
         let notes = self.contexts.get(&server).map(|context| context.notes);
         if let Some(Notes::Session(id, request)) = notes
             && (status >= 200 || self.sessions.supervises(id, request))
@@ -458,10 +455,4 @@ pub(super) fn server_branch(request: &Message) -> Vec<u8> {
             .map(|name| request.field(name).unwrap_or_default())
             .join(&b'\n'),
     }
-}
-
-/// The status of a response that was rendered here, so begins `SIP/2.0 NNN`.
-fn status_of(response: &[u8]) -> u16 {
-    let digits = response.get(8..11).and_then(|digits| std::str::from_utf8(digits).ok());
-    digits.and_then(|digits| digits.parse().ok()).unwrap_or(500)
 }

@@ -4,6 +4,7 @@
 //! What lies behind the application that lets a request go on to nobody in particular is decided in one place,
 //! [`Shard::seek_way`].
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -44,11 +45,39 @@ impl Live {
     }
 }
 
+/// More provisional responses to one request do not wait: the newest one takes the place of the one before.
+const PROVISIONAL_WAITING_MAX: usize = 8;
+
 impl Queued {
     /// Whether there are only so many of its kind, and none comes again.
-    pub(super) fn is_of_its_own(&self) -> bool {
+    pub(super) fn is_of_its_own(&self, waiting: &VecDeque<Queued>) -> bool {
         let is_end = matches!(self.input, Input::Routed { .. } | Input::Finished { .. });
-        is_end || matches!(&self.input, Input::Noted { event: Some(_), .. } | Input::Relay { .. })
+        let is_noted = matches!(self.input, Input::Noted { event: Some(_), .. });
+        // The callee repeats its 2xx as often as it likes.
+        let is_first_final = self.relays().is_some_and(|(request, is_final)| {
+            let is_same = |queued: &Queued| queued.relays() == Some((request, true));
+            is_final && !waiting.iter().any(is_same)
+        });
+        is_end || is_noted || is_first_final
+    }
+
+    /// To which request it brings a response, and whether that is a final one.
+    fn relays(&self) -> Option<(RequestId, bool)> {
+        let Input::Relay { request, reply } = &self.input else { return None };
+        Some((*request, reply.status() >= 200))
+    }
+
+    /// Takes the place of one that waits, if enough provisional responses to the same request do; else it is handed back.
+    pub(super) fn supersedes(self, waiting: &mut VecDeque<Queued>) -> Option<Queued> {
+        let relays = self.relays().filter(|(_, is_final)| !is_final);
+        let is_same = |queued: &&mut Queued| relays.is_some() && queued.relays() == relays;
+        match waiting.iter_mut().filter(is_same).nth(PROVISIONAL_WAITING_MAX - 1) {
+            Some(last) => {
+                last.input = self.input;
+                None
+            }
+            None => Some(self),
+        }
     }
 }
 

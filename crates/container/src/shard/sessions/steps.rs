@@ -30,7 +30,8 @@ impl Shard {
         effects: &mut Vec<ShardEffect>,
     ) {
         let Some(live) = self.sessions.wake(id) else { return self.unqueue(queued, now, effects) };
-        if live.waiting.len() >= WAITING_MAX && !queued.is_of_its_own() {
+        let Some(queued) = queued.supersedes(&mut live.waiting) else { return };
+        if live.waiting.len() >= WAITING_MAX && !queued.is_of_its_own(&live.waiting) {
             warn!(session = %id, "too much waits for a session; refused or dropped");
             return self.refuse_queued(queued, now, effects);
         }
@@ -278,8 +279,12 @@ impl Shard {
         if let Some(ask) = queued.ask {
             self.ask_again(ask, now, effects);
         }
-        if let Some(note) = queued.note {
+        let Some(mut note) = queued.note else { return };
+        if note.step.held().is_some() {
             self.release_step(note.step, now, effects);
+        } else {
+            // Without a message it does not come again, and there is no record to note it in.
+            self.act(note.server, note.step, now, effects);
         }
     }
 

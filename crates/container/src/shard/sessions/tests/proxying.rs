@@ -39,15 +39,15 @@ struct Passing {
     /// An application that the request is offered to behind this one.
     behind: Option<Box<Passing>>,
     replication: Replication,
-    /// Ends its session when it hears of an answer.
-    ends: bool,
+    /// Ends its session when it hears of a response like this or a later one.
+    ends: Option<u16>,
     heard: Heard,
 }
 
 impl Passing {
     fn new(record_route: RecordRoute, supervised: Supervised) -> Passing {
         let (targets, heard) = (Vec::new(), Heard::default());
-        let (name, behind, ends) = ("passing@1", None, false);
+        let (name, behind, ends) = ("passing@1", None, None);
         let replication = Replication::default();
         Passing { targets, record_route, supervised, name, behind, replication, ends, heard }
     }
@@ -90,7 +90,7 @@ impl SessionApplication for Passing {
             }
             SessionEvent::Response { message, .. } => {
                 let status = message.status().unwrap();
-                if self.ends && status >= 200 {
+                if self.ends.is_some_and(|from| status >= from) {
                     effects.push(SessionEffect::End);
                 }
                 format!("{status} to {}", message.cseq().unwrap().method)
@@ -413,7 +413,7 @@ fn callee_that_cannot_be_reached_is_told_as_any_answer() {
 
 #[test]
 fn requests_of_a_dialog_go_on_when_the_session_in_its_route_is_over() {
-    let ends = Passing { ends: true, ..Passing::new(RecordRoute::Yes, Supervised::Yes) };
+    let ends = Passing { ends: Some(200), ..Passing::new(RecordRoute::Yes, Supervised::Yes) };
     let mut world = World::with_passing(Hangup::Caller, Fate::Lives, &ends);
     world.calls();
     world.runs(SECOND);
@@ -444,4 +444,63 @@ fn request_of_whatever_size_is_answered_or_goes_on() {
             }
         }
     }
+}
+
+#[test]
+fn nothing_is_left_of_a_phone_that_rings_silently_when_its_session_is_over() {
+    for dies in [false, true] {
+        let passing = Passing::new(RecordRoute::Yes, Supervised::Yes);
+        let targets = vec![Target::new(BOB), Target::new(CAROL)];
+        let mut world = single(&Passing { ends: Some(180), targets, ..passing });
+        world.comes(&other("INVITE", ""));
+        let invite_to = |world: &World, whom: &str| {
+            let is_it = |sent: &&Message| sent.request_uri() == Some(whom.as_bytes());
+            world.others.iter().find(is_it).unwrap().clone()
+        };
+        let (bob, carol) = (invite_to(&world, BOB), invite_to(&world, CAROL));
+        world.answers_other(&bob, 180);
+        let left = world.left();
+        assert!(left.contains(&"500 INVITE".to_owned()), "{left:?}");
+        assert!(left.contains(&format!("CANCEL {BOB}")), "{left:?}");
+        if dies {
+            world.kill();
+        }
+        // Who has not rung yet cannot be cancelled.
+        world.runs(20 * SECOND);
+        world.answers_other(&carol, 180);
+        let left = world.left();
+        assert!(left.contains(&format!("CANCEL {CAROL}")), "{left:?}");
+        world.runs(200 * SECOND);
+        assert_eq!((world.store.records(), world.sessions()), (0, 0));
+        assert_eq!(world.proxied_requests(), 0, "{}", world.log.join("\n"));
+    }
+}
+
+#[test]
+fn waiting_responses_of_a_callee_are_bounded_and_its_final_one_arrives() {
+    let passing = Passing::new(RecordRoute::No, Supervised::Yes);
+    let mut world = single(&passing);
+    world.comes(&other("INVITE", ""));
+    let invite = world.sent_other("INVITE");
+    world.hosts(SessionApplications::default());
+    for number in 0..500 {
+        world.answers_other(&invite, 180 + number % 10);
+    }
+    let waiting = |world: &mut World| -> usize {
+        let entries = world.first_container().entries.values();
+        entries.filter_map(|entry| entry.live.as_ref()).map(|live| live.waiting.len()).sum()
+    };
+    let count = waiting(&mut world);
+    assert!((1..=8).contains(&count), "{count}");
+    for _ in 0..500 {
+        world.answers_other(&invite, 200);
+    }
+    let count = waiting(&mut world);
+    assert!(count <= 64, "{count}");
+    world.left();
+    world.hosts(SessionApplications::new(vec![Arc::new(passing.clone())]));
+    world.runs(SECOND);
+    let left = world.left();
+    assert!(left.contains(&"189 INVITE".to_owned()), "the newest one: {left:?}");
+    assert!(left.contains(&"200 INVITE".to_owned()), "{left:?}");
 }

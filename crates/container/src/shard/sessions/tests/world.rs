@@ -654,6 +654,11 @@ impl World {
         &mut self.containers[0].as_mut().unwrap().shard.sessions
     }
 
+    /// Requests that anybody proxies.
+    pub(super) fn proxied_requests(&self) -> usize {
+        self.containers.iter().flatten().map(|container| container.shard.contexts.len()).sum()
+    }
+
     /// Sessions that anybody holds.
     pub(super) fn sessions(&self) -> usize {
         self.containers
