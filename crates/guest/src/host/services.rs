@@ -37,18 +37,21 @@ impl wit::naming::Host for Host {
     async fn bind(&mut self, name: String, value: Vec<u8>) -> Outcome<()> {
         checked_key(&name)?;
         checked_value(&value, limits::NAMED_BYTES_MAX)?;
-        answered(self.services().bind(name, value.into())).await
+        let application = self.application.unversioned.clone();
+        answered(self.services().bind(application, name, value.into())).await
     }
 
     async fn rebind(&mut self, name: String, value: Vec<u8>) -> Outcome<()> {
         checked_key(&name)?;
         checked_value(&value, limits::NAMED_BYTES_MAX)?;
-        answered(self.services().rebind(name, value.into())).await
+        let application = self.application.unversioned.clone();
+        answered(self.services().rebind(application, name, value.into())).await
     }
 
     async fn unbind(&mut self, name: String) -> Outcome<()> {
         checked_key(&name)?;
-        answered(self.services().unbind(name)).await
+        let application = self.application.unversioned.clone();
+        answered(self.services().unbind(application, name)).await
     }
 
     async fn lookup(&mut self, name: String) -> Outcome<Option<Vec<u8>>> {

@@ -12,7 +12,8 @@ use futures_util::future::{BoxFuture, ready};
 
 use super::{ServiceError, Services};
 
-/// Names and cached values of all applications together; more are refused.
+/// Names and cached values of all applications together; more are refused. None has a share or a rate: no disk is behind
+/// them.
 const ENTRIES_MAX: usize = 10_000;
 
 type Outcome<T> = Result<T, ServiceError>;
@@ -80,15 +81,20 @@ impl InMemory {
 }
 
 impl Services for InMemory {
-    fn bind(&self, name: String, value: Bytes) -> BoxFuture<'_, Outcome<()>> {
+    fn bind(&self, _application: String, name: String, value: Bytes) -> BoxFuture<'_, Outcome<()>> {
         ready(self.tables().bind(name, value)).boxed()
     }
 
-    fn rebind(&self, name: String, value: Bytes) -> BoxFuture<'_, Outcome<()>> {
+    fn rebind(
+        &self,
+        _application: String,
+        name: String,
+        value: Bytes,
+    ) -> BoxFuture<'_, Outcome<()>> {
         ready(self.tables().rebind(name, value)).boxed()
     }
 
-    fn unbind(&self, name: String) -> BoxFuture<'_, Outcome<()>> {
+    fn unbind(&self, _application: String, name: String) -> BoxFuture<'_, Outcome<()>> {
         self.tables().names.remove(&name);
         ready(Ok(())).boxed()
     }

@@ -30,6 +30,12 @@ pub mod limits {
     pub const NAMES_LISTED_MAX: usize = 1_000;
     /// What all names of a node and their values have at most, in octets, each with [`ENTRY_BYTES`] more.
     pub const NAMES_BYTES_MAX: u64 = 64 * 1024 * 1024;
+    /// What the names that an application bound have of that at most.
+    pub const NAMES_SHARE_BYTES: u64 = 16 * 1024 * 1024;
+    /// How many names an application changes in a second in a container, on average.
+    pub const NAME_CHANGES_PER_SECOND: u32 = 50;
+    /// And at once.
+    pub const NAME_CHANGES_AT_ONCE: u32 = 100;
     /// What all cached values of an application have at most, with their keys, in octets, each with [`ENTRY_BYTES`] more.
     pub const CACHE_BYTES_MAX: u64 = 64 * 1024 * 1024;
     /// What an entry counts beyond what is in it: it bounds how many there are.
@@ -58,25 +64,36 @@ pub enum ServiceError {
 
 /// Names, cached values and other sessions.
 ///
-/// `application` is the name of the application without its version: versions share what they keep.
+/// `application` is the name of the application without its version: versions share what they keep. Names are
+/// everybody's, and count to whoever bound them.
 pub trait Services: Send + Sync {
     /// Binds a free name; to bind it to the value that it has is nothing.
     ///
     /// # Errors
     /// [`ServiceError::Taken`], or the store's.
-    fn bind(&self, name: String, value: Bytes) -> BoxFuture<'_, Result<(), ServiceError>>;
+    fn bind(
+        &self,
+        application: String,
+        name: String,
+        value: Bytes,
+    ) -> BoxFuture<'_, Result<(), ServiceError>>;
 
     /// Binds a name, free or not.
     ///
     /// # Errors
     /// The store's.
-    fn rebind(&self, name: String, value: Bytes) -> BoxFuture<'_, Result<(), ServiceError>>;
+    fn rebind(
+        &self,
+        application: String,
+        name: String,
+        value: Bytes,
+    ) -> BoxFuture<'_, Result<(), ServiceError>>;
 
     /// Frees a name; nothing if it is free.
     ///
     /// # Errors
     /// The store's.
-    fn unbind(&self, name: String) -> BoxFuture<'_, Result<(), ServiceError>>;
+    fn unbind(&self, application: String, name: String) -> BoxFuture<'_, Result<(), ServiceError>>;
 
     /// What a name is bound to.
     ///

@@ -8,7 +8,10 @@ use bytes::Bytes;
 use container::session::SessionId;
 use container::session::identity::KeyedNames;
 use futures_util::future::{BoxFuture, join_all};
-use guest::services::limits::{CACHE_BYTES_MAX, CACHED_BYTES_MAX, ENTRY_BYTES, NAMES_BYTES_MAX};
+use guest::services::limits::{
+    CACHE_BYTES_MAX, CACHED_BYTES_MAX, ENTRY_BYTES, NAME_CHANGES_AT_ONCE, NAMES_BYTES_MAX,
+    NAMES_SHARE_BYTES,
+};
 use guest::services::{InMemory, Stored};
 use guest::{Limits, ServiceError, Services};
 use state::clock::{Clock, ManualClock, SystemClock};
@@ -57,7 +60,29 @@ async fn each(clause: impl Fn(Arc<dyn Services>) -> BoxFuture<'static, ()>) {
 }
 
 async fn bind(services: &dyn Services, name: &str, value: &str) -> Result<(), ServiceError> {
-    services.bind(name.to_owned(), value.to_owned().into()).await
+    bind_by(services, "app", name, value).await
+}
+
+async fn bind_by(
+    services: &dyn Services,
+    application: &str,
+    name: &str,
+    value: &str,
+) -> Result<(), ServiceError> {
+    services.bind(application.to_owned(), name.to_owned(), value.to_owned().into()).await
+}
+
+async fn rebind_by(
+    services: &dyn Services,
+    application: &str,
+    name: &str,
+    value: &str,
+) -> Result<(), ServiceError> {
+    services.rebind(application.to_owned(), name.to_owned(), value.to_owned().into()).await
+}
+
+async fn unbind_by(services: &dyn Services, application: &str, name: &str) {
+    services.unbind(application.to_owned(), name.to_owned()).await.unwrap();
 }
 
 async fn lookup(services: &dyn Services, name: &str) -> Option<Bytes> {
@@ -98,12 +123,12 @@ async fn a_name_is_bound_once_and_to_the_same_value_as_often_as_one_likes() {
             let taken = ServiceError::Taken("desk".to_owned());
             assert_eq!(bind(services, "desk", "2").await, Err(taken));
             assert_eq!(lookup(services, "desk").await, Some("1".into()));
-            services.rebind("desk".to_owned(), "2".into()).await.unwrap();
-            services.rebind("new".to_owned(), "".into()).await.unwrap();
+            rebind_by(services, "other", "desk", "2").await.unwrap();
+            rebind_by(services, "app", "new", "").await.unwrap();
             assert_eq!(lookup(services, "desk").await, Some("2".into()));
             assert_eq!(lookup(services, "new").await, Some("".into()), "bound to nothing");
-            services.unbind("desk".to_owned()).await.unwrap();
-            services.unbind("desk".to_owned()).await.unwrap();
+            unbind_by(services, "app", "desk").await;
+            unbind_by(services, "app", "desk").await;
             assert_eq!(lookup(services, "desk").await, None);
             bind(services, "desk", "3").await.unwrap();
         })
@@ -128,7 +153,8 @@ async fn names_are_listed_in_order_by_prefix_and_in_pages() {
             assert_eq!(list(services, "b/", Some("c"), 9).await, [""; 0], "behind all of them");
             assert_eq!(list(services, "d", None, 9).await, [""; 0]);
             for number in 0..250 {
-                bind(services, &format!("many/{number:03}"), "x").await.unwrap();
+                let application = format!("app{}", number / 50);
+                bind_by(services, &application, &format!("many/{number:03}"), "x").await.unwrap();
             }
             let many = list(services, "many/", None, 240).await;
             assert_eq!((many.len(), many.last().unwrap().as_str()), (240, "many/239"));
@@ -217,20 +243,58 @@ async fn a_change_that_meets_another_one_is_tried_again_and_a_doubtful_one_may_b
 }
 
 #[tokio::test]
-async fn names_are_full_until_some_are_freed() {
+async fn names_of_an_application_are_full_until_some_are_freed_and_others_have_room() {
     let services = on_fakes();
-    let value = "x".repeat(1 << 19);
+    let value = "x".repeat(1 << 18);
     let bound = |number: u64| format!("{number:03}");
-    let fits = NAMES_BYTES_MAX / (value.len() + ENTRY_BYTES + 3) as u64;
+    let fits = NAMES_SHARE_BYTES / (value.len() + ENTRY_BYTES + 3) as u64;
     for number in 0..fits {
         bind(&services, &bound(number), &value).await.unwrap();
     }
     let full = bind(&services, &bound(fits), &value).await;
     assert!(matches!(&full, Err(ServiceError::Full(why)) if why.contains("unbind")), "{full:?}");
-    services.rebind(bound(0), value[1..].to_owned().into()).await.unwrap();
-    services.unbind(bound(1)).await.unwrap();
+    bind_by(&services, "other", "theirs", &value).await.unwrap();
+    rebind_by(&services, "app", &bound(0), &value[1..]).await.unwrap();
+    let theirs = rebind_by(&services, "app", "theirs", &value[1..]).await;
+    assert!(theirs.is_err(), "it would be its own");
+    // What another application frees, or binds to something else, is no more this one's.
+    unbind_by(&services, "other", &bound(1)).await;
+    rebind_by(&services, "other", &bound(2), &value[1..]).await.unwrap();
     bind(&services, &bound(fits), &value).await.unwrap();
-    assert!(bind(&services, &bound(1), &value).await.is_err());
+    bind(&services, &bound(1), &value).await.unwrap();
+    assert!(bind(&services, &bound(fits + 1), &value).await.is_err());
+    for other in 2..NAMES_BYTES_MAX / NAMES_SHARE_BYTES + 2 {
+        for number in 0..fits {
+            let (application, name) = (format!("app{other}"), format!("{other}/{number}"));
+            let bound = bind_by(&services, &application, &name, &value).await;
+            if let Err(full) = bound {
+                let is_last = other > NAMES_BYTES_MAX / NAMES_SHARE_BYTES - 1;
+                assert!(is_last && full.to_string().contains("of all"), "{other}: {full}");
+                return;
+            }
+        }
+    }
+    panic!("all of them together have a bound as well");
+}
+
+#[tokio::test]
+async fn an_application_that_changes_names_all_the_time_is_held_up_and_no_other() {
+    let services = on_fakes();
+    let mut changes = 0;
+    let refused = loop {
+        match rebind_by(&services, "app", "desk", &changes.to_string()).await {
+            Ok(()) => changes += 1,
+            Err(refused) => break refused,
+        }
+        assert!(changes < 2_000, "no bound");
+    };
+    assert!(matches!(&refused, ServiceError::Full(why) if why.contains("a second")), "{refused}");
+    assert!(changes >= NAME_CHANGES_AT_ONCE, "{changes}");
+    rebind_by(&services, "app", "desk", &(changes - 1).to_string()).await.unwrap();
+    rebind_by(&services, "other", "desk", "theirs").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    unbind_by(&services, "app", "desk").await;
+    assert_eq!(lookup(&services, "desk").await, None);
 }
 
 #[tokio::test]
@@ -300,7 +364,7 @@ async fn a_guest_waits_for_a_store_longer_than_it_may_compute_but_not_for_ever()
     });
     assert_eq!((told(&effects), guest.counts().failed()), (Some(200), 0));
     let beside = stored(fake(), names.clone(), Arc::new(SystemClock::default()));
-    beside.unbind("desk".to_owned()).await.unwrap();
+    unbind_by(&beside, "app", "desk").await;
     let _hold = names.hold_next_commit();
     let unavailable = 204;
     assert_eq!(told(&handled(&guest, &event).await), Some(unavailable));

@@ -57,16 +57,21 @@ impl Stored {
 }
 
 impl Services for Stored {
-    fn bind(&self, name: String, value: Bytes) -> BoxFuture<'_, Outcome<()>> {
-        async move { self.names.change(&name, &Change::Bind(value)).await }.boxed()
+    fn bind(&self, application: String, name: String, value: Bytes) -> BoxFuture<'_, Outcome<()>> {
+        async move { self.names.change(&application, &name, &Change::Bind(value)).await }.boxed()
     }
 
-    fn rebind(&self, name: String, value: Bytes) -> BoxFuture<'_, Outcome<()>> {
-        async move { self.names.change(&name, &Change::Rebind(value)).await }.boxed()
+    fn rebind(
+        &self,
+        application: String,
+        name: String,
+        value: Bytes,
+    ) -> BoxFuture<'_, Outcome<()>> {
+        async move { self.names.change(&application, &name, &Change::Rebind(value)).await }.boxed()
     }
 
-    fn unbind(&self, name: String) -> BoxFuture<'_, Outcome<()>> {
-        async move { self.names.change(&name, &Change::Unbind).await }.boxed()
+    fn unbind(&self, application: String, name: String) -> BoxFuture<'_, Outcome<()>> {
+        async move { self.names.change(&application, &name, &Change::Unbind).await }.boxed()
     }
 
     fn lookup(&self, name: String) -> BoxFuture<'_, Outcome<Option<Bytes>>> {
