@@ -20,7 +20,7 @@ mod tests;
 mod version;
 
 pub use condition::Condition;
-pub use operator::{SettingError, load_settings, write_settings};
+pub use operator::{SettingError, load_settings, settings_text};
 pub use parse::{NAME_NEEDS, is_name};
 pub use version::Version;
 

@@ -3,7 +3,6 @@
 //! Only keys that the manifest has can be set, so that a misspelt one is told and a new version that dropped one is seen.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -83,17 +82,16 @@ pub fn load_settings(path: &Path) -> Result<BTreeMap<String, String>, ConfigErro
     })
 }
 
-/// Writes what the operator set.
-///
-/// # Errors
-/// The system's.
-pub fn write_settings(path: &Path, settings: &BTreeMap<String, String>) -> io::Result<()> {
-    fs::write(path, toml::to_string(settings).map_err(io::Error::other)?)
+/// What the operator set, as [`load_settings`] reads it.
+pub fn settings_text(settings: &BTreeMap<String, String>) -> String {
+    toml::to_string(settings).expect("names and texts can be written")
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::fs;
+
     use super::*;
 
     fn manifest() -> Manifest {
@@ -118,7 +116,7 @@ mod tests {
         let path = directory.path().join(NAME);
         assert_eq!(load_settings(&path).unwrap(), BTreeMap::new());
         let settings = BTreeMap::from([("a-b".to_owned(), "say \"x\"\nand = y".to_owned())]);
-        write_settings(&path, &settings).unwrap();
+        fs::write(&path, settings_text(&settings)).unwrap();
         assert_eq!(load_settings(&path).unwrap(), settings);
         fs::write(&path, "a = \"b\"\nc = 1\n").unwrap();
         let error = load_settings(&path).unwrap_err().to_string();

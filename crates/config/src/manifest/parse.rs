@@ -370,6 +370,15 @@ fn size(
     section.text(reader, name, expected, read).unwrap_or(default)
 }
 
+/// Containers tell four times a second what their handlers count: a shorter watch would see nothing.
+const WATCH_MIN: Duration = Duration::from_millis(500);
+
+/// Whether a request for `path` is for what stands at `root`.
+fn is_below(path: &str, root: &str) -> bool {
+    let rest = path.strip_prefix(root);
+    root == "/" || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 fn health_settings(
     reader: &mut Reader<'_>,
     mut section: Section<'_>,
@@ -385,16 +394,18 @@ fn health_settings(
             default.failures_percent_max,
             0..=100,
         ),
-        watch: section.time(
-            reader,
-            "watch",
-            default.watch,
-            Duration::from_millis(100)..=600 * SECOND,
-        ),
+        watch: section.time(reader, "watch", default.watch, WATCH_MIN..=600 * SECOND),
     };
-    if settings.http_path.is_some() && http.is_none() {
-        let message = "needs [http] with a path that it stands below";
-        reader.report(section.at_key("http_path"), section.key("http_path"), message.to_owned());
+    let message = match (&settings.http_path, http) {
+        (Some(_), None) => Some("needs [http] with a path that it stands below".to_owned()),
+        (Some(path), Some(http)) if !is_below(path, &http.path) => Some(format!(
+            "{path:?} stands not below http.path, which is {:?}: another application would be asked",
+            http.path
+        )),
+        (Some(_), Some(_)) | (None, _) => None,
+    };
+    if let Some(message) = message {
+        reader.report(section.at_key("http_path"), section.key("http_path"), message);
     }
     section.finish(reader);
     settings

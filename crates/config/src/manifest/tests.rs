@@ -74,7 +74,7 @@ http_body = "64KiB"
 ring_seconds = "30"
 
 [health]
-http_path = "/health"
+http_path = "/click-to-dial/health"
 failures_percent_max = 0
 watch = "5s"
 "#;
@@ -186,6 +186,31 @@ fn a_health_check_over_http_needs_http() {
         &format!("{LEAST}[health]\nhttp_path = \"/health\"\n"),
         &["outlast-app.toml:5 health.http_path: needs [http] with a path that it stands below"],
     );
+}
+
+#[test]
+fn a_health_check_over_http_asks_the_application_itself() {
+    let of = |root: &str, path: &str| {
+        parse(&format!("{LEAST}[http]\npath = \"{root}\"\n[health]\nhttp_path = \"{path}\"\n"))
+    };
+    for (root, path) in [("/desk", "/desk"), ("/desk", "/desk/n"), ("/", "/health")] {
+        assert!(of(root, path).is_ok(), "{root} {path}");
+    }
+    for path in ["/health", "/desktop", "/des"] {
+        let problems = of("/desk", path).unwrap_err();
+        let expected = format!(
+            "outlast-app.toml:7 health.http_path: {path:?} stands not below http.path, which is \"/desk\": another application would be asked"
+        );
+        assert_eq!(problems.iter().map(ToString::to_string).collect::<Vec<_>>(), [expected]);
+    }
+}
+
+#[test]
+fn a_watch_lasts_until_containers_have_told_what_they_count() {
+    let of = |watch: &str| parse(&format!("{LEAST}[health]\nwatch = \"{watch}\"\n"));
+    assert!(of("500ms").is_ok());
+    let problems = of("499ms").unwrap_err();
+    assert!(problems[0].to_string().contains("outlast-app.toml:5 health.watch"), "{problems:?}");
 }
 
 proptest! {

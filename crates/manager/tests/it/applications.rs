@@ -33,7 +33,7 @@ fn ask(node: &Node, request: Request) -> (Vec<RolloutProgress>, Answer) {
 }
 
 fn deploy(node: &Node, version: &str, pace: RolloutPace) -> (Vec<RolloutProgress>, Answer) {
-    let staged = stage(node, version, "100ms");
+    let staged = stage(node, version, "500ms");
     ask(node, Request::AppDeploy { staged, pace })
 }
 

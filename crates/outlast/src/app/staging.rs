@@ -66,12 +66,12 @@ impl Staged {
         let (name, version) = (manifest.name.clone(), manifest.version.to_string());
         let staged = Staged { word, name, version, path };
         let manifest_text = fs::read(&source.manifest).with_context(cannot)?;
-        let settings_path = staged.path.join(applications_directory::SETTINGS);
+        let settings = manifest::settings_text(&settings);
         staged
             .write(manifest::FILE_NAME, &manifest_text)
             .and_then(|()| staged.write(applications_directory::COMPONENT, &prepared.component))
             .and_then(|()| staged.write(applications_directory::CODE, &prepared.code))
-            .and_then(|()| manifest::write_settings(&settings_path, &settings))
+            .and_then(|()| staged.write(applications_directory::SETTINGS, settings.as_bytes()))
             .and_then(|()| File::open(&staged.path)?.sync_all())
             .with_context(cannot)?;
         Ok(staged)

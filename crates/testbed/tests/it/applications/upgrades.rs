@@ -253,7 +253,7 @@ fn a_version_that_does_not_answer_well_by_http_is_taken_back() {
     // `desk` counts at `n`, and traps at `x`.
     let is = |version: &str, path: &str| {
         let health = format!(
-            "[health]\nwatch = \"100ms\"\nfailures_percent_max = 100\nhttp_path = \"{path}\"\n"
+            "[health]\nwatch = \"500ms\"\nfailures_percent_max = 100\nhttp_path = \"{path}\"\n"
         );
         fs::write(&manifest, first.replace("1.0.0", version) + &health).unwrap();
     };
