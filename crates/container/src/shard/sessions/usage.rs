@@ -7,7 +7,6 @@
 
 use std::collections::BTreeSet;
 
-use state::codec::RecordError;
 use state::{Key, Prefix, Store};
 
 use super::{SessionsError, records};
@@ -59,10 +58,40 @@ pub async fn stored_applications(
         match Session::decode(id, &record.value) {
             Ok(session) if found.contains(session.application()) => {}
             Ok(session) => drop(found.insert(session.application().to_owned())),
-            // An alias, which names no application.
-            Err(RecordError::FormatLevel(_)) => {}
+            // It names no application.
+            Err(_) if records::read_alias(&record.value).is_some() => {}
             Err(source) => return Err(SessionsError::Record { id, source }),
         }
     }
     Ok(last.filter(|_| !is_last))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use bytes::Bytes;
+    use futures_util::FutureExt as _;
+    use state::engine::fake::FakeStore;
+    use state::{Batch, Expect};
+
+    use super::*;
+    use crate::ownership::ID_BYTES;
+
+    #[test]
+    fn a_record_that_cannot_be_read_may_be_of_any_application_and_an_alias_is_of_none() {
+        let store = FakeStore::default();
+        let holds = |octet: u8, record: &[u8]| {
+            let key = records::key(SessionId([octet; ID_BYTES]));
+            let batch = Batch::new().put(key, Expect::Any, Bytes::copy_from_slice(record), None);
+            store.commit(batch).now_or_never().unwrap().unwrap();
+            let mut found = BTreeSet::new();
+            let page = stored_applications(&store, None, 10, &mut found).now_or_never().unwrap();
+            page.map(|_| found)
+        };
+        let mut alias = vec![0xa1];
+        alias.extend([7; ID_BYTES]);
+        assert_eq!(holds(1, &alias).unwrap(), BTreeSet::new());
+        // Of a release before or after this one.
+        holds(2, &[3, 0, 0]).unwrap_err();
+    }
 }
