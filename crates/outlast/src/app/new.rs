@@ -18,6 +18,9 @@ use crate::output;
 const NAME: &str = "my-app";
 const CRATE_NAME: &str = "my_app";
 
+/// The crate that the new one is written with: two of one name cannot be built together.
+const SDK_NAME: &str = "outlast-app";
+
 /// A file of the template.
 struct Template {
     /// In the new directory.
@@ -60,6 +63,12 @@ impl Template {
 
 /// Writes it, and says what to do next.
 pub(super) fn write(name: &str, path: Option<&Path>) -> Result<(), Failure> {
+    if name == SDK_NAME {
+        return Err(anyhow!(
+            "{name} is what the crate is called that applications are written with; name yours otherwise"
+        )
+        .into());
+    }
     let path = path.unwrap_or(Path::new(name));
     let shown = path.display();
     write_files(name, path).map_err(|error| match error.kind() {
@@ -141,6 +150,15 @@ mod tests {
         }
         let manifest = config::manifest::load(&path.join(config::manifest::FILE_NAME)).unwrap();
         assert_eq!((&*manifest.name, &*manifest.component), ("door-bell", "door_bell.wasm"));
+    }
+
+    #[test]
+    fn the_name_of_the_crate_for_applications_is_taken() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("here");
+        let failure = write(SDK_NAME, Some(&path)).unwrap_err().to_string();
+        assert!(failure.contains("name yours otherwise") && !path.exists(), "{failure}");
+        assert!(include_str!("../../../../apps/sdk/Cargo.toml").contains("name = \"outlast-app\""));
     }
 
     #[test]

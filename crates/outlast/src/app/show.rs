@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use config::manifest::{self, Calls, Manifest, Region};
+use config::manifest::{self, Calls, ClusterSettings, Manifest, Region};
 use manager::{ApplicationsDirectory, applications_directory};
 use serde::Serialize;
 use topology::protocol::{ApplicationStatus, VersionStatus};
@@ -194,18 +194,21 @@ fn lines(manifest: &Manifest) -> Vec<String> {
         format!("application {} {}, {}", manifest.name, manifest.version, asked(manifest)),
         match replicated {
             true => format!(
-                "sessions are replicated in the group {}, {}; they live {}",
-                cluster.group_name,
+                "sessions are replicated, {}; they live {}",
                 cluster.replication,
                 humantime::format_duration(manifest.session.expires)
             ),
             false => "sessions are not replicated: they end with their container".to_owned(),
         },
     ];
-    if cluster.write_quota > 0 || !cluster.allow_colocation {
+    let default = ClusterSettings::default();
+    let ClusterSettings { group_name, write_quota, allow_colocation, .. } = cluster;
+    if (group_name, write_quota, allow_colocation)
+        != (&default.group_name, &default.write_quota, &default.allow_colocation)
+    {
         lines.push(format!(
-            "write_quota = {}, allow_colocation = {}: without effect on one host",
-            cluster.write_quota, cluster.allow_colocation
+            "group_name = {group_name:?}, write_quota = {write_quota}, allow_colocation = {allow_colocation}: without effect on \
+             one host"
         ));
     }
     lines.extend(manifest.http.iter().map(|http| {
@@ -221,6 +224,18 @@ mod tests {
     use topology::ProcessName;
 
     use super::*;
+
+    #[test]
+    fn a_group_is_shown_as_what_it_is_on_one_host() {
+        let of = |more: &str| {
+            let text = "name = \"echo\"\nversion = \"1.0.0\"\ncomponent = \"echo.wasm\"\n";
+            lines(&manifest::parse(&format!("{text}{more}")).expect("a manifest")).join("\n")
+        };
+        assert!(!of("").contains("group"), "{}", of(""));
+        let shown = of("[cluster]\ngroup_name = \"voice\"\n");
+        let expected = "group_name = \"voice\", write_quota = 0, allow_colocation = true: without effect on one host";
+        assert!(shown.contains(expected), "{shown}");
+    }
 
     #[test]
     fn the_list_tells_what_an_operator_would_ask_next() {
