@@ -14,6 +14,7 @@ use container::session::{
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use sip::{HeaderName, Message};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::warn;
 
 use crate::bindings::exports::outlast::app::handler as wit;
@@ -23,13 +24,16 @@ use crate::events;
 use crate::failure::{Counters, Counts, Failure, FailureKind, LogRate};
 use crate::host::Host;
 use crate::instance::{Loaded, Room};
-use crate::limits::{KEY_BYTES_MAX, LIVE_INSTANCES_MAX, Limits, TURNS_TIME_MAX};
+use crate::limits::{EVENTS_OF_ONE_MAX, KEY_BYTES_MAX, LIVE_INSTANCES_MAX, Limits, TURNS_TIME_MAX};
 use crate::overlay::Overlay;
 use crate::patience::{Late, within};
 use crate::services::{InMemory, Services};
 
 /// What a phone is told when all places are taken: seconds until it tries again.
 pub(crate) const BUSY_RETRY_AFTER: &str = "2";
+
+/// What need not be answered looks for room again after so long.
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// Whose instance it is, and what it may ask for.
 pub(crate) struct Identity {
@@ -135,6 +139,10 @@ pub struct Guest {
     region: Region,
     directive: Directive,
     replication: Replication,
+    /// Its share of the room that all applications have.
+    places: Semaphore,
+    /// As much for responses that stream.
+    pub(crate) streams: Semaphore,
     /// Instances that wait for their next event. Locked for as long as it takes to take one or to put one back.
     waiting: Mutex<Vec<Room>>,
 }
@@ -180,6 +188,8 @@ impl Guest {
             region: settings.region,
             directive: settings.directive,
             replication: settings.replication,
+            places: Semaphore::new(EVENTS_OF_ONE_MAX),
+            streams: Semaphore::new(EVENTS_OF_ONE_MAX),
             waiting: Mutex::new(Vec::new()),
         };
         Ok((guest, code))
@@ -241,16 +251,35 @@ impl Guest {
         GivenUp { guest: self, session, has_ended: false }
     }
 
+    /// A place among its events: whoever waits for an answer is told soon that there is none.
+    pub(crate) async fn place(&self, is_answered: bool) -> Result<SemaphorePermit<'_>, Failure> {
+        let place = self.places.acquire();
+        let place = if is_answered {
+            let place = tokio::time::timeout(self.identity.limits.wall_time, place).await;
+            place.map_err(|_| Failure::busy())?
+        } else {
+            place.await
+        };
+        place.map_err(|_| Failure::busy())
+    }
+
     /// Calls into an instance, within the limits of one event: what the guest wants, and what it gave.
     async fn run(
         &self,
         overlay: Option<Overlay>,
         call: Call<'_>,
     ) -> (Option<Overlay>, Result<Option<String>, Failure>) {
+        let given_up = self.unless_given_up(overlay.as_ref().map(|overlay| overlay.view().id));
+        let _place = match self.place(call.is_answered()).await {
+            Ok(place) => place,
+            Err(busy) => {
+                given_up.not();
+                return (overlay, Err(busy));
+            }
+        };
         let _time = self.loaded.engine.keep_time();
         let host = || Host::new(Arc::clone(&self.identity));
         let mut room = self.take_waiting().unwrap_or_else(|| self.loaded.room(host()));
-        let given_up = self.unless_given_up(overlay.as_ref().map(|overlay| overlay.view().id));
         room.begin(overlay);
         let wall_time = self.identity.limits.wall_time;
         let outcome = within(wall_time, self.call(&mut room, call)).await;
@@ -356,6 +385,16 @@ enum Call<'a> {
     HttpSessionKey { method: &'a str, path_with_query: &'a str, headers: &'a [(String, String)] },
 }
 
+impl Call<'_> {
+    /// Whether somebody waits for an answer.
+    fn is_answered(&self) -> bool {
+        match self {
+            Call::Event { event, .. } => matches!(event, SessionEvent::Request { .. }),
+            Call::SessionKey(_) | Call::HttpSessionKey { .. } => true,
+        }
+    }
+}
+
 fn checked_key(key: Option<String>) -> Result<Option<String>, Failure> {
     match &key {
         Some(text) if !(1..=KEY_BYTES_MAX).contains(&text.len()) => {
@@ -423,14 +462,22 @@ impl SessionApplication for Guest {
                 return self.on_http(session, request).await;
             }
             self.counters.event();
-            let overlay = Overlay::new(session.clone(), self.identity.limits);
             let begins = self.hears_created && events::begins(event);
-            let (overlay, outcome) = self.run(Some(overlay), Call::Event { event, begins }).await;
-            match outcome {
-                Ok(_) => overlay.map(Overlay::into_effects).unwrap_or_default(),
-                Err(failure) => {
-                    self.note(&failure, Some(session.id));
-                    self.refusal(event, failure.kind)
+            loop {
+                let overlay = Overlay::new(session.clone(), self.identity.limits);
+                let call = Call::Event { event, begins };
+                let is_answered = call.is_answered();
+                let (overlay, outcome) = self.run(Some(overlay), call).await;
+                match outcome {
+                    Ok(_) => return overlay.map(Overlay::into_effects).unwrap_or_default(),
+                    // Nobody would give it again.
+                    Err(failure) if failure.kind == FailureKind::Busy && !is_answered => {
+                        tokio::time::sleep(BUSY_PAUSE).await;
+                    }
+                    Err(failure) => {
+                        self.note(&failure, Some(session.id));
+                        return self.refusal(event, failure.kind);
+                    }
                 }
             }
         }

@@ -1,7 +1,10 @@
 //! How a handler fails, and how often each kind has happened.
 
+use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use crate::limits::FAILURE_BYTES_MAX;
 
 /// What kind of failure it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -52,13 +55,32 @@ pub struct Failure {
 }
 
 impl Failure {
-    pub(crate) fn new(kind: FailureKind, detail: impl Into<String>) -> Failure {
-        Failure { kind, detail: detail.into() }
+    pub(crate) fn new(kind: FailureKind, detail: impl std::fmt::Display) -> Failure {
+        let mut cut = Cut(String::new());
+        // It ends where it is full.
+        let _is_whole = write!(cut, "{detail}");
+        Failure { kind, detail: cut.0 }
+    }
+
+    /// There is no room to run it.
+    pub(crate) fn busy() -> Failure {
+        Failure::new(FailureKind::Busy, "too many events are handled at the same time")
     }
 
     /// It did not come to its end in so long.
     pub(crate) fn late(wall_time: Duration) -> Failure {
         Failure::new(FailureKind::Time, format!("it did not come to its end within {wall_time:?}"))
+    }
+}
+
+/// Takes text until it is full.
+struct Cut(String);
+
+impl Write for Cut {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let fits = text.floor_char_boundary(FAILURE_BYTES_MAX - self.0.len());
+        self.0.push_str(&text[..fits]);
+        if fits < text.len() { Err(std::fmt::Error) } else { Ok(()) }
     }
 }
 
@@ -136,6 +158,13 @@ impl LogRate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failure_is_told_up_to_a_length() {
+        let told = |text: &str| Failure::new(FailureKind::Trap, format_args!("a{text}")).detail;
+        assert_eq!(told("b"), "ab");
+        assert_eq!(told(&"é".repeat(FAILURE_BYTES_MAX)).len(), FAILURE_BYTES_MAX - 1);
+    }
 
     #[test]
     fn so_many_failures_are_logged_a_second_and_the_others_are_told_with_the_next() {

@@ -62,6 +62,7 @@ impl Guest {
         request: http::Request<Bytes>,
         overlay: Option<Overlay>,
     ) -> Result<HttpAnswer, Failure> {
+        let _place = self.place(true).await?;
         let _time = self.loaded.engine.keep_time();
         let mut room = self.loaded.room(Host::new(std::sync::Arc::clone(&self.identity)));
         let has_begun = overlay.as_ref().is_some_and(|overlay| overlay.view().is_new);

@@ -164,7 +164,7 @@ impl Room {
         let excess = self.store.data().budget.excess();
         let limits = self.store.data().application.limits;
         if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
-            return Failure::new(FailureKind::Busy, "too many events are handled at the same time");
+            return Failure::busy();
         }
         let (kind, before) = match excess {
             _ if error.downcast_ref::<OutOfTime>().is_some() => (FailureKind::Time, String::new()),
@@ -181,7 +181,7 @@ impl Room {
             None => (FailureKind::Trap, String::new()),
         };
         // With the guest's backtrace, not with ours.
-        Failure::new(kind, format!("{before}{error:#}"))
+        Failure::new(kind, format_args!("{before}{error:#}"))
     }
 }
 

@@ -17,12 +17,17 @@ pub const WALL_TIME_DEFAULT: Duration = Duration::from_secs(1);
 /// What an event may spend, beyond its processor time and its waits, on standing back behind other work before its container
 /// gives it up: by then who waits for an answer has gone as well.
 pub const TURNS_TIME_MAX: Duration = Duration::from_secs(30);
+/// Events of one application that are handled at the same time, and as many responses to HTTP requests without a session;
+/// others wait.
+pub const EVENTS_OF_ONE_MAX: usize = 128;
 /// The largest component that is taken in, in octets: one of JavaScript has 12 MB.
 pub const COMPONENT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Octets of all messages and attributes that one event adds to a session's record, together with those that it has
 /// already. What the record may hold beyond is for what the event itself brought, and for the container's own fields of each
 /// message: an event that is over that limit would have no effects at all.
 pub const EFFECT_BYTES_MAX: usize = container::session::limits::RECORD_BYTES_MAX - 128 * 1024;
+/// What is told of one failure, in octets: the names in a backtrace are the guest's, and as long as it likes.
+pub const FAILURE_BYTES_MAX: usize = 16 * 1024;
 /// Lines that one event may log, also of what it prints.
 pub const LOG_LINES_MAX: usize = 64;
 /// The longest of them, in octets; what is longer is cut.
@@ -35,6 +40,13 @@ pub const LIVE_INSTANCES_MAX: usize = 8;
 pub const HTTP_HEAD_TIME_MAX: Duration = Duration::from_secs(30);
 /// And ends within this: its instance is one of those that serve calls too.
 pub const HTTP_STREAM_TIME_MAX: Duration = Duration::from_secs(600);
+/// Streams, bodies, clocks' pollables and the like that one instance may hold at a time; one more traps. Each holds two
+/// pieces of a body or one set of fields at most: 16 MiB of the container's memory in all, beside the guest's own.
+pub const RESOURCES_MAX: usize = 128;
+/// The longest piece of an HTTP body that is written at once, in octets; while one is on its way, one more waits.
+pub const HTTP_CHUNK_BYTES_MAX: usize = 64 * 1024;
+/// The fields of one HTTP message that a guest makes, in octets, about.
+pub const HTTP_FIELDS_BYTES_MAX: usize = 16 * 1024;
 /// The longest body of an HTTP response of a session, in octets.
 pub const HTTP_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The longest name that a key function may give, in octets.

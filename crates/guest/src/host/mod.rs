@@ -22,11 +22,9 @@ use crate::application::Identity;
 use crate::bindings::outlast::app as wit;
 use crate::budget::Budget;
 use crate::http::Meter;
+use crate::limits::{HTTP_FIELDS_BYTES_MAX, RESOURCES_MAX};
 use crate::overlay::{Overlay, Refusal};
 use crate::services::ServiceError;
-
-/// Streams, bodies, clocks' pollables and the like that one instance may hold at a time; one more traps.
-const RESOURCES_MAX: usize = 1_024;
 
 /// What stands behind the imports of one instance.
 pub(crate) struct Host {
@@ -56,6 +54,8 @@ impl Host {
         let budget = Budget::new(application.limits);
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
+        let mut http = WasiHttpCtx::new();
+        http.set_field_size_limit(HTTP_FIELDS_BYTES_MAX);
         Host {
             application,
             budget,
@@ -66,7 +66,7 @@ impl Host {
             log: Log::default(),
             table,
             wasi: None,
-            http: WasiHttpCtx::new(),
+            http,
             policy: wasi::NoRequests,
         }
     }

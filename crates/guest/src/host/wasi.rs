@@ -14,6 +14,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView, async_trait};
 use wasmtime_wasi_http::{RequestOptions, WasiBody, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
 
 use super::Host;
+use crate::limits::HTTP_CHUNK_BYTES_MAX;
 
 /// What a guest printed in one event is kept up to so many octets.
 const PRINTED_BYTES_MAX: usize = 16 * 1024;
@@ -73,6 +74,10 @@ impl WasiHttpHooks for NoRequests {
         _io: Io,
     ) -> Box<dyn Future<Output = Sent> + Send> {
         Box::new(std::future::ready(Err(wasmtime_wasi_http::Error::HttpRequestDenied)))
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        HTTP_CHUNK_BYTES_MAX
     }
 }
 

@@ -69,6 +69,11 @@ impl Guest {
         gone: oneshot::Receiver<()>,
         fails: oneshot::Sender<()>,
     ) -> Result<(), Failure> {
+        let Ok(_place) = self.streams.try_acquire() else {
+            let busy = Failure::busy();
+            self.note(&busy, None);
+            return Err(busy);
+        };
         let _time = self.loaded.engine.keep_time();
         let mut room = self.loaded.room(Host::new(Arc::clone(&self.identity)));
         room.begin(None);

@@ -1,9 +1,12 @@
 //! Guests that mean harm, or are badly broken: each harms its own event only.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use container::session::{SessionEffect, SessionEvent};
 use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
 use guest::{FailureKind, Limits};
 
 use crate::bench::*;
@@ -172,7 +175,36 @@ async fn a_log_flood_is_cut() {
          {}",
         respond(200)
     );
-    assert_eq!(told(&handled(&guest(&doing_in(module, &code)), &begun()).await), Some(200));
+    let guest = guest(&doing_in(module, &code));
+    let lines = Arc::new(AtomicUsize::new(0));
+    let counts = tracing::subscriber::set_default(Lines(Arc::clone(&lines)));
+    assert_eq!(told(&handled(&guest, &begun()).await), Some(200));
+    drop(counts);
+    assert_eq!(lines.load(Ordering::Relaxed), guest::limits::LOG_LINES_MAX);
+}
+
+/// Counts the lines of guests.
+struct Lines(Arc<AtomicUsize>);
+
+impl tracing::Subscriber for Lines {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        if event.metadata().target() == "app" {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
 }
 
 #[tokio::test]
@@ -197,4 +229,45 @@ async fn a_call_that_is_given_up_is_a_failure_and_its_own_limits_come_first() {
     tokio::time::timeout(Duration::from_millis(20), looping).await.unwrap_err();
     let counts = guest.counts();
     assert_eq!((counts.events, counts.failures(FailureKind::Time)), (1, 1));
+}
+
+#[tokio::test]
+async fn one_application_leaves_room_for_others_and_what_nobody_repeats_waits_for_it() {
+    let engine = guest::Engine::new().unwrap();
+    let load = |wasm: &[u8]| {
+        let prepared = prepared(wasm);
+        let mut settings = settings();
+        settings.limits.cpu_time = Duration::from_secs(60);
+        guest::Guest::load(&engine, &prepared.component, None, settings).unwrap().0
+    };
+    let hog = doing("(loop $again (br $again))");
+    let hogs: Vec<_> = (0..4).map(|_| load(&hog)).collect();
+    let other = load(&doing(&respond(200)));
+    let (event, timer) = (begun(), SessionEvent::Timer { name: "t".to_owned() });
+    let first = all_begun(&hogs[0], &event, 600).await;
+    assert_eq!(told(&handled(&other, &event).await), Some(200));
+    let second = all_begun(&hogs[1], &event, 200).await;
+    let third = all_begun(&hogs[2], &event, 200).await;
+    let fourth = all_begun(&hogs[3], &event, 200).await;
+    assert_eq!(told(&handled(&other, &event).await), Some(503), "all is taken");
+    let mut waits = handled(&other, &timer).boxed_local();
+    assert_eq!((&mut waits).now_or_never(), None);
+    drop((first, second, third, fourth));
+    assert_eq!(waits.await, []);
+    assert_eq!(other.counts().failures(FailureKind::Busy), 1, "the request's");
+}
+
+/// So many events, each of which has begun, or waits for a place.
+async fn all_begun<'a>(
+    guest: &'a guest::Guest,
+    event: &'a SessionEvent,
+    count: u64,
+) -> LocalBoxFuture<'a, Vec<Vec<SessionEffect>>> {
+    let all = (0..count).map(|_| handled(guest, event));
+    let mut all = futures_util::future::join_all(all).boxed_local();
+    while guest.counts().events < count {
+        assert!((&mut all).now_or_never().is_none());
+        tokio::task::yield_now().await;
+    }
+    all
 }
