@@ -233,6 +233,11 @@ mod tests {
                 let read = FlowToken::decode(&text, &keys(), elsewhere);
                 assert_eq!(read.is_ok(), !kind.is_of_dialog(), "{kind:?} {elsewhere:?}");
             }
+            // Containers look at no more than that.
+            let key = KeyRing::new([7; 32]).derive("dialog");
+            let is_of = |call_id| topology::token::is_flow_of_dialog(&text, &key, call_id);
+            assert_eq!(is_of(CALL), kind.is_of_dialog(), "{kind:?}");
+            assert!(!is_of(b"c2@10.0.0.1"), "{kind:?}");
         }
     }
 

@@ -137,6 +137,21 @@ impl SessionToken {
     }
 }
 
+/// Whether `text` is the flow token that an edge of this node wrote into a Record-Route of the dialog with that Call-ID;
+/// `key` is of purpose `"dialog"`. Where it leads is for the edge to read.
+pub fn is_flow_of_dialog(text: &[u8], key: &Key, call_id: &[u8]) -> bool {
+    const FLOW_TOKEN_CHARS: [usize; 2] = [32, 64];
+    const TAG_BYTES: usize = 10;
+    /// Format level 1: by a flow, and toward an address.
+    const KINDS: [u8; 2] = [0x14, 0x15];
+    if !FLOW_TOKEN_CHARS.contains(&text.len()) {
+        return false;
+    }
+    let Ok(bytes) = URL_SAFE_NO_PAD.decode(text) else { return false };
+    let (payload, tag) = bytes.split_at(bytes.len() - TAG_BYTES);
+    KINDS.contains(&payload[0]) && key.verify(&[payload, call_id].concat(), tag)
+}
+
 /// The octets of a token, once its level and tag are found right.
 fn decode<const N: usize>(
     text: &[u8],

@@ -17,7 +17,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use sip::{BRANCH_COOKIE, HeaderName, Message, Method, Via};
-use topology::token::{OWNER_TOKEN_CHARS, OwnerToken, SESSION_TOKEN_CHARS, SessionToken};
+use topology::token::{
+    OWNER_TOKEN_CHARS, OwnerToken, SESSION_TOKEN_CHARS, SessionToken, is_flow_of_dialog,
+};
 use topology::{Key, KeyRing};
 
 use super::chain::{self, Chain, Origin, Sender};
@@ -59,6 +61,7 @@ pub struct Identity {
     key: Key,
     names: KeyedNames,
     owner_key: Key,
+    dialog_key: Key,
     owner: OwnerToken,
     own_name: Bytes,
     pub(super) responder: Responder,
@@ -71,6 +74,7 @@ impl Identity {
             key: keys.derive("branch"),
             names: KeyedNames::new(keys),
             owner_key: keys.derive("owner"),
+            dialog_key: keys.derive("dialog"),
             owner,
             own_name: own_name.into(),
             responder: Responder::new(keys),
@@ -85,6 +89,11 @@ impl Identity {
     /// The session that a user part or the middle of a branch names.
     pub fn read_token(&self, text: &[u8]) -> Option<SessionToken> {
         SessionToken::decode(text, &self.owner_key).ok()
+    }
+
+    /// Whether an edge of ours wrote this user part into the Record-Route of the dialog with that Call-ID.
+    pub fn is_flow_of_dialog(&self, user: &[u8], call_id: &[u8]) -> bool {
+        is_flow_of_dialog(user, &self.dialog_key, call_id)
     }
 
     /// The session whose request a response answers, by the branch of its top Via.

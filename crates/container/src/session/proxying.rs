@@ -84,7 +84,8 @@ impl Leg {
         }
         let (from, to) = tags(request);
         let caller = dialog.remote_tag();
-        request.call_id().is_ok_and(|call_id| call_id == dialog.call_id)
+        !to.is_empty()
+            && request.call_id().is_ok_and(|call_id| call_id == dialog.call_id)
             && (from == caller || to == caller)
     }
 

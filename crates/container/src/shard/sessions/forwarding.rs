@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use sip::{HeaderName, Message};
-use tracing::error;
+use sip::{HeaderName, Message, NameAddr, Uri};
+use tracing::{debug, error};
 
 use super::super::noting::Notes;
 use super::super::proxying::{NO_LINK, server_branch};
@@ -19,9 +19,8 @@ use super::actions::decides;
 use super::{Live, Queued, Sessions};
 use crate::application::{ProxyPlan, Response, Target};
 use crate::edges::RouteOwner;
-use crate::next_hop;
 use crate::own_route::without_own_route;
-use crate::proxy::{NextHop, ProxyContext};
+use crate::proxy::ProxyContext;
 use crate::session::chain::Sender;
 use crate::session::proxying::{Reply, Routed};
 use crate::session::receive::Input;
@@ -243,8 +242,13 @@ impl Shard {
         if self.contexts.contains_key(&server) {
             return;
         }
+        let is_in_dialog = request.to().is_ok_and(|to| to.tag().is_some());
+        if is_in_dialog && !is_answered && !self.leads_on(&request) {
+            let refused = Reply::Own(Response::new(403));
+            return self.reply_for_session(id, of, refused, now, effects);
+        }
         // RFC 3261 §12.2: a re-INVITE; the first one has had its 100.
-        if request.to().is_ok_and(|to| to.tag().is_some()) {
+        if is_in_dialog {
             self.transactions.trying(server, now, &mut self.pending);
         }
         let token = self.sessions.identity.token_of(id, &set_up.token);
@@ -280,11 +284,14 @@ impl Shard {
 
     /// An ACK to a 2xx goes on without a transaction (RFC 3261 §16.11).
     pub(super) fn let_ack_go_on(&mut self, ack: &Message, effects: &mut Vec<ShardEffect>) {
+        if !self.leads_on(ack) {
+            return debug!("an ACK was dropped: nothing of ours says where it goes");
+        }
         self.forward_ack(ack, NO_LINK, &to_where_it_says(ack), effects);
     }
 
     /// A request of a dialog that has outlived the session in its route: it goes on all the same, so that a BYE arrives,
-    /// if its route leads on to an edge of ours.
+    /// if it [may](Self::leads_on).
     pub(super) fn outlives_session(
         &mut self,
         server: ServerId,
@@ -319,22 +326,34 @@ impl Shard {
         }
     }
 
-    /// A request without our entry in its route, if the next one is an edge's: its token says where to.
+    /// A request without our entry in its route, if it may go where the rest says.
     fn onwards(&self, request: &Message) -> Option<Message> {
-        let request = without_own_route(request).ok()??;
-        request.values(HeaderName::Route).next()?;
-        let owner = next_hop::with_uri(&request, NextHop::Route, |uri| {
-            self.edges.route_owner(&uri.host, uri.port, NO_LINK)
-        });
-        match owner {
-            Ok(RouteOwner::Foreign) | Err(_) => None,
-            Ok(
+        without_own_route(request).ok()?.filter(|request| self.leads_on(request))
+    }
+
+    /// Whether a request of a dialog may go where its route says: next in it is an edge of ours, by a token that an edge
+    /// wrote into the Record-Route of this dialog. A session's own token proves nothing, for whoever has seen one has it;
+    /// without one of an edge's the node would send anything anywhere.
+    ///
+    /// An edge that has two addresses stands in the route twice, and one of the two has no token.
+    fn leads_on(&self, request: &Message) -> bool {
+        let (Ok(to), Ok(call_id)) = (request.to(), request.call_id()) else { return false };
+        let is_token = |value: &[u8]| {
+            let Ok(Uri::Sip(uri)) = Uri::parse(NameAddr::parse(value).ok()?.uri()) else {
+                return None;
+            };
+            let identity = &self.sessions.identity;
+            let is_it = uri.user.is_some_and(|user| identity.is_flow_of_dialog(user, call_id));
+            match self.edges.route_owner(&uri.host, uri.port, NO_LINK) {
+                RouteOwner::Foreign => None,
                 RouteOwner::Edge(_)
                 | RouteOwner::Unlinked
                 | RouteOwner::Awaited
-                | RouteOwner::Departed,
-            ) => Some(request),
-        }
+                | RouteOwner::Departed => Some(is_it),
+            }
+        };
+        to.tag().is_some()
+            && request.values(HeaderName::Route).map_while(is_token).any(|is_it| is_it)
     }
 }
 

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::BoxFuture;
 use sip::transaction::Timers;
 use sip::{Message, Method};
 use topology::{Incarnation, KeyRing, ProcessName};
+use transport::{Flow, Transport};
 
 use crate::application::Response;
 use crate::session::{
@@ -33,13 +36,25 @@ pub(super) fn invite() -> Message {
 }
 
 pub(super) fn invite_to(uri: &str) -> Message {
+    let recorded = edge_route(1, "c1");
     let text = format!(
         "INVITE {uri} SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bKcaller\r\n\
-         Record-Route: <sip:flow1@192.0.2.1;lr>\r\nMax-Forwards: 70\r\n\
+         Record-Route: {recorded}\r\nMax-Forwards: 70\r\n\
          From: <sip:alice@example.com>;tag=caller\r\nTo: <{uri}>\r\nCall-ID: c1\r\n\
          CSeq: 7 INVITE\r\nContact: <sip:alice@198.51.100.7>\r\nContent-Length: 0\r\n\r\n"
     );
     Message::parse(text.into_bytes().into()).unwrap()
+}
+
+/// What the edge writes into Record-Route of a dialog toward a phone, of which `number` tells which it is.
+pub(super) fn edge_route(number: u8, call_id: &str) -> String {
+    let remote = format!("198.51.100.{number}:5060").parse().unwrap();
+    let flow = Flow::new(Transport::Udp, "192.0.2.1:5060".parse().unwrap(), remote);
+    let payload = [&[0x14], &flow.to_bytes()[..]].concat();
+    let key = KeyRing::new([1; 32]).derive("dialog");
+    let tag = key.tag::<10>(&[&payload, call_id.as_bytes()].concat());
+    let token = URL_SAFE_NO_PAD.encode([&payload[..], &tag].concat());
+    format!("<sip:{token}@192.0.2.1;lr>")
 }
 
 /// Calls bob, passes on what one side does, and asks the callee something when a timer fires.

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use sip::{HeaderName, Message, Method, RequestBuilder, ResponseBuilder};
 
+use super::agent::edge_route;
+
 const REPEAT: Duration = Duration::from_millis(500);
 const ANSWER_AFTER: Duration = Duration::from_millis(300);
 /// The CSeq number of the one request that ends the call.
@@ -234,7 +236,7 @@ impl Phone {
         // Else its edge has put that into the request already.
         response = match request.field(HeaderName::RecordRoute) {
             Some(_) => response.record_route(),
-            None => response.header(HeaderName::RecordRoute, b"<sip:flow2@192.0.2.1;lr>"),
+            None => response.header(HeaderName::RecordRoute, edge_route(2, "c1").as_bytes()),
         };
         let response = Message::parse(response.build()).unwrap();
         if status == 200 && request.method() == Some(Method::Invite) {

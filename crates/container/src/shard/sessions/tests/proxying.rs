@@ -8,6 +8,7 @@ use bytes::BytesMut;
 use futures_util::future::BoxFuture;
 use sip::{Edits, HeaderName, Message, Method, ResponseBuilder};
 
+use super::agent::edge_route;
 use super::phones::Hangup;
 use super::world::{Fate, Trouble, World};
 use crate::application::{Effects, ProxyPlan, QValue, RecordRoute, Target};
@@ -134,7 +135,7 @@ impl World {
         let message = match message.method() {
             Some(Method::Invite) => {
                 let mut edits = Edits::new();
-                edits.push_front(HeaderName::RecordRoute, b"<sip:flow2@192.0.2.1;lr>");
+                edits.push_front(HeaderName::RecordRoute, edge_route(2, "c1").as_bytes());
                 let mut bytes = BytesMut::new();
                 edits.render(&message, &mut bytes);
                 Message::parse(bytes.freeze()).unwrap()
@@ -503,4 +504,63 @@ fn waiting_responses_of_a_callee_are_bounded_and_its_final_one_arrives() {
     let left = world.left();
     assert!(left.contains(&"189 INVITE".to_owned()), "the newest one: {left:?}");
     assert!(left.contains(&"200 INVITE".to_owned()), "{left:?}");
+}
+
+/// A request of another call by the entry of a session, and by these routes behind it.
+fn routed(method: &str, call_id: &str, to_tag: &str, routes: &[&str]) -> String {
+    let routes: String = routes.iter().map(|route| format!("Route: {route}\r\n")).collect();
+    format!(
+        "{method} sip:x@203.0.113.66 SIP/2.0\r\n\
+         Via: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bK{method}{call_id}{:x}\r\n{routes}\
+         From: <sip:alice@example.com>;tag=a\r\nTo: <sip:bob@example.com>{to_tag}\r\n\
+         Call-ID: {call_id}\r\nCSeq: 9 {method}\r\nContact: <sip:alice@198.51.100.7>\r\n\
+         Content-Length: 0\r\n\r\n",
+        routes.bytes().fold(7_u64, |hash, octet| hash.wrapping_mul(31).wrapping_add(octet.into()))
+    )
+}
+
+// Whoever has seen a session's token could send anything to anywhere by it.
+#[test]
+fn nothing_goes_by_a_session_s_route_without_an_edge_s_token_of_its_dialog() {
+    let mut world = single(&Passing::new(RecordRoute::Yes, Supervised::No));
+    world.comes(&other("INVITE", ""));
+    let invite = world.sent_other("INVITE");
+    let entry = invite.values(HeaderName::RecordRoute).next().unwrap();
+    let entry = entry.escape_ascii().to_string();
+    world.answers_other(&invite, 200);
+    world.left();
+    const INSIDE: &str = ";tag=there";
+    const EDGE: &str = "<sip:192.0.2.1;lr>";
+    let of = |call_id: &str| edge_route(2, call_id);
+    let elsewhere = |call_id: &str| of(call_id).replace("192.0.2.1", "203.0.113.67");
+    let forged = of("other").replacen("<sip:F", "<sip:E", 1);
+    // Of a session's call, and of one that no session knows.
+    for (call_id, refused) in [("other", 403), ("other-one", 481)] {
+        let (own, strange, away) = (of(call_id), of("c1"), elsewhere(call_id));
+        let without: [&[&str]; 7] = [
+            &[&entry],
+            &[&entry, EDGE],
+            &[&entry, &strange],
+            &[&entry, &forged],
+            &[&entry, &away],
+            &[&entry, "<sip:203.0.113.67;lr>", &own],
+            &[&entry, "<sip:flow2@192.0.2.1;lr>"],
+        ];
+        for routes in without {
+            world.comes(&routed("INFO", call_id, INSIDE, routes));
+            assert_eq!(world.left(), [format!("{refused} INFO")], "{routes:?}");
+            world.comes(&routed("ACK", call_id, INSIDE, routes));
+            assert_eq!(world.left(), [""; 0], "{routes:?}");
+        }
+        world.comes(&routed("MESSAGE", call_id, "", &[&entry, EDGE, &own]));
+        assert_eq!(world.left(), ["481 MESSAGE"], "outside of a dialog");
+        // An edge with two addresses stands there twice.
+        let with: [&[&str]; 2] = [&[&entry, &own], &[&entry, EDGE, &own]];
+        for routes in with {
+            for method in ["INFO", "ACK"] {
+                world.comes(&routed(method, call_id, INSIDE, routes));
+                assert_eq!(world.left(), [format!("{method} sip:x@203.0.113.66")], "{routes:?}");
+            }
+        }
+    }
 }
