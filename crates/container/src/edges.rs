@@ -12,9 +12,9 @@ use std::net::SocketAddr;
 
 use sip::Host;
 use topology::{ListenerTransport, ProcessState, TopologyView};
-use transport::Transport;
 use transport::flow::canonical;
 use transport::link::EdgeAddress;
+use transport::{Flow, Transport};
 
 /// Names a link of this container's life; never given twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -188,6 +188,18 @@ impl Edges {
         next(false).or_else(|| next(true)).map(|(own, link, transport)| (link, transport, own))
     }
 
+    /// Whether an edge of ours sent what came by this flow. Connections have ports of their own.
+    pub fn is_from_edge(&self, flow: &Flow) -> bool {
+        let linked = self.links.values().flatten().map(|address| address.own);
+        let serving = self.serving.iter().map(|(_, own)| *own);
+        let mut edges = linked.chain(serving).chain(self.expected.iter().copied());
+        let is_stream = flow.transport.is_stream();
+        let remote = flow.remote;
+        edges.any(|own| {
+            canonical(own) == remote || (is_stream && canonical(own).ip() == remote.ip())
+        })
+    }
+
     /// Whether an edge serves or is expected back, with a link or without.
     pub fn awaits_any(&self) -> bool {
         !self.serving.is_empty() || !self.expected.is_empty()
@@ -298,6 +310,19 @@ mod tests {
         let name = Host::Name(b"SIP.example.com");
         assert_eq!(owner(&edges, name, None, 9), RouteOwner::Edge(LinkId(1)));
         assert_eq!(owner(&edges, name, Some(5080), 9), RouteOwner::Foreign);
+    }
+
+    #[test]
+    fn what_an_edge_sends_comes_from_its_socket_or_over_a_connection_from_its_address() {
+        let edges = edges();
+        let is_from_edge = |transport, remote: &str| {
+            let local = "192.0.2.1:5060".parse().unwrap();
+            edges.is_from_edge(&Flow::new(transport, local, remote.parse().unwrap()))
+        };
+        assert!(is_from_edge(Transport::Udp, "192.0.2.9:5060"));
+        assert!(!is_from_edge(Transport::Udp, "192.0.2.9:5061"));
+        assert!(is_from_edge(Transport::Tcp, "[2001:db8::2]:40000"));
+        assert!(!is_from_edge(Transport::Tcp, "[2001:db8::3]:5070"));
     }
 
     #[test]

@@ -170,36 +170,40 @@ impl Identity {
         self.hash::<MAC_BYTES>(b"session call", session, ordinal)
     }
 
-    /// The last application of ours, of whatever version, that a session of it sent or forwarded `request`: its place in
-    /// `applications`, and how far the call has come.
+    /// The application of ours, of whatever version, a session of which sent or forwarded `request`: its place in
+    /// `applications`, and how far the call has come. `request` has come from an edge of ours to an edge of ours.
+    ///
+    /// Only the Via below those of the two edges counts: whoever gets a request can write all Vias of it below its own.
     pub fn sender<'a>(
         &self,
         request: &Message,
-        applications: impl Iterator<Item = &'a str> + Clone,
+        mut applications: impl Iterator<Item = &'a str>,
     ) -> Option<Sender> {
         let (call_id, cseq) = (request.call_id().ok()?, request.cseq().ok()?);
         let to = request.to().ok()?;
         let remote_tag = to.tag().unwrap_or_default();
-        let vias = request.values(HeaderName::Via).filter_map(|value| Via::parse(value).ok());
-        let mut vias = vias.filter_map(|via| Some((via.branch()?, chain::of_via(&via)?)));
-        vias.find_map(|(branch, (chain, mac))| {
-            let own = split(branch).filter(|(token, _)| self.read_token(token).is_some());
-            let is_by = |application: &str| match (mac, own) {
-                (Some(mac), _) => {
-                    let octets = forwarded(application, chain, call_id, branch);
-                    self.is_mac_of(FORWARDED, &octets, mac)
-                }
-                (None, Some((token, mac))) => {
-                    let (cseq, method) = (cseq.number, cseq.method);
-                    let name =
-                        RequestName { application, call_id, remote_tag, cseq, method, chain };
-                    self.mac(token, &name) == mac
-                }
-                (None, None) => false,
-            };
-            let application = applications.clone().position(is_by)?;
-            Some(Sender { application, chain })
-        })
+        let mut vias = request.values(HeaderName::Via).skip(1).map(|value| Via::parse(value).ok());
+        // It says by which flow a request came to that edge, unless a container sent it.
+        if vias.next()??.param(b"flow").is_some() {
+            return None;
+        }
+        let via = vias.next()??;
+        let (branch, (chain, mac)) = (via.branch()?, chain::of_via(&via)?);
+        let own = split(branch).filter(|(token, _)| self.read_token(token).is_some());
+        let is_by = |application: &str| match (mac, own) {
+            (Some(mac), _) => {
+                let octets = forwarded(application, chain, call_id, branch);
+                self.is_mac_of(FORWARDED, &octets, mac)
+            }
+            (None, Some((token, mac))) => {
+                let (cseq, method) = (cseq.number, cseq.method);
+                let name = RequestName { application, call_id, remote_tag, cseq, method, chain };
+                self.mac(token, &name) == mac
+            }
+            (None, None) => false,
+        };
+        let application = applications.position(is_by)?;
+        Some(Sender { application, chain })
     }
 
     /// How far a call has come that goes on to `target`, from a session that it came to through `depth` applications, for

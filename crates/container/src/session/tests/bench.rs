@@ -54,6 +54,13 @@ pub(super) fn parse(text: &str) -> Message {
     Message::parse(Bytes::copy_from_slice(text.as_bytes())).unwrap()
 }
 
+/// A request as it comes from an edge to an edge.
+pub(super) fn by_front_door(request: &Message) -> Message {
+    let text = String::from_utf8(request.buffer().to_vec()).unwrap();
+    let via = "Via: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bKe";
+    parse(&text.replacen("Via:", &format!("{via}in;flow=x\r\n{via}out\r\nVia:"), 1))
+}
+
 /// The caller's INVITE.
 pub(super) fn invite() -> Message {
     parse(

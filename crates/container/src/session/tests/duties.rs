@@ -60,10 +60,16 @@ fn contact_names_the_session_and_a_message_of_ours_is_known_again() {
     assert_eq!(identity.session_of_response(&response).unwrap().session, bench.session.id.0);
     let chain = Chain { depth: 1, origin: Origin::Same };
     let sender = Some(Sender { application: 1, chain });
+    let sent = invite;
+    let invite = bench::by_front_door(&sent);
     assert_eq!(identity.sender(&invite, ["other", "app"].into_iter()), sender);
     assert_eq!(identity.sender(&invite, ["other", "app@2"].into_iter()), sender, "any version");
     assert_eq!(identity.sender(&invite, ["other"].into_iter()), None);
-    assert_eq!(identity.sender(&super::invite(), ["app"].into_iter()), None);
+    let others = bench::by_front_door(&super::invite());
+    assert_eq!(identity.sender(&others, ["app"].into_iter()), None);
+    let below = bench::by_front_door(&invite);
+    assert_eq!(identity.sender(&below, ["app"].into_iter()), None, "somebody stands between");
+    assert_eq!(identity.sender(&sent, ["app"].into_iter()), None, "it has come by no edge");
     let text = String::from_utf8(invite.buffer().to_vec()).unwrap();
     assert!(text.contains(";chain=1s\r\n"), "{text}");
     let forged = bench::parse(&text.replace(";chain=1s", ";chain=0s"));
@@ -79,7 +85,8 @@ fn forwarded_request_says_by_whom_under_its_branch_and_call_id_only() {
         let via =
             format!("Via: SIP/2.0/TCP c1.n1.outlast.invalid;branch=z9hG4bKproxy{mark}\r\nVia:");
         let text = String::from_utf8(super::invite().buffer().to_vec()).unwrap();
-        bench::parse(&text.replacen("Via:", &via, 1).replace("Call-ID: c1", call_id))
+        let text = text.replacen("Via:", &via, 1).replace("Call-ID: c1", call_id);
+        bench::by_front_door(&bench::parse(&text))
     };
     let sender = |message: &Message| identity.sender(message, ["other", "app@2"].into_iter());
     assert_eq!(sender(&text(&mark, "Call-ID: c1")), Some(Sender { application: 1, chain }));

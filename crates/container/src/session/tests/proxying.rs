@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sip::{HeaderName, Message};
 
-use super::bench::{new_request, parse};
+use super::bench::{by_front_door, new_request, parse};
 use super::*;
 use crate::application::{ProxyPlan, RecordRoute, Response, Target};
 use crate::proxy;
@@ -302,7 +302,7 @@ fn what_went_on_is_known_as_the_application_s() {
     let sent_by = |via: &[u8]| {
         let text = String::from_utf8(invite().buffer().to_vec()).unwrap();
         let via = format!("Via: {}\r\nVia:", via.escape_ascii());
-        let request: Message = parse(&text.replacen("Via:", &via, 1));
+        let request = by_front_door(&parse(&text.replacen("Via:", &via, 1)));
         context.identity.sender(&request, ["first@1", "app@2"].into_iter())
     };
     let (_, set_up, _) = bench.session.forwarded(&bench.session.incoming[0].key).unwrap();

@@ -46,17 +46,19 @@ impl Shard {
         if !self.sessions.are_hosted() {
             return false;
         }
-        let Accepting { application, is_ours } = match self.sessions.accepting(request) {
-            Ok(Some(accepting)) => accepting,
-            Ok(None) => return false,
-            Err(TooDeep) => {
-                let max = chain::APPLICATIONS_MAX;
-                info!(max, "a call went through too many applications; refused it");
-                let response = Response::new(482);
-                self.transactions.respond_own(server, &response, now, &mut self.pending);
-                return true;
-            }
-        };
+        let is_from_edge = self.edges.is_from_edge(&origin.flow);
+        let Accepting { application, is_ours } =
+            match self.sessions.accepting(request, is_from_edge) {
+                Ok(Some(accepting)) => accepting,
+                Ok(None) => return false,
+                Err(TooDeep) => {
+                    let max = chain::APPLICATIONS_MAX;
+                    info!(max, "a call went through too many applications; refused it");
+                    let response = Response::new(482);
+                    self.transactions.respond_own(server, &response, now, &mut self.pending);
+                    return true;
+                }
+            };
         let Some(id) = self.identifier.of_request(request).map(|id| SessionId(id.0)) else {
             return false;
         };

@@ -338,18 +338,23 @@ impl Sessions {
         Some(SessionId(token.session))
     }
 
-    /// The application that wants an initial request, and whether a session of ours sent it.
+    /// The application that wants an initial request, and whether a session of ours sent it, as may be if it came from an
+    /// edge of ours.
     ///
     /// # Errors
     /// [`chain::APPLICATIONS_MAX`]: it has come through too many of them.
-    fn accepting(&self, request: &Message) -> Result<Option<Accepting>, TooDeep> {
+    fn accepting(
+        &self,
+        request: &Message,
+        is_from_edge: bool,
+    ) -> Result<Option<Accepting>, TooDeep> {
         let is_initial = request.to().is_ok_and(|to| to.tag().is_none());
         if !is_initial || request.method() == Some(Method::Register) {
             return Ok(None);
         }
         let applications = &self.applications.current;
         let names = applications.iter().map(|application| application.name());
-        let sender = self.identity.sender(request, names);
+        let sender = is_from_edge.then(|| self.identity.sender(request, names)).flatten();
         let Some(application) = chain::next(applications, sender, request) else { return Ok(None) };
         if chain::depth_of(request) >= chain::APPLICATIONS_MAX {
             return Err(TooDeep);

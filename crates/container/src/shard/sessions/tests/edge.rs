@@ -21,16 +21,19 @@ pub(super) fn back(message: &Message) -> Option<Bytes> {
             is_ours.then(|| on_its_way(message, &text))
         }
         None => {
-            let own = message.top_via().unwrap().branch().unwrap().to_vec();
-            let via = text.find("Via: ").unwrap();
-            let end = via + text[via..].find("\r\n").unwrap() + 2;
-            own.starts_with(BRANCH.as_bytes())
-                .then(|| format!("{}{}", &text[..via], &text[end..]).into())
+            let (before, vias) = text.split_once("Via: ").unwrap();
+            let below = vias.splitn(3, "Via: ").nth(2);
+            is_by_edge(message).then(|| format!("{before}Via: {}", below.unwrap()).into())
         }
     }
 }
 
-/// A request as an edge passes it on: the same for each copy.
+/// Whether an edge sent it to an edge.
+pub(super) fn is_by_edge(message: &Message) -> bool {
+    message.top_via().unwrap().branch().unwrap().starts_with(BRANCH.as_bytes())
+}
+
+/// A request as an edge passes it on, and another edge takes it: the same for each copy.
 fn on_its_way(message: &Message, text: &str) -> Bytes {
     let branch = message.top_via().unwrap().branch().unwrap().to_vec();
     let branch = format!("{BRANCH}{}", String::from_utf8(branch).unwrap());
@@ -41,5 +44,6 @@ fn on_its_way(message: &Message, text: &str) -> Bytes {
         Some(_) => rest.replacen(&format!("Route: {ROUTE}\r\n"), "", 1),
         None => rest.to_owned(),
     };
-    format!("{line}\r\nVia: SIP/2.0/UDP 192.0.2.1;branch={branch}\r\n{recorded}{rest}").into()
+    let via = format!("Via: SIP/2.0/UDP 192.0.2.1;branch={branch}");
+    format!("{line}\r\n{via};flow=x\r\n{via}-out\r\n{recorded}{rest}").into()
 }

@@ -564,3 +564,37 @@ fn nothing_goes_by_a_session_s_route_without_an_edge_s_token_of_its_dialog() {
         }
     }
 }
+
+// Else it would get by all applications before the one whose Via it has seen.
+#[test]
+fn vias_of_a_session_s_request_are_no_proof_in_the_hands_of_a_phone() {
+    let passing = two_groups();
+    let mut world = single(&passing);
+    world.comes(&other("INVITE", ""));
+    let invite = world.sent_other("INVITE");
+    let vias: String = invite
+        .values(HeaderName::Via)
+        .map(|via| format!("Via: {}\r\n", via.escape_ascii()))
+        .collect();
+    assert!(vias.contains(";chain="), "{vias}");
+    world.answers_other(&invite, 200);
+    world.runs(80 * SECOND);
+    assert_eq!(world.sessions(), 0);
+    for (number, above) in [
+        "",
+        "Via: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bKedge1\r\n",
+        "Via: SIP/2.0/UDP x;branch=z9hG4bKp\r\n",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        passing.heard.lock().unwrap().clear();
+        let text = other("INVITE", "").replace(";tag=a", &format!(";tag=a{number}"));
+        let via =
+            format!("Via: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bKin{number};flow=x\r\n{above}{vias}");
+        let (line, rest) = text.split_once("\r\n").unwrap();
+        let (_own, rest) = rest.split_once("\r\n").unwrap();
+        world.comes(&format!("{line}\r\n{via}{rest}"));
+        assert_eq!(*passing.heard.lock().unwrap(), ["INVITE"], "under {above:?}");
+    }
+}

@@ -348,7 +348,8 @@ impl World {
         container.sequence += 1;
         let sequence = container.sequence;
         container.untaken.push((sequence, bytes.clone()));
-        let remote = "198.51.100.7:5060".parse().unwrap();
+        let remote = if edge::is_by_edge(&message) { EDGE } else { "198.51.100.7:5060" };
+        let remote = remote.parse().unwrap();
         let flow = Flow::new(Transport::Udp, EDGE.parse().unwrap(), remote);
         let frame = LinkFrame::Incoming(Incoming { sequence, hops, flow, bytes });
         self.with(number, |shard, now, effects| {
