@@ -21,8 +21,9 @@ use crate::bindings::exports::outlast::app::handler as wit;
 use crate::component::{Handlers, Refused, load};
 use crate::engine::Engine;
 use crate::events;
-use crate::failure::{Counters, Counts, Failure, FailureKind, LogRate};
+use crate::failure::{Counters, Counts, Failure, FailureKind, LOGGED_PER_SECOND_MAX, LogRate};
 use crate::host::Host;
+use crate::host::Lines;
 use crate::instance::{Loaded, Room};
 use crate::limits::{EVENTS_OF_ONE_MAX, KEY_BYTES_MAX, LIVE_INSTANCES_MAX, Limits, TURNS_TIME_MAX};
 use crate::overlay::Overlay;
@@ -44,6 +45,7 @@ pub(crate) struct Identity {
     pub(crate) config: BTreeMap<String, String>,
     pub(crate) limits: Limits,
     pub(crate) services: Arc<dyn Services>,
+    pub(crate) lines: Lines,
 }
 
 impl Identity {
@@ -55,6 +57,7 @@ impl Identity {
             config: BTreeMap::new(),
             limits,
             services: Arc::new(InMemory::default()),
+            lines: Lines::default(),
         }
     }
 }
@@ -175,10 +178,11 @@ impl Guest {
                 config: settings.config,
                 limits: settings.limits,
                 services: settings.services,
+                lines: Lines::default(),
             }),
             loaded,
             counters: Counters::default(),
-            log_rate: Mutex::new(LogRate::default()),
+            log_rate: Mutex::new(LogRate::new(LOGGED_PER_SECOND_MAX)),
             loaded_at: Instant::now(),
             accepts: settings.accepts,
             instances: settings.instances,

@@ -130,23 +130,28 @@ impl Counters {
 }
 
 /// Failures that are logged in one second, of one application; others are counted, and told with the next one.
-const LOGGED_PER_SECOND_MAX: u32 = 10;
+pub(crate) const LOGGED_PER_SECOND_MAX: u32 = 10;
 
-/// How much of its failures an application has logged lately.
-#[derive(Debug, Default)]
+/// How much an application has logged lately, of its failures or of its own lines.
+#[derive(Debug)]
 pub(crate) struct LogRate {
+    per_second_max: u32,
     second: u64,
     logged: u32,
     left_out: u64,
 }
 
 impl LogRate {
-    /// Whether a failure in this second is logged, and then how many before it were not.
+    pub(crate) fn new(per_second_max: u32) -> LogRate {
+        LogRate { per_second_max, second: 0, logged: 0, left_out: 0 }
+    }
+
+    /// Whether one more in this second is logged, and then how many before it were not.
     pub(crate) fn admits(&mut self, second: u64) -> Option<u64> {
         if self.second != second {
             (self.second, self.logged) = (second, 0);
         }
-        if self.logged >= LOGGED_PER_SECOND_MAX {
+        if self.logged >= self.per_second_max {
             self.left_out += 1;
             return None;
         }
@@ -168,7 +173,7 @@ mod tests {
 
     #[test]
     fn so_many_failures_are_logged_a_second_and_the_others_are_told_with_the_next() {
-        let mut rate = LogRate::default();
+        let mut rate = LogRate::new(LOGGED_PER_SECOND_MAX);
         let logged = (0..100).filter(|_| rate.admits(7).is_some()).count();
         assert_eq!(logged, 10);
         assert_eq!(rate.admits(8), Some(90));

@@ -30,6 +30,8 @@ pub const EFFECT_BYTES_MAX: usize = container::session::limits::RECORD_BYTES_MAX
 pub const FAILURE_BYTES_MAX: usize = 16 * 1024;
 /// Lines that one event may log, also of what it prints.
 pub const LOG_LINES_MAX: usize = 64;
+/// Lines that all events of one application may log in one second.
+pub const LOG_LINES_PER_SECOND_MAX: u32 = 1_000;
 /// The longest of them, in octets; what is longer is cut.
 pub const LOG_LINE_BYTES_MAX: usize = 4 * 1024;
 /// How many events a live instance handles before it is replaced: what its guest leaks goes with it.

@@ -1,11 +1,43 @@
 //! The interface `log`, and what a guest prints: lines for the operator, bounded.
 
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
 use container::session::SessionId;
 use tracing::{debug, error, info, warn};
 
 use super::{Host, wit};
 use crate::application::Identity;
-use crate::limits::{LOG_LINE_BYTES_MAX, LOG_LINES_MAX};
+use crate::failure::LogRate;
+use crate::limits::{LOG_LINE_BYTES_MAX, LOG_LINES_MAX, LOG_LINES_PER_SECOND_MAX};
+
+/// The lines of one application.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    since: Instant,
+    rate: Mutex<LogRate>,
+}
+
+impl Default for Lines {
+    fn default() -> Lines {
+        let rate = Mutex::new(LogRate::new(LOG_LINES_PER_SECOND_MAX));
+        Lines { since: Instant::now(), rate }
+    }
+}
+
+impl Lines {
+    /// Whether one more may be written; says what was not.
+    fn admit(&self, application: &str) -> bool {
+        let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
+        let admitted = rate.admits(self.since.elapsed().as_secs());
+        drop(rate);
+        if let Some(dropped @ 1..) = admitted {
+            let max = LOG_LINES_PER_SECOND_MAX;
+            warn!(application, dropped, "it logged more than {max} lines in one second");
+        }
+        admitted.is_some()
+    }
+}
 
 /// The lines of one event.
 #[derive(Debug, Default)]
@@ -38,7 +70,7 @@ impl Log {
 
 impl wit::log::Host for Host {
     fn write(&mut self, level: wit::log::Level, message: String) {
-        if !self.log.admits() {
+        if !self.log.admits() || !self.application.lines.admit(&self.application.versioned) {
             return;
         }
         let application = &self.application.versioned;
@@ -63,7 +95,7 @@ impl Host {
         }
         let (application, session) = (&self.application.versioned, Named(self.session_id()));
         for line in String::from_utf8_lossy(&output).lines().filter(|line| !line.is_empty()) {
-            if self.log.admits() {
+            if self.log.admits() && self.application.lines.admit(application) {
                 let line = cut(line);
                 info!(target: "app", application, %session, "printed: {line}");
             }

@@ -16,7 +16,7 @@ use container::session::SessionId;
 use wasmtime::component::{HasSelf, Linker, ResourceTable};
 use wasmtime_wasi_http::WasiHttpCtx;
 
-pub(crate) use self::log::Log;
+pub(crate) use self::log::{Lines, Log};
 use self::message::Subject;
 use crate::application::Identity;
 use crate::bindings::outlast::app as wit;

@@ -179,8 +179,16 @@ async fn a_log_flood_is_cut() {
     let lines = Arc::new(AtomicUsize::new(0));
     let counts = tracing::subscriber::set_default(Lines(Arc::clone(&lines)));
     assert_eq!(told(&handled(&guest, &begun()).await), Some(200));
-    drop(counts);
     assert_eq!(lines.load(Ordering::Relaxed), guest::limits::LOG_LINES_MAX);
+    let began = Instant::now();
+    for _ in 1..100 {
+        handled(&guest, &begun()).await;
+    }
+    drop(counts);
+    let seconds = usize::try_from(began.elapsed().as_secs()).unwrap() + 2;
+    let max = seconds * guest::limits::LOG_LINES_PER_SECOND_MAX as usize;
+    let lines = lines.load(Ordering::Relaxed);
+    assert!(lines >= 1_000.min(max) && lines <= max, "{lines} in {seconds} s");
 }
 
 /// Counts the lines of guests.
