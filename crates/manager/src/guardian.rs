@@ -5,11 +5,15 @@
 //!           ┌────────────┬────────────────────┐
 //!           ▼   hello    │     beat           │
 //! gone ─▶ spawned ─────────▶ starting ────▶ watched ───▶ ending ─▶ gone: the guardian ends too
-//!           ▲                                 ▲    says so
-//!           │ no hello in time: kill          │ hello
-//!  found ───┴─────────────────────────────────┘
-//!  (another guardian's)
+//!   │       ▲                                 ▲    says so
+//!  look     │ no hello in time: kill          │ hello
+//!   └─ found┴─────────────────────────────────┘
+//!      (another guardian's)
 //! ```
+//!
+//! Before each start, not the first only, it looks whether somebody holds the manager's lock: a manager that another
+//! guardian started may have taken it since the last look, and been stopped then. Such a manager is waited for, and
+//! killed if it says nothing. Who holds the lock and is no manager of this node is not killed: the operator is told.
 //!
 //! The guardian keeps the listening sockets, forwards the operator's signals and prints what the operator
 //! shall read; it knows nothing of edges and containers. A manager that dies is started again at once, one that
@@ -50,8 +54,8 @@ const REVIVAL: RestartPolicy = RestartPolicy {
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// The guardian begins; `found` says whether another guardian's manager lives.
-    Begins {
+    /// The answer to [`Effect::Look`].
+    Looked {
         /// Whether there is a manager to wait for.
         found: Found,
     },
@@ -79,18 +83,25 @@ pub enum Event {
     Signal,
 }
 
-/// Whether another guardian left a manager.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Who holds the manager's lock while this guardian has no manager.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
-    /// A living one.
+    /// A manager of this node that another guardian left.
     Manager,
-    /// None.
+    /// Nobody.
     Nobody,
+    /// Somebody else.
+    Stranger {
+        /// Who, and what to do about it, for the operator.
+        who: String,
+    },
 }
 
 /// What to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
+    /// Find out who holds the manager's lock.
+    Look,
     /// Start a manager.
     Spawn,
     /// SIGKILL to the manager.
@@ -124,6 +135,8 @@ pub enum Outcome {
 enum Manager {
     /// None; the next one starts then.
     Gone { next_at: Instant },
+    /// None that this guardian knows of; it looks.
+    Sought,
     /// Another guardian's: it says hello until then.
     Found { until: Instant },
     /// Started: it says hello until then.
@@ -176,10 +189,7 @@ impl Guardian {
     /// Something happened.
     pub fn handle(&mut self, event: Event, now: Instant, effects: &mut Vec<Effect>) {
         match event {
-            Event::Begins { found: Found::Manager } => {
-                self.manager = Manager::Found { until: now + RETURN_LIMIT };
-            }
-            Event::Begins { found: Found::Nobody } => self.spawn(now, effects),
+            Event::Looked { found } => self.looked(found, now, effects),
             Event::Hello => self.welcomed(now, effects),
             Event::Beat => self.beat(now),
             Event::Serving => {
@@ -207,7 +217,10 @@ impl Guardian {
         let late = now.saturating_duration_since(self.ticked) > BEAT_INTERVAL + LATE;
         self.ticked = now;
         match self.manager {
-            Manager::Gone { next_at } if now >= next_at => self.spawn(now, effects),
+            Manager::Gone { next_at } if now >= next_at => {
+                self.manager = Manager::Sought;
+                effects.push(Effect::Look);
+            }
             Manager::Found { until } if late => {
                 self.manager = Manager::Found { until: until.max(now + SILENCE_MAX) };
             }
@@ -225,6 +238,7 @@ impl Guardian {
                 self.kill("it hangs", effects);
             }
             Manager::Gone { .. }
+            | Manager::Sought
             | Manager::Found { .. }
             | Manager::Spawned { .. }
             | Manager::Starting
@@ -239,11 +253,12 @@ impl Guardian {
         self.wish > Wish::Run
     }
 
-    /// When the next manager is due, if that is before the next tick matters.
+    /// When the next look for a manager is due, if that is before the next tick matters.
     pub fn next_start(&self) -> Option<Instant> {
         match self.manager {
             Manager::Gone { next_at } => Some(next_at),
-            Manager::Found { .. }
+            Manager::Sought
+            | Manager::Found { .. }
             | Manager::Spawned { .. }
             | Manager::Starting
             | Manager::Watched { .. }
@@ -252,9 +267,19 @@ impl Guardian {
         }
     }
 
-    fn spawn(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        self.manager = Manager::Spawned { until: now + HELLO_LIMIT };
-        effects.push(Effect::Spawn);
+    fn looked(&mut self, found: Found, now: Instant, effects: &mut Vec<Effect>) {
+        match found {
+            Found::Manager => self.manager = Manager::Found { until: now + RETURN_LIMIT },
+            Found::Nobody => {
+                self.manager = Manager::Spawned { until: now + HELLO_LIMIT };
+                effects.push(Effect::Spawn);
+            }
+            // A node that served serves on without manager, and has one again when the stranger lets go.
+            Found::Stranger { .. } if self.has_served && self.wish == Wish::Run => {
+                self.manager = Manager::Gone { next_at: now + self.backoff.died(now) };
+            }
+            Found::Stranger { who } => effects.push(Effect::End(Outcome::Failed { reason: who })),
+        }
     }
 
     fn kill(&mut self, reason: &'static str, effects: &mut Vec<Effect>) {
@@ -269,7 +294,7 @@ impl Guardian {
             Manager::Found { .. } | Manager::Watched { .. } => {
                 self.manager = Manager::Watched { heard: now };
             }
-            Manager::Gone { .. } | Manager::Ending | Manager::Killed => return,
+            Manager::Gone { .. } | Manager::Sought | Manager::Ending | Manager::Killed => return,
         }
         if self.wish == Wish::StopNow {
             effects.push(Effect::TellStopNow);
@@ -284,6 +309,7 @@ impl Guardian {
             }
             Manager::Watched { .. } => self.manager = Manager::Watched { heard: now },
             Manager::Gone { .. }
+            | Manager::Sought
             | Manager::Found { .. }
             | Manager::Spawned { .. }
             | Manager::Ending
@@ -292,7 +318,7 @@ impl Guardian {
     }
 
     fn end_begins(&mut self) {
-        if !matches!(self.manager, Manager::Gone { .. } | Manager::Killed) {
+        if !matches!(self.manager, Manager::Gone { .. } | Manager::Sought | Manager::Killed) {
             self.manager = Manager::Ending;
         }
     }
@@ -302,7 +328,7 @@ impl Guardian {
             // A stop that another guardian began: whoever started this one wants the node to run.
             let is_anothers = self.wish == Wish::Run && !self.has_served;
             if outcome == Outcome::Stopped && is_anothers {
-                self.spawn(now, effects);
+                self.manager = Manager::Gone { next_at: now };
             } else {
                 effects.push(Effect::End(outcome));
             }
@@ -327,7 +353,10 @@ impl Guardian {
         };
         match (self.manager, self.wish) {
             // Its welcome will say so.
-            (Manager::Gone { .. } | Manager::Found { .. } | Manager::Killed, _)
+            (
+                Manager::Gone { .. } | Manager::Sought | Manager::Found { .. } | Manager::Killed,
+                _,
+            )
             | (Manager::Spawned { .. }, Wish::Stop)
             | (_, Wish::Run) => {}
             (Manager::Starting | Manager::Watched { .. } | Manager::Ending, Wish::Stop) => {

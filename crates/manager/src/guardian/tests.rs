@@ -5,13 +5,17 @@ use super::*;
 struct World {
     guardian: Guardian,
     now: Instant,
+    /// What a look finds.
+    found: Found,
 }
 
 impl World {
     fn begins(found: Found) -> (World, Vec<Effect>) {
         let now = Instant::now();
-        let mut world = World { guardian: Guardian::new(now), now };
-        let effects = world.handle(Event::Begins { found });
+        let mut world = World { guardian: Guardian::new(now), now, found };
+        let mut effects = Vec::new();
+        world.tick(&mut effects);
+        world.found = Found::Nobody;
         (world, effects)
     }
 
@@ -41,9 +45,18 @@ impl World {
         let mut effects = Vec::new();
         while self.now < end {
             self.now = end.min(self.now + BEAT_INTERVAL);
-            self.guardian.tick(self.now, &mut effects);
+            self.tick(&mut effects);
         }
         effects
+    }
+
+    /// Looks at the clock, and for whom the guardian wants to know of.
+    fn tick(&mut self, effects: &mut Vec<Effect>) {
+        self.guardian.tick(self.now, effects);
+        if effects.last() == Some(&Effect::Look) {
+            effects.pop();
+            effects.append(&mut self.handle(Event::Looked { found: self.found.clone() }));
+        }
     }
 }
 
@@ -187,7 +200,8 @@ fn a_stop_that_another_guardian_began_is_followed_by_a_start() {
     world.handle(Event::Hello);
     world.handle(Event::Ending);
     world.handle(Event::Ended);
-    assert_eq!(world.gone(), [Effect::Spawn]);
+    assert_eq!(world.gone(), []);
+    assert_eq!(world.pass(BEAT_INTERVAL), [Effect::Spawn]);
 }
 
 #[test]
@@ -197,4 +211,36 @@ fn another_guardians_manager_that_says_nothing_is_killed() {
     assert!(matches!(effects[..], [Effect::Kill { .. }]), "{effects:?}");
     world.gone();
     assert_eq!(world.pass(BEAT_INTERVAL), [Effect::Spawn]);
+}
+
+#[test]
+fn a_manager_that_took_the_lock_since_the_last_look_is_found_by_the_next() {
+    let (mut world, _) = World::begins(Found::Nobody);
+    world.handle(Event::Hello);
+    // The one that was started cannot have the lock, and ends.
+    assert_eq!(world.gone(), []);
+    world.found = Found::Manager;
+    let effects = world.pass(BEAT_INTERVAL + RETURN_LIMIT);
+    assert!(matches!(effects[..], [Effect::Kill { .. }]), "{effects:?}");
+    world.gone();
+    world.found = Found::Nobody;
+    assert_eq!(world.pass(BEAT_INTERVAL), [Effect::Spawn]);
+}
+
+#[test]
+fn a_stranger_with_the_lock_is_told_and_waited_for_only_by_a_node_that_serves() {
+    let who = "a stranger".to_owned();
+    let (_, effects) = World::begins(Found::Stranger { who: who.clone() });
+    assert_eq!(effects, [Effect::End(Outcome::Failed { reason: who.clone() })]);
+    let mut world = World::serving();
+    world.gone();
+    world.found = Found::Stranger { who: who.clone() };
+    assert_eq!(world.pass(Duration::from_secs(60)), []);
+    world.found = Found::Nobody;
+    assert_eq!(world.pass(Duration::from_secs(1)), [Effect::Spawn], "when it has let go");
+    world.gone();
+    world.found = Found::Stranger { who: who.clone() };
+    world.handle(Event::Signal);
+    let effects = world.pass(Duration::from_secs(1));
+    assert_eq!(effects, [Effect::End(Outcome::Failed { reason: who })], "nobody can stop it");
 }

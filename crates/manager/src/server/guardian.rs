@@ -24,7 +24,7 @@ use super::child::spawn_detached;
 use super::directory::NodeDirectory;
 use super::identity::LivingProcess;
 use super::lines::{LineError, Lines, open_socket};
-use super::manager_lock::ManagerLock;
+use super::manager_lock::{Holder, ManagerLock};
 use super::{Signals, UpError, process_names, raise_descriptor_limit};
 use crate::guardian::protocol::{
     EdgeSockets, FromGuardian, GuardianWelcome, ManagerHello, Running, Serving, ToGuardian,
@@ -104,6 +104,7 @@ enum Input {
     Said { connection: u64, message: ToGuardian, descriptors: Vec<OwnedFd> },
     Closed { connection: u64 },
     ManagerEnded { pid: u32 },
+    Looked(io::Result<Holder>),
 }
 
 struct Hello {
@@ -149,8 +150,7 @@ impl Node {
         let mut children = signal(SignalKind::child())?;
         let mut ticks = tokio::time::interval(BEAT_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let found = self.find_manager().await;
-        let mut outcome = self.handle(Event::Begins { found });
+        let mut outcome = None;
         while outcome.is_none() {
             let next_start = self.guardian.next_start();
             outcome = tokio::select! {
@@ -173,20 +173,35 @@ impl Node {
         Ok(outcome.unwrap_or(Outcome::Stopped))
     }
 
-    /// The manager that another guardian left.
-    async fn find_manager(&mut self) -> Found {
-        match ManagerLock::holder(&self.directory.manager_lock()).await {
-            Ok(Some(living)) => {
+    /// Finds out beside the loop: of a holder that did not write who it is the kernel is asked after a while only.
+    fn look(&self) {
+        let (directory, inputs) = (self.directory.clone(), self.inputs.clone());
+        tokio::spawn(async move {
+            let (lock, socket) = (directory.manager_lock(), directory.guardian_socket());
+            let found = ManagerLock::holder(&lock, &socket).await;
+            // The loop is gone: then so is the guardian.
+            let _ = inputs.send(Input::Looked(found)).await;
+        });
+    }
+
+    fn looked(&mut self, found: io::Result<Holder>) -> Option<Outcome> {
+        let found = match found {
+            Ok(Holder::Manager(living)) => {
                 info!(pid = living.identity().pid, "a manager runs this node already: taking over");
                 self.watch(living);
                 Found::Manager
             }
-            Ok(None) => Found::Nobody,
+            Ok(Holder::Nobody) => Found::Nobody,
+            Ok(Holder::Stranger(who)) => {
+                warn!("no manager can run: {who}");
+                Found::Stranger { who }
+            }
             Err(error) => {
                 warn!(%error, "whether a manager runs already is not known");
                 Found::Nobody
             }
-        }
+        };
+        self.handle(Event::Looked { found })
     }
 
     fn receive(&mut self, input: Input) -> Option<Outcome> {
@@ -217,6 +232,7 @@ impl Node {
                 self.gone = Some(Instant::now());
                 self.conclude_gone()
             }
+            Input::Looked(found) => self.looked(found),
         }
     }
 
@@ -326,6 +342,7 @@ impl Node {
         let mut outcome = None;
         for effect in effects {
             match effect {
+                Effect::Look => self.look(),
                 Effect::Spawn => outcome = self.spawn().or(outcome),
                 Effect::Kill { reason } => {
                     if let Some(manager) = &self.manager {

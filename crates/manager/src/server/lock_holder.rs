@@ -5,7 +5,9 @@
 
 use std::fs::{self, File, Metadata};
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use super::identity::Identity;
 
@@ -37,6 +39,20 @@ fn holders(locks: &str, inode: u64) -> impl Iterator<Item = u32> {
     })
 }
 
+/// Whether the process was started with that path as an argument: as a manager is with its guardian's socket, whatever
+/// the program is called.
+pub(super) fn is_told(pid: u32, path: &Path) -> bool {
+    let command_line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    command_line.split(|octet| *octet == 0).any(|argument| argument == path.as_os_str().as_bytes())
+}
+
+/// The name of its program, for a person.
+pub(super) fn program(pid: u32) -> String {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    // Whoever names a process chooses what stands there.
+    name.trim().escape_debug().to_string()
+}
+
 fn has_open(pid: u32, file: &Metadata) -> bool {
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     descriptors
@@ -65,5 +81,14 @@ mod tests {
         file.lock().unwrap();
         assert_eq!(of(&file).unwrap(), Some(Identity::own().unwrap()));
         assert!(!has_open(1, &file.metadata().unwrap()));
+    }
+
+    #[test]
+    fn a_process_is_told_what_stands_among_its_arguments() {
+        let pid = std::process::id();
+        let own = std::env::args_os().next().unwrap();
+        assert!(is_told(pid, Path::new(&own)));
+        assert!(!is_told(pid, Path::new(&own).parent().unwrap()));
+        assert!(!program(pid).is_empty());
     }
 }

@@ -1,5 +1,10 @@
 //! `DIR/run/manager.lock`: at most one manager runs a node, and who it is. The kernel ends the lock with the
 //! process, so it tells a living manager from one that a file remembers.
+//!
+//! A node needs a manager, and a manager the lock; so a manager of this node that holds it and does nothing (it was
+//! stopped) is killed by the guardian. Nobody else is, though no manager can run meanwhile: who holds a file of ours without being
+//! ours was told to by a person, who may want just that, and what serves goes on serving. The operator is told who it
+//! is and how to end it.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
@@ -21,8 +26,8 @@ pub(crate) struct ManagerLock {
 }
 
 impl ManagerLock {
-    /// Takes the lock and leaves the own identity in the file.
-    pub(crate) async fn take(path: &Path) -> io::Result<ManagerLock> {
+    /// Takes the lock and leaves the own identity in the file; `None` if somebody else has it and keeps it.
+    pub(crate) async fn take(path: &Path) -> io::Result<Option<ManagerLock>> {
         let mut file = open(path)?;
         let begun = Instant::now();
         loop {
@@ -31,10 +36,7 @@ impl ManagerLock {
                 Err(TryLockError::WouldBlock) if begun.elapsed() < PATIENCE => {
                     tokio::time::sleep(AGAIN_AFTER).await;
                 }
-                Err(TryLockError::WouldBlock) => {
-                    let holder = lock_file::read(path).unwrap_or_default();
-                    return Err(io::Error::other(format!("another manager runs ({holder})")));
-                }
+                Err(TryLockError::WouldBlock) => return Ok(None),
                 Err(TryLockError::Error(error)) => return Err(error),
             }
         }
@@ -42,17 +44,17 @@ impl ManagerLock {
         // Over the last one's, then cut: on a full disk an emptied file may not get its block again.
         file.write_all(&identity)?;
         file.set_len(identity.len() as u64)?;
-        Ok(ManagerLock { _file: file })
+        Ok(Some(ManagerLock { _file: file }))
     }
 
-    /// The manager that holds the lock. It writes who it is as soon as it has it; of one that was stopped between the
-    /// two the kernel knows.
-    pub(crate) async fn holder(path: &Path) -> io::Result<Option<LivingProcess>> {
+    /// Who holds the lock. A manager writes who it is as soon as it has it; of one that was stopped between the two the
+    /// kernel knows, and its command line names the guardian's socket.
+    pub(crate) async fn holder(path: &Path, guardian_socket: &Path) -> io::Result<Holder> {
         let file = open(path)?;
         let begun = Instant::now();
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok(None),
+                Ok(()) => return Ok(Holder::Nobody),
                 Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(error)) => return Err(error),
             }
@@ -60,21 +62,45 @@ impl ManagerLock {
             if let Ok(identity) = serde_json::from_str(&lock_file::read(path)?)
                 && let Some(living) = LivingProcess::found(identity)?
             {
-                return Ok(Some(living));
+                return Ok(Holder::Manager(living));
             }
             if begun.elapsed() >= PATIENCE {
-                let holder = lock_holder::of(&file)?.map(LivingProcess::found).transpose()?;
-                return match holder.flatten() {
-                    Some(living) => Ok(Some(living)),
-                    None => Err(io::Error::other(format!(
-                        "a process that cannot be found holds {0}; end it, for example by: fuser -k {0}",
-                        path.display()
-                    ))),
-                };
+                return name(&file, path, guardian_socket);
             }
             tokio::time::sleep(AGAIN_AFTER).await;
         }
     }
+}
+
+/// Who holds the lock.
+#[derive(Debug)]
+pub(crate) enum Holder {
+    Nobody,
+    /// A manager of this node.
+    Manager(LivingProcess),
+    /// Somebody else: who, and what to do about it, for the operator.
+    Stranger(String),
+}
+
+/// The holder that did not write who it is, as the kernel knows it.
+fn name(file: &File, path: &Path, guardian_socket: &Path) -> io::Result<Holder> {
+    let Some(identity) = lock_holder::of(file)? else {
+        return Ok(Holder::Stranger(format!(
+            "a process that cannot be found holds {0}; end it, for example by: fuser -k {0}",
+            path.display()
+        )));
+    };
+    if !lock_holder::is_told(identity.pid, guardian_socket) {
+        let program = lock_holder::program(identity.pid);
+        return Ok(Holder::Stranger(format!(
+            "{path} is held by process {pid} ({program}), which is no manager of this node; end it (kill {pid}), then \
+             start the node again if it does not serve",
+            path = path.display(),
+            pid = identity.pid
+        )));
+    }
+    // It may have ended meanwhile.
+    Ok(LivingProcess::found(identity)?.map_or(Holder::Nobody, Holder::Manager))
 }
 
 fn open(path: &Path) -> io::Result<File> {
@@ -88,25 +114,35 @@ mod tests {
 
     use super::*;
 
+    const SOCKET: &str = "/nowhere/guardian.sock";
+
+    async fn holder(path: &Path) -> Holder {
+        ManagerLock::holder(path, Path::new(SOCKET)).await.unwrap()
+    }
+
     #[tokio::test]
     async fn the_holder_is_known_as_long_as_it_holds() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("manager.lock");
-        assert!(ManagerLock::holder(&path).await.unwrap().is_none());
+        assert!(matches!(holder(&path).await, Holder::Nobody));
         // What another one left, longer than what is written now.
-        fs::write(
-            &path,
-            format!(
-                "{}{}",
-                serde_json::to_string(&Identity::own().unwrap()).unwrap(),
-                "}".repeat(9)
-            ),
-        )
-        .unwrap();
-        let lock = ManagerLock::take(&path).await.unwrap();
-        let holder = ManagerLock::holder(&path).await.unwrap().unwrap();
-        assert_eq!(holder.identity(), Identity::own().unwrap());
+        let own = serde_json::to_string(&Identity::own().unwrap()).unwrap();
+        fs::write(&path, format!("{own}{}", "}".repeat(9))).unwrap();
+        let lock = ManagerLock::take(&path).await.unwrap().unwrap();
+        let Holder::Manager(living) = holder(&path).await else { panic!("not found") };
+        assert_eq!(living.identity(), Identity::own().unwrap());
         drop(lock);
-        assert!(ManagerLock::holder(&path).await.unwrap().is_none(), "the file alone says nothing");
+        assert!(matches!(holder(&path).await, Holder::Nobody), "the file alone says nothing");
+    }
+
+    #[tokio::test]
+    async fn a_holder_that_was_not_started_for_this_node_is_a_stranger() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("manager.lock");
+        let file = File::create(&path).unwrap();
+        file.lock().unwrap();
+        let Holder::Stranger(who) = holder(&path).await else { panic!("taken for a manager") };
+        assert!(who.contains(&format!("kill {}", std::process::id())), "{who}");
+        assert!(ManagerLock::take(&path).await.unwrap().is_none());
     }
 }

@@ -6,6 +6,7 @@
 //! and goes on with what is recorded: whatever lives comes back by itself, and only an edge that does not has its
 //! ports tried.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command as Program;
 use std::sync::Arc;
@@ -150,7 +151,14 @@ pub async fn run(guarded: Guarded, options: Options) -> Result<(), UpError> {
     let Guarded { socket, welcome, descriptors, lines } = guarded;
     let directory = NodeDirectory::of_guardian_socket(&socket);
     // Before the record is read: another manager may still be writing it.
-    let lock = ManagerLock::take(&directory.manager_lock()).await;
+    let lock = match ManagerLock::take(&directory.manager_lock()).await {
+        // Without a last word: the guardian looks who holds it, before it starts another manager.
+        Ok(None) => {
+            return Err(UpError::System(io::Error::other("somebody holds run/manager.lock")));
+        }
+        Ok(Some(lock)) => Ok(lock),
+        Err(error) => Err(error),
+    };
     // After the lock is taken: a guardian says who it is before it looks whether somebody has that lock. One that has
     // not said so yet will find this manager; one that has may have missed it and started another.
     if lock.is_ok() && !directory.is_guarded_by(welcome.guardian) {

@@ -10,7 +10,6 @@ mod revival;
 use std::time::{Duration, Instant};
 
 use config::{NodeConfig, RestartSettings};
-use manager::UpError;
 use node::{Node, config_on_free_ports};
 use testbed::pace::Pace;
 use topology::protocol::{Answer, Request};
@@ -162,10 +161,13 @@ fn a_container_that_does_not_stop_is_killed_at_its_deadline() {
 #[test]
 fn a_second_node_on_the_same_directory_is_refused_with_the_holders_pid() {
     let node = Node::start(config_on_free_ports());
-    let error = node::guard_here(node.directory(), config_on_free_ports()).unwrap_err();
+    let told = node::refusal(node.directory(), &config_on_free_ports(), &[]);
     assert!(
-        matches!(&error, UpError::Locked { holder, .. } if *holder == node.guardian_pid().to_string()),
-        "{error}"
+        told.contains(&format!(
+            "another node runs on this directory (pid {})",
+            node.guardian_pid()
+        )),
+        "{told}"
     );
     node.stop();
 }
@@ -177,8 +179,8 @@ fn a_taken_port_is_refused_before_anything_is_started() {
     config.edge.instances[0].listen =
         vec![format!("udp:{}", holder.local_addr().unwrap()).parse().unwrap()];
     let directory = tempfile::tempdir().unwrap();
-    let error = node::guard_here(directory.path(), config).unwrap_err();
-    assert!(error.to_string().contains("address in use"), "{error}");
+    let told = node::refusal(directory.path(), &config, &[]);
+    assert!(told.contains("address in use"), "{told}");
     assert!(!directory.path().join("run/manager.sock").exists());
 }
 

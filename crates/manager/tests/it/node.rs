@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use config::{NodeConfig, RestartSettings};
-use manager::{GuardOptions, Guarded, OperatorLines, Options, Serving, UpError};
+use manager::{GuardOptions, Guarded, OperatorLines, Options, Serving};
 use rustix::process::{Pid, Signal, kill_process};
 use topology::protocol::{Answer, NodeStatus, Request};
 use topology::server::{ManagerError, admin_request};
@@ -19,6 +19,7 @@ use topology::view::{ProcessEntry, ProcessName, TopologyView};
 use crate::fake_child;
 
 const DIRECTORY: &str = "FAKE_GUARDIAN_DIRECTORY";
+const LOCK: &str = "FAKE_MANAGER_LOCK";
 const GUARDIAN_SOCKET: &str = "FAKE_MANAGER_GUARDIAN";
 const BEHAVIOURS: &str = "FAKE_MANAGER_BEHAVIOURS";
 const LIMIT: Duration = Duration::from_secs(20);
@@ -35,17 +36,18 @@ pub(crate) fn config_on_free_ports() -> NodeConfig {
     config
 }
 
-/// Guards a node from this process: for starts that fail.
-pub(crate) fn guard_here(directory: &Path, config: NodeConfig) -> Result<(), UpError> {
-    guard_here_with(directory, config, "[]")
-}
-
-pub(crate) fn guard_here_with(
+/// Guards a node that does not come up; what its guardian says about it. In a process of its own: a guardian takes the exit
+/// statuses of all children of its process.
+pub(crate) fn refusal(
     directory: &Path,
-    config: NodeConfig,
-    behaviours: &str,
-) -> Result<(), UpError> {
-    runtime().block_on(async { manager::guard(guard_options(directory, config, behaviours)).await })
+    config: &NodeConfig,
+    behaviours: &[(&str, &str)],
+) -> String {
+    fs::write(directory.join("config.json"), serde_json::to_vec(config).unwrap()).unwrap();
+    let behaviours = serde_json::to_string(behaviours).unwrap();
+    let guardian = guards_program(directory, &behaviours).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!(guardian.status.code(), Some(1));
+    String::from_utf8(guardian.stderr).unwrap()
 }
 
 /// A port of the loopback that was free a moment ago.
@@ -65,6 +67,8 @@ fn guard_options(directory: &Path, config: NodeConfig, behaviours: &str) -> Guar
         let mut program = Command::new(env::current_exe().unwrap());
         program
             .args(["--exact", "node::manages", "--nocapture"])
+            // As the real one's: its command line names the socket. Here it is the name of a test that there is not.
+            .arg(socket)
             .env(GUARDIAN_SOCKET, socket)
             .env(BEHAVIOURS, &behaviours);
         program
@@ -137,6 +141,19 @@ fn manages() {
         manager::run(guarded, options).await
     });
     std::process::exit(i32::from(ran.is_err()));
+}
+
+/// Holds a lock, as a manager that was stopped before it wrote who it is.
+#[test]
+fn holds() {
+    let Ok(lock) = env::var(LOCK) else {
+        return;
+    };
+    let lock = PathBuf::from(lock);
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(&lock).unwrap();
+    file.lock().unwrap();
+    fs::write(lock.with_extension("taken"), "").unwrap();
+    thread::sleep(Duration::from_secs(600));
 }
 
 /// The first of them waits for the file `turn1`, the second for `turn2`.
@@ -336,6 +353,22 @@ impl Node {
         self.guardian.wait().unwrap();
     }
 
+    /// A manager that took the manager's lock, and was stopped before it wrote who it is.
+    pub(crate) fn stopped_manager(&self) -> Child {
+        let run = self.path.join("run");
+        let holder = Command::new(env::current_exe().unwrap())
+            .args(["--exact", "node::holds", "--nocapture"])
+            .arg(fs::canonicalize(&run).unwrap().join("guardian.sock"))
+            .env(LOCK, run.join("manager.lock"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Its word, and not that the lock is taken: it may be a killed manager's still.
+        until("the lock to be held", || run.join("manager.taken").exists().then_some(()));
+        holder
+    }
+
     /// SIGTERM, and exit code 0.
     pub(crate) fn stop(self) -> Ended {
         signal(self.guardian.id(), Signal::TERM);
@@ -368,14 +401,18 @@ impl Drop for Node {
 }
 
 fn guardian(directory: &Path, behaviours: &str) -> Child {
-    Command::new(env::current_exe().unwrap())
+    guards_program(directory, behaviours).spawn().unwrap()
+}
+
+fn guards_program(directory: &Path, behaviours: &str) -> Command {
+    let mut program = Command::new(env::current_exe().unwrap());
+    program
         .args(["--exact", "node::guards", "--nocapture"])
         .env(DIRECTORY, directory)
         .env(BEHAVIOURS, behaviours)
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap()
+        .stdout(Stdio::null());
+    program
 }
 
 /// Whoever has it may have ended.

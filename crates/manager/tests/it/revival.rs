@@ -7,7 +7,6 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use config::NodeConfig;
 use rustix::process::Signal;
 use testbed::pace::Pace;
 use topology::protocol::{Answer, Hello, Life, NodeStatus, Request};
@@ -15,7 +14,7 @@ use topology::server::{ManagerError, Subscription};
 use topology::{Incarnation, ProcessState, ProcessType};
 
 use crate::name;
-use crate::node::{self, Node, config_on_free_ports, guard_here_with, lives, until};
+use crate::node::{self, Node, config_on_free_ports, lives, until};
 
 /// Each process's id, life, state and count of restarts.
 type Lives = BTreeMap<String, (Option<u32>, Incarnation, ProcessState, u32)>;
@@ -163,19 +162,44 @@ fn a_manager_that_was_stopped_before_it_wrote_who_it_is_is_in_nobodys_way() {
     node.kill_guardian();
     node.kill_manager();
     // What such a manager leaves: the lock, with the last one's name in the file.
-    let lock = node.directory().join("run/manager.lock");
-    let mut holder = Command::new("flock");
-    let mut holder =
-        Stranger(holder.arg("--no-fork").arg(&lock).args(["sleep", "600"]).spawn().unwrap());
-    let is_held = || {
-        let lock = fs::File::open(&lock).unwrap();
-        matches!(lock.try_lock(), Err(fs::TryLockError::WouldBlock)).then_some(())
-    };
-    until("the lock to be held", is_held);
+    let mut holder = Stranger(node.stopped_manager());
     node.guard_again();
     node.awaits_serving();
     assert!(holder.0.try_wait().unwrap().is_some(), "it was killed");
     node.stop();
+}
+
+#[test]
+fn a_manager_that_took_the_lock_after_the_guardian_looked_is_in_nobodys_way() {
+    let node = Node::start_hidden(config_on_free_ports(), &[("manager", "waits for its turn")]);
+    until("the first", || (note_count(&node, "welcomed") == 1).then_some(()));
+    let mut holder = Stranger(node.stopped_manager());
+    for turn in ["turn1", "turn2"] {
+        fs::write(node.directory().join(turn), "").unwrap();
+    }
+    node.awaits_serving();
+    assert!(holder.0.try_wait().unwrap().is_some(), "it was killed");
+    node.stop();
+}
+
+#[test]
+fn a_stranger_that_holds_the_managers_lock_is_told_and_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("run")).unwrap();
+    let lock = directory.path().join("run/manager.lock");
+    let held = directory.path().join("held");
+    let mut stranger = Command::new("flock");
+    stranger
+        .arg("--no-fork")
+        .arg(&lock)
+        .args(["sh", "-c", r#"touch "$0"; exec sleep 600"#])
+        .arg(&held);
+    let mut stranger = Stranger(stranger.stdin(Stdio::null()).spawn().unwrap());
+    until("the lock to be held", || held.exists().then_some(()));
+    let error = node::refusal(directory.path(), &config_on_free_ports(), &[]);
+    let told = format!("is held by process {} (sleep), which is no manager", stranger.0.id());
+    assert!(error.contains(&told), "{error}");
+    assert_eq!(stranger.0.try_wait().unwrap(), None, "it lives");
 }
 
 #[test]
@@ -318,10 +342,9 @@ fn a_manager_without_guardian_stops_the_node_when_it_is_told_itself() {
 #[test]
 fn a_hook_that_fails_is_told_by_the_guardian() {
     let directory = tempfile::tempdir().unwrap();
-    let behaviours = r#"[["before_start", "fails"]]"#;
-    let config: NodeConfig = config_on_free_ports();
-    let error = guard_here_with(directory.path(), config, behaviours).unwrap_err();
-    assert_eq!(error.to_string(), "the hook fails");
+    let behaviours = [("before_start", "fails")];
+    let told = node::refusal(directory.path(), &config_on_free_ports(), &behaviours);
+    assert_eq!(told, "the hook fails\n");
 }
 
 #[test]
