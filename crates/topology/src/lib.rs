@@ -6,10 +6,13 @@
 //! each message is then one table look-up away from its container. Messages that belong to a
 //! transaction or session already name their owner by a [`mod@token`].
 //!
-//! Pure: everything but [`server`] and [`mod@keys::file`]. Deliberately absent: membership between
+//! Nodes of a cluster know each other by [`credentials`].
+//!
+//! Pure: everything but [`server`], [`credentials`] and [`mod@keys::file`]. Deliberately absent: membership between
 //! nodes (a node knows only its own processes so far).
 
 pub mod choice;
+pub mod credentials;
 pub mod keys;
 pub mod protocol;
 pub mod routing_table;

@@ -2,12 +2,13 @@
 //! owner only. The manager alone reads and writes it (it holds the node's lock); its children are
 //! sent the ring.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::{KeyRing, SECRET_BYTES};
+use crate::credentials::write_private;
 
 /// Why the key ring could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -94,29 +95,14 @@ pub fn random_secret() -> Result<[u8; SECRET_BYTES], KeyFileError> {
     Ok(secret)
 }
 
-/// Replaces the ring at `path`, mode 0600. Written beside, brought to the disk and renamed, so that neither
-/// a crash nor the loss of power leaves half a ring.
+/// Replaces the ring at `path`, mode 0600, whole or not at all.
 ///
 /// # Errors
 /// [`KeyFileError::Io`]; the file is then as it was.
 pub fn write(path: &Path, ring: &KeyRing) -> Result<(), KeyFileError> {
-    let io_error = |source| KeyFileError::Io { path: path.to_owned(), source };
-    let beside = path.with_extension("new");
-    // One left by a crash may be another's idea of a mode.
-    match fs::remove_file(&beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(error)),
-        Ok(()) | Err(_) => {}
-    }
-    let written = || -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-        serde_json::to_writer(&mut file, ring)?;
-        file.write_all(b"\n")?;
-        file.sync_all()?;
-        fs::rename(&beside, path)?;
-        // The new name, too.
-        path.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
-    };
-    written().map_err(io_error)
+    let mut text = serde_json::to_vec(ring).expect("a ring has no keys but strings");
+    text.push(b'\n');
+    write_private(path, &text).map_err(|source| KeyFileError::Io { path: path.to_owned(), source })
 }
 
 #[cfg(test)]
