@@ -106,6 +106,7 @@ fn view() -> TopologyView {
         state,
         restarts: 0,
         link: None,
+        link_address: None,
         addresses: Vec::new(),
         weight: 100,
         http: None,

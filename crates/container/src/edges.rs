@@ -370,6 +370,7 @@ mod tests {
                 state,
                 restarts: 0,
                 link: None,
+                link_address: None,
                 addresses: transports.iter().map(address).collect(),
                 weight: 0,
                 http: None,

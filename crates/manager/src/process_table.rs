@@ -15,10 +15,12 @@
 //! `now` is an argument; the server calls [`ProcessTable::tick`] at [`ProcessTable::next_deadline`]. Which processes
 //! hang is decided in `detection`, what is asked by hand in `requests`.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use topology::protocol::Answer;
 use topology::view::{Incarnation, ProcessEntry, ProcessName, ProcessState, TopologyView};
+use topology::{NodeNumber, NodeSnapshot};
 
 mod adoption;
 mod detection;
@@ -57,20 +59,23 @@ enum Phase {
 #[derive(Debug)]
 pub struct ProcessTable {
     node: String,
+    number: NodeNumber,
     limits: Limits,
     phase: Phase,
     version: u64,
+    /// The microseconds of the last life that was given.
     incarnation_last: u64,
     rounds: Rounds,
     processes: Vec<Process>,
 }
 
 impl ProcessTable {
-    /// A table of processes that are all down. `floor` is the microsecond of the manager's start:
+    /// A single node's table of processes that are all down. `floor` is the microsecond of the manager's start:
     /// incarnations and view versions count up from it, so that they grow across its restarts too.
     pub fn new(node: String, specs: Vec<ProcessSpec>, limits: Limits, floor: u64) -> ProcessTable {
         ProcessTable {
             node,
+            number: NodeNumber::FIRST,
             phase: Phase::Starting,
             version: floor,
             incarnation_last: floor,
@@ -80,12 +85,32 @@ impl ProcessTable {
         }
     }
 
-    /// The picture as of now.
+    /// The same for the member of a cluster with that number. Lives that it goes on with must be of that number, too: a
+    /// node that joins a cluster starts all its processes anew.
+    #[must_use]
+    pub fn of_member(self, number: NodeNumber) -> ProcessTable {
+        ProcessTable { number, ..self }
+    }
+
+    /// The picture of this node as of now.
     pub fn view(&self) -> TopologyView {
         TopologyView {
             version: self.version,
             node: self.node.clone(),
-            processes: self.processes.iter().map(Process::entry).collect(),
+            processes: self.entries(),
+            ..TopologyView::default()
+        }
+    }
+
+    /// The same for the other members of the cluster, who reach this one at `address`.
+    pub fn snapshot(&self, address: SocketAddr) -> NodeSnapshot {
+        NodeSnapshot {
+            node: self.node.clone(),
+            number: self.number,
+            version: self.version,
+            address,
+            last_life: Incarnation::of_node(self.number, self.incarnation_last),
+            processes: self.entries(),
         }
     }
 
@@ -219,7 +244,7 @@ impl ProcessTable {
     fn spawn(&mut self, at: usize, now: Instant, effects: &mut Vec<Effect>) {
         self.incarnation_last += 1;
         let process = &mut self.processes[at];
-        process.begins(Incarnation(self.incarnation_last), now);
+        process.begins(Incarnation::of_node(self.number, self.incarnation_last), now);
         effects.push(Effect::Spawn {
             name: process.spec.name.clone(),
             incarnation: process.incarnation,

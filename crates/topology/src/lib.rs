@@ -6,14 +6,17 @@
 //! each message is then one table look-up away from its container. Messages that belong to a
 //! transaction or session already name their owner by a [`mod@token`].
 //!
-//! Nodes of a cluster know each other by [`credentials`].
+//! In a cluster every manager merges what the members say of themselves ([`node`]) into one view ([`mod@cluster_view`]);
+//! they know each other by [`credentials`].
 //!
 //! Pure: everything but [`server`], [`credentials`] and [`mod@keys::file`]. Deliberately absent: membership between
 //! nodes (a node knows only its own processes so far).
 
 pub mod choice;
+pub mod cluster_view;
 pub mod credentials;
 pub mod keys;
+pub mod node;
 pub mod protocol;
 pub mod routing_table;
 pub mod server;
@@ -21,7 +24,9 @@ pub mod token;
 pub mod view;
 
 pub use choice::{BucketTable, Candidate, Candidates, ChoiceHash, ChoiceKey};
+pub use cluster_view::{Cluster, cluster_view};
 pub use keys::{Key, KeyRing};
+pub use node::{NodeEntry, NodeNumber, NodeSnapshot, NodeState};
 pub use routing_table::{
     Accepting, HeartbeatSettings, Route, RouteState, RoutingChange, RoutingTable,
 };

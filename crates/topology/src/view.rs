@@ -1,4 +1,4 @@
-//! The picture of a node's processes that the manager keeps and everybody else is shown.
+//! The picture of a node's processes, and of those of its cluster, that the manager keeps and everybody else is shown.
 //!
 //! A view is a complete snapshot, never a difference: whoever gets version 7 needs no version 6.
 //! `outlast status --json` prints these entries.
@@ -9,7 +9,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// The name of a process, unique on its node: `edge1`, `container2`.
+use crate::node::{NodeEntry, NodeNumber, NodeState};
+
+/// The name of a process, unique on its node: `edge1`, `container2`. In the views of other nodes: `container2@node1`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ProcessName(pub String);
@@ -24,6 +26,19 @@ impl ProcessName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The name in the views of other nodes.
+    pub fn of_node(name: &ProcessName, node: &str) -> ProcessName {
+        ProcessName(format!("{name}@{node}"))
+    }
+
+    /// The name on its own node, and the node's if it is another one's.
+    pub fn parts(&self) -> (&str, Option<&str>) {
+        match self.0.split_once('@') {
+            Some((name, node)) => (name, Some(node)),
+            None => (&self.0, None),
+        }
+    }
 }
 
 impl fmt::Display for ProcessName {
@@ -34,8 +49,9 @@ impl fmt::Display for ProcessName {
 
 /// One life of a process: a restarted container is another incarnation.
 ///
-/// Later lives have greater numbers, across restarts of the manager too (the number is the
-/// microsecond of the start, made strictly increasing). Zero stands for "never lived".
+/// Later lives of a node have greater numbers, across restarts of the manager too (the number is the microsecond of the
+/// start, made strictly increasing, below the number of the node). Lives of two nodes are not compared. Zero
+/// stands for "never lived".
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -168,10 +184,10 @@ pub struct EdgeAddress {
     pub public: String,
 }
 
-/// One process of the node.
+/// One process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessEntry {
-    /// Unique on the node.
+    /// Unique in its view.
     pub name: ProcessName,
     /// `type` in JSON, the operator's word.
     #[serde(rename = "type")]
@@ -187,6 +203,9 @@ pub struct ProcessEntry {
     /// Containers: the Unix socket on which edges reach it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<PathBuf>,
+    /// Containers of a cluster's node: where edges and containers of other nodes reach it, by TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_address: Option<SocketAddr>,
     /// Edges: what they listen on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<EdgeAddress>,
@@ -200,15 +219,25 @@ pub struct ProcessEntry {
 /// The weight of a container of which nothing else is said.
 pub const WEIGHT_DEFAULT: u16 = 100;
 
-/// All processes of a node at one moment.
+/// All processes of a node, and of its cluster, at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopologyView {
     /// Grows with each change; a reader ignores what is not newer than what it has.
     pub version: u64,
     /// The node's name.
     pub node: String,
-    /// In the order of the configuration.
+    /// The node's own in the order of the configuration, then those of other nodes.
     pub processes: Vec<ProcessEntry>,
+    /// The members of the cluster, by their numbers; none on a single node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<NodeEntry>,
+    /// How many node numbers the cluster has given so far: who has one below and is not among `nodes` was removed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub numbers_given: u16,
+}
+
+fn is_zero(number: &u16) -> bool {
+    *number == 0
 }
 
 impl TopologyView {
@@ -227,14 +256,46 @@ impl TopologyView {
         self.processes.iter().filter(|process| process.process_type == ProcessType::Edge)
     }
 
+    /// The member with that number.
+    pub fn node_numbered(&self, number: NodeNumber) -> Option<&NodeEntry> {
+        self.nodes.iter().find(|node| node.number == number)
+    }
+
+    /// The name by which every node of the cluster knows a process of this view: what is chosen by names must come
+    /// out alike on all of them.
+    pub fn cluster_name(&self, name: &ProcessName) -> ProcessName {
+        match name.parts() {
+            (_, None) if !self.nodes.is_empty() => ProcessName::of_node(name, &self.node),
+            (_, Some(_) | None) => name.clone(),
+        }
+    }
+
     /// Whether that life is over: no process has it any more, or the one that had it has not begun
-    /// another yet. Whoever hangs, stops or drains still lives, for it may still write.
+    /// another yet, or its node is lost or was removed. Whoever hangs, stops or drains still lives, for it may still write.
     ///
-    /// A life later than all that this view knows began after it and is not judged by it.
+    /// Judged by what is known of its own node: a life later than all that this view knows of that one began after it and
+    /// is not judged by it, nor is any of a node that the view has not heard of yet.
     pub fn is_dead(&self, incarnation: Incarnation) -> bool {
-        let latest = self.processes.iter().map(|process| process.incarnation).max();
+        let number = incarnation.node();
+        let node = self.node_numbered(number);
+        match node.map(|node| node.state) {
+            Some(NodeState::Lost) => return true,
+            Some(NodeState::Up) => {}
+            // A greater number may be one that was given since.
+            None if !self.nodes.is_empty() => return number.get() < self.numbers_known(),
+            None => {}
+        }
+        let lives = self.processes.iter().map(|process| process.incarnation);
+        let lives = lives.filter(|life| life.node() == number);
+        let latest = lives.chain(node.map(|node| node.last_life)).max();
         latest.is_some_and(|latest| incarnation <= latest)
             && !self.lives().any(|life| life == incarnation)
+    }
+
+    /// All numbers below were given.
+    fn numbers_known(&self) -> u16 {
+        let highest = self.nodes.iter().map(|node| node.number.get() + 1).max();
+        self.numbers_given.max(highest.unwrap_or(0))
     }
 
     /// The lives that are not over, those of edges too.
@@ -265,6 +326,7 @@ mod tests {
             state,
             restarts: 3,
             link: None,
+            link_address: None,
             addresses: Vec::new(),
             weight: WEIGHT_DEFAULT,
             http: None,

@@ -140,6 +140,7 @@ mod tests {
             state: *state,
             restarts: 0,
             link: None,
+            link_address: None,
             addresses: Vec::new(),
             weight: WEIGHT_DEFAULT,
             http: None,

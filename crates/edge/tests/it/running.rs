@@ -152,6 +152,7 @@ pub(crate) fn view(version: u64, containers: &[(&str, PathBuf)]) -> TopologyView
         state: ProcessState::Ready,
         restarts: 0,
         link: Some(path.clone()),
+        link_address: None,
         addresses: Vec::new(),
         weight: 100,
         http: None,
@@ -160,6 +161,7 @@ pub(crate) fn view(version: u64, containers: &[(&str, PathBuf)]) -> TopologyView
         version,
         node: "node".to_owned(),
         processes: containers.iter().map(entry).collect(),
+        ..TopologyView::default()
     }
 }
 

@@ -60,7 +60,7 @@ impl ProcessTable {
         self.processes.iter().map(recorded).collect()
     }
 
-    /// No incarnation and no version that was given is greater.
+    /// No version that was given is greater, and no incarnation's microseconds are.
     pub fn numbers_used(&self) -> u64 {
         self.version.max(self.incarnation_last)
     }

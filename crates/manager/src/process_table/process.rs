@@ -112,6 +112,7 @@ impl Process {
             state: self.state,
             restarts: self.restarts,
             link: self.spec.link.clone(),
+            link_address: None,
             addresses: self.spec.addresses.clone(),
             http: self.http,
             weight: WEIGHT_DEFAULT,

@@ -471,3 +471,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_member_gives_lives_of_its_number_and_tells_others_the_last() {
+    let number = topology::NodeNumber::new(3).unwrap();
+    let node = Node::new();
+    let mut table = node.table.of_member(number);
+    table.handle(Event::NodeStarts, node.now, &mut Vec::new());
+    let snapshot = table.snapshot("192.0.2.3:6200".parse().unwrap());
+    let lives: Vec<_> = snapshot.processes.iter().map(|process| process.incarnation).collect();
+    let life = |microseconds| Incarnation::of_node(number, microseconds);
+    assert_eq!(lives, [life(1_001), life(1_002), Incarnation::NONE]);
+    assert_eq!(snapshot.last_life, life(1_002));
+    assert_eq!((snapshot.number, snapshot.version), (number, table.view().version));
+    // What another manager counts on from is no matter of the number.
+    assert!(table.numbers_used() < 1_010);
+}

@@ -33,7 +33,12 @@ pub fn left_behind(directory: &Path) -> Option<NodeStatus> {
     let lives = processes.iter().any(|process| process.pid.is_some());
     let node = record.settings["node"]["name"].as_str().unwrap_or_default().to_owned();
     lives.then(|| NodeStatus {
-        view: TopologyView { version: record.numbers_used, node, processes },
+        view: TopologyView {
+            version: record.numbers_used,
+            node,
+            processes,
+            ..TopologyView::default()
+        },
         ..NodeStatus::default()
     })
 }
@@ -50,6 +55,7 @@ fn entry(process: &RecordedProcess, edges: &[EdgeListeners]) -> ProcessEntry {
         state: living.map_or(ProcessState::Down, |_| life.state),
         restarts: life.restarts,
         link: None,
+        link_address: None,
         addresses: edge.map(EdgeListeners::addresses).unwrap_or_default(),
         http: life.http,
         weight: WEIGHT_DEFAULT,

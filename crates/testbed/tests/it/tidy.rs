@@ -99,6 +99,8 @@ const DECISIONS: &[&str] = &[
     "registrar/src/bindings",
     "registrar/src/authentication.rs",
     "topology/src/choice.rs",
+    "topology/src/cluster_view.rs",
+    "topology/src/node.rs",
     "topology/src/routing_table.rs",
     "topology/src/routing_table",
     "topology/src/token.rs",

@@ -124,11 +124,13 @@ fn view(version: u64, processes: &[(&str, u64, ProcessState)]) -> TopologyView {
                 state: *state,
                 restarts: 0,
                 link: None,
+                link_address: None,
                 addresses: Vec::new(),
                 weight: WEIGHT_DEFAULT,
                 http: None,
             })
             .collect(),
+        ..TopologyView::default()
     }
 }
 

@@ -14,6 +14,7 @@ fn view(state: ProcessState) -> TopologyView {
         state,
         restarts: 0,
         link: None,
+        link_address: None,
         addresses: Vec::new(),
         weight: 100,
         http: None,

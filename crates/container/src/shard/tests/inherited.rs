@@ -17,6 +17,7 @@ fn view(first: ProcessState, heir: u64) -> TopologyView {
         state,
         restarts: 0,
         link: None,
+        link_address: None,
         addresses: Vec::new(),
         weight: 100,
         http: None,

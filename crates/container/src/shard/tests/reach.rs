@@ -15,6 +15,7 @@ fn entry(name: &str, process_type: ProcessType, life: u64, state: ProcessState) 
         state,
         restarts: 0,
         link: None,
+        link_address: None,
         addresses: Vec::new(),
         weight: 100,
         http: None,

@@ -109,6 +109,7 @@ fn view_with_edge_2(state: ProcessState) -> TopologyView {
         state,
         restarts: 0,
         link: None,
+        link_address: None,
         addresses: vec![topology::EdgeAddress {
             transport: ListenerTransport::Udp,
             own,
@@ -117,7 +118,12 @@ fn view_with_edge_2(state: ProcessState) -> TopologyView {
         weight: 100,
         http: None,
     };
-    TopologyView { version: 1, node: "n1".to_owned(), processes: vec![edge] }
+    TopologyView {
+        version: 1,
+        node: "n1".to_owned(),
+        processes: vec![edge],
+        ..TopologyView::default()
+    }
 }
 
 #[test]

@@ -125,6 +125,7 @@ impl Bench {
             state: ProcessState::Backoff,
             restarts: 1,
             link: None,
+            link_address: None,
             addresses,
             weight: 100,
             http: None,

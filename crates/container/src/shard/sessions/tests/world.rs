@@ -256,6 +256,7 @@ impl World {
             },
             restarts: 0,
             link: None,
+            link_address: None,
             addresses: Vec::new(),
             weight: WEIGHT_DEFAULT,
             http: None,

@@ -166,6 +166,7 @@ impl World {
             },
             restarts: 0,
             link: None,
+            link_address: None,
             addresses: Vec::new(),
             weight: 100,
             http: None,
