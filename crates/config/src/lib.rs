@@ -14,6 +14,8 @@ use std::fs;
 use std::io::Read as _;
 use std::path::Path;
 
+pub mod cluster;
+pub mod edit;
 pub mod first_run;
 pub mod listen;
 pub mod manifest;
@@ -24,6 +26,10 @@ mod reader;
 pub mod settings;
 mod time_text;
 
+pub use cluster::{
+    CLUSTER_PORT, ClusterAddressError, ClusterSettings, Discover, MemberAddress, MulticastAddress,
+    cluster_address,
+};
 pub use first_run::{FirstRun, first_run};
 pub use listen::{Listen, ListenTransports, PublicAddress, domain_name};
 pub use nearest::nearest;

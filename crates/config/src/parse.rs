@@ -7,6 +7,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use crate::FILE_NAME;
+use crate::cluster::cluster_settings;
 use crate::listen::{Listen, domain_name};
 use crate::problem::Problem;
 use crate::reader::{Expected, Reader, Section, integer_in, read};
@@ -43,6 +44,8 @@ pub(crate) fn parse(text: &str) -> Result<NodeConfig, Vec<Problem>> {
 fn node_config(reader: &mut Reader<'_>, mut root: Section<'_>) -> NodeConfig {
     let node = root.section(reader, "node");
     let node = node_settings(reader, node);
+    let cluster = root.optional_section(reader, "cluster");
+    let cluster = cluster.and_then(|section| cluster_settings(reader, section));
     let registrar = root.section(reader, "registrar");
     let registrar = registrar_settings(reader, registrar);
     let heartbeat = root.section(reader, "heartbeat");
@@ -80,7 +83,19 @@ fn node_config(reader: &mut Reader<'_>, mut root: Section<'_>) -> NodeConfig {
     let log = root.section(reader, "log");
     let log = log_settings(reader, log);
     root.finish(reader);
-    NodeConfig { node, registrar, heartbeat, restart, container, edge, peer, keys, state, log }
+    NodeConfig {
+        node,
+        cluster,
+        registrar,
+        heartbeat,
+        restart,
+        container,
+        edge,
+        peer,
+        keys,
+        state,
+        log,
+    }
 }
 
 /// Process names must differ: they name log files, links and `outlast restart`.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::ClusterSettings;
 use crate::listen::{Listen, ListenTransports, PublicAddress};
 use crate::time_text;
 
@@ -17,6 +18,9 @@ use crate::time_text;
 pub struct NodeConfig {
     /// `[node]`
     pub node: NodeSettings,
+    /// `[cluster]`. None: a single node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterSettings>,
     /// `[registrar]`
     pub registrar: RegistrarSettings,
     /// `[heartbeat]`

@@ -6,8 +6,8 @@ use super::*;
 use crate::settings::NodeConfig;
 
 /// Settings shown as examples, which have no value by default.
-const EXAMPLES: [&str; 6] =
-    ["#public", "#[[peer]]", "#name = \"pbx\"", "#address", "#transport", "#weight"];
+const EXAMPLES: [&str; 7] =
+    ["#public", "#[[peer]]", "#name = \"pbx\"", "#address", "#transport", "#weight", "#discover"];
 
 fn uncommented(text: &str) -> String {
     let setting = |line: &str| {
@@ -57,6 +57,7 @@ fn the_examples_behind_the_comments_are_accepted() {
         .collect();
     let config = crate::parse(&text).unwrap();
     assert_eq!(config.peer.len(), 1);
+    assert!(config.cluster.unwrap().discover.is_some());
     assert!(config.edge.public.is_some());
     assert!(config.edge.instances[0].public.is_some());
 }

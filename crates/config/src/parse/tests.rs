@@ -52,7 +52,7 @@ workers = 0
             "outlast.toml:9 heartbeat.allowed_miss_count: -1 needs a whole number from 0 to 100, for example 2",
             "outlast.toml:12 edge.nat_traversal: 1 needs true or false, for example true",
             r#"outlast.toml:13 edge.workers: 0 needs "auto" or a whole number from 1 to 64, for example "auto""#,
-            "outlast.toml:15 colour: unknown; known here: node, registrar, heartbeat, restart, container, edge, peer, keys, state, log",
+            "outlast.toml:15 colour: unknown; known here: node, cluster, registrar, heartbeat, restart, container, edge, peer, keys, state, log",
         ],
     );
 }
@@ -325,3 +325,64 @@ const KEYS: [(&str, &str); 13] = [
     ("[[edge.instances]]", "listen"),
     ("[[peer]]", "address"),
 ];
+
+#[test]
+fn a_member_says_where_it_is_and_how_it_finds_the_others() {
+    let cluster = |text: &str| parse(&format!("[cluster]\n{text}")).unwrap().cluster.unwrap();
+    let alone = cluster("address = \"192.0.2.11:6200\"");
+    assert_eq!(alone.address, "192.0.2.11:6200".parse().unwrap());
+    assert_eq!((alone.discover, alone.nodes.len()), (None, 0));
+    for (discover, first) in [
+        ("\"*225.0.0.20:6200\"", Some("*225.0.0.20:6200")),
+        ("\"*224.0.1.0:1\"", Some("*224.0.1.0:1")),
+        ("\"*239.255.255.255:6200\"", Some("*239.255.255.255:6200")),
+        ("[\"node1:6200\", \"192.0.2.2:6200\"]", None),
+    ] {
+        let text = format!("address = \"[2001:db8::1]:6200\"\ndiscover = {discover}");
+        let read = cluster(&text);
+        match (read.discover.as_ref().unwrap(), first) {
+            (crate::Discover::Multicast(address), Some(first)) => {
+                assert_eq!(address.to_string(), first);
+            }
+            (crate::Discover::Servers(servers), None) => {
+                assert_eq!(servers[0].as_str(), "node1:6200");
+            }
+            other => panic!("{other:?}"),
+        }
+        let json = serde_json::to_value(&read).unwrap();
+        assert_eq!(serde_json::from_value::<crate::ClusterSettings>(json).unwrap(), read);
+    }
+    let fixed = cluster("address = \"192.0.2.11:6200\"\nnodes = [\"192.0.2.12:6200\"]");
+    assert_eq!(fixed.nodes[0].as_str(), "192.0.2.12:6200");
+}
+
+#[test]
+fn mistakes_in_the_cluster_section_are_told() {
+    check(
+        r#"[cluster]
+adress = "192.0.2.11:6200"
+discover = "225.0.0.20:6200"
+nodes = ["node1"]
+"#,
+        &[
+            r#"outlast.toml:1 cluster.address: is missing, for example "192.0.2.11:6200""#,
+            "outlast.toml:2 cluster.adress: unknown; did you mean address?",
+            r#"outlast.toml:3 cluster.discover: "225.0.0.20:6200" needs "*" and a multicast address from 224.0.1.0 to 239.255.255.255 with port, or a list of host:port, for example "*225.0.0.20:6200" or ["node1:6200", "node2:6200"]"#,
+            r#"outlast.toml:4 cluster.nodes: "node1" needs host:port, for example "node1:6200" or "192.0.2.11:6200""#,
+        ],
+    );
+    check(
+        "[cluster]\naddress = \"0.0.0.0:6200\"\ndiscover = [\"a:1\"]\nnodes = [\"b:1\"]\n",
+        &[
+            r#"outlast.toml:2 cluster.address: "0.0.0.0:6200" needs this host's own address and a port, no wildcard, for example "192.0.2.11:6200""#,
+            "outlast.toml:4 cluster.nodes: says, as cluster.discover does, how members are found; needs one of them, not both",
+        ],
+    );
+    for address in
+        ["*224.0.0.255:6200", "*240.0.0.0:6200", "*192.0.2.1:6200", "*225.0.0.20", "*225.0.0.20:0"]
+    {
+        let text = format!("[cluster]\naddress = \"192.0.2.11:6200\"\ndiscover = \"{address}\"\n");
+        let problems = parse(&text).unwrap_err();
+        assert_eq!(problems[0].line, 3, "{address}");
+    }
+}
