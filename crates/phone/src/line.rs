@@ -3,7 +3,7 @@
 //! What is read goes to the line's [`Router`]. A lost TCP connection is replaced by [`Line::reconnect`]; the line
 //! stays the same then, its local address does not.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
@@ -207,8 +207,8 @@ impl Connection {
         let passed = Sent { shared: Arc::clone(shared), index };
         let (local, tasks) = match transport {
             LineTransport::Udp => {
-                let any = if edge.is_ipv6() { "[::1]:0" } else { "127.0.0.1:0" };
-                let socket = Arc::new(UdpSocket::bind(any).await?);
+                let own = own_address_towards(edge).await?;
+                let socket = Arc::new(UdpSocket::bind((own, 0)).await?);
                 let local = socket.local_addr()?;
                 let reader = tokio::spawn(read_datagrams(Arc::clone(&socket), router, is_open));
                 let writer = tokio::spawn(write_datagrams(socket, edge, queue, passed));
@@ -233,6 +233,15 @@ impl Drop for Connection {
             task.abort();
         }
     }
+}
+
+/// The address that this machine has for whoever speaks to the edge: it stands in Via and Contact.
+async fn own_address_towards(edge: SocketAddr) -> std::io::Result<IpAddr> {
+    let any = if edge.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" };
+    let asking = UdpSocket::bind(any).await?;
+    // Sends nothing.
+    asking.connect(edge).await?;
+    Ok(asking.local_addr()?.ip())
 }
 
 /// Tells the watcher what was sent.

@@ -43,8 +43,9 @@ pub async fn register(
     round: u32,
     expires: u32,
 ) -> Outcome {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a loopback socket");
-    socket.connect(edge).await.expect("a loopback address");
+    let any = if edge.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" };
+    let socket = UdpSocket::bind(any).await.expect("a socket");
+    socket.connect(edge).await.expect("a way to the edge");
     let local = socket.local_addr().expect("bound");
     let mut outcome = Outcome::default();
     let mut waiting: HashMap<usize, Waiting> = HashMap::new();

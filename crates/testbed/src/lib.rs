@@ -4,17 +4,21 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`binary`] | the `outlast` binary under test, built when it is stale |
+//! | [`clock`] | the wall clock of a node, set without touching the machine's |
 //! | [`crowd`] | thousands of registrations through one socket |
+//! | [`lab`] | several hosts on this machine, and faults of the network between them |
 //! | [`node`] | a running node on a temporary directory: start, status, kill, stop |
 //! | [`pace`] | how much slower the machine was than an idle one while a time was taken |
 //! | [`sipp`] | SIPp as an independent peer |
 //! | [`wait`] | waiting for a condition with a deadline and a message, in place of sleeping |
 //!
 //! Nothing outside the tests depends on this crate. Everything listens on loopback with ports that the
-//! system gave, lives in a temporary directory and ends with the value that owns it.
+//! system gave, or on hosts of a lab, lives in a temporary directory and ends with the value that owns it.
 
 pub mod binary;
+pub mod clock;
 pub mod crowd;
+pub mod lab;
 pub mod node;
 pub mod pace;
 pub mod sipp;

@@ -30,7 +30,7 @@ pub struct Scenario<'a> {
     pub server: SocketAddr,
     /// How it sends.
     pub transport: SippTransport,
-    /// Own port on 127.0.0.1; see [`free_port`].
+    /// Own port; see [`free_port`]. The address is the one that this host has for whoever speaks to the server.
     pub local_port: u16,
     /// Lines of the injection file, fields separated by `;`.
     pub fields: Vec<String>,
@@ -65,7 +65,7 @@ impl Sipp {
         command
             .arg("-sf")
             .arg(scenario_path(scenario.name))
-            .args(["-i", "127.0.0.1", "-nostdin"])
+            .args(["-i", &own_address_towards(scenario.server), "-nostdin"])
             .args(["-p", &scenario.local_port.to_string()])
             .args(["-m", &scenario.calls.to_string()])
             .args(["-r", &scenario.rate.to_string()])
@@ -125,6 +125,14 @@ impl Drop for Sipp {
 
 fn scenario_path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios").join(format!("{name}.xml"))
+}
+
+fn own_address_towards(server: SocketAddr) -> String {
+    let any = if server.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" };
+    let asking = std::net::UdpSocket::bind(any).expect("a socket");
+    // Sends nothing.
+    asking.connect(server).expect("a way to the server");
+    asking.local_addr().expect("bound").ip().to_string()
 }
 
 /// A port on 127.0.0.1 that is free for UDP and TCP right now. SIPp cannot tell which port the system gave

@@ -1,10 +1,10 @@
 //! A machine whose clock is set by an hour under a running node, by libfaketime (Debian package faketime): nothing
 //! that is registered is lost at once, and what is registered then lasts as long as it was granted.
 
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use phone::LineTransport;
+use testbed::clock::Clock;
 use testbed::node::{Node, NodeOptions};
 use testbed::wait;
 
@@ -14,47 +14,15 @@ const LIMIT: Duration = Duration::from_secs(15);
 /// How long no lifetime ends after a step.
 const FREEZE: Duration = Duration::from_secs(60);
 
-/// The library that is preloaded; `None` where it is not installed.
-fn library() -> Option<PathBuf> {
-    let mut found = std::fs::read_dir("/usr/lib").ok()?.filter_map(Result::ok);
-    found.find_map(|entry| {
-        let library = entry.path().join("faketime/libfaketimeMT.so.1");
-        library.exists().then_some(library)
-    })
-}
-
-/// A node whose clock shows what the file says; `None`, and a word about it, without the library. In CI (`CI` is set) it
-/// has to be there.
-fn node_by(clock: &Path) -> Option<Node> {
-    let Some(library) = library() else {
-        let missing = "libfaketime is not installed (Debian package faketime)";
-        assert!(std::env::var_os("CI").is_none(), "{missing}");
-        println!("skipped: {missing}");
-        return None;
-    };
-    set(clock, "+0");
-    let environment = [
-        ("LD_PRELOAD", library.to_str().expect("a path of text")),
-        ("FAKETIME_TIMESTAMP_FILE", clock.to_str().expect("a path of text")),
-        ("FAKETIME_NO_CACHE", "1"),
-        // A step changes the wall clock only.
-        ("DONT_FAKE_MONOTONIC", "1"),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-    ];
+/// A node that goes by this clock.
+fn node_by(clock: &Clock) -> Node {
     let options = NodeOptions { config: Some(world::open_config(1, "")), arguments: Vec::new() };
-    Some(Node::start_with_environment(&options, &environment))
-}
-
-/// Whole or not at all: processes read it at any time.
-fn set(clock: &Path, offset: &str) {
-    let beside = clock.with_extension("new");
-    std::fs::write(&beside, format!("{offset}\n")).expect("the file can be written");
-    std::fs::rename(beside, clock).expect("the file can be replaced");
+    Node::start_with_environment(&options, &clock.environment())
 }
 
 /// Steps the clock and waits until `outlast status` tells it.
-fn step(node: &Node, clock: &Path, offset: &str, by_ms: i64) {
-    set(clock, offset);
+fn step(node: &Node, clock: &Clock, offset: &str, by_ms: i64) {
+    clock.set(offset);
     wait::until("the step to be noticed", LIMIT, || {
         let status = node.outlast(&["status", "--json"]);
         let status: serde_json::Value =
@@ -72,8 +40,8 @@ fn step(node: &Node, clock: &Path, offset: &str, by_ms: i64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_set_forward_by_an_hour_costs_no_registration_at_once() {
     let home = tempfile::tempdir().expect("a temporary directory");
-    let clock = home.path().join("clock");
-    let Some(node) = node_by(&clock) else { return };
+    let Some(clock) = Clock::in_directory(home.path()) else { return };
+    let node = node_by(&clock);
     let alice = world::phone(&node, "alice", LineTransport::Udp).await;
     alice.register(3_000).await.expect("anybody may register");
     let began = Instant::now();
@@ -104,8 +72,8 @@ async fn a_clock_set_forward_by_an_hour_costs_no_registration_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_set_back_by_an_hour_ends_nothing_and_grants_no_hour_more() {
     let home = tempfile::tempdir().expect("a temporary directory");
-    let clock = home.path().join("clock");
-    let Some(node) = node_by(&clock) else { return };
+    let Some(clock) = Clock::in_directory(home.path()) else { return };
+    let node = node_by(&clock);
     let alice = world::registered_openly(&node, "alice", LineTransport::Udp).await;
     step(&node, &clock, "-1h", -3_600_000);
     assert_eq!(alice.registered_contacts(0).await.expect("an answer").len(), 1, "kept");

@@ -19,6 +19,7 @@ mod hostile_input;
 mod http;
 mod keys;
 mod kills;
+mod lab;
 mod matrix;
 mod peers;
 mod proxied;

@@ -8,7 +8,7 @@ use crate::world::{self, DOMAIN, PASSWORD};
 
 const CALLS: u32 = 20;
 
-fn credentials(user: &str) -> String {
+pub(crate) fn credentials(user: &str) -> String {
     format!("[authentication username={user} password={PASSWORD}]")
 }
 
