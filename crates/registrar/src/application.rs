@@ -72,6 +72,14 @@ impl Registrar {
         self.authenticator.nonces().use_key(keys.derive("nonce"));
     }
 
+    /// The edges' hosts have changed, by which phones may call the server itself.
+    ///
+    /// # Errors
+    /// [`SettingsError::BadHost`]; they stay as they were.
+    pub fn use_own_hosts(&self, hosts: &[String]) -> Result<(), SettingsError> {
+        self.domains.use_own_hosts(hosts)
+    }
+
     async fn decide(&self, request: &IncomingRequest) -> Result<Effects, Failure> {
         let message = &request.message;
         let (Some(method), Some(request_uri)) = (message.method(), message.request_uri()) else {

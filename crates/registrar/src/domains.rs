@@ -4,16 +4,18 @@
 //! where the request was sent, and that may be another edge, or a load balancer before them.
 
 use std::net::SocketAddr;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use sip::{AddressOfRecord, Host, SipUri};
 
 use crate::settings::{Settings, SettingsError};
 
 /// The domains served and the server's other names, in canonical form.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Domains {
     served: Vec<String>,
-    own_hosts: Vec<String>,
+    /// Changes as edges come and go in the cluster.
+    own_hosts: RwLock<Vec<String>>,
 }
 
 /// Whose business a URI is.
@@ -36,20 +38,24 @@ impl Domains {
         if settings.domains.is_empty() {
             return Err(SettingsError::NoDomain);
         }
-        let canonical = |hosts: &[String]| {
-            hosts
-                .iter()
-                .map(|host| {
-                    Host::parse(host.as_bytes())
-                        .map(|parsed| parsed.to_string())
-                        .ok_or_else(|| SettingsError::BadHost(host.clone()))
-                })
-                .collect::<Result<Vec<_>, _>>()
-        };
         Ok(Domains {
             served: canonical(&settings.domains)?,
-            own_hosts: canonical(&settings.own_hosts)?,
+            own_hosts: RwLock::new(canonical(&settings.own_hosts)?),
         })
+    }
+
+    /// The server's other names have changed.
+    ///
+    /// # Errors
+    /// [`SettingsError::BadHost`]; they stay as they were.
+    pub fn use_own_hosts(&self, hosts: &[String]) -> Result<(), SettingsError> {
+        let hosts = canonical(hosts)?;
+        *self.own_hosts.write().unwrap_or_else(PoisonError::into_inner) = hosts;
+        Ok(())
+    }
+
+    fn own_hosts(&self) -> RwLockReadGuard<'_, Vec<String>> {
+        self.own_hosts.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The served domain that is this host, in its canonical spelling: the realm.
@@ -60,7 +66,7 @@ impl Domains {
     /// Whose business `uri` is, in a request that came in at `local`.
     pub fn place(&self, uri: &SipUri<'_>, local: SocketAddr) -> Place {
         let own_ip = uri.host.ip() == Some(local.ip());
-        let own = own_ip || self.own_hosts.iter().any(|host| is(&uri.host, host));
+        let own = own_ip || self.own_hosts().iter().any(|host| is(&uri.host, host));
         if uri.user.is_none() {
             let meant = own || self.served(&uri.host).is_some();
             return if meant { Place::Server } else { Place::Elsewhere };
@@ -85,6 +91,14 @@ impl Domains {
     }
 }
 
+fn canonical(hosts: &[String]) -> Result<Vec<String>, SettingsError> {
+    let canonical = |host: &String| match Host::parse(host.as_bytes()) {
+        Some(parsed) => Ok(parsed.to_string()),
+        None => Err(SettingsError::BadHost(host.clone())),
+    };
+    hosts.iter().map(canonical).collect()
+}
+
 fn is(host: &Host<'_>, canonical: &str) -> bool {
     // Most requests spell the domain as it is configured.
     if matches!(host, Host::Name(name) if *name == canonical.as_bytes()) {
@@ -106,6 +120,20 @@ mod tests {
             panic!("{uri} is not a SIP URI")
         };
         Domains::new(&settings).unwrap().place(&uri, "198.51.100.1:5080".parse().unwrap())
+    }
+
+    #[test]
+    fn an_edge_that_comes_later_is_the_server_itself() {
+        let domains = Domains::new(&Settings::for_domains(["example.com"])).unwrap();
+        let place = || {
+            let Ok(Uri::Sip(uri)) = Uri::parse(b"sip:192.0.2.12") else { panic!("a SIP URI") };
+            domains.place(&uri, "192.0.2.11:5060".parse().unwrap())
+        };
+        assert_eq!(place(), Place::Elsewhere);
+        domains.use_own_hosts(&["192.0.2.11".to_owned(), "192.0.2.12".to_owned()]).unwrap();
+        assert_eq!(place(), Place::Server);
+        assert!(domains.use_own_hosts(&["no host".to_owned()]).is_err());
+        assert_eq!(place(), Place::Server, "they stay");
     }
 
     #[test]

@@ -55,7 +55,8 @@ pub struct ChoiceHash(pub u64);
 /// A container that accepts new work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
-    /// Decides which buckets it wins: a restarted container wins the same ones again.
+    /// Decides which buckets it wins: a restarted container wins the same ones again. In a cluster the name by which all
+    /// nodes know it.
     pub name: ProcessName,
     /// Its present life.
     pub incarnation: Incarnation,

@@ -31,7 +31,7 @@ use route::RouteKind;
 pub use route::{Accepting, Route, RouteState};
 use selection::Choice;
 
-/// Most containers and peers of one table. One more never opens: its events are ignored.
+/// Most containers (of all nodes) and peers of one table. One more never opens: its events are ignored.
 pub const ROUTES_MAX: usize = 1024;
 const _: () = assert!(ROUTES_MAX <= CANDIDATES_MAX);
 
@@ -189,6 +189,7 @@ impl RoutingTable {
             if entry.incarnation > route.incarnation {
                 route.begin_life(entry.incarnation, ClosedReason::Notified, changes);
             }
+            route.cluster_name = view.cluster_name(&entry.name);
             route.weight = entry.weight;
             route.notified = Some(entry.state);
         }

@@ -56,7 +56,7 @@ pub(super) fn socket_of_ready(view: &TopologyView, own: Incarnation) -> Option<P
     let is_ready = |process: &&ProcessEntry| {
         process.state == topology::ProcessState::Ready && process.incarnation != own
     };
-    view.containers().find(is_ready).and_then(socket_of)
+    view.containers().filter(is_ready).find_map(socket_of)
 }
 
 /// Forwards a request, which then was forwarded so many times, if the other one is there until then.

@@ -22,7 +22,7 @@ pub enum Standing {
     Dead,
 }
 
-/// The containers around us.
+/// The containers around us, of all nodes.
 #[derive(Debug, Clone)]
 pub struct Neighbours {
     name: ProcessName,
@@ -111,14 +111,14 @@ impl Neighbours {
         let ready = self.view.containers().filter(|process| process.state == ProcessState::Ready);
         let candidates: Vec<Candidate> = ready
             .map(|process| Candidate {
-                name: process.name.clone(),
+                name: self.view.cluster_name(&process.name),
                 incarnation: process.incarnation,
                 weight: process.weight,
             })
             .collect();
         self.share = Ownership::Share {
             table: Arc::new(BucketTable::build(&candidates)),
-            name: self.name.clone(),
+            name: self.view.cluster_name(&self.name),
             incarnation: self.incarnation,
         };
     }
@@ -127,7 +127,7 @@ impl Neighbours {
 #[cfg(test)]
 mod tests {
     use topology::view::WEIGHT_DEFAULT;
-    use topology::{ProcessEntry, ProcessType};
+    use topology::{NodeEntry, NodeNumber, NodeState, ProcessEntry, ProcessType};
 
     use super::*;
 
@@ -173,6 +173,32 @@ mod tests {
         {
             assert_eq!(one.standing(Incarnation(owner)), standing, "{owner}");
         }
+    }
+
+    #[test]
+    fn the_heirs_of_all_nodes_share_alike_whatever_they_call_each_other() {
+        let node = |number: u16| NodeEntry {
+            name: format!("n{number}"),
+            number: NodeNumber::new(number).unwrap_or_default(),
+            state: NodeState::Up,
+            address: ([192, 0, 2, 1], 6200).into(),
+            last_life: Incarnation::NONE,
+        };
+        let lives = [1, (1 << 52) + 1];
+        let of_node = |own: usize| {
+            let other = format!("c1@n{}", 1 - own);
+            let mut view = view(&[("c1", lives[own], READY), (&other, lives[1 - own], READY)]);
+            view.node = format!("n{own}");
+            view.nodes = vec![node(0), node(1)];
+            let mut neighbours = neighbours("c1", lives[own]);
+            neighbours.learn(&view);
+            neighbours
+        };
+        let (one, two) = (of_node(0), of_node(1));
+        for hash in (0..1_000).map(ChoiceHash) {
+            assert!(one.inherits(hash) != two.inherits(hash));
+        }
+        assert_eq!(one.standing(Incarnation(lives[1])), Standing::Living);
     }
 
     #[test]

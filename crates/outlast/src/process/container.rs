@@ -167,6 +167,9 @@ async fn follow(
         match event {
             Event::View(view) => {
                 teller.tell_if_unknown(&view);
+                if let Err(error) = registrar.use_own_hosts(&own_hosts(&view)) {
+                    warn!(%error, "an edge has an address that is none");
+                }
                 http.view(view.clone());
                 handle.view(view).await;
             }
@@ -267,7 +270,7 @@ fn algorithm(configured: &DigestAlgorithm) -> Algorithm {
     }
 }
 
-/// The hosts by which phones may call the node itself: own and public ones of every edge.
+/// The hosts by which phones may call the node itself, or its cluster: own and public ones of every edge.
 fn own_hosts(view: &TopologyView) -> Vec<String> {
     let addresses = || view.edges().flat_map(|edge| &edge.addresses);
     let own = addresses().map(|address| match address.own.ip() {

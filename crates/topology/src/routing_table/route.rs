@@ -31,6 +31,8 @@ pub enum RouteState {
 pub struct Route {
     /// Its name.
     pub name: ProcessName,
+    /// The name by which the edges of every node know it: the choice falls by it.
+    pub(super) cluster_name: ProcessName,
     /// The life the link leads to; [`Incarnation::NONE`] for a plain SIP peer.
     pub incarnation: Incarnation,
     /// What it is good for.
@@ -61,6 +63,7 @@ pub(super) enum RouteKind {
 impl Route {
     pub(super) fn new(name: ProcessName) -> Route {
         Route {
+            cluster_name: name.clone(),
             name,
             incarnation: Incarnation::NONE,
             state: RouteState::Closed,
@@ -98,7 +101,12 @@ impl Route {
         } else if self.linked {
             changes.push(RoutingChange::Outlived { name, incarnation: former });
         }
-        *self = Route { weight: self.weight, incarnation, ..Route::new(self.name.clone()) };
+        *self = Route {
+            cluster_name: self.cluster_name.clone(),
+            weight: self.weight,
+            incarnation,
+            ..Route::new(self.name.clone())
+        };
     }
 
     /// Finds out whether it has left too much unanswered; only an answer takes that back. One that serves for

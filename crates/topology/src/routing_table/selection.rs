@@ -29,12 +29,13 @@ impl Choice {
 
     /// Computed anew on change only.
     pub(super) fn rebuild(&mut self, routes: &[Route], takes_part: impl Fn(&Route) -> bool) {
-        let (places, candidates): (Vec<usize>, Vec<Candidate>) = routes
-            .iter()
-            .enumerate()
-            .filter(|(_, route)| takes_part(route))
+        let mut taking_part: Vec<(usize, &Route)> =
+            routes.iter().enumerate().filter(|(_, route)| takes_part(route)).collect();
+        taking_part.sort_by(|(_, one), (_, other)| one.cluster_name.cmp(&other.cluster_name));
+        let (places, candidates): (Vec<usize>, Vec<Candidate>) = taking_part
+            .into_iter()
             .map(|(place, route)| {
-                let (name, incarnation) = (route.name.clone(), route.incarnation);
+                let (name, incarnation) = (route.cluster_name.clone(), route.incarnation);
                 (place, Candidate { name, incarnation, weight: route.weight })
             })
             .unzip();

@@ -5,6 +5,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::node::{NodeEntry, NodeNumber, NodeState};
 use crate::view::{ProcessEntry, ProcessType, WEIGHT_DEFAULT};
 
 mod ejection;
@@ -372,6 +373,58 @@ fn choices_are_places_of_routes() {
             assert_eq!(name, &fixture.table.routes()[place.unwrap()].name);
         }
     }
+}
+
+/// The table of an edge on the first or second of two nodes, each with the containers 1, 2 and 10.
+fn table_of(own: usize) -> RoutingTable {
+    let nodes = ["node1", "node2"];
+    let life = |node: usize, container: u64| Incarnation((node as u64) << 52 | container);
+    let mut view = view(1, &[]);
+    view.node = nodes[own].to_owned();
+    view.nodes = (0..2)
+        .map(|node| NodeEntry {
+            name: nodes[node].to_owned(),
+            number: NodeNumber::new(node as u16).unwrap(),
+            state: NodeState::Up,
+            address: "192.0.2.1:6200".parse().unwrap(),
+            last_life: Incarnation::NONE,
+        })
+        .collect();
+    for node in [own, 1 - own] {
+        let name = |container| match node == own {
+            true => format!("container{container}"),
+            false => format!("container{container}@{}", nodes[node]),
+        };
+        let ours = [1, 2, 10].map(|container| (name(container), container));
+        for (name, container) in ours {
+            let life = life(node, container).0;
+            view.processes.extend(self::view(1, &[(&name, life, ProcessState::Ready)]).processes);
+        }
+    }
+    let (now, mut table) = (Instant::now(), RoutingTable::new(SETTINGS));
+    table.notification(&view, now, &mut Vec::new());
+    for process in &view.processes {
+        let (name, life) = (&process.name, process.incarnation);
+        table.link_up(name, life, now, &mut Vec::new());
+        table.heartbeat(name, life, Accepting::Accepting, 0, now, &mut Vec::new());
+    }
+    table
+}
+
+#[test]
+fn the_edges_of_all_nodes_choose_alike_whatever_they_call_the_containers() {
+    let (one, two) = (table_of(0), table_of(1));
+    let mut chosen = std::collections::BTreeSet::new();
+    for number in 0..200 {
+        let call_id = format!("call{number}");
+        let choices = [&one, &two].map(|table| {
+            let Candidates { first, second } = table.choose(ChoiceKey::CallId(call_id.as_bytes()));
+            [first, second].map(|place| table.routes()[place.unwrap()].incarnation)
+        });
+        assert_eq!(choices[0], choices[1], "{call_id}");
+        chosen.insert(choices[0][0]);
+    }
+    assert_eq!(chosen.len(), 6, "all containers of both nodes take part");
 }
 
 #[derive(Debug, Clone)]
