@@ -28,6 +28,8 @@
 pub mod bindings;
 mod export;
 pub mod headers;
+#[cfg(all(feature = "heap", target_arch = "wasm32", target_os = "unknown"))]
+mod heap;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod log;

@@ -227,6 +227,19 @@ async fn answer_holds_every_call_that_brings_an_offer() {
 }
 
 #[tokio::test]
+async fn a_small_event_is_handled_in_the_memory_that_an_instance_begins_with() {
+    // Stack, data, and what `apps/template/build` asks for as heap. Whatever grows costs the host as much again.
+    const BEGINS_WITH: usize = 3 * 64 * 1024;
+    let Some(wasm) = component("answer", "answer.wasm") else { return };
+    let mut settings = settings();
+    settings.limits.memory_bytes = BEGINS_WITH;
+    let guest = load(&wasm, settings);
+    let invite = request("INVITE", "sip:answer@example.com", SDP, OFFER);
+    let effects = guest.on_event(&session(), &invite).await;
+    assert_eq!((told(&effects), guest.counts().failed()), (Some(200), 0));
+}
+
+#[tokio::test]
 async fn conference_key_gathers_a_room_and_holds_its_media() {
     let Some(guest) = sample("conference-key", &[]) else { return };
     let invite = request("INVITE", "sip:Room-Blue@example.com", SDP, OFFER);

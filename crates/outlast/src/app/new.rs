@@ -42,8 +42,8 @@ const TEMPLATES: &[Template] = templates! {
     "apps/template/" at "":
         ".gitignore" "Cargo.lock" "Cargo.toml" "README.md" "build" "outlast-app.toml" "src/hold.rs" "src/lib.rs";
     "apps/sdk/" at "outlast-app/":
-        "Cargo.toml" "src/bindings.rs" "src/export.rs" "src/headers.rs" "src/http.rs" "src/lib.rs" "src/log.rs"
-        "src/relay.rs" "src/sdp.rs";
+        "Cargo.toml" "src/bindings.rs" "src/export.rs" "src/headers.rs" "src/heap.rs" "src/http.rs" "src/lib.rs"
+        "src/log.rs" "src/relay.rs" "src/sdp.rs";
     "wit/" at "outlast-app/wit/":
         "handler.wit" "message.wit" "services.wit" "session.wit" "sip.wit" "types.wit" "world.wit";
 };
