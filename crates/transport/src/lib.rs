@@ -7,7 +7,8 @@
 //! |---|---|
 //! | [`udp`] | datagrams, in batches, into `Bytes` and back; one endpoint per socket and worker |
 //! | [`tcp`] | byte streams into frames (RFC 3261 §18.3) and back; limits and time-outs |
-//! | [`link`] | the framed stream between an edge worker and a container, without I/O of its own |
+//! | [`link`] | the framed stream between an edge worker and a container, and what it goes by |
+//! | [`tls`] | TLS over a non-blocking socket, for links between hosts |
 //! | [`flow`] | transport, local and remote address: what a flow token names (RFC 5626 §3.3) |
 //! | [`Arena`] | room in recycled chunks for what is read and rendered, so that no message costs an allocation |
 //! | [`local_addresses`] | the addresses that a wildcard listener stands for |
@@ -16,7 +17,7 @@
 //! from the caller's mio loop (or, for links, from whatever runtime the owner has). Everything that
 //! queues has a bound.
 //!
-//! Deliberately absent: DNS (RFC 3263), TLS and WebSocket, which later issues bring; and any choice
+//! Deliberately absent: DNS (RFC 3263), SIP over TLS and WebSocket, which later issues bring; and any choice
 //! of where a message goes, which is the edge's.
 
 mod arena;
@@ -24,6 +25,7 @@ pub mod flow;
 mod interfaces;
 pub mod link;
 pub mod tcp;
+pub mod tls;
 pub mod udp;
 
 pub use arena::Arena;

@@ -1,7 +1,7 @@
 //! The link: one framed stream between an edge worker and a container.
 //!
 //! Turns SIP messages with their flows into frames on a byte stream, and back, without touching a
-//! socket: the edge drives it from its mio loop, the container from tokio. It stands between the
+//! socket ([`stream`] is what the octets go by): the edge drives it from its mio loop, the container from tokio. It stands between the
 //! edge's sockets and the container's transactions.
 //!
 //! ```text
@@ -22,6 +22,7 @@
 mod frame;
 mod receiver;
 mod sender;
+pub mod stream;
 
 pub use frame::{
     ADDRESSES_MAX, Accepting, Destination, EdgeAddress, FRAME_BYTES_MAX, FrameError, HOPS_MAX,
@@ -31,3 +32,4 @@ pub use receiver::{LinkError, LinkReceiver};
 pub use sender::{
     LinkSender, Refused, UNTAKEN_BYTES_MAX, UNTAKEN_FRAMES_MAX, UNWRITTEN_BYTES_MAX, Untaken,
 };
+pub use stream::LinkStream;

@@ -35,3 +35,4 @@ pub use connections::{ConnectRefused, Connections, SendRefused, TcpCounters};
 pub use limits::TcpLimits;
 pub use listener::{Accepted, Listener, bind_listener};
 pub use slab::ConnectionId;
+pub(crate) use socket::begin_connect;

@@ -20,7 +20,7 @@ const KEEPALIVE_PROBES: u32 = 4;
 
 /// Sends a connect, and does not wait for the answer. Returns the socket and the local address that
 /// the kernel chose.
-pub(super) fn begin_connect(
+pub(crate) fn begin_connect(
     local_ip: Option<IpAddr>,
     remote: SocketAddr,
 ) -> io::Result<(TcpStream, SocketAddr)> {
