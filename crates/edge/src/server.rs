@@ -9,7 +9,7 @@
 //! run ── View, Stop ──▶ mailbox ─▶ Worker ─┬─ intake.rs    socket ─▶ frame ─▶ decision
 //!                                          ├─ outbound.rs  decision ─▶ socket, link, other worker
 //!                                          ├─ datagrams.rs, accepting.rs  its sockets
-//!                                          ├─ links.rs     containers: connect, frames, death
+//!                                          ├─ links.rs     containers: connect, frames, death; reaching.rs: by what
 //!                                          ├─ handed_on.rs what waits for a link to its owner
 //!                                          ├─ probing.rs   containers: do they work off messages?
 //!                                          ├─ peers.rs     plain SIP peers: probes
@@ -47,6 +47,7 @@ mod outbound;
 mod outstanding;
 mod peers;
 mod probing;
+mod reaching;
 mod vitals;
 mod worker;
 
@@ -54,6 +55,7 @@ use findings::Findings;
 pub use findings::{Finding, OnFinding};
 use mailbox::{Mailbox, ToWorker};
 use opening::Announcement;
+pub use reaching::LinkCredentials;
 pub use vitals::Vitals;
 use worker::Worker;
 
@@ -80,6 +82,8 @@ pub struct Settings {
     pub tcp: TcpLimits,
     /// Who is told which containers answer nothing.
     pub on_finding: OnFinding,
+    /// For links to containers of other nodes; `None` while the node is no member of a cluster.
+    pub credentials: Option<LinkCredentials>,
 }
 
 /// A listening socket that was opened for this edge.
@@ -103,6 +107,8 @@ pub enum Event {
     View(TopologyView),
     /// The node's secrets changed.
     Keys(KeyRing),
+    /// The node is a member of a cluster now: this is for links to the others.
+    Credentials(LinkCredentials),
     /// Accept no connections, serve those that are open, end when none is left or after this time. A further one
     /// replaces the deadline.
     Drain(Duration),
@@ -192,6 +198,7 @@ pub fn run(
         match events.recv_timeout(WORKER_CHECK_INTERVAL) {
             Ok(Event::View(view)) => edge.notify(view),
             Ok(Event::Keys(keys)) => edge.use_keys(&keys),
+            Ok(Event::Credentials(credentials)) => edge.use_credentials(&credentials),
             Ok(Event::Drain(deadline_in)) => {
                 tracing::info!(?deadline_in, "draining: no new connections");
                 edge.drain();
@@ -327,6 +334,14 @@ impl Edge {
         for mailbox in &self.mailboxes {
             // Who has ended is found by `ended_worker`.
             let _ = mailbox.deliver(ToWorker::Keys(Arc::clone(&keys)));
+        }
+    }
+
+    /// Links to containers of other nodes with these from now on.
+    pub fn use_credentials(&self, credentials: &LinkCredentials) {
+        for mailbox in &self.mailboxes {
+            // Who has ended is found by `ended_worker`.
+            let _ = mailbox.deliver(ToWorker::Credentials(credentials.clone()));
         }
     }
 

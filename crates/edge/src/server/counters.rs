@@ -1,6 +1,9 @@
 //! What was dropped and refused, counted per reason and logged at a bounded rate.
 
+use std::io;
 use std::time::{Duration, Instant};
+
+use topology::ProcessName;
 
 use crate::forward::DropReason;
 
@@ -27,6 +30,9 @@ pub(super) struct Counters {
     /// Error responses that the edge made itself, by class: 4xx, 5xx.
     refused: [u64; 2],
     failed_sends: u64,
+    /// Links that were refused by one side for its certificate or its protocol, and what was said of the last one.
+    untrusted: u64,
+    last_untrusted: String,
     logged_losses: SocketLosses,
     next_log: Instant,
 }
@@ -37,6 +43,8 @@ impl Counters {
             dropped: [0; DropReason::ALL.len()],
             refused: [0; 2],
             failed_sends: 0,
+            untrusted: 0,
+            last_untrusted: String::new(),
             logged_losses: SocketLosses::default(),
             next_log: now + LOG_INTERVAL,
         }
@@ -52,6 +60,11 @@ impl Counters {
 
     pub(super) fn failed_send(&mut self) {
         self.failed_sends += 1;
+    }
+
+    pub(super) fn untrusted(&mut self, container: &ProcessName, error: &io::Error) {
+        self.untrusted += 1;
+        self.last_untrusted = format!("{container}: {error}");
     }
 
     /// Whether it is time to [`log`](Self::log).
@@ -74,6 +87,14 @@ impl Counters {
                 refused_5xx,
                 failed_sends = self.failed_sends,
                 "requests refused"
+            );
+        }
+        if self.untrusted > 0 {
+            tracing::warn!(
+                worker,
+                count = self.untrusted,
+                last = self.last_untrusted,
+                "links to containers of other nodes were refused: do their certificates and ours come from one cluster?"
             );
         }
         if losses != self.logged_losses {

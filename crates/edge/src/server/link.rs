@@ -1,27 +1,30 @@
 //! One link to one container: connecting, reading, writing, and what is kept untaken.
 //!
 //! The bytes are [`transport::link`]'s business; here is the socket under them and the patience
-//! between two connects.
+//! between two connects. To a container of the own node it is a Unix socket, to another's TLS ([`super::reaching`]).
 
-use std::io::{self, Read as _, Write as _};
-use std::path::PathBuf;
+use std::io;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 use topology::{Incarnation, ProcessName};
 use transport::Flow;
 use transport::link::{LinkFrame, LinkReceiver, LinkSender, Refused, Untaken};
+use transport::tls::Received;
+
+use super::reaching::{Caller, Place, Stream};
 
 /// First wait after a failed connect; a container that is restarted is back within some of these.
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 /// Longest wait: a container that is away for long is named anew by the manager, which ends the
 /// waiting.
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
-/// A container that accepts and does not answer the hello is hung: connect again, a new life may
-/// listen by then.
+/// A container that accepts and does not answer the hello is hung, a host that does not answer at all is gone: connect
+/// again, a new life may listen by then.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// An answer from another host takes no longer if that is there: a handshake, and a busy machine.
+const ANSWER_USUAL: Duration = Duration::from_secs(1);
 /// Reads of one turn; the rest of a busy link waits for the other sockets' turn.
 const READS_PER_TURN: usize = 8;
 
@@ -30,12 +33,12 @@ const READS_PER_TURN: usize = 8;
 pub(super) struct Link {
     /// The container.
     pub(super) name: ProcessName,
-    path: PathBuf,
+    place: Place,
     /// Counts connects, so that what belonged to a former stream is recognised.
     pub(super) life: u64,
     /// The container's life, once it answered the hello.
     pub(super) answered: Option<Incarnation>,
-    stream: Option<UnixStream>,
+    stream: Option<Stream>,
     /// Of the stream in the worker's poll.
     token: Token,
     sender: LinkSender,
@@ -48,7 +51,7 @@ pub(super) struct Link {
 }
 
 /// How reading went.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum ReadOutcome {
     /// Nothing more now.
     Drained,
@@ -56,14 +59,16 @@ pub(super) enum ReadOutcome {
     More,
     /// The stream has ended or broke.
     Ended,
+    /// Who answers is not the container, or does not believe that we are an edge: its certificate, or ours.
+    Untrusted(io::Error),
 }
 
 impl Link {
     /// A link that is to be connected; its streams have `token` in the worker's poll.
-    pub(super) fn new(name: ProcessName, path: PathBuf, token: Token, now: Instant) -> Link {
+    pub(super) fn new(name: ProcessName, place: Place, token: Token, now: Instant) -> Link {
         Link {
             name,
-            path,
+            place,
             life: 0,
             answered: None,
             stream: None,
@@ -80,13 +85,23 @@ impl Link {
         self.stream.is_some()
     }
 
-    /// The manager named the container (anew): no more waiting.
-    pub(super) fn named_again(&mut self, path: PathBuf, now: Instant) {
-        self.path = path;
+    /// The manager named the container (anew): no more waiting. True if whoever is waited for is there no more, or was not
+    /// when the wait began, which a connect to another host would find out later than a new one.
+    pub(super) fn named_again(&mut self, place: Place, now: Instant) -> bool {
+        let has_moved = self.place != place;
+        self.place = place;
         self.backoff = BACKOFF_MIN;
         if self.stream.is_none() {
             self.due = now;
         }
+        let waited = now.saturating_duration_since(self.due - HELLO_TIMEOUT);
+        let is_late = matches!(self.place, Place::There { .. }) && waited > ANSWER_USUAL;
+        self.stream.is_some() && self.answered.is_none() && (has_moved || is_late)
+    }
+
+    /// Whether a container that gives itself this name is the one that is meant; its node has proved itself.
+    pub(super) fn is_named(&self, own: &str) -> bool {
+        self.name.parts().0 == own
     }
 
     /// When [`is_due`](Self::is_due) changes.
@@ -99,16 +114,18 @@ impl Link {
         self.next_deadline().is_some_and(|due| due <= now)
     }
 
-    /// Connects and says hello. A Unix connect is through or refused at once, so this never waits.
+    /// Connects and says hello. A Unix connect is through or refused at once, and to another host it is only begun, so
+    /// this never waits.
     pub(super) fn connect(
         &mut self,
         hello: &LinkFrame,
+        caller: &Caller,
         registry: &Registry,
         now: Instant,
     ) -> io::Result<()> {
         self.due = now + self.backoff;
         self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
-        let mut stream = UnixStream::connect(&self.path)?;
+        let mut stream = caller.begin(&self.place)?;
         registry.register(&mut stream, self.token, Interest::READABLE)?;
         self.sender = LinkSender::new();
         self.receiver = LinkReceiver::new();
@@ -170,14 +187,15 @@ impl Link {
     pub(super) fn read(&mut self, scratch: &mut [u8]) -> ReadOutcome {
         let Some(stream) = &mut self.stream else { return ReadOutcome::Drained };
         for _ in 0..READS_PER_TURN {
-            match stream.read(scratch) {
-                Ok(0) => return ReadOutcome::Ended,
-                Ok(count) => self.receiver.push(&scratch[..count]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return ReadOutcome::Drained;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return ReadOutcome::Ended,
+            match stream.read(scratch, |bytes| self.receiver.push(bytes)) {
+                Ok(Received::Some) => {}
+                Ok(Received::End) => return ReadOutcome::Ended,
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return ReadOutcome::Drained,
+                    io::ErrorKind::Interrupted => {}
+                    io::ErrorKind::InvalidData => return ReadOutcome::Untrusted(error),
+                    _ => return ReadOutcome::Ended,
+                },
             }
         }
         ReadOutcome::More
@@ -203,7 +221,8 @@ impl Link {
 
     /// Whether [`flush`](Self::flush) has something to do.
     pub(super) fn has_unflushed(&self) -> bool {
-        self.stream.is_some() && !self.blocked && !self.sender.unwritten().is_empty()
+        let stream = self.stream.as_ref().filter(|_| !self.blocked);
+        stream.is_some_and(|stream| stream.has_to_write(&self.sender))
     }
 
     /// Writes what was collected in this turn, as far as the container's buffer has room.
@@ -215,7 +234,7 @@ impl Link {
     /// The stream broke; disconnect.
     pub(super) fn flush(&mut self, registry: &Registry) -> io::Result<()> {
         let Some(stream) = &mut self.stream else { return Ok(()) };
-        while !self.blocked && !self.sender.unwritten().is_empty() {
+        while !self.blocked && stream.has_to_write(&self.sender) {
             match stream.write(self.sender.unwritten()) {
                 Ok(count) => self.sender.written(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -235,6 +254,7 @@ impl Link {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::io::Read as _;
     use std::os::unix::net::{UnixListener, UnixStream as Peer};
 
     use mio::{Events, Poll};
@@ -258,10 +278,12 @@ mod tests {
             let path = directory.path().join("container.sock");
             let listener = UnixListener::bind(&path).unwrap();
             let (poll, now) = (Poll::new().unwrap(), Instant::now());
-            let mut link = Link::new(ProcessName("container1".into()), path, TOKEN, now);
+            let place = Place::Here(path);
+            let mut link = Link::new(ProcessName("container1".into()), place, TOKEN, now);
             let (peer_name, addresses) = ("edge1".into(), Vec::new());
             let hello = LinkFrame::Hello { peer_name, incarnation: 1, worker: 0, addresses };
-            link.connect(&hello, poll.registry(), now).unwrap();
+            let caller = Caller::new(None, Duration::from_secs(1));
+            link.connect(&hello, &caller, poll.registry(), now).unwrap();
             link.hello_answered(Incarnation(2));
             let (container, _) = listener.accept().unwrap();
             container.set_nonblocking(true).unwrap();

@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use mio::Token;
 use mio::event::Event;
-use topology::{Accepting, Incarnation, ProcessName, ProcessState, RoutingChange, TopologyView};
+use topology::{
+    Accepting, Incarnation, ProcessEntry, ProcessName, ProcessState, RoutingChange, TopologyView,
+};
 use transport::link::{self, LinkFrame};
 use transport::{Flow, Transport};
 
@@ -13,6 +15,7 @@ use super::handed_on::HandedOn;
 use super::link::{Link, ReadOutcome};
 use super::opening::Opening;
 use super::outstanding::{Origin, Ticket};
+use super::reaching::{Caller, LinkCredentials, Place};
 use super::worker::{LINK_TOKENS, Worker};
 use crate::flow_token::{FlowToken, TokenKind};
 use crate::forward::{self, Attempt, Decision, DropReason, HandOn, Hop};
@@ -32,16 +35,18 @@ pub(super) struct Links {
     pub(super) named: Vec<ProcessName>,
     /// Those that it calls ready, as long as the worker is not open.
     pub(super) ready: Vec<ProcessName>,
+    caller: Caller,
     scratch: Box<[u8]>,
 }
 
 impl Links {
-    pub(super) fn new() -> Links {
+    pub(super) fn new(caller: Caller) -> Links {
         Links {
             all: Vec::new(),
             unread: Vec::new(),
             named: Vec::new(),
             ready: Vec::new(),
+            caller,
             scratch: vec![0; READ_BYTES].into_boxed_slice(),
         }
     }
@@ -53,6 +58,11 @@ impl Links {
     }
 }
 
+/// Whether an edge may have its flows still: those of another node go with that, whereas sockets wait for a process.
+fn is_there(edge: &ProcessEntry) -> bool {
+    edge.name.parts().1.is_none() || edge.state != ProcessState::Down
+}
+
 impl Worker {
     /// Takes over a new picture: routes, links, the addresses of the other edges.
     pub(super) fn take_view(&mut self, view: &Arc<TopologyView>, now: Instant) {
@@ -60,7 +70,7 @@ impl Worker {
         self.routing.notification(view, now, &mut changes);
         self.other_edges = view
             .edges()
-            .filter(|edge| edge.name != self.shared.settings.name)
+            .filter(|edge| edge.name != self.shared.settings.name && is_there(edge))
             .flat_map(|edge| {
                 edge.addresses.iter().map(|address| transport::flow::canonical(address.own))
             })
@@ -68,31 +78,39 @@ impl Worker {
             .collect();
         self.other_edges.sort_unstable();
         self.other_edges.dedup();
+        let mut named = Vec::new();
+        let is_ready = |state| matches!(state, ProcessState::Ready | ProcessState::Draining);
+        self.links.ready = Vec::new();
         for container in view.containers() {
-            let Some(path) = &container.link else { continue };
-            match self.links.all.iter_mut().find(|link| link.name == container.name) {
-                Some(link) => link.named_again(path.clone(), now),
-                None => {
-                    let token = Token(LINK_TOKENS + self.links.all.len());
-                    let name = container.name.clone();
-                    self.links.all.push(Link::new(name, path.clone(), token, now));
+            let Some(place) = Place::of(container) else { continue };
+            named.push(container.name.clone());
+            if self.opening != Opening::Open && is_ready(container.state) {
+                self.links.ready.push(container.name.clone());
+            }
+            self.name_link(&container.name, place, now);
+        }
+        self.links.named = named;
+        self.follow_changes(&changes, now);
+    }
+
+    /// The container of that name is linked to there.
+    fn name_link(&mut self, name: &ProcessName, to: Place, now: Instant) {
+        match self.links.all.iter().position(|link| link.name == *name) {
+            Some(place) => {
+                if self.links.all[place].named_again(to, now) {
+                    self.lose_link(place, "it listens elsewhere now", now);
                 }
             }
+            None => {
+                let token = Token(LINK_TOKENS + self.links.all.len());
+                self.links.all.push(Link::new(name.clone(), to, token, now));
+            }
         }
-        self.links.named = view
-            .containers()
-            .filter(|container| container.link.is_some())
-            .map(|entry| entry.name.clone())
-            .collect();
-        if self.opening != Opening::Open {
-            let is_ready = |state| matches!(state, ProcessState::Ready | ProcessState::Draining);
-            self.links.ready = view
-                .containers()
-                .filter(|container| container.link.is_some() && is_ready(container.state))
-                .map(|entry| entry.name.clone())
-                .collect();
-        }
-        self.follow_changes(&changes, now);
+    }
+
+    /// Shows and believes these on links to other nodes that are begun from now on.
+    pub(super) fn use_credentials(&mut self, credentials: LinkCredentials) {
+        self.links.caller.use_credentials(credentials);
     }
 
     /// Connects what is due, gives up what does not answer its hello.
@@ -110,7 +128,7 @@ impl Worker {
             }
             let hello = self.hello();
             let link = &mut self.links.all[place];
-            match link.connect(&hello, self.poll.registry(), now) {
+            match link.connect(&hello, &self.links.caller, self.poll.registry(), now) {
                 Ok(()) => tracing::debug!(container = %link.name, "link opened"),
                 Err(error) => tracing::debug!(%error, container = %link.name, "no link yet"),
             }
@@ -179,10 +197,16 @@ impl Worker {
                 }
             }
         }
-        if outcome == ReadOutcome::Ended {
-            self.lose_link(place, "the container closed it", now);
+        match outcome {
+            ReadOutcome::More => return true,
+            ReadOutcome::Drained => {}
+            ReadOutcome::Ended => self.lose_link(place, "the container closed it", now),
+            ReadOutcome::Untrusted(error) => {
+                self.counters.untrusted(&self.links.all[place].name, &error);
+                self.lose_link(place, "no trust", now);
+            }
         }
-        outcome == ReadOutcome::More
+        false
     }
 
     fn frame_of_container(&mut self, place: usize, frame: LinkFrame, now: Instant) {
@@ -190,7 +214,7 @@ impl Worker {
         match frame {
             LinkFrame::HelloAnswer { name, incarnation } => {
                 let link = &mut self.links.all[place];
-                if link.name.as_str() != name {
+                if !link.is_named(&name) {
                     tracing::error!(expected = %link.name, found = name, "another container listens at a link's path");
                     return self.lose_link(place, "another container answered", now);
                 }

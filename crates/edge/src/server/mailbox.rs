@@ -11,6 +11,7 @@ use topology::TopologyView;
 use transport::link::SendError;
 
 use super::outstanding::Ticket;
+use super::reaching::LinkCredentials;
 use crate::forward::{Hop, Keys};
 
 /// Most messages that wait for one worker. At the bound another worker's message fails as if its
@@ -27,6 +28,8 @@ pub(super) enum ToWorker {
     View(Arc<TopologyView>),
     /// The node's secrets changed.
     Keys(Arc<Keys>),
+    /// What is shown and believed on links to other nodes.
+    Credentials(LinkCredentials),
     /// A message for a connection that may be this worker's.
     HandOff(Box<HandOff>),
     /// A message that this worker handed off could not be sent.

@@ -26,6 +26,7 @@ use super::opening::{Opening, Serves};
 use super::outstanding::{Origin, Outstanding, Ticket};
 use super::peers::{PeerChange, Probes};
 use super::probing::Probing;
+use super::reaching::Caller;
 use super::{EdgeError, EdgeSocket, Shared};
 use crate::forward::{Hop, Keys, View};
 
@@ -114,6 +115,9 @@ impl Worker {
         for peer in &shared.settings.peers {
             routing.add_peer(peer.name.clone(), peer.weight);
         }
+        let (credentials, heartbeat) =
+            (shared.settings.credentials.clone(), shared.settings.heartbeat);
+        let caller = Caller::new(credentials, heartbeat.silence_max());
         let probes = Probes::new(shared.settings.peers.len(), now);
         let seed = u64::from(index) << 32 ^ shared.settings.incarnation.0 ^ poll.as_raw_fd() as u64;
         let mut worker = Worker {
@@ -127,7 +131,7 @@ impl Worker {
             datagrams: Datagrams::new(udp),
             accepting: Accepting::new(listeners, now),
             tcp_events: Vec::new(),
-            links: Links::new(),
+            links: Links::new(caller),
             routing,
             other_edges: Vec::new(),
             probes,
@@ -228,6 +232,7 @@ impl Worker {
             match mail {
                 ToWorker::View(view) => self.take_view(&view, now),
                 ToWorker::Keys(keys) => self.keys = keys,
+                ToWorker::Credentials(credentials) => self.use_credentials(credentials),
                 ToWorker::HandOff(message) => self.send_or_hand_off(*message, now),
                 ToWorker::Failed(ticket, error) => self.report(ticket, error, now),
                 ToWorker::PeerAnswered(peer) => self.peer_answered(peer, now),

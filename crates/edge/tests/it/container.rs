@@ -1,8 +1,10 @@
 //! A container that speaks links and does what a test says.
 
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -10,18 +12,33 @@ use sip::{HeaderName, Message, ResponseBuilder};
 use transport::Flow;
 use transport::link::{Accepting, Destination, LinkFrame, LinkReceiver, LinkSender};
 
+use crate::cluster::{self, Cluster};
 use crate::running::DEADLINE;
+
+/// A container that reads looks up so often.
+const READ_TIMEOUT: Duration = Duration::from_millis(20);
 
 pub(crate) struct FakeContainer {
     name: &'static str,
     incarnation: u64,
-    listener: UnixListener,
+    door: Door,
     pub(crate) path: PathBuf,
 }
 
+/// Where it is linked to.
+enum Door {
+    Unix(UnixListener),
+    /// To edges of other nodes, with its node's certificate.
+    Tls(TcpListener, Arc<rustls::ServerConfig>),
+}
+
+trait Stream: Read + Write + Send {}
+
+impl<S: Read + Write + Send> Stream for S {}
+
 /// The end of one link.
 pub(crate) struct FakeLink {
-    stream: UnixStream,
+    stream: Box<dyn Stream>,
     receiver: LinkReceiver,
     waiting: Option<LinkFrame>,
     /// Whether probes are answered; the tests see none of them.
@@ -32,8 +49,56 @@ pub(crate) struct FakeLink {
 impl FakeContainer {
     pub(crate) fn listen(directory: &Path, name: &'static str, incarnation: u64) -> FakeContainer {
         let path = FakeContainer::path(directory, name);
-        let listener = UnixListener::bind(&path).unwrap();
-        FakeContainer { name, incarnation, listener, path }
+        let door = Door::Unix(UnixListener::bind(&path).unwrap());
+        FakeContainer { name, incarnation, door, path }
+    }
+
+    /// One of another node.
+    pub(crate) fn of_node(
+        cluster: &Cluster,
+        node: &str,
+        name: &'static str,
+        incarnation: u64,
+    ) -> FakeContainer {
+        let door = Door::Tls(cluster::listener().0, cluster.server(node));
+        FakeContainer { name, incarnation, door, path: PathBuf::new() }
+    }
+
+    /// Where edges of other nodes reach it.
+    pub(crate) fn address(&self) -> SocketAddr {
+        match &self.door {
+            Door::Unix(_) => panic!("a container of this node has a path"),
+            Door::Tls(listener, _) => listener.local_addr().unwrap(),
+        }
+    }
+
+    fn stream(&self) -> Box<dyn Stream> {
+        match &self.door {
+            Door::Unix(listener) => {
+                let (stream, _) = listener.accept().unwrap();
+                stream.set_read_timeout(Some(READ_TIMEOUT)).unwrap();
+                Box::new(stream)
+            }
+            Door::Tls(listener, tls) => {
+                let (stream, _) = listener.accept().unwrap();
+                stream.set_read_timeout(Some(READ_TIMEOUT)).unwrap();
+                let session = rustls::ServerConnection::new(Arc::clone(tls)).unwrap();
+                Box::new(rustls::StreamOwned::new(session, stream))
+            }
+        }
+    }
+
+    /// Accepts a link; whether it comes to nothing before a word is said.
+    pub(crate) fn refuses(&self) -> bool {
+        let (mut stream, begun) = (self.stream(), Instant::now());
+        loop {
+            assert!(begun.elapsed() < DEADLINE, "the edge neither speaks nor ends the link");
+            match stream.read(&mut [0; 64]) {
+                Ok(count) => return count == 0,
+                Err(error) if is_timeout(&error) => {}
+                Err(_) => return true,
+            }
+        }
     }
 
     /// Where a container of that name listens.
@@ -43,10 +108,8 @@ impl FakeContainer {
 
     /// Accepts a link, answers its hello, says that it serves.
     pub(crate) fn accept(&self) -> FakeLink {
-        let (stream, _) = self.listener.accept().unwrap();
-        stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         let mut link = FakeLink {
-            stream,
+            stream: self.stream(),
             receiver: LinkReceiver::new(),
             waiting: None,
             answers_probes: true,
@@ -89,9 +152,7 @@ impl FakeLink {
             match self.stream.read(&mut chunk) {
                 Ok(0) => panic!("the edge closed the link"),
                 Ok(count) => self.receiver.push(&chunk[..count]),
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
-                {
+                Err(error) if is_timeout(&error) => {
                     assert!(begun.elapsed() < DEADLINE, "no frame came over the link");
                 }
                 Err(error) => panic!("{error}"),
@@ -161,6 +222,10 @@ impl FakeLink {
     pub(crate) fn outgoing(&mut self, id: u64, destination: Destination, bytes: Bytes) {
         self.send(&LinkFrame::Outgoing { id, destination, bytes });
     }
+}
+
+fn is_timeout(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
 /// The URI in the Path that the edge added to a REGISTER.

@@ -3,10 +3,12 @@
 
 #[path = "../../../transport/tests/it/allocations.rs"]
 mod allocations;
+mod cluster;
 mod container;
 mod drains;
 mod forwarding;
 mod links;
+mod other_nodes;
 mod owners;
 mod peers;
 mod phone;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use edge::Peer;
 use edge::forward::NatTraversal;
-use edge::server::{Edge, EdgeError, EdgeSocket, Finding, OnFinding, Settings};
+use edge::server::{Edge, EdgeError, EdgeSocket, Finding, LinkCredentials, OnFinding, Settings};
 use topology::{
     HeartbeatSettings, Incarnation, KeyRing, ProcessEntry, ProcessName, ProcessState, ProcessType,
     TopologyView,
@@ -44,18 +44,33 @@ impl RunningEdge {
         containers: &[(&str, PathBuf)],
         peers: Vec<Peer>,
     ) -> RunningEdge {
+        let settings = Settings { heartbeat, ..settings(peers) };
+        RunningEdge::launch(settings, workers, view(1, containers))
+    }
+
+    /// An edge of a cluster.
+    pub(crate) fn of_cluster(view: TopologyView, credentials: LinkCredentials) -> RunningEdge {
+        let settings = Settings { credentials: Some(credentials), ..settings(Vec::new()) };
+        RunningEdge::launch(settings, 1, view)
+    }
+
+    fn launch(settings: Settings, workers: u16, view: TopologyView) -> RunningEdge {
         let (sockets, udp, tcp) = sockets(workers);
         let (found, findings) = channel();
         let on_finding = OnFinding::new(move |finding| {
             // The last ones come when nobody listens any more.
             let _ = found.send(finding);
         });
-        let settings = Settings { heartbeat, on_finding, ..settings(peers) };
+        let settings = Settings { on_finding, ..settings };
         let (told, serving) = sync_channel(1);
-        let edge = Edge::start(settings, sockets, view(1, containers), move |_| {
+        let edge = Edge::start(settings, sockets, view, move |_| {
             told.send(()).expect("announced once, and there is room for it");
         });
         RunningEdge { edge: Some(edge.unwrap()), serving, findings, udp, tcp }
+    }
+
+    pub(crate) fn notify(&self, view: TopologyView) {
+        self.edge.as_ref().expect("it runs until it is dropped").notify(view);
     }
 
     pub(crate) fn use_keys(&self, ring: &KeyRing) {
@@ -118,6 +133,7 @@ pub(crate) fn settings(peers: Vec<Peer>) -> Settings {
         peers,
         tcp: TcpLimits::default(),
         on_finding: OnFinding::new(|_| {}),
+        credentials: None,
     }
 }
 

@@ -5,6 +5,9 @@
 
 mod allocations;
 #[allow(dead_code, reason = "other tests need all of it")]
+#[path = "../it/cluster.rs"]
+mod cluster;
+#[allow(dead_code, reason = "other tests need all of it")]
 #[path = "../it/container.rs"]
 mod container;
 #[allow(dead_code, reason = "other tests need all of it")]
