@@ -35,6 +35,8 @@ pub struct Edges {
     expected: Vec<SocketAddr>,
     /// Addresses of edges that serve, as the topology has it: each has a link to us, or is about to.
     serving: Vec<(Transport, SocketAddr)>,
+    /// Addresses of edges of other nodes.
+    far: Vec<SocketAddr>,
 }
 
 /// What is known of the edge that a Route names.
@@ -84,8 +86,13 @@ impl Edges {
     pub fn learn(&mut self, view: &TopologyView) {
         self.expected.clear();
         self.serving.clear();
+        self.far.clear();
         for edge in view.edges() {
+            let is_far = edge.name.parts().1.is_some();
             for address in &edge.addresses {
+                if is_far {
+                    self.far.push(canonical(address.own));
+                }
                 let is_held = self.links.values().flatten().any(|held| held.own == address.own);
                 if !is_held
                     && !self.departed.contains(&address.own)
@@ -172,8 +179,9 @@ impl Edges {
         })
     }
 
-    /// Where a phone would send what is for this node: an address that an edge listens on, UDP before streams. The one
-    /// behind `last` in turn, so that what is repeated does not depend on one edge: it may hang, and nobody knows yet.
+    /// Where a phone would send what is for this node: an address that an edge listens on, UDP before streams, of this
+    /// node before those of others. The one behind `last` in turn, so that what is repeated does not depend on one edge: it
+    /// may hang, and nobody knows yet.
     pub fn front_door(&self, last: Option<SocketAddr>) -> Option<(LinkId, Transport, SocketAddr)> {
         let doors = |is_stream: bool| {
             let doors = self.links.iter().flat_map(|(link, addresses)| {
@@ -181,9 +189,12 @@ impl Edges {
             });
             doors.filter(move |(_, _, transport)| transport.is_stream() == is_stream)
         };
+        let distance = |own: SocketAddr| (self.far.contains(&own), own);
+        let order = |(own, link, _): &(SocketAddr, LinkId, Transport)| (distance(*own), *link);
+        let last = last.map(distance);
         let next = |is_stream| {
-            let behind = doors(is_stream).filter(|(own, ..)| Some(*own) > last);
-            behind.min_by_key(by_address).or_else(|| doors(is_stream).min_by_key(by_address))
+            let behind = doors(is_stream).filter(|(own, ..)| Some(distance(*own)) > last);
+            behind.min_by_key(order).or_else(|| doors(is_stream).min_by_key(order))
         };
         next(false).or_else(|| next(true)).map(|(own, link, transport)| (link, transport, own))
     }
@@ -232,10 +243,6 @@ impl Edges {
     fn first(&self, fits: impl Fn(&EdgeAddress) -> bool) -> Option<LinkId> {
         self.links.iter().find(|(_, addresses)| addresses.iter().any(&fits)).map(|(link, _)| *link)
     }
-}
-
-fn by_address(door: &(SocketAddr, LinkId, Transport)) -> (SocketAddr, LinkId) {
-    (door.0, door.1)
 }
 
 /// The address that a host is, without looking anything up.
@@ -433,6 +440,42 @@ mod tests {
         edges.up(LinkId(4), vec![address(Transport::Tcp, own, own)]);
         let door = Some((LinkId(4), Transport::Tcp, own.parse().unwrap()));
         assert_eq!(edges.front_door(last), door);
+    }
+
+    #[test]
+    fn front_door_is_the_own_nodes_while_one_of_its_edges_is_linked() {
+        let mut edges = edges();
+        let (near, far) = ("192.0.2.9:5060", "192.0.2.1:5060");
+        let edge = |name: &str, own: &str| topology::ProcessEntry {
+            name: topology::ProcessName::new(name),
+            process_type: topology::ProcessType::Edge,
+            incarnation: topology::Incarnation(1),
+            pid: None,
+            state: ProcessState::Ready,
+            restarts: 0,
+            link: None,
+            link_address: None,
+            addresses: vec![topology::EdgeAddress {
+                transport: ListenerTransport::Udp,
+                own: own.parse().unwrap(),
+                public: own.to_owned(),
+            }],
+            weight: 0,
+            http: None,
+        };
+        let processes = vec![edge("edge1", near), edge("edge1@other", far)];
+        edges.learn(&TopologyView { processes, ..TopologyView::default() });
+        let mut last = None;
+        let doors = (0..3).map(|_| {
+            let (_, _, own) = edges.front_door(last).unwrap();
+            last = Some(own);
+            own.to_string()
+        });
+        assert_eq!(
+            doors.collect::<Vec<_>>(),
+            [near, far, near],
+            "the other node's is the next one"
+        );
     }
 
     #[test]

@@ -5,19 +5,22 @@
 //! new requests go back to an edge ([`edges`], [`next_hop`]). [`shard`] holds it together without any I/O;
 //! [`server`] drives it: links, handlers, commits, look-ups, heartbeats.
 //!
-//! [`http_port`] speaks HTTP with clients of applications.
+//! [`http_port`] speaks HTTP with clients of applications; [`cluster_port`] is where edges and containers of other nodes
+//! come in.
 //!
 //! [`session`] is for applications that hold state of their own beside their dialogs.
 //!
 //! Deliberately absent: WebAssembly.
 
 pub mod application;
+pub mod cluster_port;
 pub mod edges;
 pub mod http_port;
 mod long_queue;
 pub mod next_hop;
 mod own_route;
 pub mod ownership;
+mod polled;
 pub mod proxy;
 pub mod responder;
 pub mod server;

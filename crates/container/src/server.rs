@@ -17,7 +17,7 @@ mod work;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -36,6 +36,7 @@ use tokio::time::Sleep;
 use topology::HeartbeatSettings;
 use tracing::{debug, info, warn};
 use transport::link::{LinkFrame, Refused, SendError};
+use transport::tls::TlsStream;
 
 use crate::application::{Application, Duty, IncomingRequest, Tick};
 use crate::edges::LinkId;
@@ -259,6 +260,7 @@ impl Server {
                 Some(Command::Usage(reply)) => {
                     let _nobody_waits = reply.send(self.shard.applications_at_work());
                 }
+                Some(Command::Link(stream)) => self.adopt(*stream, now),
                 Some(Command::Drain(deadline_in)) => {
                     info!(?deadline_in, "draining");
                     self.drain(now);
@@ -290,18 +292,40 @@ impl Server {
                 Ok(_) if self.links.len() >= LINKS_MAX => {
                     warn!(links = self.links.len(), "refused a link: too many");
                 }
-                Ok((stream, _)) => {
-                    self.next_link += 1;
-                    match Link::new(stream) {
-                        Ok(link) => drop(self.links.insert(LinkId(self.next_link), link)),
-                        Err(error) => warn!(%error, "refused a link: it cannot be polled"),
-                    }
-                }
+                Ok((stream, _)) => drop(self.take_in(Link::new(stream))),
                 Err(error) => {
                     warn!(%error, "cannot accept a link");
                     self.accepts_from = now + ACCEPT_PAUSE;
                     break;
                 }
+            }
+        }
+    }
+
+    /// A link of an edge of another node.
+    fn adopt(&mut self, stream: TlsStream<TcpStream>, now: Instant) {
+        if self.links.len() >= LINKS_MAX {
+            return warn!(links = self.links.len(), "refused a link of another node: too many");
+        }
+        let link = Link::secured(stream, &mut self.scratch);
+        let Some(id) = self.take_in(link) else { return };
+        let Some(link) = self.links.get_mut(&id) else { return };
+        // Nothing else would look at what came together with the end of the handshake.
+        if let Err(end) = feed(&mut self.shard, &self.wedge, id, link, now, &mut self.effects) {
+            self.end_links(vec![(id, end)], now);
+        }
+    }
+
+    fn take_in(&mut self, link: io::Result<Link>) -> Option<LinkId> {
+        match link {
+            Ok(link) => {
+                self.next_link += 1;
+                self.links.insert(LinkId(self.next_link), link);
+                Some(LinkId(self.next_link))
+            }
+            Err(error) => {
+                warn!(%error, "refused a link: it cannot be polled");
+                None
             }
         }
     }

@@ -10,6 +10,7 @@ use http::request::Parts;
 use http::{HeaderName, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use rustls::ClientConfig;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep};
 use topology::{Incarnation, TopologyView};
@@ -17,7 +18,7 @@ use tracing::debug;
 
 use super::body::{Held, Watched, whole};
 use super::cookie::Cookies;
-use super::forwarding::{NotForwarded, forward, socket_of_life, socket_of_ready};
+use super::forwarding::{Neighbour, NotForwarded, forward};
 use super::hops::{self, Sender};
 use super::routing::{self, Routes};
 use super::server::Stage;
@@ -33,6 +34,8 @@ pub(super) struct Desk {
     pub(super) stage: watch::Receiver<Stage>,
     pub(super) container: ServerHandle,
     pub(super) own: Incarnation,
+    /// What is shown to containers of other nodes.
+    pub(super) credentials: watch::Receiver<Option<Arc<ClientConfig>>>,
     pub(super) cookies: Cookies,
     pub(super) room: Room,
 }
@@ -212,9 +215,9 @@ impl Desk {
                 debug!(%owner, "a request was forwarded often enough");
                 return Err(StatusCode::SERVICE_UNAVAILABLE);
             }
-            let socket = socket_of_life(&self.view.borrow(), owner);
-            if let Some(socket) = socket {
-                match forward(socket, &request, hops + 1, until).await {
+            let neighbour = Neighbour::of_life(&self.view.borrow(), owner);
+            if let Some(neighbour) = neighbour {
+                match self.forward(&neighbour, &request, hops, until).await {
                     Ok(response) => return Ok(response),
                     Err(NotForwarded::Unreachable) => {}
                     Err(error) => return Err(broken_off(owner, &error)),
@@ -239,12 +242,23 @@ impl Desk {
         if hops >= limits::HOPS_MAX {
             return None;
         }
-        let socket = socket_of_ready(&self.view.borrow(), self.own)?;
-        match forward(socket, request, hops + 1, until).await {
+        let neighbour = Neighbour::ready(&self.view.borrow(), self.own)?;
+        match self.forward(&neighbour, request, hops, until).await {
             Ok(response) => Some(Ok(response)),
             Err(NotForwarded::Unreachable) => None,
             Err(error) => Some(Err(broken_off("another container", &error))),
         }
+    }
+
+    async fn forward(
+        &self,
+        to: &Neighbour,
+        request: &HttpRequest,
+        hops: u8,
+        until: Instant,
+    ) -> Result<Response<HttpBody>, NotForwarded> {
+        let credentials = self.credentials.borrow().clone();
+        forward(to, credentials, request, hops + 1, until).await
     }
 
     /// `session`: to be remembered by the client.

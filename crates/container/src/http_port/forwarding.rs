@@ -1,18 +1,24 @@
-//! Gives a request to another container of the node, and its answer back.
+//! Gives a request to another container, and its answer back: by a Unix socket on the node, by TLS to another node.
 //!
 //! Who is asked says first that it is there ([`GREETING`]): a connection to one that stands still, or is about to be gone, is
 //! made by the kernel alone. So nothing was sent to whom does not greet, and the request may be given to somebody else. Who has
 //! greeted answers, be it that nothing was done.
 
+use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Request, Response};
 use http_body_util::BodyExt;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncReadExt as _;
-use tokio::net::UnixStream;
+use rustls::ClientConfig;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsConnector;
+use topology::credentials::server_name;
 use topology::view::ProcessEntry;
 use topology::{Incarnation, TopologyView};
 use tracing::debug;
@@ -40,40 +46,87 @@ pub(super) enum NotForwarded {
     Late,
 }
 
-/// Where a container takes requests that others forward: beside its link.
-pub(super) fn socket_of(container: &ProcessEntry) -> Option<PathBuf> {
-    container.link.as_ref().map(|link| link.with_extension(SOCKET))
+/// Where a container takes requests that others forward.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Neighbour {
+    /// On this node: beside its link.
+    Here(PathBuf),
+    /// On another one.
+    There {
+        /// Where it listens.
+        address: SocketAddr,
+        /// Who it must be: the name of its node.
+        node: String,
+    },
 }
 
-/// Where that life takes them, if the view knows it.
-pub(super) fn socket_of_life(view: &TopologyView, life: Incarnation) -> Option<PathBuf> {
-    let container = view.containers().find(|process| process.incarnation == life);
-    container.filter(|process| process.state.may_serve()).and_then(socket_of)
+impl Neighbour {
+    fn of(container: &ProcessEntry) -> Option<Neighbour> {
+        match (container.name.parts().1, container.link_address) {
+            (None, _) => {
+                let link = container.link.as_ref()?;
+                Some(Neighbour::Here(link.with_extension(SOCKET)))
+            }
+            (Some(node), Some(address)) => {
+                Some(Neighbour::There { address, node: node.to_owned() })
+            }
+            (Some(_), None) => None,
+        }
+    }
+
+    /// That life, if the view knows it.
+    pub(super) fn of_life(view: &TopologyView, life: Incarnation) -> Option<Neighbour> {
+        let container = view.containers().find(|process| process.incarnation == life);
+        container.filter(|process| process.state.may_serve()).and_then(Neighbour::of)
+    }
+
+    /// Any container other than `own` that begins sessions; one of this node if there is.
+    pub(super) fn ready(view: &TopologyView, own: Incarnation) -> Option<Neighbour> {
+        let is_ready = |process: &&ProcessEntry| {
+            process.state == topology::ProcessState::Ready && process.incarnation != own
+        };
+        let mut ready = view.containers().filter(is_ready).filter_map(Neighbour::of);
+        // Those of this node stand before the others in a view.
+        ready.next()
+    }
+
+    async fn connect(&self, credentials: Option<Arc<ClientConfig>>) -> io::Result<Box<dyn Stream>> {
+        let (address, node) = match self {
+            Neighbour::Here(path) => return Ok(Box::new(UnixStream::connect(path).await?)),
+            Neighbour::There { address, node } => (address, node),
+        };
+        let credentials = credentials.ok_or(io::ErrorKind::NotConnected)?;
+        let node = server_name(node).map_err(io::Error::other)?;
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Box::new(TlsConnector::from(credentials).connect(node, stream).await?))
+    }
 }
 
-/// Where any container other than `own` takes them that begins sessions.
-pub(super) fn socket_of_ready(view: &TopologyView, own: Incarnation) -> Option<PathBuf> {
-    let is_ready = |process: &&ProcessEntry| {
-        process.state == topology::ProcessState::Ready && process.incarnation != own
-    };
-    view.containers().filter(is_ready).find_map(socket_of)
-}
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
-/// Forwards a request, which then was forwarded so many times, if the other one is there until then.
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// Forwards a request, which then was forwarded so many times, if the other one is there until then. `credentials` are
+/// what is shown to another node.
 pub(super) async fn forward(
-    socket: PathBuf,
+    to: &Neighbour,
+    credentials: Option<Arc<ClientConfig>>,
     request: &HttpRequest,
     hops: u8,
     until: Instant,
 ) -> Result<Response<HttpBody>, NotForwarded> {
     let request = restored(request, hops).ok_or(NotForwarded::Unreachable)?;
     let greeted = async {
-        let mut stream = UnixStream::connect(&socket).await?;
+        let mut stream = to.connect(credentials).await?;
         stream.read_exact(&mut [0; GREETING.len()]).await?;
-        Ok::<_, std::io::Error>(stream)
+        Ok::<_, io::Error>(stream)
     };
     let greeted = timeout_at(until, greeted).await.map_err(|_| NotForwarded::Unreachable)?;
-    let stream = greeted.map_err(|_| NotForwarded::Unreachable)?;
+    let stream = greeted.map_err(|error| {
+        debug!(?to, %error, "another container cannot be reached");
+        NotForwarded::Unreachable
+    })?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {

@@ -26,7 +26,7 @@ pub(super) fn is_not_handled(headers: &HeaderMap) -> bool {
 pub enum Sender {
     /// Anybody.
     Stranger,
-    /// Another container of the node.
+    /// Another container, of this node or another of the cluster.
     Neighbour,
 }
 

@@ -3,7 +3,8 @@
 //! ```text
 //! client ──TCP──▶ connection ─▶ route ─▶ without sessions ─▶ application, streaming
 //!                     ▲            └───▶ key, cookie or new ─▶ shard ─▶ answered behind the commit
-//! other container ──Unix──┘                                     └▶ another's: forwarded there, two hops at most
+//! other container ──Unix──┤                                     └▶ another's: forwarded there, two hops at most
+//! other node's ──TLS──────┘
 //! ```
 //!
 //! All of it runs on a thread of its own, so that parsing, slow clients and applications without sessions never hold calls
@@ -12,7 +13,8 @@
 //! takes a request through all of it.
 //!
 //! Forwarded requests come by a Unix socket beside the container's link (`run/NAME.http`), which only the node's owner can
-//! open: what they say of themselves (how often they were forwarded) no stranger can say.
+//! open, or from another node of the cluster by [`cluster_port`](crate::cluster_port), which has looked at its certificate:
+//! what they say of themselves (how often they were forwarded) no stranger can say.
 //!
 //! Deliberately absent: TLS, HTTP/2, upgrades, compression, static files, `X-Forwarded-*` (passed on as they came): a proxy
 //! before it does these.
@@ -27,6 +29,7 @@ pub mod hops;
 pub mod limits;
 mod paced;
 pub mod routing;
+mod secured;
 pub mod server;
 mod shares;
 

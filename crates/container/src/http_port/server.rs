@@ -14,13 +14,15 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 use topology::token::OwnerToken;
 use topology::{Incarnation, KeyRing, TopologyView};
 use tracing::{debug, info, warn};
+use transport::tls::TlsStream;
 
 use super::cookie::Cookies;
 use super::desk::{Desk, Room};
@@ -28,8 +30,12 @@ use super::forwarding::GREETING;
 use super::hops::Sender;
 use super::paced::Paced;
 use super::routing::Routes;
+use super::secured::Secured;
 use super::{HttpRoute, answers, limits};
 use crate::server::ServerHandle;
+
+/// Connections of other nodes that have not been looked at yet.
+const NEIGHBOURS_WAITING_MAX: usize = 64;
 
 /// What the HTTP port of a container is told at its start.
 #[derive(Clone)]
@@ -66,11 +72,20 @@ pub struct HttpPort {
     thread: JoinHandle<()>,
 }
 
+/// By what other containers come.
+struct Neighbours {
+    unix: UnixListener,
+    /// Those of other nodes.
+    secured: mpsc::Receiver<TlsStream<std::net::TcpStream>>,
+}
+
 /// Tells the port what to do.
 #[derive(Clone)]
 pub struct HttpHandle {
     routes: watch::Sender<Routes>,
     views: watch::Sender<TopologyView>,
+    credentials: watch::Sender<Option<Arc<ClientConfig>>>,
+    neighbours: mpsc::Sender<TlsStream<std::net::TcpStream>>,
     stage: watch::Sender<Stage>,
     address: watch::Receiver<Option<SocketAddr>>,
     under_way: Arc<AtomicU64>,
@@ -83,14 +98,16 @@ impl HttpPort {
     /// There is no thread to be had, or the socket for other containers cannot be made.
     pub fn start(settings: HttpSettings, container: ServerHandle) -> io::Result<HttpPort> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let neighbours = {
+        let unix = {
             let _inside = runtime.enter();
             listen_for_neighbours(&settings.socket)?
         };
         let (routes, told_routes) = watch::channel(Routes::from([]));
         let (views, told_view) = watch::channel(TopologyView::default());
         let (stage, told_stage) = watch::channel(Stage::Serving);
+        let (credentials, told_credentials) = watch::channel(None);
         let (bound, address) = watch::channel(None);
+        let (neighbours, secured) = mpsc::channel(NEIGHBOURS_WAITING_MAX);
         let under_way = Arc::new(AtomicU64::new(0));
         let owner = OwnerToken { incarnation: settings.own, shard: 0 };
         let desk = Desk {
@@ -99,16 +116,18 @@ impl HttpPort {
             stage: told_stage,
             container,
             own: settings.own,
+            credentials: told_credentials,
             cookies: Cookies::new(&settings.keys, owner),
             room: Room::new(Arc::clone(&under_way)),
         };
         let run = move || {
-            runtime.block_on(serve(settings, Arc::new(desk), neighbours, bound));
+            runtime.block_on(serve(settings, Arc::new(desk), Neighbours { unix, secured }, bound));
             // What is not answered by now is not waited for.
             runtime.shutdown_background();
         };
         let thread = std::thread::Builder::new().name("http".to_owned()).spawn(run)?;
-        let handle = HttpHandle { routes, views, stage, address, under_way };
+        let handle =
+            HttpHandle { routes, views, credentials, neighbours, stage, address, under_way };
         Ok(HttpPort { handle, thread })
     }
 
@@ -142,6 +161,19 @@ impl HttpHandle {
         self.views.send_replace(view);
     }
 
+    /// Requests that belong to containers of other nodes are forwarded there with these from now on.
+    pub fn credentials(&self, credentials: Arc<ClientConfig>) {
+        self.credentials.send_replace(Some(credentials));
+    }
+
+    /// A container of another node has come, and proved that it is one. If too many wait already it is not greeted, and
+    /// tries again.
+    pub(crate) fn neighbour(&self, stream: TlsStream<std::net::TcpStream>) {
+        if self.neighbours.try_send(stream).is_err() {
+            debug!("a container of another node was turned away: too many at a time");
+        }
+    }
+
     /// Where it listens, once it does.
     pub fn address(&self) -> watch::Receiver<Option<SocketAddr>> {
         self.address.clone()
@@ -161,13 +193,14 @@ impl HttpHandle {
 async fn serve(
     settings: HttpSettings,
     desk: Arc<Desk>,
-    neighbours: UnixListener,
+    neighbours: Neighbours,
     bound: watch::Sender<Option<SocketAddr>>,
 ) {
     let mut stage = desk.stage.clone();
     let connections = Arc::new(());
     let strangers = accept_strangers(&settings, &desk, &connections, &bound);
-    let from_neighbours = accept_neighbours(&neighbours, &desk, &connections);
+    let Neighbours { unix, mut secured } = neighbours;
+    let from_neighbours = accept_neighbours(&unix, &mut secured, &desk, &connections);
     let is_ending = |stage: &Stage| matches!(stage, Stage::Ending { .. });
     let end = tokio::select! {
         () = strangers => return,
@@ -267,27 +300,43 @@ async fn bind(address: SocketAddr, last: Option<SocketAddr>) -> TcpListener {
     }
 }
 
-async fn accept_neighbours(listener: &UnixListener, desk: &Arc<Desk>, connections: &Arc<()>) {
+async fn accept_neighbours(
+    unix: &UnixListener,
+    secured: &mut mpsc::Receiver<TlsStream<std::net::TcpStream>>,
+    desk: &Arc<Desk>,
+    connections: &Arc<()>,
+) {
     let room = Arc::new(Semaphore::new(limits::NEIGHBOURS_MAX));
     loop {
         let Ok(room) = Arc::clone(&room).acquire_owned().await else {
             return; // never closed
         };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let held = (room, Arc::clone(connections));
-                tokio::spawn(greet(stream, Arc::clone(desk), held));
+        let held = (room, Arc::clone(connections));
+        let desk = Arc::clone(desk);
+        let accepted = tokio::select! {
+            accepted = unix.accept() => {
+                accepted.map(|(stream, _)| tokio::spawn(greet(stream, desk, held)))
             }
-            Err(error) => {
-                warn!(%error, "cannot accept a connection of another container");
-                sleep(limits::ACCEPT_PAUSE).await;
+            Some(stream) = secured.recv() => {
+                Secured::new(stream).map(|stream| tokio::spawn(greet(stream, desk, held)))
             }
+        };
+        if let Err(error) = accepted {
+            warn!(%error, "cannot accept a connection of another container");
+            sleep(limits::ACCEPT_PAUSE).await;
         }
     }
 }
 
-async fn greet(mut stream: UnixStream, desk: Arc<Desk>, held: (OwnedSemaphorePermit, Arc<()>)) {
-    if stream.write_all(GREETING).await.is_ok() {
+async fn greet<S>(mut stream: S, desk: Arc<Desk>, held: (OwnedSemaphorePermit, Arc<()>))
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let greeted = async {
+        stream.write_all(GREETING).await?;
+        stream.flush().await
+    };
+    if greeted.await.is_ok() {
         converse(stream, Sender::Neighbour, desk, held).await;
     }
 }

@@ -1,5 +1,6 @@
 //! Telling a running container what to do, from other tasks.
 
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use tokio::sync::mpsc;
 use topology::TopologyView;
 use topology::server::Pulse;
 use tracing::debug;
+use transport::tls::TlsStream;
 
 use super::asks::HttpCall;
 use super::usage;
@@ -19,6 +21,7 @@ pub(super) enum Command {
     Applications(SessionApplications),
     Http(HttpCall),
     Usage(usage::Reply),
+    Link(Box<TlsStream<TcpStream>>),
     Drain(Duration),
     Stop,
     #[cfg(feature = "faults")]
@@ -49,6 +52,11 @@ impl ServerHandle {
     /// request of theirs is answered 503, and whatever comes once only, or by the clock, is told when it is there again.
     pub async fn applications(&self, applications: SessionApplications) {
         self.send(Command::Applications(applications)).await;
+    }
+
+    /// An edge of another node has come, and proved that it is one.
+    pub(crate) async fn link(&self, stream: TlsStream<TcpStream>) {
+        self.send(Command::Link(Box::new(stream))).await;
     }
 
     /// Take nothing new, keep what is owned, end when nothing is left or at the deadline. A further drain replaces

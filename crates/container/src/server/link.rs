@@ -1,20 +1,25 @@
-//! One link's socket: reads fill the receiver, the sender's bytes are written; no task of its own.
+//! One link's socket: reads fill the receiver, the sender's bytes are written; no task of its own. To an edge of the
+//! own node it is a Unix socket, to another's TLS over TCP.
 //!
 //! The runtime is asked for room to write only while there is none: it would tell of every frame that the edge reads,
 //! and wake the container once more for each answer.
 
-use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use transport::link::{LinkError, LinkFrame, LinkReceiver, LinkSender, Refused};
+use transport::link::{LinkError, LinkFrame, LinkReceiver, LinkSender, LinkStream, Refused};
+use transport::tls::{Received, TlsStream};
+
+use crate::polled::polled;
 
 /// A connection from a worker of an edge.
 pub(super) struct Link {
-    stream: AsyncFd<UnixStream>,
+    stream: AsyncFd<LinkStream<UnixStream, TcpStream>>,
     /// The same socket while it has no room for what is to be written.
     full: Option<AsyncFd<OwnedFd>>,
     receiver: LinkReceiver,
@@ -36,8 +41,29 @@ pub(super) enum LinkEnd {
 
 impl Link {
     pub(super) fn new(stream: tokio::net::UnixStream) -> io::Result<Link> {
-        let stream = polled(stream.into_std()?, Interest::READABLE)?;
+        Link::over(LinkStream::Unix(stream.into_std()?))
+    }
+
+    /// A link to an edge of another node, which has proved that it is one; what it has said in the same breath is there
+    /// to be taken by [`next_frame`](Self::next_frame).
+    pub(super) fn secured(stream: TlsStream<TcpStream>, scratch: &mut [u8]) -> io::Result<Link> {
+        let mut link = Link::over(LinkStream::Tls(Box::new(stream)))?;
+        match link.read(scratch) {
+            Ok(_) => Ok(link),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(link),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn over(stream: LinkStream<UnixStream, TcpStream>) -> io::Result<Link> {
+        let stream = polled(stream, Interest::READABLE)?;
         Ok(Link { stream, full: None, receiver: LinkReceiver::new(), sender: LinkSender::new() })
+    }
+
+    fn read(&mut self, scratch: &mut [u8]) -> io::Result<Received> {
+        let receiver = &mut self.receiver;
+        let into = |bytes: &[u8]| receiver.read_buffer().extend_from_slice(bytes);
+        self.stream.get_mut().read(scratch, into)
     }
 
     /// Reads once, at most as much as `scratch` holds; then [`next_frame`](Self::next_frame) may have something.
@@ -47,13 +73,12 @@ impl Link {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), LinkEnd>> {
         loop {
+            let receiver = &mut self.receiver;
+            let into = |bytes: &[u8]| receiver.read_buffer().extend_from_slice(bytes);
             let mut ready = ready!(self.stream.poll_read_ready_mut(cx))?;
-            match ready.get_inner_mut().read(scratch) {
-                Ok(0) => return Poll::Ready(Err(LinkEnd::Closed)),
-                Ok(count) => {
-                    self.receiver.read_buffer().extend_from_slice(&scratch[..count]);
-                    return Poll::Ready(Ok(()));
-                }
+            match ready.get_inner_mut().read(scratch, into) {
+                Ok(Received::Some) => return Poll::Ready(Ok(())),
+                Ok(Received::End) => return Poll::Ready(Err(LinkEnd::Closed)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Poll::Ready(Err(error.into())),
@@ -82,7 +107,7 @@ impl Link {
             // 8 MB unread: the edge hangs, and offers what it keeps to another container.
             return Poll::Ready(Err(LinkEnd::Io(io::Error::other(refused))));
         }
-        while !self.sender.unwritten().is_empty() {
+        while self.stream.get_ref().has_to_write(&self.sender) {
             match self.stream.get_mut().write(self.sender.unwritten()) {
                 Ok(count) => self.sender.written(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -101,8 +126,11 @@ impl Link {
         let full = match self.full.take() {
             Some(full) => full,
             None => {
-                let socket = OwnedFd::from(self.stream.get_ref().try_clone()?);
-                polled(socket, Interest::WRITABLE)?
+                let socket = match self.stream.get_ref() {
+                    LinkStream::Unix(socket) => socket.as_fd(),
+                    LinkStream::Tls(stream) => stream.socket().as_fd(),
+                };
+                polled(socket.try_clone_to_owned()?, Interest::WRITABLE)?
             }
         };
         let full = self.full.insert(full);
@@ -111,17 +139,8 @@ impl Link {
     }
 
     pub(super) fn is_flushed(&self) -> bool {
-        self.sender.unwritten().is_empty()
+        self.sender.unwritten().is_empty() && !self.stream.get_ref().has_to_write(&self.sender)
     }
-}
-
-/// A socket that the runtime tells of.
-#[allow(
-    deprecated,
-    reason = "its successor is unsafe, for the sake of types whose descriptor may change; those of std keep theirs"
-)]
-fn polled<S: AsRawFd>(socket: S, interest: Interest) -> io::Result<AsyncFd<S>> {
-    AsyncFd::with_interest(socket, interest)
 }
 
 #[cfg(test)]

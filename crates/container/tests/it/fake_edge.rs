@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sip::{HeaderName, Message};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use transport::link::{Destination, EdgeAddress, LinkFrame, LinkReceiver, LinkSender, SendError};
 use transport::{Flow, Transport};
@@ -13,9 +13,13 @@ use transport::{Flow, Transport};
 /// Nothing that a test waits for takes longer, on however slow a machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
 pub(crate) struct FakeEdge {
     own: String,
-    stream: UnixStream,
+    stream: Box<dyn Stream>,
     sender: LinkSender,
     receiver: LinkReceiver,
 }
@@ -39,9 +43,14 @@ impl Sent {
 
 impl FakeEdge {
     pub(crate) async fn connect(path: &Path, own: &str) -> FakeEdge {
+        FakeEdge::over(Box::new(UnixStream::connect(path).await.unwrap()), own).await
+    }
+
+    /// An edge at the other end of this stream.
+    pub(crate) async fn over(stream: Box<dyn Stream>, own: &str) -> FakeEdge {
         let mut edge = FakeEdge {
             own: own.to_owned(),
-            stream: UnixStream::connect(path).await.unwrap(),
+            stream,
             sender: LinkSender::new(),
             receiver: LinkReceiver::new(),
         };
@@ -72,6 +81,7 @@ impl FakeEdge {
 
     async fn write(&mut self) {
         self.stream.write_all(self.sender.unwritten()).await.unwrap();
+        self.stream.flush().await.unwrap();
         self.sender.written(self.sender.unwritten().len());
     }
 

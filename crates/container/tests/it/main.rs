@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod cluster_port;
 mod fake_edge;
 mod http_port;
 mod lifecycle;
@@ -60,11 +61,17 @@ fn settings(link_path: PathBuf) -> ServerSettings {
 
 impl Container {
     fn start() -> Container {
+        Container::living(Incarnation(7), FakeStore::default())
+    }
+
+    /// One of several that have a store in common.
+    fn living(incarnation: Incarnation, store: FakeStore) -> Container {
         let directory = tempfile::tempdir().unwrap();
-        let store = FakeStore::default();
         let application = Arc::new(ToyApplication::default());
+        let mut settings = settings(directory.path().join("c1.link"));
+        settings.shard.incarnation = incarnation;
         let (server, handle) = Server::bind(
-            settings(directory.path().join("c1.link")),
+            settings,
             Arc::new(store.clone()),
             Arc::clone(&application) as Arc<dyn container::application::Application>,
         )
