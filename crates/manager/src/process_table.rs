@@ -169,6 +169,11 @@ impl ProcessTable {
                     self.processes[at].http = Some(address);
                 }
             }
+            Event::ServesNodes { name, incarnation, address } => {
+                if let Some(at) = self.living(&name, incarnation) {
+                    self.processes[at].link_address = Some(address);
+                }
+            }
             Event::LockHeld { reporter, holder, waited } => {
                 self.lock_held(reporter, holder, waited, effects);
             }

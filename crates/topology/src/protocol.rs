@@ -81,6 +81,12 @@ pub enum ToManager {
         /// Where.
         address: SocketAddr,
     },
+    /// A container of a cluster's node: edges and containers of other nodes reach it there. Said again when a view does
+    /// not know it.
+    ServesNodes {
+        /// Where.
+        address: SocketAddr,
+    },
     /// A container: the machine's clock was stepped, and no lifetime ends for a while.
     ClockStepped(ClockStatus),
     /// A container: what became of the last [`FromManager::Applications`], or its counts have changed.

@@ -38,6 +38,9 @@ pub struct Recorded {
     /// Containers: where it serves HTTP, or did in its last life.
     #[serde(default)]
     pub http: Option<SocketAddr>,
+    /// Containers of a cluster's node: where the others reach it, or did in its last life.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_address: Option<SocketAddr>,
     /// The next start, or the end of patience. An instant has no meaning in a file: whoever writes one finds another
     /// way to say it.
     #[serde(skip)]
@@ -55,6 +58,7 @@ impl ProcessTable {
             goal: process.goal,
             restarts: process.restarts,
             http: process.http,
+            link_address: process.link_address,
             due: process.due,
         };
         self.processes.iter().map(recorded).collect()
@@ -120,6 +124,7 @@ impl Process {
         self.incarnation = life.incarnation;
         self.restarts = life.restarts;
         self.http = life.http;
+        self.link_address = life.link_address;
         self.goal = life.goal;
         self.pid = life.pid;
         match (life.state, life.pid) {

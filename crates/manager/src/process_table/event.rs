@@ -101,6 +101,15 @@ pub enum Event {
         /// Where.
         address: SocketAddr,
     },
+    /// Other nodes of the cluster reach the container there.
+    ServesNodes {
+        /// Which.
+        name: ProcessName,
+        /// Which life of it.
+        incarnation: Incarnation,
+        /// Where.
+        address: SocketAddr,
+    },
     /// A process waits for the store's write lock, which another one holds all the while.
     LockHeld {
         /// Who waits.

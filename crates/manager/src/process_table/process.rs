@@ -50,6 +50,8 @@ pub(super) struct Process {
     pub(super) restarts: u32,
     /// Containers: where it serves HTTP. The next life tries the same.
     pub(super) http: Option<SocketAddr>,
+    /// Containers of a cluster's node: where the others reach it. The next life tries the same.
+    pub(super) link_address: Option<SocketAddr>,
     pub(super) backoff: Backoff,
     pub(super) goal: Goal,
     /// The next start, or the end of patience: what it means depends on the state.
@@ -92,6 +94,7 @@ impl Process {
             pid: None,
             restarts: 0,
             http: None,
+            link_address: None,
             backoff: Backoff::new(limits.restart),
             goal: Goal::Up,
             due: None,
@@ -112,7 +115,7 @@ impl Process {
             state: self.state,
             restarts: self.restarts,
             link: self.spec.link.clone(),
-            link_address: None,
+            link_address: self.link_address,
             addresses: self.spec.addresses.clone(),
             http: self.http,
             weight: WEIGHT_DEFAULT,

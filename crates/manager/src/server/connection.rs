@@ -100,6 +100,7 @@ async fn serve(stream: UnixStream, inputs: mpsc::Sender<Input>) -> Result<(), Co
             | ToManager::Unresponsive { .. }
             | ToManager::Responsive { .. }
             | ToManager::ServesHttp { .. }
+            | ToManager::ServesNodes { .. }
             | ToManager::Applications(_)
             | ToManager::ClockStepped(_),
         ) => Err(ConnectionError::Order("a report before hello")),
@@ -236,6 +237,9 @@ fn meaning(
         }
         ToManager::ServesHttp { address } => {
             Event::ServesHttp { name: reporter, incarnation, address }
+        }
+        ToManager::ServesNodes { address } => {
+            Event::ServesNodes { name: reporter, incarnation, address }
         }
         ToManager::Hello(_) | ToManager::Request(_) => {
             return Err(ConnectionError::Order("a child says hello once and requests nothing"));

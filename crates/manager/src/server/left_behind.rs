@@ -55,7 +55,7 @@ fn entry(process: &RecordedProcess, edges: &[EdgeListeners]) -> ProcessEntry {
         state: living.map_or(ProcessState::Down, |_| life.state),
         restarts: life.restarts,
         link: None,
-        link_address: None,
+        link_address: life.link_address,
         addresses: edge.map(EdgeListeners::addresses).unwrap_or_default(),
         http: life.http,
         weight: WEIGHT_DEFAULT,

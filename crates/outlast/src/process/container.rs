@@ -32,6 +32,7 @@ use topology::server::{Event, Reporter, beat};
 use tracing::{info, warn};
 
 use super::applications::Applications;
+use super::cluster::{Membership, Outside};
 use super::guests::Guests;
 use super::http::Teller;
 use super::usage::Usage;
@@ -113,7 +114,18 @@ async fn serve(
         reporter: joined.subscription.reporter(),
     };
     tokio::spawn(teller().tell_first());
-    let told = Told { handle: handle.clone(), http: http.clone(), teller: teller() };
+    let mut outside = Outside {
+        name: joined.name.clone(),
+        membership: Membership::new(&joined.welcome.directory),
+        silence_max: joined.heartbeat().silence_max(),
+        handle: handle.clone(),
+        http: http.clone(),
+        reporter: joined.subscription.reporter(),
+        port: None,
+    };
+    // Before it is ready: then everybody who links to it at once can.
+    outside.follow(&joined.welcome.view);
+    let told = Told { handle: handle.clone(), http: http.clone(), teller: teller(), outside };
     handle.view(joined.welcome.view).await;
     let (tables, received) = watch::channel(joined.welcome.applications);
     let usage = Usage { handle: handle.clone(), store };
@@ -153,6 +165,7 @@ struct Told {
     handle: ServerHandle,
     http: HttpHandle,
     teller: Teller,
+    outside: Outside,
 }
 
 /// Passes the manager's events on.
@@ -162,11 +175,12 @@ async fn follow(
     registrar: Arc<Registrar>,
     tables: watch::Sender<ApplicationTable>,
 ) {
-    let Told { handle, http, teller } = told;
+    let Told { handle, http, teller, mut outside } = told;
     while let Some(event) = events.recv().await {
         match event {
             Event::View(view) => {
                 teller.tell_if_unknown(&view);
+                outside.follow(&view);
                 if let Err(error) = registrar.use_own_hosts(&own_hosts(&view)) {
                     warn!(%error, "an edge has an address that is none");
                 }

@@ -12,11 +12,12 @@ use topology::protocol::Fault;
 use topology::protocol::{Command, ToManager};
 use topology::server::{Event, beat};
 use topology::{ListenerTransport, ProcessName};
-use tracing::info;
+use tracing::{info, warn};
 use transport::Transport;
 use transport::tcp::TcpLimits;
 
-use super::Joined;
+use super::cluster::Membership;
+use super::{Joined, cluster};
 
 /// Events of the manager that wait for the edge; more wait in the socket.
 const EVENTS_MAX: usize = 16;
@@ -24,7 +25,10 @@ const EVENTS_MAX: usize = 16;
 pub(super) fn run(joined: Joined) -> anyhow::Result<()> {
     let told = joined.subscription.reporter();
     let on_finding = OnFinding::new(move |finding| told.report(&to_manager(finding)));
-    let settings = settings(&joined, on_finding);
+    let mut settings = settings(&joined, on_finding);
+    let mut membership = Membership::new(&joined.welcome.directory);
+    let begun = membership.begun(&joined.welcome.view);
+    settings.credentials = begun.map(|credentials| cluster::of_edge(&credentials)).transpose()?;
     let beat_interval = joined.heartbeat().beat_interval();
     let sockets = joined
         .welcome
@@ -44,9 +48,18 @@ pub(super) fn run(joined: Joined) -> anyhow::Result<()> {
     let reporter = joined.subscription.reporter();
     let (sender, events) = mpsc::sync_channel(EVENTS_MAX);
     joined.subscription.spawn(move |event| {
+        // An edge that has ended by itself needs no event.
+        let tell = |event| drop(sender.send(event));
+        if let Event::View(view) = &event
+            && let Some(credentials) = membership.begun(view)
+        {
+            match cluster::of_edge(&credentials) {
+                Ok(credentials) => tell(edge::server::Event::Credentials(credentials)),
+                Err(error) => warn!(%error, "no links to the other nodes of the cluster"),
+            }
+        }
         if let Some(event) = edge_event(event) {
-            // An edge that has ended by itself needs no event.
-            let _ = sender.send(event);
+            tell(event);
         }
     });
     edge::run(settings, sockets, joined.welcome.view, &events, move |vitals| {
@@ -86,6 +99,7 @@ fn settings(joined: &Joined, on_finding: OnFinding) -> Settings {
         peers: peers(config),
         tcp: tcp_limits(config),
         on_finding,
+        credentials: None,
     }
 }
 

@@ -18,6 +18,7 @@ use crate::failure::Failure;
 use crate::{logging, recovery};
 
 mod applications;
+mod cluster;
 mod container;
 mod edge;
 mod guests;
