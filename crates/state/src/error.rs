@@ -1,6 +1,7 @@
 //! What can go wrong with a store, for whom, and what to do about it.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -104,6 +105,30 @@ pub enum StoreError {
         /// Which environment.
         path: PathBuf,
     },
+    /// No node of the cluster serves the shard in question, and none took its place in time.
+    #[error(
+        "{shard} of the store answers nobody ({reason}); it goes on as soon as a replica has taken over or the node is \
+         back: look at `outlast state status`"
+    )]
+    Unreachable {
+        /// Which part of the store.
+        shard: String,
+        /// What was seen last.
+        reason: String,
+    },
+    /// Writes are refused, as configured, while replicas have failed.
+    #[error(
+        "the store at {primary} has {found} of the {copies} copies on other hosts that a write must have: writes are \
+         refused until a failed replica is back; start its node, or give the shard another replica"
+    )]
+    BelowQuota {
+        /// The shard's primary.
+        primary: SocketAddr,
+        /// How many copies there should be.
+        copies: usize,
+        /// How many there can be.
+        found: usize,
+    },
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
@@ -121,7 +146,11 @@ impl StoreError {
     /// Whether the same call may succeed a moment later without anybody doing anything.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Busy { .. })
+        matches!(self, Self::Busy { .. } | Self::Unreachable { .. } | Self::BelowQuota { .. })
+    }
+
+    pub(crate) fn engine(doing: &'static str, why: impl Into<String>) -> Self {
+        Self::Engine { doing, source: Arc::from(Box::from(why.into())) }
     }
 
     pub(crate) fn file(doing: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {

@@ -37,3 +37,4 @@ fn subject(store: Arc<dyn Store>, clock: Arc<ManualClock>) -> Subject {
 state::contract_tests!(on_embedded_relaxed, super::relaxed);
 state::contract_tests!(on_embedded_every_commit, super::every_commit);
 state::contract_tests!(on_the_fake, super::fake);
+state::contract_tests!(on_a_cluster, crate::cluster::subject);

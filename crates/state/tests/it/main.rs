@@ -1,5 +1,6 @@
-//! Integration tests: the contract on every engine, and what is the embedded engine's own.
+//! Integration tests: the contract on every engine, and what is each engine's own.
 
+mod cluster;
 mod contract;
 mod kill;
 mod model;

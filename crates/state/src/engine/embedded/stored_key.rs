@@ -1,16 +1,14 @@
-//! [`Key`] ⇄ the bytes under which LMDB files it.
-//!
-//! `space 00 escaped(tag) 00 01 id`, where escaping turns `00` into `00 FF`. So the byte order of encoded keys
-//! is the order of (space, tag, id), and every [`Prefix`] is a byte prefix.
+//! [`Key`] ⇄ the bytes under which LMDB files it: its [ordered form](crate::engine::ordered_key), cut where it is long.
 //!
 //! LMDB keys have at most 511 bytes, and the expiry index puts 8 more in front. An encoded key over
 //! [`WHOLE_BYTES_MAX`] is filed under its first [`HEAD_BYTES`] and a BLAKE3 hash of all of it, always
 //! [`HASHED_BYTES`] long; the record then holds the whole key, which every read compares. Such keys are found
 //! and listed by prefix like the others, only their order among themselves is that of the hash.
 
-use bytes::Bytes;
-
+use crate::engine::ordered_key;
 use crate::key::{Key, Prefix, Space};
+
+pub(super) use ordered_key::decode;
 
 /// Encoded keys up to here are filed whole.
 pub(super) const WHOLE_BYTES_MAX: usize = HASHED_BYTES - 1;
@@ -18,10 +16,6 @@ pub(super) const WHOLE_BYTES_MAX: usize = HASHED_BYTES - 1;
 const HASHED_BYTES: usize = HEAD_BYTES + blake3::OUT_LEN;
 /// How much of a long key is kept in the clear, for prefixes.
 const HEAD_BYTES: usize = 416;
-
-const NUL: u8 = 0;
-const ESCAPED: u8 = 0xFF;
-const END: u8 = 1;
 
 /// A key as LMDB files it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,13 +28,7 @@ pub(super) struct StoredKey {
 
 impl StoredKey {
     pub(super) fn of(key: &Key) -> Self {
-        let mut whole =
-            Vec::with_capacity(key.space.as_str().len() + key.tag.len() + key.id.len() + 8);
-        whole.extend_from_slice(key.space.as_str().as_bytes());
-        whole.push(NUL);
-        escape(&key.tag, &mut whole);
-        whole.extend_from_slice(&[NUL, END]);
-        whole.extend_from_slice(&key.id);
+        let whole = ordered_key::encode(key);
         if whole.len() <= WHOLE_BYTES_MAX {
             return Self { filed: whole, whole: None };
         }
@@ -55,57 +43,19 @@ pub(super) fn is_hashed(filed: &[u8]) -> bool {
     filed.len() == HASHED_BYTES
 }
 
-/// The key of its whole encoded form; `None` when the bytes are not one.
-pub(super) fn decode(whole: &[u8]) -> Option<Key> {
-    let space_end = memchr::memchr(NUL, whole)?;
-    let space = Space::parse(std::str::from_utf8(&whole[..space_end]).ok()?)?;
-    let mut rest = &whole[space_end + 1..];
-    let mut tag = Vec::with_capacity(rest.len());
-    loop {
-        let nul = memchr::memchr(NUL, rest)?;
-        tag.extend_from_slice(&rest[..nul]);
-        let mark = *rest.get(nul + 1)?;
-        rest = &rest[nul + 2..];
-        match mark {
-            ESCAPED => tag.push(NUL),
-            END => break,
-            _ => return None,
-        }
-    }
-    Some(Key { space, tag: Bytes::from(tag), id: Bytes::copy_from_slice(rest) })
-}
-
 /// The byte prefix that all filed keys of a prefix have. Where it is cut (long prefixes), others may have it too:
 /// whoever lists compares with [`Prefix::matches`].
 pub(super) fn filed_prefix(space: &Space, prefix: &Prefix) -> Vec<u8> {
-    let mut bytes = space.as_str().as_bytes().to_vec();
-    bytes.push(NUL);
-    match prefix {
-        Prefix::All => {}
-        Prefix::TagStart(start) => escape(start, &mut bytes),
-        Prefix::Tag { tag, id_start } => {
-            escape(tag, &mut bytes);
-            bytes.extend_from_slice(&[NUL, END]);
-            bytes.extend_from_slice(id_start);
-        }
-    }
+    let mut bytes = ordered_key::prefix(space, prefix);
     bytes.truncate(HEAD_BYTES);
     bytes
-}
-
-fn escape(bytes: &[u8], out: &mut Vec<u8>) {
-    for &byte in bytes {
-        out.push(byte);
-        if byte == NUL {
-            out.push(ESCAPED);
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use bytes::Bytes;
     use proptest::prelude::*;
 
     use super::*;
@@ -156,11 +106,6 @@ mod tests {
                 prop_assert!(prefix.matches(&key));
                 prop_assert!(filed.starts_with(&filed_prefix(&SPACE, &prefix)));
             }
-        }
-
-        #[test]
-        fn decoding_random_bytes_does_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
-            let _ = decode(&bytes);
         }
     }
 }

@@ -1,0 +1,112 @@
+//! What whoever runs the servers needs when a primary is dead: fence it, then promote the replica that has most.
+//!
+//! The order matters. A write is acknowledged when its copies have it, so the replica with the highest offset has every
+//! acknowledged write, and another one may lack some. The dead primary is fenced first, so that it serves nobody what the
+//! promoted one does not have; where it cannot be reached, whoever promotes waits until it has stopped by itself
+//! (`cluster-node-timeout` after it saw the majority last). It is started again only behind that, for started empty in its
+//! old place it would have its replicas copy the emptiness.
+//!
+//! These are for a tokio runtime of the caller's.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use redis::cmd;
+
+use super::connection::{Connection, Lost};
+use super::options::Options;
+use crate::error::StoreError;
+
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// How a server was left by [`fence`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fenced {
+    /// It does not listen any more.
+    Gone,
+    /// It listens, or nobody knows: end its process, or wait until it has stopped by itself.
+    Silent,
+}
+
+/// Tells a server to end without saving, if it can hear it.
+pub async fn fence(server: SocketAddr, options: &Options) -> Fenced {
+    match Connection::open(server, options).await {
+        Ok(connection) => {
+            let mut shutdown = cmd("SHUTDOWN");
+            shutdown.arg("NOSAVE").arg("NOW").arg("FORCE");
+            // No answer comes when it obeys.
+            let _ = connection.ask(shutdown).await;
+            match Connection::open(server, options).await {
+                Err(error) if is_refused(&error) => Fenced::Gone,
+                Ok(_) | Err(_) => Fenced::Silent,
+            }
+        }
+        Err(error) if is_refused(&error) => Fenced::Gone,
+        Err(_) => Fenced::Silent,
+    }
+}
+
+fn is_refused(error: &Lost) -> bool {
+    matches!(error, Lost::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused)
+}
+
+/// What a server says of itself.
+struct Role {
+    server: SocketAddr,
+    is_primary: bool,
+    offset: u64,
+}
+
+/// Promotes the replica with the highest offset of those that answer, by the votes of the other primaries, and returns it
+/// when it serves. If one of them is a primary already, that is it.
+///
+/// # Errors
+/// [`StoreError::Unreachable`] when none of them answers, or none is elected within `time`.
+pub async fn promote(
+    replicas: &[SocketAddr],
+    options: &Options,
+    time: Duration,
+) -> Result<SocketAddr, StoreError> {
+    let deadline = Instant::now() + time;
+    let shard = || {
+        format!("the shard of {}", replicas.first().map_or_else(String::new, ToString::to_string))
+    };
+    let failed =
+        |reason: &str| StoreError::Unreachable { shard: shard(), reason: reason.to_owned() };
+    let asked = replicas.iter().map(|&server| role(server, options));
+    let roles: Vec<Role> = join_all(asked).await.into_iter().flatten().collect();
+    if let Some(primary) = roles.iter().find(|role| role.is_primary) {
+        return Ok(primary.server);
+    }
+    let best = roles.iter().max_by_key(|role| role.offset);
+    let best = best.ok_or_else(|| failed("none of its replicas answers"))?.server;
+    let connection =
+        Connection::open(best, options).await.map_err(|error| failed(&error.to_string()))?;
+    let mut order = cmd("CLUSTER");
+    order.arg("FAILOVER").arg("FORCE");
+    let ordered = connection.ask_text(order).await;
+    ordered.map_err(|error| failed(&error.to_string()))?;
+    loop {
+        if role(best, options).await.is_some_and(|role| role.is_primary) {
+            return Ok(best);
+        }
+        if Instant::now() >= deadline {
+            return Err(failed("the other primaries did not vote for its replica in time"));
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+}
+
+async fn role(server: SocketAddr, options: &Options) -> Option<Role> {
+    let connection = Connection::open(server, options).await.ok()?;
+    let mut info = cmd("INFO");
+    info.arg("replication");
+    let info = connection.ask_text(info).await.ok()?;
+    let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    Some(Role {
+        server,
+        is_primary: field("role:") == Some("master"),
+        offset: field("slave_repl_offset:").and_then(|it| it.parse().ok()).unwrap_or(0),
+    })
+}

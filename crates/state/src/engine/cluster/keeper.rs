@@ -1,0 +1,80 @@
+//! Removes what is over: records whose lifetime ended, and entries of the index whose record Redis has removed.
+//!
+//! Every client looks at a partition every now and then; a mark in Redis says when it was swept last, by whomever, so that
+//! each is swept about once in [`SWEEP_INTERVAL`]. A step looks at [`STEP`] records, so that it holds up nobody. Until
+//! then an ended record is invisible, and takes room.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{Value, cmd};
+use tracing::debug;
+
+use super::layout::{PARTITIONS, Partition};
+use super::reader;
+use super::shared::Shared;
+use crate::error::StoreError;
+
+/// How old a partition's last sweep must be.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(120);
+/// How many entries one call looks at: some hundred microseconds of the node's time.
+const STEP: usize = 256;
+/// Between two calls for one partition.
+const STEP_PAUSE: Duration = Duration::from_millis(20);
+/// Nodes differ in time, and what has just ended for one may be refreshed by another.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Sweeps as long as the client lives.
+pub(super) async fn run(shared: Arc<Shared>) {
+    let pause = SWEEP_INTERVAL / PARTITIONS as u32;
+    let mut turn = RandomState::new().hash_one(0) as usize;
+    loop {
+        tokio::time::sleep(pause).await;
+        turn = turn.wrapping_add(1);
+        let Some(partition) = Partition::all().nth(turn % PARTITIONS) else { continue };
+        match sweep(&shared, partition, SWEEP_INTERVAL).await {
+            Ok(0) => {}
+            Ok(removed) => debug!(%partition, removed, "swept"),
+            Err(error) => debug!(%partition, %error, "not swept"),
+        }
+    }
+}
+
+/// Sweeps a partition unless somebody has within `interval`; how many entries were removed.
+pub(super) async fn sweep(
+    shared: &Arc<Shared>,
+    partition: Partition,
+    interval: Duration,
+) -> Result<u64, StoreError> {
+    let mut removed = 0;
+    let mut from = b"-".to_vec();
+    let mut age = interval.as_millis().to_string();
+    loop {
+        let now = shared.options.clock.now().saturating_sub(GRACE);
+        let mut sweep = cmd("FCALL");
+        sweep.arg(shared.library.sweep()).arg(2);
+        sweep.arg(shared.layout.index(partition)).arg(shared.layout.swept(partition));
+        sweep.arg(now.0).arg(&age).arg(&from).arg(STEP);
+        let answer = reader::ask(shared, partition, sweep).await?;
+        let Some((looked_at, gone, last)) = taken_apart(answer) else { return Ok(removed) };
+        removed += gone;
+        if looked_at < STEP as u64 {
+            return Ok(removed);
+        }
+        age.clear();
+        from = [b"(", last.as_slice()].concat();
+        tokio::time::sleep(STEP_PAUSE).await;
+    }
+}
+
+/// `None`: somebody else has swept.
+fn taken_apart(answer: Value) -> Option<(u64, u64, Vec<u8>)> {
+    let Value::Array(fields) = answer else { return None };
+    match <[Value; 3]>::try_from(fields) {
+        Ok([Value::Int(looked_at), Value::Int(removed), Value::BulkString(last)]) => {
+            Some((looked_at.unsigned_abs(), removed.unsigned_abs(), last))
+        }
+        _ => None,
+    }
+}
