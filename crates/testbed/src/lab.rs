@@ -71,6 +71,11 @@ pub fn run_within<B: FnOnce(&Lab)>(limit: Duration, hosts: &[&str], body: B) {
     launch::again_inside(&test, limit);
 }
 
+/// Whether this machine lets us make labs; if not, [`run`] skips its test.
+pub fn is_possible() -> bool {
+    launch::possible().is_ok()
+}
+
 /// The hosts of a test and the network between them.
 #[derive(Debug)]
 pub struct Lab {

@@ -127,7 +127,7 @@ fn all_of(written: &mut File) -> String {
 }
 
 /// Whether this machine lets us; else what is missing.
-fn possible() -> Result<(), String> {
+pub(super) fn possible() -> Result<(), String> {
     let path = path();
     let is_there = |program| path.split(':').any(|bin| Path::new(bin).join(program).exists());
     let missing: Vec<String> = PROGRAMS

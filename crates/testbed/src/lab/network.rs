@@ -10,16 +10,20 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd as _;
 use std::process::{Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::faults::{Rules, port};
+use crate::wait;
 
 /// Hosts of a lab: so many numbers are there behind [`FIRST`].
 const HOSTS_MAX: u8 = 100;
 /// The last octet of the first host's address, less one.
 const FIRST: u8 = 10;
 
+/// How long the kernel may take to bring a card up.
+const READY_LIMIT: Duration = Duration::from_secs(20);
 /// The bridge.
 const BRIDGE: &str = "bridge";
 /// The card of a host, in its namespace.
@@ -69,7 +73,6 @@ impl Network {
                  link add {port} type veth peer name {CARD} address {card} netns {namespace}\n"
             ),
         );
-        self.plug(&port);
         let others = (1..=self.hosts).filter(|other| *other != number);
         let known: String = others.map(neighbour).collect();
         let (ipv4, ipv6) = (ipv4(number), ipv6(number));
@@ -84,6 +87,9 @@ impl Network {
                  {known}"
             ),
         );
+        self.plug(&port);
+        let shown = ["-n", &namespace, "-j", "link", "show", "dev", CARD];
+        self.until(&shown, |card| card["operstate"] == "UP");
     }
 
     /// Pulls the card out and throws it away: whatever it was about to send is gone.
@@ -96,9 +102,26 @@ impl Network {
         self.ip(&[], &format!("netns delete {}\n", namespace(number)));
     }
 
-    /// Puts a card into the bridge.
+    /// Puts a card into the bridge, and waits until that forwards its packets: the kernel sees to it in its own time.
     pub(super) fn plug(&self, port: &str) {
         self.ip(&[], &format!("link set {port} master {BRIDGE} up\n"));
+        let shown = ["-j", "-d", "link", "show", "dev", port];
+        self.until(&shown, |card| {
+            let state = &card["linkinfo"]["info_slave_data"]["state"];
+            card["operstate"] == "UP" && state == "forwarding"
+        });
+    }
+
+    /// Waits until a card is as it should be.
+    fn until(&self, shown: &[&str], is_ready: impl Fn(&serde_json::Value) -> bool + Sync) {
+        self.enter(|| {
+            wait::until("a card to carry packets", READY_LIMIT, || {
+                let output = Command::new("ip").args(shown).output().expect("ip starts");
+                let cards: serde_json::Value =
+                    serde_json::from_slice(&output.stdout).expect("ip -json says JSON");
+                if is_ready(&cards[0]) { Ok(()) } else { Err(cards) }
+            });
+        });
     }
 
     /// Takes a card out of the bridge and leaves it up.

@@ -42,6 +42,12 @@ fn start_sleepers(lab: &Lab) {
     });
 }
 
+fn stand_still() -> ! {
+    loop {
+        std::thread::park();
+    }
+}
+
 #[test]
 fn a_test_that_passes_leaves_nothing() {
     lab::run(&["a"], |lab| {
@@ -71,8 +77,7 @@ fn a_test_that_takes_too_long_is_ended_and_leaves_nothing() {
     let failed = catch_unwind(|| {
         lab::run_within(Duration::from_secs(3), &["a"], |lab| {
             start_sleepers(lab);
-            eprintln!("began to wait");
-            std::thread::park();
+            stand_still();
         });
     });
     let Err(told) = failed else { return lab_was_skipped() };
@@ -88,7 +93,7 @@ fn a_test_that_is_killed_leaves_nothing() {
     if std::env::var_os(KILLED).is_some() {
         return lab::run(&["a"], |lab| {
             start_sleepers(lab);
-            std::thread::park();
+            stand_still();
         });
     }
     let this_test = std::env::current_exe().expect("a running test has a path");
@@ -115,7 +120,7 @@ fn a_test_that_is_killed_leaves_nothing() {
     }
 }
 
-/// Nothing failed in a lab that was not made; under CI that panics before.
+/// Nothing fails in a lab that was not made.
 fn lab_was_skipped() {
-    assert!(std::env::var_os("CI").is_none(), "the lab passed, or there was none");
+    assert!(!lab::is_possible(), "nothing failed in the lab");
 }

@@ -29,16 +29,15 @@ fn hosts_reach_each_other_by_ipv4_ipv6_and_multicast_but_not_the_machine() {
 
         let group = Ipv4Addr::new(225, 0, 0, 20);
         let members = ["b", "c"].map(|name| {
-            let host = lab.host(name);
-            let member = host.enter(|| {
+            let member = lab.host(name).enter(|| {
                 let member = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 6200)).expect("a socket");
-                member.join_multicast_v4(&group, &host.ipv4()).expect("a card");
+                member.join_multicast_v4(&group, &Ipv4Addr::UNSPECIFIED).expect("a card");
                 member
             });
             member.set_read_timeout(Some(LIMIT)).expect("a time-out");
             member
         });
-        let speaker = socket(a, a.ipv4());
+        let speaker = socket(a, Ipv4Addr::UNSPECIFIED);
         speaker.send_to(b"to all", (group, 6200)).expect("a card");
         members.iter().for_each(|member| assert_eq!(heard(member), "to all"));
 
@@ -176,12 +175,28 @@ fn a_delay_holds_every_packet_back_and_harms_none() {
             let took = there_and_back();
             if took < DELAY { Ok(()) } else { Err(took) }
         });
-        // A cut takes hosts that are delayed as well.
+    });
+}
+
+#[test]
+fn faults_meet_a_host_that_is_delayed_as_well() {
+    lab::run(&["a", "b"], |lab| {
+        let [a, b] = ["a", "b"].map(|name| socket(lab.host(name), lab.host(name).ipv4()));
+        let spared = socket(lab.host("b"), lab.host("b").ipv4());
+        let port = b.local_addr().expect("bound").port();
         let _delayed = lab.delay("a", Duration::from_millis(1));
-        let cut = lab.cut("a");
-        say(&one, &other, "lost");
-        cut.heal();
-        say(&one, &other, "healed");
-        assert_eq!(heard(&other), "healed");
+        let from_it = lab.lose(Traffic::from("a").of_port(port));
+        say(&a, &b, "lost");
+        say(&a, &spared, "behind it");
+        assert_eq!(heard(&spared), "behind it");
+        from_it.heal();
+        say(&a, &b, "healed");
+        assert_eq!(heard(&b), "healed");
+
+        let to_it = lab.lose(Traffic::to("a"));
+        say(&b, &a, "lost");
+        to_it.heal();
+        say(&b, &a, "healed");
+        assert_eq!(heard(&a), "healed");
     });
 }

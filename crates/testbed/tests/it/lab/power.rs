@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::process::Command;
 
 use testbed::lab::{self, Lab};
@@ -24,14 +25,16 @@ fn a_host_without_power_is_silent_and_forgets_its_connections() {
     lab::run(&["a", "b"], |lab| {
         let (a, b) = (lab.host("a"), lab.host("b"));
         let (mut near, far) = connection(lab, "a", "b");
-        let mut child = b.enter(|| Command::new("sleep").arg("1000").spawn()).expect("sleep");
+        // Its end is held by a process of the host, and closed by the kernel when that is killed.
+        let mut sleep = Command::new("sleep");
+        sleep.arg("1000").stdin(OwnedFd::from(far));
+        let mut child = b.enter(|| sleep.spawn()).expect("sleep");
+        drop(sleep);
         assert_eq!(b.pids(), [i32::try_from(child.id()).expect("small")]);
 
         b.power_off(lab);
         assert!(b.pids().is_empty(), "{:?}", b.pids());
         assert!(child.wait().expect("our child").code().is_none(), "killed");
-        // Its end of the connection is closed where nobody hears it.
-        drop(far);
         near.set_nonblocking(true).expect("a socket");
         let read = near.read(&mut [0; 1]).expect_err("not a word");
         assert_eq!(read.kind(), ErrorKind::WouldBlock);
