@@ -7,6 +7,7 @@
 //! | [`clock`] | the wall clock of a node, set without touching the machine's |
 //! | [`crowd`] | thousands of registrations through one socket |
 //! | [`lab`] | several hosts on this machine, and faults of the network between them |
+//! | [`members`] | nodes on hosts of a lab, one on each |
 //! | [`node`] | a running node on a temporary directory: start, status, kill, stop |
 //! | [`pace`] | how much slower the machine was than an idle one while a time was taken |
 //! | [`sipp`] | SIPp as an independent peer |
@@ -19,6 +20,7 @@ pub mod binary;
 pub mod clock;
 pub mod crowd;
 pub mod lab;
+pub mod members;
 pub mod node;
 pub mod pace;
 pub mod sipp;

@@ -7,44 +7,28 @@
 //! `guardian`) hits that kind only.
 
 pub(crate) mod calls;
-mod report;
+pub(crate) mod report;
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use testbed::crowd;
 use testbed::node::Node;
-use testbed::wait;
 
 use crate::deployable::{assert_has_worked, back_to_back};
+use crate::faults::{Hits, Sequence, Victim, lost_bindings, number, table};
 use crate::world::{self, DOMAIN};
 use calls::Calls;
-use report::{Hits, Report};
+use report::Report;
 
 const USERS: usize = 10_000;
 const KILLS: usize = 20;
 /// Fewer for those: the two tests together must not take long.
 const KILLS_WITH_GUESTS: usize = 8;
-/// A killed or stopped process serves again within this, or the test fails.
-const BACK_LIMIT: Duration = Duration::from_secs(30);
-
 /// So long a process serves before it is hit again. One that dies sooner (`[restart] stable_after`, 2 s) is taken for a
 /// process that cannot live, and stays away for up to ten seconds; a phone that knows no other edge cannot wait for
 /// several of these.
 const SERVES_FOR: Duration = Duration::from_millis(2_500);
-
-/// A small deterministic sequence (xorshift), so that a failing run can be run again by its seed.
-struct Sequence(u64);
-
-impl Sequence {
-    fn next(&mut self, below: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % below as u64) as usize
-    }
-}
 
 /// By which agent every second call goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,14 +74,6 @@ impl Agent {
     }
 }
 
-/// Who is hit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Victim {
-    Process(&'static str),
-    Manager,
-    Guardian,
-}
-
 const VICTIMS: [Victim; 6] = [
     Victim::Process("edge1"),
     Victim::Process("edge2"),
@@ -107,50 +83,6 @@ const VICTIMS: [Victim; 6] = [
     Victim::Guardian,
 ];
 
-impl Victim {
-    fn kind(self) -> &'static str {
-        match self {
-            Victim::Process(name) => name.trim_end_matches(|digit: char| digit.is_ascii_digit()),
-            Victim::Manager => "manager",
-            Victim::Guardian => "guardian",
-        }
-    }
-
-    /// Hits it and waits until everything serves again.
-    fn strike(self, node: &mut Node, signal: Signal) {
-        match self {
-            Victim::Process(name) => {
-                let before = node.process(name);
-                send(before.pid.expect("everything serves"), signal);
-                wait::until("the process to be replaced", BACK_LIMIT, || {
-                    let process = node.process(name);
-                    if process.restarts > before.restarts { Ok(()) } else { Err(process) }
-                });
-            }
-            Victim::Manager => {
-                let pid = node.manager_pid();
-                send(pid, signal);
-                node.wait_for_manager_after(pid);
-            }
-            Victim::Guardian => {
-                node.kill_guardian();
-                node.up_again();
-            }
-        }
-        wait::until("everything to serve", BACK_LIMIT, || {
-            let status = node.status();
-            match status.processes.iter().all(|process| process.state == "ready") {
-                true => Ok(()),
-                false => Err(status),
-            }
-        });
-    }
-}
-
-fn send(pid: i32, signal: Signal) {
-    kill_process(Pid::from_raw(pid).expect("a process id"), signal).expect("it runs");
-}
-
 /// Those of the kind that is asked for, else all.
 fn victims() -> Vec<Victim> {
     let kind = std::env::var("OUTLAST_VICTIMS").ok();
@@ -158,10 +90,6 @@ fn victims() -> Vec<Victim> {
     let victims: Vec<Victim> = VICTIMS.into_iter().filter(is_asked_for).collect();
     assert!(!victims.is_empty(), "OUTLAST_VICTIMS names no kind of process");
     victims
-}
-
-fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().and_then(|text| text.parse().ok())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -209,23 +137,14 @@ async fn lose_nothing(agent: Agent, kills: usize) {
     if agent == Agent::Guest {
         assert_has_worked(&node, "b2bua");
     }
-    let lost = lost_bindings(&node);
+    let lost = lost_bindings(&node, 0..USERS);
     let bindings_lost = lost.len();
     let report = Report { agent, commit, seed, took, hits, tally: &tally, bindings_lost };
-    println!("{kills} kills in {took:?}\n{}", report.table());
+    println!("{kills} kills in {took:?}\n{}", table(&report.hits));
     if std::env::var_os("OUTLAST_WRITE_DOCS").is_some() {
         report.write();
     }
     assert_eq!(lost, Vec::<usize>::new(), "bindings lost");
     assert!(tally.losses.is_empty(), "{tally}; lost:\n{}", tally.losses.join("\n"));
     node.stop();
-}
-
-fn lost_bindings(node: &Node) -> Vec<usize> {
-    let there: HashSet<String> = node
-        .registrations()
-        .iter()
-        .filter_map(|binding| binding["aor"].as_str().map(str::to_owned))
-        .collect();
-    (0..USERS).filter(|user| !there.contains(&format!("sip:user{user}@{DOMAIN}"))).collect()
 }

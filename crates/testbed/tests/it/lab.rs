@@ -2,7 +2,7 @@
 
 mod life;
 mod network;
-mod nodes;
+pub(crate) mod nodes;
 mod power;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};

@@ -83,8 +83,22 @@ pub(crate) fn try_ask(
     headers: &str,
     body: &[u8],
 ) -> io::Result<Answer> {
-    let mut stream = TcpStream::connect(to)?;
-    stream.set_read_timeout(Some(LIMIT))?;
+    ask_within(LIMIT, to, request, headers, body)
+}
+
+/// As [`try_ask`], for whoever does not wait longer.
+///
+/// # Errors
+/// As [`try_ask`], and when nothing came for so long.
+pub(crate) fn ask_within(
+    limit: Duration,
+    to: SocketAddr,
+    request: &str,
+    headers: &str,
+    body: &[u8],
+) -> io::Result<Answer> {
+    let mut stream = TcpStream::connect_timeout(&to, limit)?;
+    stream.set_read_timeout(Some(limit))?;
     let length = body.len();
     let head = format!(
         "{request} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n"

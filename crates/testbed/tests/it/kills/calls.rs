@@ -25,15 +25,18 @@ pub(crate) struct Tally {
     pub(crate) whole: usize,
     /// What happened to the others.
     pub(crate) losses: Vec<String>,
+    /// Of these, those that were lost when they had been answered.
+    pub(crate) established_lost: usize,
     /// When each call was made, and how long it took until its callee rang.
     pub(crate) rang: Vec<(Instant, Duration)>,
 }
 
 impl Tally {
-    fn add(&mut self, other: Tally) {
+    pub(crate) fn add(&mut self, other: Tally) {
         self.whole += other.whole;
         self.rang.extend(other.rang);
         self.losses.extend(other.losses);
+        self.established_lost += other.established_lost;
     }
 }
 
@@ -117,7 +120,8 @@ impl Pair {
         while !is_over.load(Ordering::Relaxed) {
             next.tick().await;
             let began = time_of_day();
-            let lost = match tokio::time::timeout(LIMIT, self.call()).await {
+            let is_up = AtomicBool::new(false);
+            let lost = match tokio::time::timeout(LIMIT, self.call(&is_up)).await {
                 Ok(Ok(rang)) => {
                     tally.whole += 1;
                     tally.rang.push(rang);
@@ -128,7 +132,13 @@ impl Pair {
             };
             // With the times that the logs have, so that the fault is found that it met.
             let (uri, ended) = (&self.uri, time_of_day());
-            let loss = format!("{began} to {ended} {uri}: {lost}");
+            let stage = if is_up.into_inner() {
+                tally.established_lost += 1;
+                "answered"
+            } else {
+                "not answered"
+            };
+            let loss = format!("{began} to {ended} {uri}, {stage}: {lost}");
             println!("lost: {loss}");
             tally.losses.push(loss);
         }
@@ -140,7 +150,7 @@ impl Pair {
     }
 
     /// Gives when it was made, and how long it took until the callee rang.
-    async fn call(&self) -> Result<(Instant, Duration), PhoneError> {
+    async fn call(&self, is_up: &AtomicBool) -> Result<(Instant, Duration), PhoneError> {
         let began = Instant::now();
         let calling = async { self.caller.call(0, &self.uri).await?.answered().await };
         let answering = async {
@@ -150,6 +160,7 @@ impl Pair {
             Ok((ringing.answer().await?, rang_after))
         };
         let (caller, (callee, rang_after)) = tokio::try_join!(calling, answering)?;
+        is_up.store(true, Ordering::Relaxed);
         tokio::time::sleep(HELD).await;
         tokio::try_join!(caller.hang_up(), callee.hung_up())?;
         Ok((began, rang_after))

@@ -1,16 +1,12 @@
 //! What came of many kills, as `docs/reports/kills.md` and `docs/reports/kills-webassembly.md` tell it.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use super::calls::Tally;
 use super::{Agent, SERVES_FOR, USERS};
-
-/// By the kind of process and what was done to it: how long after each time everything served again.
-pub(super) type Hits = BTreeMap<(&'static str, &'static str), Vec<Duration>>;
+use crate::faults::{Hits, table};
 
 /// What came of it.
 pub(super) struct Report<'t> {
@@ -67,37 +63,21 @@ impl Report<'_> {
             self.commit,
             if cfg!(debug_assertions) { "debug" } else { "release" },
             machine(),
-            self.table(),
+            table(&self.hits),
             self.took.as_secs() / 60,
             self.took.as_secs() % 60,
             self.tally.losses.len(),
             self.bindings_lost,
         )
     }
-
-    /// Each kind of process and of fault.
-    pub(super) fn table(&self) -> String {
-        let mut text =
-            "| process | fault | times | back, median | back, longest |\n|---|---|---|---|---|\n"
-                .to_owned();
-        for ((kind, way), backs) in &self.hits {
-            let mut backs = backs.clone();
-            backs.sort_unstable();
-            let (median, longest) = (backs[backs.len() / 2], backs[backs.len() - 1]);
-            let (times, median, longest) = (backs.len(), median.as_millis(), longest.as_millis());
-            writeln!(text, "| {kind} | {way} | {times} | {median} ms | {longest} ms |")
-                .expect("a String takes it all");
-        }
-        text
-    }
 }
 
-fn repository() -> PathBuf {
+pub(crate) fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 /// The commit that is checked out, with a word if the sources differ from it.
-pub(super) fn commit() -> String {
+pub(crate) fn commit() -> String {
     let mut git = Command::new("git");
     git.args(["describe", "--always", "--dirty", "--abbrev=12"]).current_dir(repository());
     let said = git.output().ok().filter(|output| output.status.success());
@@ -107,7 +87,7 @@ pub(super) fn commit() -> String {
 }
 
 /// Processors, memory and kernel, and how busy it was at the end.
-fn machine() -> String {
+pub(crate) fn machine() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, name: &str| {
         let line = text.lines().find(|line| line.starts_with(name))?;

@@ -15,7 +15,7 @@ use crate::sipp_peer::credentials;
 use crate::world::{self, DOMAIN, PASSWORD};
 
 /// A node without authentication whose edge listens at its host's address.
-fn options(host: &Host) -> NodeOptions {
+pub(crate) fn options(host: &Host) -> NodeOptions {
     let config = world::open_config(1, "").replace("127.0.0.1:0", &format!("{}:5060", host.ipv4()));
     NodeOptions { config: Some(config), arguments: Vec::new() }
 }
