@@ -7,14 +7,14 @@
 //! transaction or session already name their owner by a [`mod@token`].
 //!
 //! In a cluster every manager merges what the members say of themselves ([`node`]) into one view ([`mod@cluster_view`]);
-//! they know each other by [`credentials`].
+//! they know each other by [`credentials`] and tell each other by [`mod@gossip`].
 //!
-//! Pure: everything but [`server`], [`credentials`] and [`mod@keys::file`]. Deliberately absent: membership between
-//! nodes (a node knows only its own processes so far).
+//! Pure: everything but [`server`], [`credentials`], [`mod@gossip`] and [`mod@keys::file`].
 
 pub mod choice;
 pub mod cluster_view;
 pub mod credentials;
+pub mod gossip;
 pub mod keys;
 pub mod node;
 pub mod protocol;
@@ -25,6 +25,7 @@ pub mod view;
 
 pub use choice::{BucketTable, Candidate, Candidates, ChoiceHash, ChoiceKey};
 pub use cluster_view::{Cluster, cluster_view};
+pub use gossip::{ClockOffset, Discovery, Gossip, GossipCounters, GossipSettings, Picture};
 pub use keys::{Key, KeyRing};
 pub use node::{NodeEntry, NodeNumber, NodeSnapshot, NodeState};
 pub use routing_table::{

@@ -74,6 +74,7 @@ const ENGINES: &[(&str, &str)] = &[
     ("wasmtime-wasi", "guest"),
     ("wasmtime-wasi-http", "guest"),
     ("hyper-util", "container"),
+    ("chitchat", "topology"),
 ];
 
 /// Files whose decisions must be pure; a directory stands for all its files.
@@ -100,6 +101,12 @@ const DECISIONS: &[&str] = &[
     "registrar/src/authentication.rs",
     "topology/src/choice.rs",
     "topology/src/cluster_view.rs",
+    "topology/src/gossip/clock_offset.rs",
+    "topology/src/gossip/hearing.rs",
+    "topology/src/gossip/published.rs",
+    "topology/src/gossip/replays.rs",
+    "topology/src/gossip/sealing.rs",
+    "topology/src/gossip/word.rs",
     "topology/src/node.rs",
     "topology/src/routing_table.rs",
     "topology/src/routing_table",
