@@ -1,12 +1,12 @@
 //! Removes what is over: records whose lifetime ended, and entries of the index whose record Redis has removed.
 //!
 //! Every client looks at a partition every now and then; a mark in Redis says when it was swept last, by whomever, so that
-//! each is swept about once in [`SWEEP_INTERVAL`]. A step looks at [`STEP`] records, so that it holds up nobody. Until
+//! each is swept about once in [`SWEEP_INTERVAL`], and sooner where a list met something that is over. A step looks at [`STEP`] records, so that it holds up nobody. Until
 //! then an ended record is invisible, and takes room.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::{Value, cmd};
 use tracing::debug;
@@ -18,6 +18,10 @@ use crate::error::StoreError;
 
 /// How old a partition's last sweep must be.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(120);
+/// The same where a list met something that is over.
+const MET_INTERVAL: Duration = Duration::from_secs(10);
+/// How often a client looks at the next partition.
+const TURN: Duration = SWEEP_INTERVAL.checked_div(PARTITIONS as u32).expect("there are partitions");
 /// How many entries one call looks at: some hundred microseconds of the node's time.
 const STEP: usize = 256;
 /// Between two calls for one partition.
@@ -27,17 +31,27 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// Sweeps as long as the client lives.
 pub(super) async fn run(shared: Arc<Shared>) {
-    let pause = SWEEP_INTERVAL / PARTITIONS as u32;
     let mut turn = RandomState::new().hash_one(0) as usize;
+    let mut next_at = Instant::now() + TURN;
     loop {
-        tokio::time::sleep(pause).await;
-        turn = turn.wrapping_add(1);
-        let Some(partition) = Partition::all().nth(turn % PARTITIONS) else { continue };
-        match sweep(&shared, partition, SWEEP_INTERVAL).await {
-            Ok(0) => {}
-            Ok(removed) => debug!(%partition, removed, "swept"),
-            Err(error) => debug!(%partition, %error, "not swept"),
+        let met = tokio::time::timeout_at(next_at.into(), shared.sweeping.notified()).await.is_ok();
+        while let Some(partition) = shared.next_to_sweep() {
+            report(partition, sweep(&shared, partition, MET_INTERVAL).await);
         }
+        if !met {
+            next_at = Instant::now() + TURN;
+            turn = turn.wrapping_add(1);
+            let Some(partition) = Partition::all().nth(turn % PARTITIONS) else { continue };
+            report(partition, sweep(&shared, partition, SWEEP_INTERVAL).await);
+        }
+    }
+}
+
+fn report(partition: Partition, swept: Result<u64, StoreError>) {
+    match swept {
+        Ok(0) => {}
+        Ok(removed) => debug!(%partition, removed, "swept"),
+        Err(error) => debug!(%partition, %error, "not swept"),
     }
 }
 

@@ -85,7 +85,11 @@ pub(super) async fn scan(
             break;
         };
         let Some((name, record)) = part.found.pop_front() else { break };
-        if let Some(record) = record.filter(|record| !record.is_expired(now)) {
+        let living = record.filter(|record| !record.is_expired(now));
+        if living.is_none() {
+            shared.sweep_soon(part.partition);
+        }
+        if let Some(record) = living {
             let key = ordered_key::decode(&name).ok_or_else(|| StoreError::Corrupt {
                 key: name.escape_ascii().to_string(),
                 reason: "its key has no valid form",

@@ -1,6 +1,6 @@
 //! What all tasks of one client share: the map of partitions to nodes, and commits that have no node to go to.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,6 +35,9 @@ pub(super) struct Shared {
     pub(super) refresh: Notify,
     parked: Mutex<Vec<Job>>,
     pub(super) parking: Notify,
+    /// Partitions in which a list met what is over.
+    sweepable: Mutex<BTreeSet<Partition>>,
+    pub(super) sweeping: Notify,
     /// Commit ids count up from a random one.
     ids: AtomicU64,
     /// Commits that were not answered yet.
@@ -61,6 +64,8 @@ impl Shared {
             refresh: Notify::new(),
             parked: Mutex::default(),
             parking: Notify::new(),
+            sweepable: Mutex::default(),
+            sweeping: Notify::new(),
             ids: AtomicU64::new(RandomState::new().hash_one(0)),
             under_way: Arc::default(),
         }
@@ -235,6 +240,17 @@ impl Shared {
             _ticket: ticket,
         };
         Ok((job, outcome))
+    }
+
+    /// A list met something in a partition that is over.
+    pub(super) fn sweep_soon(&self, partition: Partition) {
+        if lock(&self.sweepable).insert(partition) {
+            self.sweeping.notify_one();
+        }
+    }
+
+    pub(super) fn next_to_sweep(&self) -> Option<Partition> {
+        lock(&self.sweepable).pop_first()
     }
 
     /// Writes a commit that changes nothing: when it has its copies, all before it have them.

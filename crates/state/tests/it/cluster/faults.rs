@@ -1,15 +1,22 @@
 //! Faults under load: what was acknowledged stays, and no call waits longer than it may.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use state::engine::cluster::{BelowQuota, ClusterStore, Options, WriteQuota, failover};
-use state::{Batch, CommitError, Expect, Key, Prefix, Space, Store, Version};
+use state::clock::ManualClock;
+use state::contract::START;
+use state::engine::cluster::{
+    BelowQuota, ClusterStore, OnQuota, Options, QuotaChange, QuotaStatus, ReplicaLink, ShardAnswer,
+    WriteQuota, failover,
+};
+use state::{Batch, CommitError, Expect, Key, Prefix, Space, Store, StoreError, Version};
 
-use super::servers::{PRIMARIES, Plan, Servers, are_installed};
+use super::credentials::Credentials;
+use super::servers::{PRIMARIES, Plan, Server, Servers, are_installed};
 
 const SPACE: Space = Space::named("faults");
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -102,12 +109,13 @@ async fn check(store: &ClusterStore, ledgers: &[Ledger]) {
     // The index tells the same.
     let count = |ledger: &Ledger| ledger.acknowledged.values().flatten().count();
     let acknowledged: usize = ledgers.iter().map(count).sum();
-    let unknown: usize = ledgers.iter().map(|ledger| ledger.unknown.len()).sum();
+    let unknown = unknown(ledgers);
     let (mut listed, mut after) = (0, None);
     loop {
         let page = store.scan(&SPACE, &Prefix::All, after.as_ref(), 1_000).await;
         let page = page.expect("scans succeed");
-        listed += page.len();
+        // Records that a test wrote beside the load.
+        listed += page.iter().filter(|(key, _)| !key.tag.starts_with(b"tag-77-")).count();
         if page.len() < 1_000 {
             break;
         }
@@ -146,6 +154,46 @@ fn slowest(ledgers: &[Ledger]) -> Duration {
     ledgers.iter().map(|ledger| ledger.slowest).max().unwrap_or_default()
 }
 
+fn unknown(ledgers: &[Ledger]) -> usize {
+    ledgers.iter().map(|ledger| ledger.unknown.len()).sum()
+}
+
+fn refused(ledgers: &[Ledger]) -> usize {
+    ledgers.iter().map(|ledger| ledger.refused).sum()
+}
+
+async fn shard(store: &ClusterStore, primary: SocketAddr) -> ShardAnswer {
+    let status = store.status().await.expect("it answers");
+    let shard = status.shards.into_iter().find(|shard| shard.primary == primary);
+    shard.and_then(|shard| shard.answer).expect("the primary answers")
+}
+
+/// The key of a record that this server has.
+async fn a_key_on(server: &Server, store: &ClusterStore) -> Key {
+    for id in 0..40 {
+        let put = Batch::new().put(key(77, id), Expect::Any, "value", None);
+        store.commit(put).await.expect("it is committed");
+        let pattern = format!("*tag-77-{id}\0*");
+        if !server.must::<Vec<Vec<u8>>>(redis::cmd("KEYS").arg(pattern)).is_empty() {
+            return key(77, id);
+        }
+    }
+    panic!("none of 40 tags lies on one of three servers")
+}
+
+/// Waits, and lets others work meanwhile.
+async fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    wait_until_async(what, async || is_so()).await;
+}
+
+async fn wait_until_async(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !is_so().await {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        pause(20).await;
+    }
+}
+
 async fn pause(milliseconds: u64) {
     tokio::time::sleep(Duration::from_millis(milliseconds)).await;
 }
@@ -173,7 +221,291 @@ async fn a_killed_primary_loses_nothing_acknowledged() {
     pause(500).await;
     let ledgers = load.end().await;
     check(&store, &ledgers).await;
-    let unknown: usize = ledgers.iter().map(|ledger| ledger.unknown.len()).sum();
-    assert_eq!(unknown, 0, "the new primary's ledger tells");
+    assert_eq!(unknown(&ledgers), 0, "the new primary's ledger tells");
     assert!(slowest(&ledgers) < gap + BEYOND, "{:?} with a gap of {gap:?}", slowest(&ledgers));
+}
+
+/// A primary that is stopped, not dead: its replica is promoted, and what waits for it goes there as soon as that is known.
+/// When it goes on, what was sent to it long ago changes nothing.
+#[tokio::test]
+async fn a_stopped_primary_is_left_for_its_successor() {
+    if !are_installed() {
+        return;
+    }
+    let servers = Servers::start(&Plan { replicas: 1, ..Plan::default() });
+    let options = options(&servers, BelowQuota::Continue);
+    let store = store(options.clone()).await;
+    let load = Load::start(&store);
+    pause(500).await;
+    let stopped = Instant::now();
+    servers.nodes[0].signal(Signal::STOP);
+    let replica = servers.nodes[PRIMARIES].address;
+    let promoted = failover::promote(&[replica], &options, Duration::from_secs(5)).await;
+    assert_eq!(promoted.expect("it is elected"), replica);
+    let gap = stopped.elapsed();
+    pause(500).await;
+    servers.nodes[0].signal(Signal::CONT);
+    pause(500).await;
+    let ledgers = load.end().await;
+    servers.wait_until_well(1);
+    check(&store, &ledgers).await;
+    assert_eq!(unknown(&ledgers), 0, "the new primary's ledger tells");
+    assert!(slowest(&ledgers) < gap + BEYOND, "{:?} with a gap of {gap:?}", slowest(&ledgers));
+    // Fenced while it hears nothing, a server ends as soon as it goes on.
+    let former = &servers.nodes[0];
+    former.signal(Signal::STOP);
+    assert_eq!(failover::fence(former.address, &options).await, failover::Fenced::Silent);
+    former.signal(Signal::CONT);
+    wait_until_async("it ends", async || {
+        failover::fence(former.address, &options).await == failover::Fenced::Gone
+    })
+    .await;
+}
+
+/// A primary that hangs for less than anybody's patience: every commit is done once, whichever copy of it came first.
+#[tokio::test]
+async fn a_primary_that_hangs_for_a_moment_does_nothing_twice() {
+    if !are_installed() {
+        return;
+    }
+    let servers = Servers::start(&Plan { replicas: 1, ..Plan::default() });
+    let store = store(options(&servers, BelowQuota::Refuse)).await;
+    let load = Load::start(&store);
+    pause(300).await;
+    for _ in 0..2 {
+        servers.nodes[0].signal(Signal::STOP);
+        pause(700).await;
+        servers.nodes[0].signal(Signal::CONT);
+        pause(300).await;
+    }
+    let ledgers = load.end().await;
+    check(&store, &ledgers).await;
+    assert_eq!(unknown(&ledgers), 0, "its ledger tells");
+    let stats = servers.nodes[0].info("commandstats").expect("it answers");
+    assert!(stats.contains("cmdstat_client|kill"), "connections in doubt are killed: {stats}");
+}
+
+/// Without anybody who takes a dead primary's place, calls end by their patience: unsent ones as not done.
+#[tokio::test]
+async fn no_call_outlasts_its_patience() {
+    if !are_installed() {
+        return;
+    }
+    let servers = Servers::start(&Plan { replicas: 1, ..Plan::default() });
+    let store = store(options(&servers, BelowQuota::Refuse)).await;
+    let load = Load::start(&store);
+    pause(300).await;
+    servers.nodes[0].signal(Signal::STOP);
+    pause(200).await;
+    let keys: Vec<_> = (0..64).map(|id| key(99, id)).collect();
+    let reads = keys.iter().map(|key| async {
+        let began = Instant::now();
+        let end = store.read(key).await;
+        (end.is_ok(), began.elapsed())
+    });
+    let reads = futures_util::future::join_all(reads).await;
+    let failed = reads.iter().filter(|(is_ok, _)| !is_ok).count();
+    assert!(failed > 0 && failed < reads.len(), "a third of them lies there: {failed}");
+    let longest = reads.iter().map(|(_, took)| *took).max().unwrap_or_default();
+    assert!(longest < PATIENCE + BEYOND, "{longest:?}");
+    pause(1_000).await;
+    servers.nodes[0].signal(Signal::CONT);
+    let ledgers = load.end().await;
+    assert!(unknown(&ledgers) > 0, "nobody could tell in time");
+    assert!(slowest(&ledgers) < PATIENCE + BEYOND, "{:?}", slowest(&ledgers));
+    servers.wait_until_well(1);
+    check(&store, &ledgers).await;
+}
+
+/// Slots that move to another primary under load: commits find them, none is lost or done in part.
+#[tokio::test]
+async fn a_slot_is_moved_away_under_load() {
+    if !are_installed() {
+        return;
+    }
+    let servers = Servers::start(&Plan { replicas: 1, ..Plan::default() });
+    let store = store(options(&servers, BelowQuota::Refuse)).await;
+    let load = Load::start(&store);
+    pause(300).await;
+    let (from, to) = (&servers.nodes[0], &servers.nodes[1]);
+    let mut moved = 0;
+    for slot in 0..640_u16 {
+        let mut list = redis::cmd("CLUSTER");
+        list.arg("GETKEYSINSLOT").arg(slot).arg(100_000);
+        if from.must::<Vec<Vec<u8>>>(&list).is_empty() {
+            continue;
+        }
+        servers.move_slot(slot, from, to);
+        moved += 1;
+    }
+    assert!(moved >= 5, "partitions were moved: {moved}");
+    pause(300).await;
+    let ledgers = load.end().await;
+    check(&store, &ledgers).await;
+    assert_eq!(unknown(&ledgers), 0);
+    assert!(slowest(&ledgers) < PATIENCE + BEYOND, "{:?}", slowest(&ledgers));
+    let status = store.status().await.expect("it answers");
+    let slots = |address| status.shards.iter().find(|it| it.primary == address).map(|it| it.slots);
+    assert_eq!(slots(to.address), Some(5_462 + moved));
+}
+
+/// A replica dies, and the shard goes on with an alarm; when the replica is back, writes wait for it again.
+#[tokio::test]
+async fn below_quota_a_shard_goes_on_where_that_is_allowed() {
+    if !are_installed() {
+        return;
+    }
+    let mut servers = Servers::start(&Plan { replicas: 1, ..Plan::default() });
+    let changes = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&changes);
+    let patience = Duration::from_secs(8);
+    let on_quota: OnQuota = Arc::new(move |change| lock(&told).push(change.clone()));
+    let options =
+        Options { on_quota: Some(on_quota), patience, ..options(&servers, BelowQuota::Continue) };
+    let store = store(options).await;
+    let load = Load::start(&store);
+    pause(300).await;
+    servers.nodes[PRIMARIES].signal(Signal::KILL);
+    let primary = servers.nodes[0].address;
+    let below = QuotaChange { primary, copies: 1, below: Some(0) };
+    wait_until("the alarm", || lock(&changes).last() == Some(&below)).await;
+    pause(300).await;
+    let shard = shard(&store, primary).await;
+    assert_eq!(shard.quota, QuotaStatus::Below { found: 0 });
+    assert!(shard.replicas[0].is_failed);
+    servers.restart(PRIMARIES);
+    let again = QuotaChange { below: None, ..below };
+    wait_until("the end of the alarm", || lock(&changes).last() == Some(&again)).await;
+    let ledgers = load.end().await;
+    assert_eq!((unknown(&ledgers), refused(&ledgers)), (0, 0));
+    check(&store, &ledgers).await;
+    servers.wait_until_well(1);
+    let shard = self::shard(&store, primary).await;
+    assert_eq!(shard.quota, QuotaStatus::Kept);
+    assert!(matches!(shard.replicas[0].link, ReplicaLink::Online { .. }));
+}
+
+/// A replica dies, and writes are refused: nothing is acknowledged that only the primary has, and nobody may read it.
+#[tokio::test]
+async fn below_quota_a_shard_refuses_where_that_is_asked() {
+    if !are_installed() {
+        return;
+    }
+    let mut servers = Servers::start(&Plan { replicas: 1, ..Plan::default() });
+    let store = store(options(&servers, BelowQuota::Refuse)).await;
+    let load = Load::start(&store);
+    pause(300).await;
+    let refused_key = a_key_on(&servers.nodes[0], &store).await;
+    let put = || Batch::new().put(refused_key.clone(), Expect::Any, "value", None);
+    servers.nodes[PRIMARIES].signal(Signal::KILL);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut was_unknown = false;
+    loop {
+        assert!(Instant::now() < deadline, "it is refused at last");
+        match store.commit(put()).await {
+            Err(CommitError::Store(StoreError::BelowQuota { copies: 1, found: 0, .. })) => break,
+            Err(CommitError::Unknown { .. }) => was_unknown = true,
+            other => panic!("neither acknowledged nor anything else: {other:?}"),
+        }
+    }
+    assert!(was_unknown, "it waited for its copy");
+    let read = store.read(&refused_key).await;
+    assert!(matches!(read, Err(StoreError::BelowQuota { .. })), "{read:?}");
+    let began = Instant::now();
+    let refused_at_once = store.commit(put()).await;
+    assert!(refused_at_once.is_err() && began.elapsed() < Duration::from_millis(300));
+
+    // Nothing acknowledged since the death is on the primary alone: lose it, and look at what the replica had.
+    let ledgers = load.end().await;
+    assert!(unknown(&ledgers) > 0 && refused(&ledgers) > 0);
+    servers.restart(PRIMARIES);
+    wait_until_async("writes are taken again", async || store.commit(put()).await.is_ok()).await;
+    assert!(store.read(&refused_key).await.is_ok_and(|record| record.is_some()));
+    check(&store, &ledgers).await;
+}
+
+/// Servers whose functions were removed get them again.
+#[tokio::test]
+async fn missing_functions_are_loaded_again() {
+    if !are_installed() {
+        return;
+    }
+    let servers = Servers::start(&Plan { replicas: 1, ..Plan::default() });
+    let store = store(options(&servers, BelowQuota::Refuse)).await;
+    let load = Load::start(&store);
+    pause(200).await;
+    for server in &servers.nodes[..PRIMARIES] {
+        server.must::<()>(redis::cmd("FUNCTION").arg("FLUSH"));
+        assert!(store.scan(&SPACE, &Prefix::All, None, 10).await.is_ok());
+    }
+    pause(200).await;
+    let ledgers = load.end().await;
+    check(&store, &ledgers).await;
+    assert_eq!((unknown(&ledgers), refused(&ledgers)), (0, 0));
+}
+
+/// What is over is removed from Redis, and from the index, though nobody writes.
+#[tokio::test]
+async fn what_is_over_is_swept() {
+    if !are_installed() {
+        return;
+    }
+    let servers = Servers::start(&Plan { replicas: 1, ..Plan::default() });
+    let clock = Arc::new(ManualClock::at(START));
+    let options = Options { clock: clock.clone(), ..options(&servers, BelowQuota::Refuse) };
+    let store = store(options).await;
+    let end = START.saturating_add(Duration::from_secs(60));
+    for id in 0..200 {
+        let expires_at = (id % 2 == 0).then_some(end);
+        let put = Batch::new().put(key(1, id), Expect::Absent, "value", expires_at);
+        store.commit(put).await.expect("it is committed");
+    }
+    // As if Redis had removed one by itself.
+    let records = || servers.record_names();
+    let natively = records().into_iter().next().expect("there are records");
+    assert!(
+        servers.nodes[..PRIMARIES]
+            .iter()
+            .any(|node| { node.ask::<usize>(redis::cmd("DEL").arg(&natively)) == Some(1) })
+    );
+    assert_eq!((records().len(), servers.index_entries()), (199, 200));
+    clock.set(end.saturating_add(Duration::from_secs(10)));
+    let living = store.scan(&SPACE, &Prefix::All, None, 1_000).await.expect("scans succeed").len();
+    assert!((99..=100).contains(&living));
+    wait_until("it is swept", || (records().len(), servers.index_entries()) == (living, living))
+        .await;
+    assert_eq!(
+        store.scan(&SPACE, &Prefix::All, None, 1_000).await.map(|page| page.len()).ok(),
+        Some(living)
+    );
+}
+
+/// Encrypted and with certificates on both sides; a stranger's certificate is not let in.
+#[tokio::test]
+async fn connections_are_encrypted_where_told() {
+    if !are_installed() {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (ours, strangers) = (Credentials::new(), Credentials::new());
+    let tls = Some(ours.write(directory.path()));
+    let servers = Servers::start(&Plan { replicas: 1, tls, ..Plan::default() });
+    let plain = options(&servers, BelowQuota::Refuse);
+    let encrypted = Options { tls: Some(ours.client()), ..plain.clone() };
+    let store = store(encrypted).await;
+    let load = Load::start(&store);
+    pause(300).await;
+    let ledgers = load.end().await;
+    check(&store, &ledgers).await;
+    assert_eq!((unknown(&ledgers), refused(&ledgers)), (0, 0));
+    for refused in [plain.clone(), Options { tls: Some(strangers.client()), ..plain }] {
+        let patience = Duration::from_millis(500);
+        let store = ClusterStore::connect(Options { patience, ..refused }).expect("it starts");
+        let read = store.read(&key(0, 0)).await;
+        assert!(matches!(read, Err(StoreError::Unreachable { .. })), "{read:?}");
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,5 +1,6 @@
 //! The cluster engine on real servers.
 
+mod credentials;
 mod faults;
 pub(crate) mod servers;
 

@@ -117,7 +117,8 @@ impl Servers {
         let mut server =
             Server { directory: directory.to_owned(), address, id: String::new(), pid: 0 };
         server.pid = self.run(&server.directory);
-        server.id = wait_for("a server answers", || server.ask(cmd("CLUSTER").arg("MYID")));
+        server.id =
+            wait_for("a server answers", &self.nodes, || server.ask(cmd("CLUSTER").arg("MYID")));
         self.nodes.push(server);
     }
 
@@ -127,6 +128,57 @@ impl Servers {
         let mut pid = String::new();
         self.shell_out.read_line(&mut pid).expect("the shell writes");
         pid.trim().parse().expect("it writes a process id")
+    }
+
+    /// Starts a killed server again, with nothing in its memory.
+    pub(crate) fn restart(&mut self, number: usize) {
+        let directory = self.nodes[number].directory.clone();
+        self.nodes[number].pid = self.run(&directory);
+        let server = &self.nodes[number];
+        let _: String =
+            wait_for("the server is back", &self.nodes, || server.ask(cmd("CLUSTER").arg("MYID")));
+    }
+
+    /// Moves a slot with all that is in it, as an operator's tools do.
+    pub(crate) fn move_slot(&self, slot: u16, from: &Server, to: &Server) {
+        let set = |server: &Server, state: &str, other: &Server| {
+            let mut set = cmd("CLUSTER");
+            set.arg("SETSLOT").arg(slot).arg(state).arg(&other.id);
+            server.must::<()>(&set);
+        };
+        set(to, "IMPORTING", from);
+        set(from, "MIGRATING", to);
+        loop {
+            let mut list = cmd("CLUSTER");
+            list.arg("GETKEYSINSLOT").arg(slot).arg(10);
+            let keys: Vec<Vec<u8>> = from.must(&list);
+            if keys.is_empty() {
+                break;
+            }
+            let mut migrate = cmd("MIGRATE");
+            migrate.arg("127.0.0.1").arg(to.address.port()).arg("").arg(0).arg(5_000).arg("KEYS");
+            from.must::<()>(migrate.arg(keys));
+        }
+        set(to, "NODE", to);
+        set(from, "NODE", to);
+    }
+
+    /// The names of all records, as Redis has them.
+    pub(crate) fn record_names(&self) -> Vec<Vec<u8>> {
+        let names = |server: &Server| server.must::<Vec<Vec<u8>>>(cmd("KEYS").arg("*"));
+        // Behind its hash tag, a record's name has no colon: only what the engine keeps for itself has.
+        let is_record = |name: &Vec<u8>| !name.windows(2).any(|pair| pair == b"}:");
+        self.nodes[..PRIMARIES].iter().flat_map(names).filter(is_record).collect()
+    }
+
+    /// How many entries there are in all indexes of records.
+    pub(crate) fn index_entries(&self) -> usize {
+        let entries = |server: &Server| {
+            let indexes: Vec<Vec<u8>> = server.must(cmd("KEYS").arg("*}:i"));
+            let count = |index| server.must::<usize>(cmd("ZCARD").arg(index));
+            indexes.into_iter().map(count).sum::<usize>()
+        };
+        self.nodes[..PRIMARIES].iter().map(entries).sum()
     }
 
     fn form(&self, replicas: usize) {
@@ -146,7 +198,7 @@ impl Servers {
             }
         }
         let all = self.nodes.len();
-        wait_for("all servers know each other", || {
+        wait_for("all servers know each other", &self.nodes, || {
             let knows_all = |server: &Server| {
                 let nodes: String = server.ask(cmd("CLUSTER").arg("NODES"))?;
                 Some(nodes.lines().filter(|line| line.contains(" connected")).count() == all)
@@ -162,7 +214,7 @@ impl Servers {
 
     /// Waits until every shard has a primary with so many replicas that have everything, and everybody knows.
     pub(crate) fn wait_until_well(&self, replicas: usize) {
-        wait_for("the cluster is well", || {
+        wait_for("the cluster is well", &self.nodes, || {
             let is_well = |server: &Server| {
                 let info: String = server.ask(cmd("CLUSTER").arg("INFO"))?;
                 let nodes: String = server.ask(cmd("CLUSTER").arg("NODES"))?;
@@ -233,6 +285,21 @@ impl Server {
     }
 }
 
+/// What the servers say, for whoever waits in vain.
+fn shown(servers: &[Server]) -> String {
+    let nodes = |server: &Server| server.ask::<String>(cmd("CLUSTER").arg("NODES"));
+    let log = |server: &Server| {
+        let log = std::fs::read_to_string(server.directory.join("log")).unwrap_or_default();
+        log.lines().rev().take(3).map(|line| format!("  {line}\n")).collect::<String>()
+    };
+    servers
+        .iter()
+        .map(|server| {
+            format!("{}:\n{}{}", server.address, nodes(server).unwrap_or_default(), log(server))
+        })
+        .collect()
+}
+
 fn free_ports<const N: usize>() -> [u16; N] {
     let listeners: [TcpListener; N] =
         std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
@@ -240,13 +307,13 @@ fn free_ports<const N: usize>() -> [u16; N] {
 }
 
 /// Waits until there is a value.
-pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+fn wait_for<T>(what: &str, servers: &[Server], mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + DEADLINE;
     loop {
         if let Some(value) = look() {
             return value;
         }
-        assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
+        assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}\n{}", shown(servers));
         std::thread::sleep(Duration::from_millis(10));
     }
 }
