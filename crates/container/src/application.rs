@@ -48,6 +48,20 @@ pub trait Application: Send + Sync {
     /// (503 when a retry may help, 500 otherwise).
     fn handle<'a>(&'a self, request: &'a IncomingRequest) -> BoxFuture<'a, Effects>;
 
+    /// Whether it is to [`admit`](Self::admit) what applications with sessions take.
+    fn is_gatekeeper(&self) -> bool {
+        false
+    }
+
+    /// Decides whether an application with sessions may have an initial request that it accepts, before any of its handlers
+    /// sees it: the batch is committed first. `Err` is what becomes of the request instead.
+    ///
+    /// Asked if it [is the gatekeeper](Self::is_gatekeeper), of what no session of ours has sent, and runs again as
+    /// [`handle`](Self::handle) does; and wherever a repetition of the request arrives.
+    fn admit<'a>(&'a self, _request: &'a IncomingRequest) -> BoxFuture<'a, Result<Batch, Effects>> {
+        Box::pin(std::future::ready(Ok(Batch::new())))
+    }
+
     /// Periodic duties of this container, every few seconds ([`Tick::owns`] says for which keys).
     fn tick<'a>(&'a self, tick: &'a Tick) -> BoxFuture<'a, Vec<Duty>>;
 }
@@ -59,6 +73,8 @@ pub struct IncomingRequest {
     pub message: Message,
     /// The flow between the phone and the edge that the request came by.
     pub flow: Flow,
+    /// Whether somebody stands up for what From says.
+    pub caller: Caller,
     /// Wall clock at the beginning of this run of the handler, for absolute expiries of what begins.
     pub now: UnixMillis,
     /// What was to end until then has ended. Behind `now` for a minute after the machine's clock was set forward.
@@ -68,10 +84,21 @@ pub struct IncomingRequest {
 }
 
 impl IncomingRequest {
-    /// A request in its first run.
+    /// A request in its first run, of a caller that nobody knows.
     pub fn new(message: Message, flow: Flow, now: UnixMillis) -> IncomingRequest {
-        IncomingRequest { message, flow, now, expiry_now: now, attempt: 0 }
+        let caller = Caller::Claimed;
+        IncomingRequest { message, flow, caller, now, expiry_now: now, attempt: 0 }
     }
+}
+
+/// What is known of the one whom From names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    /// The request says so, nobody else.
+    Claimed,
+    /// The gatekeeper has [admitted](Application::admit) the request before it went on, or a session of ours wrote it and
+    /// answers for its From.
+    Known,
 }
 
 /// What a handler wants to happen: the batch is committed first, then the action is carried out.

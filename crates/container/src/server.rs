@@ -28,6 +28,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use sip::Message;
 use state::clock::Clock;
 use state::{Store, UnixMillis};
 use tokio::net::UnixListener;
@@ -35,6 +36,7 @@ use tokio::sync::mpsc;
 use tokio::time::Sleep;
 use topology::HeartbeatSettings;
 use tracing::{debug, info, warn};
+use transport::Flow;
 use transport::link::{LinkFrame, Refused, SendError};
 use transport::tls::TlsStream;
 
@@ -152,8 +154,12 @@ impl Server {
         let now = Instant::now();
         let vitals = Vitals::default();
         let work = Work::new(Arc::clone(&application), store, settings.handler_time_max);
+        let mut shard = Shard::new(settings.shard.clone(), now, settings.clock.wall());
+        if application.is_gatekeeper() {
+            shard.guard();
+        }
         let server = Server {
-            shard: Shard::new(settings.shard.clone(), now, settings.clock.wall()),
+            shard,
             application,
             listener,
             accepts_from: now,
@@ -471,10 +477,16 @@ impl Server {
                     link.taken(sequence);
                 }
             }
-            ShardEffect::Handle { job, request, flow, attempt } => {
-                let (message, (wall, expiry_now)) = (*request, self.clocks);
-                let request = IncomingRequest { message, flow, now: wall, expiry_now, attempt };
+            ShardEffect::Handle { job, request, flow, caller, attempt } => {
+                let request =
+                    IncomingRequest { caller, ..self.incoming_request(*request, flow, attempt) };
                 if let Some(handled) = self.work.handle(job, request) {
+                    self.finish(handled, now);
+                }
+            }
+            ShardEffect::Admit { job, request, flow, attempt } => {
+                let request = self.incoming_request(*request, flow, attempt);
+                if let Some(handled) = self.work.admit(job, request) {
                     self.finish(handled, now);
                 }
             }
@@ -492,6 +504,11 @@ impl Server {
             }
             ShardEffect::Resolve { lookup, host, port } => self.resolve(lookup, host, port, now),
         }
+    }
+
+    fn incoming_request(&self, message: Message, flow: Flow, attempt: u32) -> IncomingRequest {
+        let (now, expiry_now) = self.clocks;
+        IncomingRequest { expiry_now, attempt, ..IncomingRequest::new(message, flow, now) }
     }
 
     fn send(&mut self, link: LinkId, frame: &LinkFrame, now: Instant) {

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use container::application::Response;
 use container::session::{
-    Directive, NoKey, Region, Replication, SessionApplication, SessionEffect, SessionEvent,
-    SessionId, SessionView,
+    Callers, Directive, NoKey, Region, Replication, SessionApplication, SessionEffect,
+    SessionEvent, SessionId, SessionView,
 };
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -96,6 +96,8 @@ pub struct Settings {
     pub hears_ended: bool,
     /// How a request is answered whose handler failed.
     pub on_failure: u16,
+    /// Whose initial requests it takes.
+    pub callers: Callers,
     /// For whom it serves.
     pub region: Region,
     /// Whom the calls of its sessions are offered to.
@@ -119,6 +121,7 @@ impl Settings {
             hears_created: false,
             hears_ended: false,
             on_failure: 500,
+            callers: Callers::default(),
             region: Region::default(),
             directive: Directive::default(),
             replication: Replication::default(),
@@ -139,6 +142,7 @@ pub struct Guest {
     pub(crate) hears_created: bool,
     hears_ended: bool,
     on_failure: u16,
+    callers: Callers,
     region: Region,
     directive: Directive,
     replication: Replication,
@@ -189,6 +193,7 @@ impl Guest {
             hears_created: settings.hears_created,
             hears_ended: settings.hears_ended,
             on_failure: settings.on_failure,
+            callers: settings.callers,
             region: settings.region,
             directive: settings.directive,
             replication: settings.replication,
@@ -416,6 +421,10 @@ impl SessionApplication for Guest {
 
     fn accepts(&self, request: &Message) -> bool {
         self.loaded.exports.handler.is_some() && (self.accepts)(request)
+    }
+
+    fn callers(&self) -> Callers {
+        self.callers
     }
 
     fn region(&self) -> Region {

@@ -17,7 +17,7 @@ use std::task::Poll;
 use container::application::{Application, Duty, Effects, IncomingRequest, Tick};
 use futures_util::future::BoxFuture;
 use sip::{Method, Uri};
-use state::{Prefix, Store, UnixMillis};
+use state::{Batch, Prefix, Store, UnixMillis};
 use topology::{ChoiceKey, KeyRing};
 use tracing::warn;
 
@@ -168,6 +168,19 @@ impl Application for Registrar {
             match self.decide(request).await {
                 Ok(effects) => effects,
                 Err(failure) => failure.answer(),
+            }
+        })
+    }
+
+    fn is_gatekeeper(&self) -> bool {
+        self.settings.authenticate
+    }
+
+    fn admit<'a>(&'a self, request: &'a IncomingRequest) -> BoxFuture<'a, Result<Batch, Effects>> {
+        Box::pin(async move {
+            match self.admission(request).await {
+                Ok(admission) => admission,
+                Err(failure) => Err(failure.answer()),
             }
         })
     }

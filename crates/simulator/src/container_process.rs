@@ -300,10 +300,11 @@ impl ContainerProcess {
                             link.receiver.taken(sequence);
                         }
                     }
-                    ShardEffect::Handle { job, request, flow, attempt } => {
+                    ShardEffect::Handle { job, request, flow, caller, attempt } => {
                         let now = self.clock.wall();
                         let request = IncomingRequest {
                             attempt,
+                            caller,
                             expiry_now: Clock::now(&self.clock),
                             ..IncomingRequest::new(*request, flow, now)
                         };
@@ -323,8 +324,10 @@ impl ContainerProcess {
                         let late = Late::Event(job);
                         self.begin(Box::pin(run), around.now + HANDLER_TIME_MAX, late);
                     }
-                    // The applications of a story have neither keys nor HTTP.
-                    ShardEffect::FindKey { .. } | ShardEffect::HttpAnswered { .. } => {}
+                    // The applications of a story have neither keys nor HTTP, and nobody is asked who calls.
+                    ShardEffect::FindKey { .. }
+                    | ShardEffect::Admit { .. }
+                    | ShardEffect::HttpAnswered { .. } => {}
                     ShardEffect::Commit { commit, batch } => {
                         let store = self.store.clone();
                         let committing =

@@ -114,6 +114,9 @@ pub enum Replication {
 pub struct SipSettings {
     /// Which initial requests are its; none: no request from outside begins a session.
     pub condition: Option<Condition>,
+    /// Whether callers of our domains are asked for their password before it hears of them, where the registrar asks for
+    /// it. `false`: it takes everybody's requests, and what From says is not proven.
+    pub authenticate: bool,
     /// For whom it serves, which decides when it is asked.
     pub region: Region,
     /// Whom the calls of its sessions are offered to.
@@ -130,6 +133,7 @@ impl Default for SipSettings {
     fn default() -> SipSettings {
         SipSettings {
             condition: None,
+            authenticate: true,
             region: Region::Neutral,
             calls: Calls::Continue,
             hears_created: false,

@@ -147,6 +147,7 @@ fn sip_settings(reader: &mut Reader<'_>, mut section: Section<'_>) -> SipSetting
     let calls = Expected { needs: "\"continue\" or \"new\"", example: "\"continue\"" };
     let settings = SipSettings {
         condition,
+        authenticate: section.flag(reader, "authenticate", default.authenticate),
         region: section
             .text(reader, "region", region, |text| {
                 let all = [Region::Originating, Region::Neutral, Region::Terminating];

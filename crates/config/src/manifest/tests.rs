@@ -49,6 +49,7 @@ match = { all = [
     ] },
     { not = { exists = "request.header.X-Bypass" } },
 ] }
+authenticate = false
 region = "terminating"
 calls = "new"
 events = ["created", "ended"]
@@ -83,6 +84,7 @@ watch = "5s"
     assert_eq!(manifest.order, -10);
     assert_eq!(manifest.cluster.replication, Replication::AfterReply);
     assert_eq!((manifest.sip.region, manifest.sip.calls), (Region::Terminating, Calls::New));
+    assert!(!manifest.sip.authenticate && parse(LEAST).unwrap().sip.authenticate);
     assert_eq!(manifest.limits.memory, 128 << 20);
     assert_eq!(manifest.config["ring_seconds"], "30");
     let Some(Condition::All(conditions)) = &manifest.sip.condition else { panic!("no all") };

@@ -75,10 +75,28 @@ impl Work {
     /// Runs a handler; its end, if it needs not wait for anything.
     pub(super) fn handle(&mut self, job: JobId, request: IncomingRequest) -> Option<Finished> {
         let application = Arc::clone(&self.application);
-        let run = async move { application.handle(&request).await };
+        self.run(job, async move { HandlerEnd::Done(application.handle(&request).await) })
+    }
+
+    /// As [`handle`](Self::handle), for the question whether an application with sessions may have a request.
+    pub(super) fn admit(&mut self, job: JobId, request: IncomingRequest) -> Option<Finished> {
+        let application = Arc::clone(&self.application);
+        self.run(job, async move {
+            match application.admit(&request).await {
+                Ok(batch) => HandlerEnd::Admitted(batch),
+                Err(effects) => HandlerEnd::Done(effects),
+            }
+        })
+    }
+
+    fn run(
+        &mut self,
+        job: JobId,
+        run: impl Future<Output = HandlerEnd> + Send + 'static,
+    ) -> Option<Finished> {
         let mut run = AssertUnwindSafe(run).catch_unwind().boxed();
         let end = |end| match end {
-            Some(Ok(effects)) => HandlerEnd::Done(effects),
+            Some(Ok(end)) => end,
             Some(Err(_)) => HandlerEnd::Panicked,
             None => HandlerEnd::TimedOut,
         };

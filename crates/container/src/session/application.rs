@@ -58,6 +58,11 @@ pub trait SessionApplication: Send + Sync {
         Directive::default()
     }
 
+    /// Whose initial requests it takes.
+    fn callers(&self) -> Callers {
+        Callers::default()
+    }
+
     /// Whether some initial requests belong to one session by a key ([`session_key`](Self::session_key)).
     fn is_keyed(&self) -> bool {
         false
@@ -100,6 +105,16 @@ pub trait SessionApplication: Send + Sync {
         session: &'a SessionView,
         event: &'a SessionEvent,
     ) -> BoxFuture<'a, Vec<SessionEffect>>;
+}
+
+/// Whose initial requests an application takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Callers {
+    /// Those that the gatekeeper of the container [admits](crate::application::Application::admit), if it has one.
+    #[default]
+    Admitted,
+    /// Everybody's: what From says is not proven.
+    Anybody,
 }
 
 /// An application could not say which session a request belongs to.

@@ -10,6 +10,8 @@
 //!      depth: applications before it ─────────────────────────┘└ s: for the same user  r: for another one  o: a call of its own
 //! ```
 //!
+//! The same MAC says whose word From is, so that nobody is asked twice who calls ([`Sender::caller`]).
+//!
 //! Of JSR 289's application router (§15) this keeps the directives CONTINUE and NEW ([`Directive`]) and the regions
 //! ([`Region`]): a request that a terminating application sends to another user begins the terminating chain of that user.
 //! Who the subscriber is, the conditions say: on From for the caller, on the Request-URI for the callee. Deliberately absent:
@@ -23,6 +25,7 @@ use std::sync::Arc;
 use sip::{HeaderName, Message, Uri, Via};
 
 use super::SessionApplication;
+use crate::application::Caller;
 
 /// A call goes through so many applications at most, whichever of them send it round; then it is answered 482.
 pub const APPLICATIONS_MAX: u8 = 20;
@@ -113,6 +116,8 @@ pub struct Sender {
     pub application: usize,
     /// What its Via says.
     pub chain: Chain,
+    /// What is known of whom From names: of a request that goes on, what was known when it came.
+    pub caller: Caller,
 }
 
 /// The application that has an initial request, which a session of `sender` has sent: the first one that it is offered to
@@ -123,7 +128,7 @@ pub(crate) fn next<'a>(
     request: &Message,
 ) -> Option<&'a Arc<dyn SessionApplication>> {
     let is_offered = |at: usize, to: &dyn SessionApplication| {
-        let Some(Sender { application: by, chain }) = sender else { return true };
+        let Some(Sender { application: by, chain, .. }) = sender else { return true };
         match (applications[by].directive(), chain.origin) {
             (Directive::New, _) => true,
             (Directive::Continue, Origin::Own) => at != by,

@@ -10,8 +10,10 @@
 //! ```
 //!
 //! The hash tells more: whether a request that comes in was sent by a session of ours, and of which application, so
-//! that it goes on behind that application ([`super::chain`]). A request that a session forwards has a proxy's branch; its Via
-//! says the same in a parameter.
+//! that it goes on behind that application ([`super::chain`]) and nobody asks who calls. A request that a session forwards has
+//! a proxy's branch; its Via says the same in a parameter, and in another one whether it was known who calls:
+//! `;chain=2s-MAC;caller=known`. Request-URI and From are under the MAC of what begins a dialog or is outside of one: whoever
+//! gets such a request, and manages to bring it back by an edge, can make no other of it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -24,6 +26,7 @@ use topology::{Key, KeyRing};
 
 use super::chain::{self, Chain, Origin, Sender};
 use super::{SessionId, name_of};
+use crate::application::Caller;
 use crate::proxy;
 use crate::responder::Responder;
 
@@ -35,6 +38,9 @@ const TAG_BYTES: usize = 9;
 pub(super) const USER_BYTES: usize = 8;
 /// What the MAC of a forwarded request is for.
 const FORWARDED: &[u8] = b"session forwarded";
+/// The parameter of a Via that says whether it was known who calls.
+const CALLER_PARAMETER: &str = "caller";
+const CALLER_KNOWN: &str = "known";
 const BRANCH_CHARS: usize = BRANCH_COOKIE.len() + SESSION_TOKEN_CHARS + MAC_BYTES / 3 * 4;
 
 /// Finds the names of sessions by keys: the same in every container of a node, for good.
@@ -147,17 +153,14 @@ impl Identity {
         (branch.into(), via)
     }
 
-    /// What the Via of a request says that a session of `application` forwards under the proxy's `branch`: a parameter,
-    /// with the semicolon before it.
-    pub fn forwarded(
-        &self,
-        application: &str,
-        chain: Chain,
-        call_id: &[u8],
-        branch: &[u8],
-    ) -> String {
-        let mac = self.mac_of(FORWARDED, &forwarded(application, chain, call_id, branch));
-        format!(";{}={chain}-{mac}", chain::PARAMETER)
+    /// What the Via of a request says that a session forwards: parameters, with the semicolon before them.
+    pub fn forwarded(&self, request: &ForwardedName<'_>) -> String {
+        let mac = self.mac_of(FORWARDED, &request.octets());
+        let caller = match request.caller {
+            Caller::Known => format!(";{CALLER_PARAMETER}={CALLER_KNOWN}"),
+            Caller::Claimed => String::new(),
+        };
+        format!(";{}={}-{mac}{caller}", chain::PARAMETER, request.chain)
     }
 
     /// A From tag of a session's `ordinal`-th leg.
@@ -190,20 +193,29 @@ impl Identity {
         let via = vias.next()??;
         let (branch, (chain, mac)) = (via.branch()?, chain::of_via(&via)?);
         let own = split(branch).filter(|(token, _)| self.read_token(token).is_some());
+        let is_known =
+            via.param(CALLER_PARAMETER.as_bytes()) == Some(Some(CALLER_KNOWN.as_bytes()));
+        let caller = match mac {
+            Some(_) if !is_known => Caller::Claimed,
+            // A session answers for what it writes itself.
+            Some(_) | None => Caller::Known,
+        };
+        let opening = Opening::of(request);
         let is_by = |application: &str| match (mac, own) {
             (Some(mac), _) => {
-                let octets = forwarded(application, chain, call_id, branch);
-                self.is_mac_of(FORWARDED, &octets, mac)
+                let name = ForwardedName { application, chain, caller, call_id, branch, opening };
+                self.is_mac_of(FORWARDED, &name.octets(), mac)
             }
             (None, Some((token, mac))) => {
                 let (cseq, method) = (cseq.number, cseq.method);
-                let name = RequestName { application, call_id, remote_tag, cseq, method, chain };
+                let name =
+                    RequestName { application, call_id, remote_tag, cseq, method, chain, opening };
                 self.mac(token, &name) == mac
             }
             (None, None) => false,
         };
         let application = applications.position(is_by)?;
-        Some(Sender { application, chain })
+        Some(Sender { application, chain, caller })
     }
 
     /// How far a call has come that goes on to `target`, from a session that it came to through `depth` applications, for
@@ -268,6 +280,8 @@ impl Identity {
             request.remote_tag,
             &cseq,
             request.method.as_bytes(),
+            request.opening.target,
+            request.opening.from,
         ];
         let chain = request.chain.to_string();
         for part in parts.into_iter().chain([chain.as_bytes()]) {
@@ -293,14 +307,72 @@ pub(super) struct RequestName<'a> {
     pub(super) method: Method<'a>,
     /// How far its call has come.
     pub(super) chain: Chain,
+    pub(super) opening: Opening<'a>,
 }
 
-/// What the MAC of a forwarded request is made of.
-fn forwarded(application: &str, chain: Chain, call_id: &[u8], branch: &[u8]) -> Vec<u8> {
-    let chain = chain.to_string();
-    let parts = [name_of(application).as_bytes(), chain.as_bytes(), call_id, branch];
-    let with_length = |part: &[u8]| [&(part.len() as u64).to_be_bytes(), part].concat();
-    parts.into_iter().flat_map(with_length).collect()
+/// What a request outside of dialogs asks for, and in whose name.
+#[derive(Clone, Copy)]
+pub struct Opening<'a> {
+    target: &'a [u8],
+    from: &'a [u8],
+}
+
+impl<'a> Opening<'a> {
+    /// Of a request in a dialog: what it asks for is the dialog's.
+    pub const NONE: Opening<'static> = Opening { target: b"", from: b"" };
+
+    /// Of a request to this Request-URI with this value of From.
+    pub fn new(target: &'a [u8], from: &'a [u8]) -> Opening<'a> {
+        Opening { target, from: from.trim_ascii() }
+    }
+
+    /// Of this request.
+    pub fn of(request: &'a Message) -> Opening<'a> {
+        if request.to().is_ok_and(|to| to.tag().is_some()) {
+            return Opening::NONE;
+        }
+        let from = request.field(HeaderName::From).unwrap_or_default();
+        Opening::new(request.request_uri().unwrap_or_default(), from)
+    }
+
+    /// The same in a request that goes on to another target.
+    pub fn to(self, target: &'a [u8]) -> Opening<'a> {
+        if self.from.is_empty() { self } else { Opening { target, ..self } }
+    }
+}
+
+/// What tells the requests apart that sessions forward.
+pub struct ForwardedName<'a> {
+    /// Whose session it is.
+    pub application: &'a str,
+    /// How far its call has come.
+    pub chain: Chain,
+    /// What is known of whom From names.
+    pub caller: Caller,
+    /// Its Call-ID.
+    pub call_id: &'a [u8],
+    /// The proxy's branch.
+    pub branch: &'a [u8],
+    /// As it leaves.
+    pub opening: Opening<'a>,
+}
+
+impl ForwardedName<'_> {
+    /// What its MAC is made of.
+    fn octets(&self) -> Vec<u8> {
+        let (chain, is_known) = (self.chain.to_string(), self.caller == Caller::Known);
+        let parts = [
+            name_of(self.application).as_bytes(),
+            chain.as_bytes(),
+            self.call_id,
+            self.branch,
+            self.opening.target,
+            self.opening.from,
+            &[u8::from(is_known)],
+        ];
+        let with_length = |part: &[u8]| [&(part.len() as u64).to_be_bytes(), part].concat();
+        parts.into_iter().flat_map(with_length).collect()
+    }
 }
 
 /// Token and MAC of a session's branch; None if it has another form.

@@ -9,7 +9,7 @@ use sip::{HeaderName, Message, Method, RequestBuilder};
 
 use super::apply::completed;
 use super::chain::Chain;
-use super::identity::RequestName;
+use super::identity::{Opening, RequestName};
 use super::limits;
 use super::receive::NoSession;
 use super::rules::{
@@ -88,6 +88,7 @@ impl Session {
         let ordinal = self.take_ordinal();
         let call_id = context.identity.call_id(self.id, ordinal);
         let tag = context.identity.tag(self.id, ordinal);
+        let from = [&from[..], b";tag=", tag.as_bytes()].concat();
         let name = RequestName {
             application: &self.application,
             call_id: call_id.as_bytes(),
@@ -95,9 +96,9 @@ impl Session {
             cseq: CSEQ_FIRST,
             method,
             chain: self.chain_to(&target, context),
+            opening: Opening::new(&target, &from),
         };
         let (branch, via) = context.identity.via(self.id, &name);
-        let from = [&from[..], b";tag=", tag.as_bytes()].concat();
         let cseq = [CSEQ_FIRST.to_string().as_bytes(), b" ", method.as_bytes()].concat();
         let mut request = RequestBuilder::new(method, &target)
             .header(HeaderName::Via, &via)

@@ -41,9 +41,9 @@ pub mod summary;
 mod tests;
 
 pub use application::{
-    CALLER, LegDirection, LegName, LegState, LegView, NoKey, ProxyOptions, Replication, RequestId,
-    SessionApplication, SessionEffect, SessionEvent, SessionId, SessionView, Supervised, TimerView,
-    name_of,
+    CALLER, Callers, LegDirection, LegName, LegState, LegView, NoKey, ProxyOptions, Replication,
+    RequestId, SessionApplication, SessionEffect, SessionEvent, SessionId, SessionView, Supervised,
+    TimerView, name_of,
 };
 pub use chain::{Directive, Region};
 pub use http::{HttpRequest, HttpResponse};

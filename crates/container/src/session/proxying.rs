@@ -19,12 +19,14 @@ use bytes::{Bytes, BytesMut};
 use sip::{Edits, HeaderName, Message, Method};
 use topology::ChoiceKey;
 
-use super::identity::Identity;
+use super::identity::{ForwardedName, Identity, Opening};
 use super::receive::{NewRequest, TOO_LARGE};
 use super::rules::{BrokenRule, Contact, checked_message, checked_targets, checked_timer_c};
 use super::state::{Action, Answer, Bye, Context, IncomingRequest, Leg, Session};
 use super::{LegName, LegState, ProxyOptions, RequestId, SessionEvent, Supervised};
-use crate::application::{FieldName, ProxyPlan, RecordRoute, Response, TIMER_C_DEFAULT, Target};
+use crate::application::{
+    Caller, FieldName, ProxyPlan, RecordRoute, Response, TIMER_C_DEFAULT, Target,
+};
 use crate::own_route::without_own_route;
 use crate::proxy::ViaMark;
 use crate::setup::{Event, SetUp};
@@ -410,14 +412,20 @@ impl Session {
         self.legs.iter().any(|leg| leg.has_request(request))
     }
 
-    /// What the Vias of a request that goes on say, by its target and branch: whose it is, and how far its call has come.
-    pub fn via_mark(&self, identity: &Identity, request: &Message) -> ViaMark {
+    /// What the Vias of a request that goes on say, by its target and branch: whose it is, how far its call has come, and
+    /// what is known of who calls.
+    pub fn via_mark(&self, identity: &Identity, request: &Message, caller: Caller) -> ViaMark {
         let (identity, application) = (identity.clone(), self.application.clone());
-        let (depth, called) = (self.depth, self.called);
-        let call_id = Bytes::copy_from_slice(request.call_id().unwrap_or_default());
+        let (depth, called, request) = (self.depth, self.called, request.clone());
         Arc::new(move |target: &[u8], branch: &[u8]| {
-            let chain = identity.chain_to(depth, called, target);
-            identity.forwarded(&application, chain, &call_id, branch)
+            identity.forwarded(&ForwardedName {
+                application: &application,
+                chain: identity.chain_to(depth, called, target),
+                caller,
+                call_id: request.call_id().unwrap_or_default(),
+                branch,
+                opening: Opening::of(&request).to(target),
+            })
         })
     }
 

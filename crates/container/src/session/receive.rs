@@ -11,7 +11,7 @@ use sip::{HeaderName, Message, Method, RequestBuilder};
 use state::UnixMillis;
 
 use super::chain::{self, Chain};
-use super::identity::RequestName;
+use super::identity::{Opening, RequestName};
 pub use super::input::{Input, NewRequest, NoSession};
 use super::proxying::pass_ack;
 use super::state::{
@@ -478,6 +478,7 @@ impl Session {
             cseq,
             method,
             chain: Chain::NONE,
+            opening: Opening::NONE,
         };
         let (branch, via) = context.identity.via(self.id, &name);
         (branch, dialog.request(method, cseq, &via))

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use sip::{HeaderName, MAX_FORWARDS_INITIAL, Message, Method, RequestBuilder, Uri};
 
 use super::chain::Chain;
-use super::identity::{Identity, RequestName};
+use super::identity::{Identity, Opening, RequestName};
 use super::rules::{BrokenRule, checked_signal};
 use super::state::{Action, Context, OutgoingRequest, Session, Silence, Stage};
 use super::{SessionEvent, SessionId, limits, name_of};
@@ -73,6 +73,7 @@ impl Identity {
             cseq: 1,
             method: METHOD,
             chain: Chain::NONE,
+            opening: Opening::NONE,
         };
         let (branch, via) = self.via(signal.sender, &name);
         let target = self.contact(signal.target);

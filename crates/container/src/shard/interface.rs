@@ -9,6 +9,7 @@ use topology::{Incarnation, KeyRing, ProcessName};
 use transport::Flow;
 use transport::link::LinkFrame;
 
+use crate::application::Caller;
 use crate::edges::LinkId;
 use crate::session::{
     HttpRequest, HttpResponse, SessionApplication, SessionEvent, SessionId, SessionView,
@@ -125,7 +126,20 @@ pub enum ShardEffect {
         request: Box<Message>,
         /// The flow it came by.
         flow: Flow,
+        /// Whether somebody stands up for what From says.
+        caller: Caller,
         /// 0, or how many commits of it met a conflict or ended unknown.
+        attempt: u32,
+    },
+    /// Ask the application whether one with sessions may have a request; end with [`Shard::handled`](super::Shard::handled).
+    Admit {
+        /// The name of the run.
+        job: JobId,
+        /// The request.
+        request: Box<Message>,
+        /// The flow it came by.
+        flow: Flow,
+        /// As of [`ShardEffect::Handle`].
         attempt: u32,
     },
     /// Run the handler of an application with sessions; end with [`Shard::event_handled`](super::Shard::event_handled).

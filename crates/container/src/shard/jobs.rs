@@ -15,21 +15,22 @@
 //! | store failed, batch malformed, handler panicked | 500 |
 //! | handler too slow | 503, Retry-After |
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use sip::{Message, Method};
-use state::{CommitError, Version};
+use state::{Batch, CommitError, Version};
 use topology::ChoiceKey;
 use tracing::{debug, error, warn};
 
 use super::noting::Notes;
 use super::set_ups::{Act, BEGUN_WITHIN, Ledger, Step};
 use super::{CommitUse, Held, JobId, Shard, ShardEffect, taken};
-use crate::application::{Action, Effects, Response};
+use crate::application::{Action, Caller, Effects, Response};
 use crate::edges::LinkId;
 use crate::ownership::identity::SetUpId;
 use crate::session::proxying::Routed;
-use crate::session::{RequestId, SessionId};
+use crate::session::{RequestId, SessionApplication, SessionId};
 use crate::setup::{Event, SetUp};
 use crate::transactions::{Origin, ServerId};
 
@@ -42,6 +43,8 @@ const UNKNOWN_MAX: u32 = 1;
 pub enum HandlerEnd {
     /// It returned.
     Done(Effects),
+    /// The gatekeeper lets an application with sessions have the request, once this is committed.
+    Admitted(Batch),
     /// It panicked: a bug of the application.
     Panicked,
     /// It was given up after its longest time.
@@ -66,8 +69,46 @@ pub(super) struct Job {
     action: Option<Action>,
     /// The session that has let the request go on and asks where to.
     asked_by: Option<(SessionId, RequestId)>,
+    /// The application with sessions that gets the request if it is admitted: then there is no action.
+    wanted_by: Option<Arc<dyn SessionApplication>>,
+    caller: Caller,
     /// The record on its way to the store.
     set_up: Option<(SetUpId, Box<SetUp>)>,
+}
+
+impl Job {
+    /// Of a request of which nothing is known.
+    fn new(held: Held, begun_at: Instant) -> Job {
+        Job {
+            server: None,
+            held,
+            begun_at,
+            attempt: 0,
+            unknown: 0,
+            cancels: Vec::new(),
+            is_offered_elsewhere: false,
+            action: None,
+            asked_by: None,
+            wanted_by: None,
+            caller: Caller::Claimed,
+            set_up: None,
+        }
+    }
+
+    /// The application with sessions that gets the request if it is admitted.
+    pub(super) fn wanted_by(&self) -> Option<&dyn SessionApplication> {
+        self.wanted_by.as_deref()
+    }
+
+    /// Asks about the request, for the first time or again.
+    fn question(&self, job: JobId) -> ShardEffect {
+        let (request, flow) = (Box::new(self.held.message.clone()), self.held.origin.flow);
+        let (caller, attempt) = (self.caller, self.attempt);
+        match self.wanted_by {
+            Some(_) => ShardEffect::Admit { job, request, flow, attempt },
+            None => ShardEffect::Handle { job, request, flow, caller, attempt },
+        }
+    }
 }
 
 /// A CANCEL that is not answered yet.
@@ -88,48 +129,43 @@ impl Shard {
         effects: &mut Vec<ShardEffect>,
     ) {
         let held = self.hold(request, origin);
-        let job = self.add_job(server, None, held, now, effects);
-        if let Some(server) = server {
-            self.jobs_by_server.insert(server, job);
-        }
+        let caller = self.caller_of(&held.message, &origin.flow);
+        self.add_job(Job { server, caller, ..Job::new(held, now) }, effects);
     }
 
     /// Asks what would become of a request that a session lets go on.
     pub(super) fn ask_where_to(
         &mut self,
         asked_by: (SessionId, RequestId),
+        caller: Caller,
         held: Held,
         now: Instant,
         effects: &mut Vec<ShardEffect>,
     ) {
-        self.add_job(None, Some(asked_by), held, now, effects);
+        let job = Job { asked_by: Some(asked_by), caller, ..Job::new(held, now) };
+        self.add_job(job, effects);
     }
 
-    fn add_job(
+    /// Asks the gatekeeper whether an application may have a request.
+    pub(super) fn ask_gatekeeper(
         &mut self,
-        server: Option<ServerId>,
-        asked_by: Option<(SessionId, RequestId)>,
+        server: ServerId,
+        application: Arc<dyn SessionApplication>,
         held: Held,
         now: Instant,
         effects: &mut Vec<ShardEffect>,
-    ) -> JobId {
+    ) {
+        let (server, wanted_by) = (Some(server), Some(application));
+        self.add_job(Job { server, wanted_by, ..Job::new(held, now) }, effects);
+    }
+
+    fn add_job(&mut self, state: Job, effects: &mut Vec<ShardEffect>) {
         let job = JobId(self.take_id());
-        let (request, flow) = (Box::new(held.message.clone()), held.origin.flow);
-        effects.push(ShardEffect::Handle { job, request, flow, attempt: 0 });
-        let job_state = Job {
-            server,
-            held,
-            begun_at: now,
-            attempt: 0,
-            unknown: 0,
-            cancels: Vec::new(),
-            is_offered_elsewhere: false,
-            action: None,
-            asked_by,
-            set_up: None,
-        };
-        self.jobs.insert(job, job_state);
-        job
+        effects.push(state.question(job));
+        if let Some(server) = state.server {
+            self.jobs_by_server.insert(server, job);
+        }
+        self.jobs.insert(job, state);
     }
 
     /// A handler has ended.
@@ -141,26 +177,29 @@ impl Shard {
         effects: &mut Vec<ShardEffect>,
     ) {
         let Some(state) = self.jobs.get_mut(&job) else { return };
-        let Effects { batch, action } = match end {
-            HandlerEnd::Done(effects) => effects,
+        let (batch, action) = match end {
+            HandlerEnd::Done(Effects { batch, action }) => (batch, Some(action)),
+            HandlerEnd::Admitted(batch) => (batch, None),
             HandlerEnd::Panicked => {
                 error!("an application panicked; its request is answered 500");
-                Effects::respond(Response::new(500))
+                (Batch::new(), Some(Action::Respond(Response::new(500))))
             }
             HandlerEnd::TimedOut => {
                 warn!("an application took too long; its request is answered 503");
-                Effects::respond(self.responder.try_again(&state.held.message))
+                let refusal = self.responder.try_again(&state.held.message);
+                (Batch::new(), Some(Action::Respond(refusal)))
             }
         };
         // RFC 3261 §8.2.2.2: the same request by another way. A proxy forwards both, a user agent does not.
-        let is_accepted = matches!(&action, Action::Respond(response) if response.status < 300);
+        let is_accepted =
+            matches!(&action, Some(Action::Respond(response)) if response.status < 300);
         if let Some(server) = state.server.filter(|_| is_accepted)
             && self.transactions.is_merged(server)
         {
             state.action = Some(Action::Respond(Response::new(482)));
             return self.decided(job, now, effects);
         }
-        state.action = Some(action);
+        state.action = action;
         if batch.is_empty() {
             self.decided(job, now, effects);
         } else {
@@ -193,12 +232,7 @@ impl Shard {
                 attempt = state.attempt,
                 "a commit met another one, or its outcome is unknown; the handler runs again"
             );
-            return effects.push(ShardEffect::Handle {
-                job,
-                request: Box::new(state.held.message.clone()),
-                flow: state.held.origin.flow,
-                attempt: state.attempt,
-            });
+            return effects.push(state.question(job));
         }
         self.refuse_job(job, &error, now, effects);
     }
@@ -350,6 +384,10 @@ impl Shard {
                 Some(Action::Drop) | None => Routed::Refused(Response::new(500)),
             };
             return self.routed_for_session(id, request, routed, now, effects);
+        }
+        if let (None, Some(application), Some(server)) = (&job.action, job.wanted_by, job.server) {
+            self.jobs_by_server.remove(&server);
+            return self.admitted(server, application, job.held, job.cancels, now, effects);
         }
         let offered = job.held.offered;
         let mut cancels = job.cancels;

@@ -291,6 +291,7 @@ fn word(effect: &ShardEffect) -> String {
         ShardEffect::Taken { sequence, .. } => format!("taken {sequence}"),
         ShardEffect::HandleEvent { event, .. } => format!("event {event:?}"),
         ShardEffect::Handle { attempt, .. } => format!("handle {attempt}"),
+        ShardEffect::Admit { attempt, .. } => format!("admit {attempt}"),
         ShardEffect::FindKey { .. } => "find key".to_owned(),
         ShardEffect::HttpAnswered { outcome, .. } => format!("{outcome:?}"),
         ShardEffect::Commit { .. } => "commit".to_owned(),

@@ -180,8 +180,14 @@ fn asked(Manifest { sip, order, .. }: &Manifest) -> String {
         Calls::Continue => "its calls go on behind it",
         Calls::New => "its calls are offered to all applications",
     };
+    let callers = match sip.authenticate {
+        true => "callers of our domains prove who they are where the registrar wants it",
+        false => "takes everybody's requests, whoever From names",
+    };
     match sip.condition {
-        Some(_) => format!("asked in the {} region in order {order}; {calls}", sip.region),
+        Some(_) => {
+            format!("asked in the {} region in order {order}; {callers}; {calls}", sip.region)
+        }
         None => format!("takes no calls; {calls}"),
     }
 }
@@ -226,12 +232,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_group_is_shown_as_what_it_is_on_one_host() {
+    fn a_manifest_is_shown_with_what_it_does_on_one_host() {
         let of = |more: &str| {
             let text = "name = \"echo\"\nversion = \"1.0.0\"\ncomponent = \"echo.wasm\"\n";
             lines(&manifest::parse(&format!("{text}{more}")).expect("a manifest")).join("\n")
         };
         assert!(!of("").contains("group"), "{}", of(""));
+        let sip = |more: &str| {
+            of(&format!("[sip]\nmatch = {{ equal = [\"request.method\", \"INVITE\"] }}\n{more}"))
+        };
+        assert!(sip("").contains("callers of our domains prove who they are"), "{}", sip(""));
+        let open = sip("authenticate = false\n");
+        assert!(open.contains("takes everybody's requests"), "{open}");
         let shown = of("[cluster]\ngroup_name = \"voice\"\n");
         let expected = "group_name = \"voice\", write_quota = 0, allow_colocation = true: without effect on one host";
         assert!(shown.contains(expected), "{shown}");

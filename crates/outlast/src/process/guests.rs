@@ -6,7 +6,7 @@ use std::{fs, io};
 
 use config::manifest::{self, HttpSettings, Manifest};
 use container::http_port::{HttpRoute, Place};
-use container::session::{Directive, Region, Replication};
+use container::session::{Callers, Directive, Region, Replication};
 use guest::engine::NoEngine;
 use guest::{Engine, Guest, Instances, Services, Settings};
 use manager::{ApplicationsDirectory, applications_directory};
@@ -110,6 +110,7 @@ fn settings_of(manifest: Manifest, services: Arc<dyn Services>) -> Settings {
         hears_created: sip.hears_created,
         hears_ended: sip.hears_ended,
         on_failure: sip.on_failure,
+        callers: if sip.authenticate { Callers::Admitted } else { Callers::Anybody },
         region: match sip.region {
             manifest::Region::Originating => Region::Originating,
             manifest::Region::Neutral => Region::Neutral,

@@ -1,7 +1,8 @@
 //! Every request but REGISTER that is for somebody: who may send it, and where it goes.
 //!
 //! Whoever says in From that they are one of ours must prove it; everybody may call our users; nobody relays
-//! through us from one foreign domain to another. Requests within a dialog are not asked for credentials again when
+//! through us from one foreign domain to another. The same holds for calls of applications, which ask for it before they get
+//! one ([`Application::admit`](container::application::Application::admit)); what they send on is not asked for again. Requests within a dialog are not asked for credentials again when
 //! they are for our users: whoever answers them knows the dialog. Such a request comes here when the flow that the
 //! dialog began on is gone: it names the phone by its Contact, and is sent by the flow that the phone registered since.
 //!
@@ -10,7 +11,7 @@
 use std::cmp::Reverse;
 
 use bytes::Bytes;
-use container::application::{Effects, IncomingRequest, ProxyPlan, Target};
+use container::application::{self, Effects, IncomingRequest, ProxyPlan, Target};
 use sip::{AddressOfRecord, HeaderName, Method, Rejection, SipUri, Uri};
 use state::Batch;
 
@@ -41,13 +42,9 @@ impl Registrar {
         let mark = if in_dialog || method == Method::Ack {
             Batch::new()
         } else {
-            match self.caller(request) {
-                Ok(Caller::Ours(caller)) => match self.known_caller(request, &caller).await? {
-                    Ok(mark) => mark,
-                    Err(answer) => return Ok(answer),
-                },
-                Ok(Caller::Foreign) => Batch::new(),
-                Err(rejection) => return Ok(answers::rejected(rejection)),
+            match self.admission(request).await? {
+                Ok(mark) => mark,
+                Err(answer) => return Ok(answer),
             }
         };
         let (_, bindings) = self.read_bindings(callee, request).await?;
@@ -125,6 +122,19 @@ impl Registrar {
         }
     }
 
+    /// Whether the caller of an initial request may call one of ours, or an application in their place: what to commit
+    /// with that, else what to answer.
+    pub(super) async fn admission(
+        &self,
+        request: &IncomingRequest,
+    ) -> Result<Result<Batch, Effects>, Failure> {
+        match self.caller(request) {
+            Ok(Caller::Ours(caller)) => self.known_caller(request, &caller).await,
+            Ok(Caller::Foreign) => Ok(Ok(Batch::new())),
+            Err(rejection) => Ok(Err(answers::rejected(rejection))),
+        }
+    }
+
     /// Who From says the sender is, or what to answer to one who says nothing usable.
     fn caller(&self, request: &IncomingRequest) -> Result<Caller, Rejection> {
         let from = request.message.from().map_err(|error| answers::rejection(400, error.fault))?;
@@ -145,7 +155,7 @@ impl Registrar {
         request: &IncomingRequest,
         caller: &AddressOfRecord,
     ) -> Result<Result<Batch, Effects>, Failure> {
-        if !self.settings.authenticate {
+        if !self.settings.authenticate || request.caller == application::Caller::Known {
             return Ok(Ok(Batch::new()));
         }
         Ok(match self.sender(request, Asker::Proxy, caller).await? {

@@ -29,6 +29,7 @@ mod revival;
 mod samples;
 mod set_ups;
 mod sipp_peer;
+mod strangers;
 mod survival;
 mod tidy;
 mod trial;

@@ -23,8 +23,17 @@ pub(crate) fn node_of(config: &str) -> Node {
 
 /// Configuration of a node with so many edges on 127.0.0.1, no authentication, and more lines.
 pub(crate) fn open_config(edges: usize, more: &str) -> String {
-    let mut text =
-        format!("[registrar]\nauthenticate = false\ndomains = [\"{DOMAIN}\"]\n\n{more}\n");
+    config(edges, &format!("authenticate = false\n\n{more}"))
+}
+
+/// Configuration of a node with so many edges on 127.0.0.1, authentication, and more lines.
+pub(crate) fn guarded_config(edges: usize, more: &str) -> String {
+    config(edges, more)
+}
+
+/// `more` goes on with the section `[registrar]`.
+fn config(edges: usize, more: &str) -> String {
+    let mut text = format!("[registrar]\ndomains = [\"{DOMAIN}\"]\n{more}\n");
     for number in 1..=edges {
         text +=
             &format!("[[edge.instances]]\nname = \"edge{number}\"\nlisten = [\"127.0.0.1:0\"]\n\n");

@@ -5,8 +5,9 @@ use std::time::Duration;
 use sip::{HeaderName, Message};
 
 use super::*;
-use crate::application::Response;
+use crate::application::{Caller, Response};
 use crate::session::chain::{self, Chain, Origin, Sender};
+use crate::session::identity::{ForwardedName, Opening};
 use crate::session::receive::Input;
 use crate::session::{LegName, LegState, SessionEffect};
 
@@ -59,7 +60,7 @@ fn contact_names_the_session_and_a_message_of_ours_is_known_again() {
     let response = response_to(&invite, 180, "bob");
     assert_eq!(identity.session_of_response(&response).unwrap().session, bench.session.id.0);
     let chain = Chain { depth: 1, origin: Origin::Same };
-    let sender = Some(Sender { application: 1, chain });
+    let sender = Some(Sender { application: 1, chain, caller: Caller::Known });
     let sent = invite;
     let invite = bench::by_front_door(&sent);
     assert_eq!(identity.sender(&invite, ["other", "app"].into_iter()), sender);
@@ -72,15 +73,42 @@ fn contact_names_the_session_and_a_message_of_ours_is_known_again() {
     assert_eq!(identity.sender(&sent, ["app"].into_iter()), None, "it has come by no edge");
     let text = String::from_utf8(invite.buffer().to_vec()).unwrap();
     assert!(text.contains(";chain=1s\r\n"), "{text}");
+    let sender = |message: &Message| identity.sender(message, ["app"].into_iter());
+    assert_is_of_nobody_once_changed(&invite, sender);
     let forged = bench::parse(&text.replace(";chain=1s", ";chain=0s"));
     assert_eq!(identity.sender(&forged, ["app"].into_iter()), None, "under the MAC");
+}
+
+/// Whoever gets a request of ours and brings it back makes no other of it.
+fn assert_is_of_nobody_once_changed(
+    request: &Message,
+    sender: impl Fn(&Message) -> Option<Sender>,
+) {
+    assert!(sender(request).is_some());
+    let text = String::from_utf8(request.buffer().to_vec()).unwrap();
+    let from = String::from_utf8(request.field(HeaderName::From).unwrap().to_vec()).unwrap();
+    let forged = text.replace(&from, "<sip:mallory@example.com>;tag=f");
+    assert_eq!(sender(&bench::parse(&forged)), None, "{forged}");
+    let forged = text.replacen("INVITE sip:", "INVITE sip:x", 1);
+    assert_eq!(sender(&bench::parse(&forged)), None, "{forged}");
 }
 
 #[test]
 fn forwarded_request_says_by_whom_under_its_branch_and_call_id_only() {
     let identity = bench::identity(1);
     let chain = Chain { depth: 3, origin: Origin::Same };
-    let mark = identity.forwarded("app@1", chain, b"c1", b"z9hG4bKproxy");
+    let asked = super::invite();
+    let forwarded = |caller| {
+        identity.forwarded(&ForwardedName {
+            application: "app@1",
+            chain,
+            caller,
+            call_id: b"c1",
+            branch: b"z9hG4bKproxy",
+            opening: Opening::of(&asked),
+        })
+    };
+    let (mark, known) = (forwarded(Caller::Claimed), forwarded(Caller::Known));
     let text = |mark: &str, call_id: &str| {
         let via =
             format!("Via: SIP/2.0/TCP c1.n1.outlast.invalid;branch=z9hG4bKproxy{mark}\r\nVia:");
@@ -89,10 +117,19 @@ fn forwarded_request_says_by_whom_under_its_branch_and_call_id_only() {
         bench::by_front_door(&bench::parse(&text))
     };
     let sender = |message: &Message| identity.sender(message, ["other", "app@2"].into_iter());
-    assert_eq!(sender(&text(&mark, "Call-ID: c1")), Some(Sender { application: 1, chain }));
+    assert_eq!(
+        sender(&text(&mark, "Call-ID: c1")),
+        Some(Sender { application: 1, chain, caller: Caller::Claimed })
+    );
     assert_eq!(sender(&text(&mark, "Call-ID: c2")), None);
     assert_eq!(sender(&text(&mark.replace("3s", "2s"), "Call-ID: c1")), None);
     assert_eq!(sender(&text("", "Call-ID: c1")), None);
+    let is_known = sender(&text(&known, "Call-ID: c1")).unwrap().caller == Caller::Known;
+    assert!(is_known && known.ends_with(";caller=known"), "{known}");
+    let claimed = known.replace(";caller=known", "");
+    assert_eq!(sender(&text(&claimed, "Call-ID: c1")), None, "under the MAC");
+    assert_eq!(sender(&text(&format!("{mark};caller=known"), "Call-ID: c1")), None);
+    assert_is_of_nobody_once_changed(&text(&known, "Call-ID: c1"), sender);
     assert_eq!(chain::depth_of(&text(&mark, "Call-ID: c1")), 3);
 }
 

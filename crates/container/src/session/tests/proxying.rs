@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use sip::{HeaderName, Message};
+use sip::HeaderName;
 
 use super::bench::{by_front_door, new_request, parse};
 use super::*;
-use crate::application::{ProxyPlan, RecordRoute, Response, Target};
+use crate::application::{Caller, ProxyPlan, RecordRoute, Response, Target};
 use crate::proxy;
 use crate::session::proxying::{Reply, Routed};
 use crate::session::receive::Input;
@@ -299,14 +299,12 @@ fn silence_ends_the_leg_of_another_request() {
 fn what_went_on_is_known_as_the_application_s() {
     let bench = proxied(RecordRoute::No, Supervised::No);
     let context = bench.context();
-    let sent_by = |via: &[u8]| {
-        let text = String::from_utf8(invite().buffer().to_vec()).unwrap();
-        let via = format!("Via: {}\r\nVia:", via.escape_ascii());
-        let request = by_front_door(&parse(&text.replacen("Via:", &via, 1)));
+    let sender = |request: &str| {
+        let request = by_front_door(&parse(request));
         context.identity.sender(&request, ["first@1", "app@2"].into_iter())
     };
     let (_, set_up, _) = bench.session.forwarded(&bench.session.incoming[0].key).unwrap();
-    let mark = bench.session.via_mark(context.identity, &invite());
+    let mark = bench.session.via_mark(context.identity, &invite(), Caller::Known);
     let token = context.identity.token_of(bench.session.id, &set_up.token);
     let key = topology::KeyRing::new([1; 32]).derive("branch");
     let deriver = proxy::BranchDeriver::new(&key, set_up.token, set_up.sent_by.clone());
@@ -321,12 +319,11 @@ fn what_went_on_is_known_as_the_application_s() {
         &mut asked,
     );
     let proxy::ProxyEffect::Start { request, .. } = &asked[0] else { panic!("{asked:?}") };
-    let sent = Message::parse(request.clone()).unwrap();
-    let via = sent.field(HeaderName::Via).unwrap();
-    let sender = sent_by(via).unwrap();
-    assert_eq!((sender.application, sender.chain.depth), (1, 1), "whatever its version");
-    assert_eq!(sender.chain.origin, crate::session::chain::Origin::Retargeted);
-    let forged = String::from_utf8(via.to_vec()).unwrap().replace("chain=1", "chain=2");
-    assert_eq!(sent_by(forged.as_bytes()), None);
+    let sent = String::from_utf8(request.to_vec()).unwrap();
+    let by = sender(&sent).unwrap();
+    assert_eq!((by.application, by.chain.depth), (1, 1), "whatever its version");
+    assert_eq!(by.chain.origin, crate::session::chain::Origin::Retargeted);
+    assert_eq!(by.caller, Caller::Known);
+    assert_eq!(sender(&sent.replace("chain=1", "chain=2")), None);
     assert_eq!(bench.session.incoming[0].leg, LegName::caller());
 }

@@ -68,13 +68,12 @@ impl Shard {
             // RFC 3261 §8.2.2.2: the same request by another way; not one that comes round as it should.
             let response = Response::new(482);
             self.transactions.respond_own(server, &response, now, &mut self.pending);
-        } else if application.is_keyed() {
+        } else if self.is_to_be_admitted(application.as_ref(), request, &origin.flow) {
             let held = self.hold(request.clone(), origin);
-            self.find_key(application, server, held, effects);
+            self.ask_gatekeeper(server, application, held, now, effects);
         } else {
             let held = self.hold(request.clone(), origin);
-            let name = SessionName { id, key: None };
-            self.begin_session(name, &application, server, held, now, effects);
+            self.enter(id, application, server, held, now, effects);
         }
         true
     }

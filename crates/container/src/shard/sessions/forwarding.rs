@@ -17,7 +17,7 @@ use super::super::set_ups;
 use super::super::{Held, Shard, ShardEffect};
 use super::actions::decides;
 use super::{Live, Queued, Sessions};
-use crate::application::{ProxyPlan, Response, Target};
+use crate::application::{Caller, ProxyPlan, Response, Target};
 use crate::edges::RouteOwner;
 use crate::own_route::without_own_route;
 use crate::proxy::ProxyContext;
@@ -184,6 +184,7 @@ impl Shard {
     ) {
         let Some(live) = self.sessions.wake(id) else { return };
         let Some((request, set_up, _)) = live.present().forwarded(key) else { return };
+        let application = live.present().application().to_owned();
         let Ok(message) = Message::parse(set_up.request.clone()) else {
             return self.contradicts_itself(id, request, now, effects);
         };
@@ -193,8 +194,9 @@ impl Shard {
             let outcome = Routed::To(to_where_it_says(&message));
             return self.queue(id, Queued::of(Input::Routed { request, outcome }), now, effects);
         }
+        let caller = self.caller_of_forwarded(&application, &message, &origin.flow);
         let held = Held { message, origin, hops: 0, offered: None, rounds: 0 };
-        self.ask_where_to((id, request), held, now, effects);
+        self.ask_where_to((id, request), caller, held, now, effects);
     }
 
     /// Whether an application behind that of a session wants the request that it lets go on. It comes to that one by the
@@ -208,7 +210,8 @@ impl Shard {
         let Some(application) = applications.iter().position(is_it) else { return false };
         let context = self.sessions.context(self.clocks, now);
         let chain = session.chain_to(request.request_uri().unwrap_or_default(), context);
-        chain::next(applications, Some(Sender { application, chain }), request).is_some()
+        let caller = Caller::Claimed; // whom a request is offered to does not depend on it
+        chain::next(applications, Some(Sender { application, chain, caller }), request).is_some()
     }
 
     /// Begins the context of a request that goes on, or goes on with it.
@@ -228,8 +231,9 @@ impl Shard {
         let Ok(request) = Message::parse(set_up.request.clone()) else {
             return self.contradicts_itself(id, of, now, effects);
         };
-        let via_mark = session.via_mark(identity, &request);
         let origin = Origin { link: NO_LINK, flow: set_up.flow };
+        let caller = self.caller_of_forwarded(session.application(), &request, &origin.flow);
+        let via_mark = session.via_mark(identity, &request, caller);
         let server = match self.transactions.server_by_key(key) {
             Some(server) => Some(server),
             // Its 2xx goes to the caller as often as it comes.

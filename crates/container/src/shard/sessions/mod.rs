@@ -6,7 +6,7 @@
 //!                                         └─────────────── next one ──────────────┴──▶ somebody else's: lost
 //! ```
 //!
-//! Here: what there is. `arrivals` says which session a message is for, `steps` takes one input after the other to the
+//! Here: what there is. `arrivals` says which session a message is for, `admission` who may begin one, `steps` takes one input after the other to the
 //! handler and applies what that wants, `commits` brings a step to its end, `inquiries` loads sessions, takes over those
 //! of dead containers and hands messages on to living ones, `actions` lets messages leave, `clock` repeats 2xx responses
 //! and keeps deadlines, `due` finds timers that nobody keeps any more, `absence` lets sessions wait whose application is
@@ -17,6 +17,7 @@
 
 mod absence;
 mod actions;
+mod admission;
 mod arrivals;
 mod clock;
 mod commits;
@@ -105,6 +106,8 @@ impl SessionApplications {
 /// All sessions of a shard.
 pub(super) struct Sessions {
     applications: SessionApplications,
+    /// The container's application is asked who may begin a session.
+    are_guarded: bool,
     /// Requests for these go through our own front door.
     own_domains: Vec<String>,
     identity: Identity,
@@ -253,6 +256,7 @@ impl Sessions {
     pub(super) fn new(settings: &ShardSettings, own_name: &Bytes) -> Sessions {
         Sessions {
             applications: SessionApplications::default(),
+            are_guarded: false,
             own_domains: Vec::new(),
             identity: identity(settings, own_name),
             timers: settings.transactions.timers,
@@ -426,6 +430,12 @@ impl Shard {
     pub fn host(&mut self, applications: SessionApplications, own_domains: Vec<String>) {
         self.sessions.applications = applications;
         self.sessions.own_domains = own_domains;
+    }
+
+    /// From now on the container's application is asked before one with sessions gets an initial request that none of
+    /// ours has sent ([`ShardEffect::Admit`]). Before anything comes.
+    pub fn guard(&mut self) {
+        self.sessions.guard();
     }
 }
 

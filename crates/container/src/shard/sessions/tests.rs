@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod absence;
+mod admission;
 mod agent;
 mod bounds;
 mod chain;

@@ -12,6 +12,7 @@ use state::{Key, Prefix, Store};
 use super::{SessionsError, records};
 use crate::session::{Session, SessionId};
 use crate::shard::Shard;
+use crate::shard::jobs::Job;
 
 /// Sessions that are here only, and at rest, are read so many at a time: the shard must not stand still for it.
 const READ_MAX: usize = 10_000;
@@ -21,8 +22,10 @@ impl Shard {
     /// are too many to look through.
     pub fn applications_at_work(&self) -> Option<BTreeSet<String>> {
         let sessions = &self.sessions;
+        let asked_for = self.jobs.values().filter_map(Job::wanted_by);
+        let beginning = sessions.keys.applications().chain(asked_for);
         let mut found: BTreeSet<String> =
-            sessions.keys.applications().map(|application| application.name().to_owned()).collect();
+            beginning.map(|application| application.name().to_owned()).collect();
         let mut read = 0;
         for (id, entry) in &sessions.entries {
             let application = match &entry.live {

@@ -86,6 +86,77 @@ fn a_caller_of_ours_proves_it_once_per_request() {
     assert_eq!(node.status(&forged), 403);
 }
 
+impl Node {
+    /// As a container that admits a request to an application: what is answered in its place.
+    fn refused(&self, message: &Message) -> Option<Response> {
+        let container = self.container();
+        assert!(container.is_gatekeeper());
+        let admitted = block_on(container.admit(&self.incoming(message)));
+        let (batch, refusal) = match admitted {
+            Ok(batch) => (batch, None),
+            Err(Effects { batch, action: Action::Respond(response) }) => (batch, Some(response)),
+            Err(other) => panic!("not answered: {other:?}"),
+        };
+        block_on(self.bindings.commit(batch)).unwrap();
+        refusal
+    }
+}
+
+#[test]
+fn caller_of_an_application_proves_who_calls_as_the_caller_of_a_phone_does() {
+    let node = with_bob(true);
+    let alice = "sip:alice@example.com";
+    let called = |from: &str, fields: &str| call(from, "sip:room@apps.example.org", fields);
+    assert_eq!(node.refused(&called("sip:carol@example.org", "")), None);
+    assert_eq!(node.refused(&called("sip:example.com", "")).unwrap().status, 403);
+    let refused = node.refused(&called(alice, "")).unwrap();
+    let by_phone = node.answer(&call(alice, "sip:bob@example.com", ""));
+    let algorithms = |response: &Response| {
+        let challenges = values(response, HeaderName::ProxyAuthenticate);
+        let challenges = challenges.iter().map(|one| ReceivedChallenge::parse(one.as_bytes()));
+        challenges.map(|one| one.unwrap().algorithm).collect::<Vec<_>>()
+    };
+    assert_eq!(refused.status, 407);
+    assert_eq!(algorithms(&refused), algorithms(&by_phone));
+    assert_eq!(algorithms(&refused).len(), 3);
+    let first = challenge(&refused);
+    let proven = called(alice, &answered_as(&first, "INVITE", 1, b"alice", PASSWORD));
+    assert_eq!(node.refused(&proven), None);
+    assert_eq!(node.refused(&proven), None, "its repetition, perhaps in another container");
+    let wrong = called(alice, &answered_as(&first, "INVITE", 2, b"alice", b"guess"));
+    assert_eq!(node.refused(&wrong).unwrap().status, 407);
+    // One nonce for both: what was used for an application is used.
+    let credentials = answered_as(&first, "INVITE", 1, b"alice", PASSWORD);
+    let replayed = node.answer(&with_addresses(
+        "INVITE",
+        "sip:bob@example.com",
+        alice,
+        "sip:bob@example.com",
+        "other",
+        1,
+        &credentials,
+    ));
+    assert!(challenge(&replayed).stale);
+    let not_hers = answered_as(&first, "INVITE", 3, b"alice", PASSWORD);
+    assert_eq!(node.refused(&called("sip:bob@example.com", &not_hers)).unwrap().status, 403);
+    assert!(!with_bob(false).container().is_gatekeeper());
+}
+
+#[test]
+fn caller_who_is_known_already_is_not_challenged_and_may_no_more_than_others() {
+    let node = with_bob(true);
+    let known = |from: &str, uri: &str| {
+        let caller = container::application::Caller::Known;
+        let request = IncomingRequest { caller, ..node.incoming(&call(from, uri, "")) };
+        block_on(node.container().handle(&request)).action
+    };
+    assert!(matches!(known("sip:alice@example.com", "sip:bob@example.com"), Action::Proxy(_)));
+    let Action::Respond(relayed) = known("sip:carol@example.org", "sip:dave@example.net") else {
+        panic!("it is proxied")
+    };
+    assert_eq!(relayed.status, 403);
+}
+
 #[test]
 fn requests_within_a_dialog_and_acks_are_not_asked_for_credentials() {
     let node = with_bob(true);

@@ -156,6 +156,18 @@ fn world_of(stations: Vec<Station>, fate: Fate) -> World {
     world
 }
 
+/// A call that an agent sends on to somebody whom only the registrar could know.
+pub(super) fn to_the_registrar(is_guarded: bool) -> World {
+    let agent = Station::new("agent", &Asked::default()).sends(&["bob"], "sip:carol@example.com");
+    let mut world = World::new(Hangup::Caller, Fate::Lives);
+    world.is_guarded = is_guarded;
+    world.opens();
+    world.hosts(SessionApplications::new(vec![Arc::new(agent)]));
+    world.calls();
+    world.runs(5 * SECOND);
+    world
+}
+
 /// Three agents on one call, the last of which sends it to a phone.
 fn through_three(fate: Fate) -> usize {
     let asked = Asked::default();

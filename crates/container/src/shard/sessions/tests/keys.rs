@@ -19,7 +19,7 @@ use crate::shard::sessions::SessionApplications;
 
 /// A conference: its key is the user part of the Request-URI. It answers `room…` and lets `ring…` ring; what else there is,
 /// has no key, one that is too long, or cannot say.
-struct Room;
+pub(super) struct Room;
 
 impl SessionApplication for Room {
     fn name(&self) -> &str {
@@ -66,7 +66,7 @@ impl SessionApplication for Room {
     }
 }
 
-fn request(method: &str, user: &str, caller: &str) -> String {
+pub(super) fn request(method: &str, user: &str, caller: &str) -> String {
     format!(
         "{method} sip:{user}@example.com SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bK{caller}\r\n\
          Max-Forwards: 70\r\nFrom: <sip:{caller}@example.com>;tag={caller}\r\nTo: <sip:{user}@example.com>\r\n\

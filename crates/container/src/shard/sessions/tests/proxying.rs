@@ -13,8 +13,8 @@ use super::phones::Hangup;
 use super::world::{Fate, Trouble, World};
 use crate::application::{Effects, ProxyPlan, QValue, RecordRoute, Target};
 use crate::session::{
-    ProxyOptions, Replication, SessionApplication, SessionEffect, SessionEvent, SessionView,
-    Supervised,
+    Callers, ProxyOptions, Replication, SessionApplication, SessionEffect, SessionEvent,
+    SessionView, Supervised,
 };
 use crate::shard::sessions::SessionApplications;
 
@@ -32,7 +32,7 @@ pub(super) fn registrar() -> Effects {
 
 /// Lets every initial request go on.
 #[derive(Clone)]
-struct Passing {
+pub(super) struct Passing {
     targets: Vec<Target>,
     record_route: RecordRoute,
     supervised: Supervised,
@@ -40,17 +40,33 @@ struct Passing {
     /// An application that the request is offered to behind this one.
     behind: Option<Box<Passing>>,
     replication: Replication,
+    callers: Callers,
     /// Ends its session when it hears of a response like this or a later one.
     ends: Option<u16>,
-    heard: Heard,
+    pub(super) heard: Heard,
 }
 
 impl Passing {
-    fn new(record_route: RecordRoute, supervised: Supervised) -> Passing {
+    pub(super) fn new(record_route: RecordRoute, supervised: Supervised) -> Passing {
         let (targets, heard) = (Vec::new(), Heard::default());
         let (name, behind, ends) = ("passing@1", None, None);
-        let replication = Replication::default();
-        Passing { targets, record_route, supervised, name, behind, replication, ends, heard }
+        let (replication, callers) = (Replication::default(), Callers::default());
+        Passing {
+            targets,
+            record_route,
+            supervised,
+            name,
+            behind,
+            replication,
+            callers,
+            ends,
+            heard,
+        }
+    }
+
+    /// Under this name, for these callers.
+    pub(super) fn named(self, name: &'static str, callers: Callers) -> Passing {
+        Passing { name, callers, ..self }
     }
 }
 
@@ -61,6 +77,10 @@ impl SessionApplication for Passing {
 
     fn replication(&self) -> Replication {
         self.replication
+    }
+
+    fn callers(&self) -> Callers {
+        self.callers
     }
 
     fn accepts(&self, _request: &Message) -> bool {

@@ -17,7 +17,7 @@ use transport::{Flow, Transport};
 use super::agent::{Agent, settings};
 use super::edge;
 use super::phones::{Hangup, Phone};
-use crate::application::{Effects, Response};
+use crate::application::{Caller, Effects, Response};
 use crate::edges::LinkId;
 use crate::session::{HttpRequest, Replication, SessionApplication, SessionId};
 use crate::shard::sessions::{
@@ -103,6 +103,12 @@ pub(super) struct World {
     asked: u64,
     /// Request-URIs that the registrar was asked about; it knows nobody.
     pub(super) registrar: Vec<String>,
+    /// What it was told of who calls.
+    pub(super) callers: Vec<Caller>,
+    /// Before the containers open: the registrar is asked who may begin a session.
+    pub(super) is_guarded: bool,
+    /// Who it was asked for: users of From.
+    pub(super) asked_for: Vec<String>,
     /// What goes wrong with the next commits of the second container.
     pub(super) faults_of_second: VecDeque<CommitFault>,
     /// The next commit of the second container is heard of later.
@@ -154,6 +160,9 @@ impl World {
             outcomes: Vec::new(),
             asked: 0,
             registrar: Vec::new(),
+            callers: Vec::new(),
+            is_guarded: false,
+            asked_for: Vec::new(),
             faults_of_second: VecDeque::new(),
             is_next_late: false,
             late: None,
@@ -194,6 +203,9 @@ impl World {
         let mut shard = Shard::new(settings(number), self.now, self.wall());
         let applications = SessionApplications::new(vec![self.agent("agent@1")]);
         shard.host(applications, vec!["example.com".to_owned()]);
+        if self.is_guarded {
+            shard.guard();
+        }
         let own = EDGE.parse().unwrap();
         let address = EdgeAddress { transport: Transport::Udp, own, public: EDGE.to_owned() };
         let hello = LinkFrame::Hello {
@@ -488,9 +500,16 @@ impl World {
                 self.log.push(format!("   c{} answers HTTP: {outcome:?}", number + 1));
                 self.outcomes.push(outcome);
             }
-            ShardEffect::Handle { job, request, .. } => {
+            ShardEffect::Admit { job, request, .. } => {
+                let (end, caller) = super::admission::gatekeeper(&self.store, &request);
+                self.log.push(format!("   c{} asks for {caller}: {end:?}", number + 1));
+                self.asked_for.push(caller);
+                self.with(number, |shard, now, effects| shard.handled(job, end, now, effects));
+            }
+            ShardEffect::Handle { job, request, caller, .. } => {
                 let uri = request.request_uri().unwrap().to_vec();
                 self.registrar.push(String::from_utf8(uri).unwrap());
+                self.callers.push(caller);
                 let end = HandlerEnd::Done(match self.proxied {
                     Some(_) => super::proxying::registrar(),
                     None => Effects::respond(Response::new(404)),

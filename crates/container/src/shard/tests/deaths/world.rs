@@ -317,6 +317,7 @@ impl World {
             ShardEffect::Resolve { host, .. } => panic!("{host} is no address"),
             ShardEffect::HandleEvent { .. }
             | ShardEffect::FindKey { .. }
+            | ShardEffect::Admit { .. }
             | ShardEffect::HttpAnswered { .. } => panic!("nobody holds sessions here"),
         }
     }
