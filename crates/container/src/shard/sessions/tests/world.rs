@@ -20,9 +20,7 @@ use super::phones::{Hangup, Phone};
 use crate::application::{Caller, Effects, Response};
 use crate::edges::LinkId;
 use crate::session::{HttpRequest, Replication, SessionApplication, SessionId};
-use crate::shard::sessions::{
-    EventEnd, KeyEnd, SessionApplications, Sessions, stored_applications,
-};
+use crate::shard::sessions::{EventEnd, KeyEnd, SessionApplications, Sessions};
 use crate::shard::{
     AskId, CommitId, HandlerEnd, HttpAsk, HttpOutcome, SessionChoice, Shard, ShardEffect,
 };
@@ -408,22 +406,6 @@ impl World {
         let told = self.log.join("\n");
         assert!(self.has_sessions(application), "nobody knows of one:\n{told}");
         self.witnessed = Some((application, turns + 1));
-    }
-
-    /// Whether anybody says that there are sessions of it: the containers, then the store.
-    pub(super) fn has_sessions(&self, application: &str) -> bool {
-        let containers = self.containers.iter().flatten();
-        let mut at_work = containers.flat_map(|container| container.shard.applications_at_work());
-        let mut found = BTreeSet::new();
-        let mut after = None;
-        loop {
-            let page = stored_applications(&*self.store, after.as_ref(), 1, &mut found);
-            after = page.now_or_never().unwrap().unwrap();
-            if after.is_none() {
-                break;
-            }
-        }
-        at_work.any(|found| found.contains(application)) || found.contains(application)
     }
 
     fn carry_out(&mut self, number: usize, effect: ShardEffect) {

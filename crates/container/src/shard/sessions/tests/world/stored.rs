@@ -8,9 +8,25 @@ use state::{Key, Prefix, Space, Store};
 
 use super::World;
 use crate::session::{Session, SessionId};
-use crate::shard::sessions::records;
+use crate::shard::sessions::{records, stored_applications};
 
 impl World {
+    /// Whether anybody says that there are sessions of it: the containers, then the store.
+    pub(in super::super) fn has_sessions(&self, application: &str) -> bool {
+        let containers = self.containers.iter().flatten();
+        let mut at_work = containers.flat_map(|container| container.shard.applications_at_work());
+        let mut found = BTreeSet::new();
+        let mut after = None;
+        loop {
+            let page = stored_applications(&*self.store, after.as_ref(), 1, &mut found);
+            after = page.now_or_never().unwrap().unwrap();
+            if after.is_none() {
+                break;
+            }
+        }
+        at_work.any(|found| found.contains(application)) || found.contains(application)
+    }
+
     /// Sessions that are stored.
     pub(in super::super) fn stored_sessions(&self) -> Vec<Session> {
         let records = self.stored("session").into_iter();
