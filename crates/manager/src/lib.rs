@@ -7,10 +7,14 @@
 //! stops everything in order. No process ends with its parent: a manager that follows another one adopts what runs,
 //! and a guardian that follows another one adopts the manager.
 //!
-//! Decisions are pure: [`guardian`] (when a manager is started and killed), [`restart`] (how long to wait before the
+//! The managers of a cluster speak with each other over the peer port; each merges what they say into the view that it
+//! pushes, and passes on what is asked of another node.
+//!
+//! Decisions are pure: [`cluster`] (who is lost, who decides), [`guardian`] (when a manager is started and killed), [`restart`] (how long to wait before the
 //! next start), [`process_table`] (the life cycle of each process; events in, effects out) and [`deployment`] (which
 //! applications the containers shall have loaded). I/O is [`server`].
 
+pub mod cluster;
 pub mod deployment;
 pub mod guardian;
 pub mod process_table;
@@ -19,7 +23,9 @@ pub mod server;
 
 pub use guardian::protocol::Serving;
 pub use restart::RestartPolicy;
+pub use server::founding;
 pub use server::{
     ApplicationsDirectory, ChildStart, GuardOptions, Guarded, GuardianError, Hook, HookError,
-    OperatorLines, OperatorWriter, Options, UpError, applications_directory, guard, run,
+    JoinError, Joined, OperatorLines, OperatorWriter, Options, UpError, applications_directory,
+    guard, join, run,
 };

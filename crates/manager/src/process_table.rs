@@ -92,6 +92,11 @@ impl ProcessTable {
         ProcessTable { number, ..self }
     }
 
+    /// The node's number.
+    pub fn number(&self) -> NodeNumber {
+        self.number
+    }
+
     /// The picture of this node as of now.
     pub fn view(&self) -> TopologyView {
         TopologyView {

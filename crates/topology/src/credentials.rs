@@ -13,12 +13,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 mod authority;
+mod join_token;
 mod joining;
 mod node;
 mod private_file;
 mod secret;
 
 pub use authority::Authority;
+pub use join_token::{JoinToken, JoinTokenError, TOKEN_ADDRESSES_MAX, TOKEN_VALIDITY_MAX};
 pub use joining::{Fingerprint, joining_client_config};
 pub use node::{NodeCredentials, peer_node, server_name};
 pub use private_file::write_private;
@@ -41,6 +43,11 @@ impl ClusterDirectory {
     /// That of the node whose directory this is.
     pub fn of_node(directory: &Path) -> ClusterDirectory {
         ClusterDirectory(directory.join("cluster"))
+    }
+
+    /// That directory itself, wherever it lies.
+    pub fn at(directory: &Path) -> ClusterDirectory {
+        ClusterDirectory(directory.to_owned())
     }
 
     /// The directory itself.

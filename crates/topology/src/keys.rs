@@ -138,6 +138,11 @@ impl KeyRing {
         }
     }
 
+    /// Whether both come from the same lasting root: rings of one cluster do.
+    pub fn is_akin(&self, other: &KeyRing) -> bool {
+        self.lasting == other.lasting
+    }
+
     /// Unix milliseconds at which the current secret began to sign, if that is known.
     pub fn current_since(&self) -> Option<u64> {
         self.current_since

@@ -16,6 +16,7 @@ pub mod cluster_view;
 pub mod credentials;
 pub mod gossip;
 pub mod keys;
+pub mod membership;
 pub mod node;
 pub mod protocol;
 pub mod routing_table;
@@ -27,6 +28,7 @@ pub use choice::{BucketTable, Candidate, Candidates, ChoiceHash, ChoiceKey};
 pub use cluster_view::{Cluster, cluster_view};
 pub use gossip::{ClockOffset, Discovery, Gossip, GossipCounters, GossipSettings, Picture};
 pub use keys::{Key, KeyRing};
+pub use membership::{MEMBERS_MAX, Member, MemberFile, Membership, MembershipError};
 pub use node::{NodeEntry, NodeNumber, NodeSnapshot, NodeState};
 pub use routing_table::{
     Accepting, HeartbeatSettings, Route, RouteState, RoutingChange, RoutingTable,

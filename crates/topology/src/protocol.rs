@@ -19,12 +19,15 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 mod applications;
+mod cluster;
 
 pub use applications::{
     APPLICATIONS_MAX, ApplicationEntry, ApplicationReport, ApplicationStatus, ApplicationTable,
     ApplicationsReport, REASON_BYTES_MAX, RolloutPace, RolloutProgress, VERSIONS_MAX,
     VersionStatus,
 };
+
+pub use cluster::{Admission, ClusterStatus};
 
 use crate::keys::KeyRing;
 use crate::view::{
@@ -287,6 +290,22 @@ pub enum Request {
         /// Which application.
         name: String,
     },
+    /// Be a member of the cluster whose files were put into `DIR/cluster/`, from now on.
+    ClusterOpen,
+    /// Admit a node to the cluster.
+    ClusterJoin {
+        /// Under this name; `None`: any.
+        name: Option<String>,
+        /// Where others reach it.
+        address: SocketAddr,
+    },
+    /// Take a member out of the cluster.
+    ClusterRemove {
+        /// Its name.
+        node: String,
+        /// It asks for that itself; else it must be lost.
+        is_leaving: bool,
+    },
     /// Make a process behave as if something were wrong with it; answered when it was told.
     #[cfg(feature = "faults")]
     Fault {
@@ -321,6 +340,8 @@ pub enum Answer {
         /// What was wrong, for a person.
         reason: String,
     },
+    /// To [`Request::ClusterJoin`].
+    Admitted(Box<Admission>),
     /// Carried out.
     Done,
     /// Not carried out.
@@ -352,7 +373,10 @@ pub struct NodeStatus {
     /// The deployed applications.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub applications: Vec<ApplicationStatus>,
-    /// The processes.
+    /// Of a member of a cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<Box<ClusterStatus>>,
+    /// The processes, in a cluster those of all its nodes.
     #[serde(flatten)]
     pub view: TopologyView,
 }

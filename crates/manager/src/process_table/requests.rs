@@ -45,8 +45,13 @@ impl ProcessTable {
             | Request::AppDeploy { .. }
             | Request::AppSwitch { .. }
             | Request::AppRemove { .. }
-            | Request::AppRetire { .. } => {
-                unreachable!("keys and applications are no processes: the server answers by itself")
+            | Request::AppRetire { .. }
+            | Request::ClusterOpen
+            | Request::ClusterJoin { .. }
+            | Request::ClusterRemove { .. } => {
+                unreachable!(
+                    "keys, applications and members are no processes: the server answers by itself"
+                )
             }
             #[cfg(feature = "faults")]
             Request::Fault { name, fault } => {

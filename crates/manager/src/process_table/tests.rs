@@ -133,6 +133,7 @@ impl Node {
                     Answer::Keys(_)
                     | Answer::Applications(_)
                     | Answer::Rollout(_)
+                    | Answer::Admitted(_)
                     | Answer::RolledBack { .. } => {
                         unreachable!("the table knows processes only")
                     }

@@ -146,7 +146,10 @@ pub(super) fn request(request: &Request) -> Option<deployment::Request> {
         | Request::Drain { .. }
         | Request::Keys
         | Request::RotateKeys
-        | Request::Applications => return None,
+        | Request::Applications
+        | Request::ClusterOpen
+        | Request::ClusterJoin { .. }
+        | Request::ClusterRemove { .. } => return None,
         #[cfg(feature = "faults")]
         Request::Fault { .. } => return None,
     })

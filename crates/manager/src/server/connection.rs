@@ -28,7 +28,7 @@ const CONNECTIONS_MAX: usize = 256;
 const FIRST_LINE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Progress that waits to be read by whoever asked for it, and the outcome.
-const ANSWERS_MAX: usize = 8;
+pub(super) const ANSWERS_MAX: usize = 8;
 
 /// A child that may come in.
 pub(crate) struct Admitted {

@@ -7,14 +7,14 @@
 //! [`Write`] goes out, [`Keys::written`] comes back.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
 use topology::keys::file::{self, KeyFileError};
 use topology::keys::{KeyRing, SECRET_BYTES, rotation};
 use topology::protocol::{Answer, FromManager, KeysStatus, encode_line};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 /// How often the machine's clock is looked at: it may be stepped, or stand still while the machine sleeps.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -29,6 +29,8 @@ pub(super) struct Keys {
     rotate_every: Duration,
     look_at: Instant,
     rotation: Rotation,
+    leads: bool,
+    adopted: Arc<Mutex<Option<KeyRing>>>,
     /// Who waits for the rotation under way: as many as there are connections at most.
     replies: Vec<mpsc::Sender<Answer>>,
     /// The ring as the line that every process is sent when it changes.
@@ -41,6 +43,8 @@ enum Rotation {
     None,
     /// Every process was told to accept the secret; it is to sign at that moment.
     Announced { secret: [u8; SECRET_BYTES], sign_at: Instant },
+    /// Of a member that another one leads: that one has announced a secret, and this ring accepts it.
+    Heard(KeyRing),
     /// The ring that signs with the secret is being written.
     Writing { secret: [u8; SECRET_BYTES], ring: KeyRing },
 }
@@ -58,6 +62,20 @@ impl Write {
     }
 }
 
+/// The latest keys that others had, to be written.
+pub(super) struct Adopted {
+    path: PathBuf,
+    latest: Arc<Mutex<Option<KeyRing>>>,
+}
+
+impl Adopted {
+    /// Writes the latest, whichever they are by now: two that write leave no older ones.
+    pub(super) fn run(&self) -> Result<(), KeyFileError> {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        latest.as_ref().map_or(Ok(()), |ring| file::write(&self.path, ring))
+    }
+}
+
 impl Keys {
     /// Reads the ring, or makes one.
     pub(super) fn open(path: PathBuf, rotate_every: Duration) -> Result<Keys, KeyFileError> {
@@ -69,6 +87,8 @@ impl Keys {
             rotate_every,
             look_at: Instant::now(),
             rotation: Rotation::None,
+            leads: true,
+            adopted: Arc::default(),
             replies: Vec::new(),
             lines,
         })
@@ -80,6 +100,7 @@ impl Keys {
             Rotation::Announced { secret, .. } | Rotation::Writing { secret, .. } => {
                 self.ring.announcing(*secret)
             }
+            Rotation::Heard(ring) => ring.clone(),
             Rotation::None => self.ring.clone(),
         }
     }
@@ -92,7 +113,7 @@ impl Keys {
     pub(super) fn next_deadline(&self) -> Instant {
         match &self.rotation {
             Rotation::Announced { sign_at, .. } => *sign_at,
-            Rotation::None | Rotation::Writing { .. } => self.look_at,
+            Rotation::None | Rotation::Heard(_) | Rotation::Writing { .. } => self.look_at,
         }
     }
 
@@ -107,6 +128,7 @@ impl Keys {
             }
             Rotation::Announced { .. } => {}
             Rotation::Writing { .. } => self.look_at = self.look_at.max(now + LOOK_EVERY),
+            Rotation::Heard(_) => self.look_at = now + LOOK_EVERY,
             Rotation::None if now >= self.look_at => self.look(now),
             Rotation::None => {}
         }
@@ -116,9 +138,48 @@ impl Keys {
     fn look(&mut self, now: Instant) {
         let due_in = rotation::due_in(&self.ring, self.rotate_every, unix_millis());
         self.look_at = now + if due_in.is_zero() { LOOK_EVERY } else { due_in.min(LOOK_EVERY) };
-        if due_in.is_zero() {
+        if due_in.is_zero() && self.leads {
             self.rotate(now, None);
         }
+    }
+
+    /// Whether this node rotates the keys when it is time. In a cluster one does; the others [`adopt`](Self::adopt).
+    pub(super) fn lead(&mut self, leads: bool) {
+        if leads && matches!(self.rotation, Rotation::Heard(_)) {
+            // Who announced it is gone; what it may have signed meanwhile is known by the ring that it wrote.
+            self.rotation = Rotation::None;
+        }
+        self.leads = leads;
+    }
+
+    /// Another member has these keys. Those that began to sign later are the cluster's; of those that began at the same
+    /// time, what the one that leads accepts. What is to be written comes back.
+    pub(super) fn adopt(&mut self, heard: KeyRing, leads: bool) -> Option<Adopted> {
+        if !heard.is_akin(&self.ring) {
+            error!(
+                "another member has keys of another cluster; ignored. Was keys.json copied or restored?"
+            );
+            return None;
+        }
+        if matches!(self.rotation, Rotation::Writing { .. }) {
+            return None;
+        }
+        if heard.current_since() > self.ring.current_since() {
+            self.ring = heard;
+            self.rotation = Rotation::None;
+            self.lines.send_replace(line(&self.ring));
+            info!("took over the keys of the cluster");
+            self.answer(&Ok(()));
+            *self.adopted.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.ring.clone());
+            return Some(Adopted { path: self.path.clone(), latest: Arc::clone(&self.adopted) });
+        }
+        let is_as_old = heard.current_since() == self.ring.current_since();
+        if leads && !self.leads && is_as_old && heard != self.ring() {
+            self.rotation =
+                if heard == self.ring { Rotation::None } else { Rotation::Heard(heard) };
+            self.lines.send_replace(line(&self.ring()));
+        }
+        None
     }
 
     /// Begins to replace the keys that sign, unless that is under way; `reply` is answered when it is done.

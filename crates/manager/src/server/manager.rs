@@ -13,13 +13,14 @@ use tokio::time::MissedTickBehavior;
 use topology::HeartbeatSettings;
 use topology::protocol::{
     Answer, ClockStatus, Command, FromManager, GuardianStatus, Hello, ManagerStatus, PassedSocket,
-    Request, Welcome, encode_line,
+    Welcome, encode_line,
 };
 use topology::view::{Incarnation, ProcessName, ProcessType, TopologyView};
 use tracing::{error, info, warn};
 
-use super::applications::{self, Answers, Applications};
+use super::applications::{Answers, Applications};
 use super::child::{RunningChild, spawn_detached};
+use super::cluster_node::ClusterNode;
 use super::connection::Admitted;
 use super::directory::NodeDirectory;
 use super::guardian_link::{GuardianLink, Kept};
@@ -31,6 +32,10 @@ use super::{ChildStart, INPUTS_MAX, Input, Signals, UpError};
 use crate::guardian::BEAT_INTERVAL;
 use crate::guardian::protocol::{EdgeSockets, Serving};
 use crate::process_table::{Effect, Event, Limits, ProcessSpec, ProcessTable, Recorded, Ticket};
+
+mod cluster;
+
+use cluster::Asker;
 
 /// Commands that wait for one child. More are dropped: the child does not read, its deadline ends it.
 const COMMANDS_MAX: usize = 8;
@@ -67,7 +72,11 @@ enum Step {
 }
 
 pub(super) struct Manager {
+    config: NodeConfig,
     table: ProcessTable,
+    /// Of a member.
+    cluster: Option<ClusterNode>,
+    cluster_settings: Option<config::ClusterSettings>,
     directory: NodeDirectory,
     child: Box<dyn Fn(&ChildStart) -> Program>,
     keys: Keys,
@@ -99,7 +108,7 @@ impl Manager {
         let Parts { config, directory, edges, predecessor, inputs, .. } = parts;
         let restarts = predecessor.restarts();
         let floor = unix_micros().max(predecessor.numbers_used());
-        let mut table = ProcessTable::new(
+        let table = ProcessTable::new(
             config.node.name.clone(),
             specs(&config, &directory, &edges),
             limits(&config),
@@ -115,11 +124,13 @@ impl Manager {
                 children.insert(life.name.clone(), child);
             }
         }
-        table.resume(lives, Instant::now());
         let record = RecordFile::new(directory.record())?;
-        let manager = Manager {
-            views: watch::Sender::new(view_line(table.view())),
+        let mut manager = Manager {
+            views: watch::Sender::new(Arc::default()),
+            config,
             table,
+            cluster: None,
+            cluster_settings: None,
             directory,
             child: parts.child,
             keys: parts.keys,
@@ -139,6 +150,12 @@ impl Manager {
             record,
             record_clock,
         };
+        manager.open_cluster()?;
+        if let Some(cluster) = &manager.cluster {
+            manager.table = manager.table.of_member(cluster.number());
+        }
+        manager.table.resume(lives, Instant::now());
+        manager.show_view();
         manager.hand_over_listeners();
         Ok(manager)
     }
@@ -282,32 +299,8 @@ impl Manager {
                 self.keys.written(&written);
                 Step::Going
             }
-            Input::Request { request: Request::Keys, reply } => {
-                let _ = reply.try_send(Answer::Keys(self.keys.status()));
-                Step::Going
-            }
-            Input::Request { request: Request::RotateKeys, reply } => {
-                self.keys.rotate(Instant::now(), Some(reply));
-                Step::Going
-            }
-            Input::Request { request: Request::Applications, reply } => {
-                let _ = reply.try_send(Answer::Applications(self.applications.status()));
-                Step::Going
-            }
-            Input::Request { request, reply } => {
-                self.ticket_last += 1;
-                let ticket = Ticket(self.ticket_last);
-                self.replies.insert(ticket, reply);
-                match applications::request(&request) {
-                    None => self.handle(Event::Requested { ticket, request }),
-                    Some(request) => {
-                        let answers = self
-                            .applications
-                            .handle(|all, effects| all.requested(ticket, request, effects));
-                        self.answer_all(answers)
-                    }
-                }
-            }
+            Input::Peer(input) => self.receive_peer(input),
+            Input::Request { request, reply } => self.requested(request, reply, Asker::Command),
         }
     }
 
@@ -346,7 +339,7 @@ impl Manager {
                 ));
             }
         };
-        let view = self.table.view();
+        let view = self.whole_view();
         let link = view.process(name).and_then(|process| process.link.clone());
         let (commands, received) = mpsc::channel(COMMANDS_MAX);
         let (applications, tables) = self.applications.welcome(name, hello.process_type);
@@ -357,7 +350,7 @@ impl Manager {
                 node: view.node.clone(),
                 directory: self.directory.path().to_owned(),
                 incarnation,
-                settings: self.link.settings().clone(),
+                settings: self.settings(),
                 keys: self.keys.ring(),
                 link,
                 sockets,
@@ -375,6 +368,7 @@ impl Manager {
     fn next_deadline(&self) -> Instant {
         let others =
             self.table.next_deadline().into_iter().chain(self.applications.next_deadline());
+        let others = others.chain(self.cluster.as_ref().map(ClusterNode::next_deadline));
         others.fold(self.keys.next_deadline(), Instant::min)
     }
 
@@ -399,6 +393,7 @@ impl Manager {
         let now = Instant::now();
         let answers = self.applications.handle(|all, effects| all.tick(now, effects));
         self.answer_all(answers);
+        self.look_at_cluster(now);
         let mut effects = Vec::new();
         self.table.tick(now, &mut effects);
         self.carry_out(effects)
@@ -422,7 +417,7 @@ impl Manager {
                     self.close_listeners_of_stopped_edges(&view);
                     let answers = self.applications.view(&view);
                     self.answer_all(answers);
-                    self.views.send_replace(view_line(view));
+                    self.show_view();
                 }
                 Effect::Spawn { name, incarnation } => outcomes.push(self.spawn(name, incarnation)),
                 Effect::Tell { name, command } => self.tell(&name, command),
@@ -478,6 +473,8 @@ impl Manager {
             status.manager = Some(ManagerStatus { pid, restarts });
             status.clock = self.clock;
             status.applications = self.applications.status();
+            status.cluster = self.cluster.as_ref().map(|cluster| Box::new(cluster.status()));
+            status.view = self.whole_view();
         }
         if answer.is_progress() {
             // Progress that is not read in time is of no use, and leaves room for the outcome.

@@ -28,8 +28,10 @@ use crate::process_table::Event;
 mod applications;
 pub mod applications_directory;
 mod child;
+mod cluster_node;
 mod connection;
 mod directory;
+pub mod founding;
 mod guardian;
 mod guardian_link;
 mod http_health;
@@ -43,6 +45,7 @@ mod lock_holder;
 mod manager;
 mod manager_lock;
 mod operator_lines;
+mod peers;
 mod predecessor;
 mod record;
 mod up_error;
@@ -60,6 +63,8 @@ use listeners::EdgeListeners;
 use manager::{First, Manager, Parts};
 use manager_lock::ManagerLock;
 pub use operator_lines::{OperatorLines, OperatorWriter};
+pub use peers::admission::{JoinError, Joined, join};
+use peers::connection::PeerInput;
 use predecessor::Predecessor;
 pub use up_error::UpError;
 
@@ -134,6 +139,8 @@ enum Input {
         name: ProcessName,
         incarnation: Incarnation,
     },
+    /// From or about another member of the cluster.
+    Peer(PeerInput),
     /// The guardian's process id, while there is one.
     Guardian(Option<u32>),
     /// The node shall stop in order.
@@ -365,6 +372,7 @@ fn refuse(input: Input) {
         | Input::ClockStepped(_)
         | Input::Exited { .. }
         | Input::Guardian(_)
+        | Input::Peer(_)
         | Input::Stop
         | Input::KeysWritten(_)
         | Input::Reported { .. }

@@ -29,6 +29,9 @@ pub enum UpError {
         /// The system's reason.
         source: io::Error,
     },
+    /// The node cannot be the member that its files say it is.
+    #[error(transparent)]
+    Cluster(#[from] topology::credentials::CredentialError),
     /// The table of applications is none.
     #[error(
         "{path}: {reason}; restore it from a backup, or remove it and deploy the applications again",

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod applications;
+mod cluster;
 mod fake_child;
 mod hangs;
 mod node;

@@ -236,6 +236,11 @@ impl Node {
         Node::start_in(ended.directory, config, &[]).serves()
     }
 
+    /// On a directory that somebody else has prepared.
+    pub(crate) fn start_prepared(directory: tempfile::TempDir, config: NodeConfig) -> Node {
+        Node::start_in(directory, config, &[]).serves()
+    }
+
     /// Before its manager answers.
     pub(crate) fn start_hidden(config: NodeConfig, behaviours: &[(&str, &str)]) -> Node {
         Node::start_in(tempfile::tempdir().unwrap(), config, behaviours)
@@ -351,6 +356,20 @@ impl Node {
     pub(crate) fn kill_guardian(&mut self) {
         self.guardian.kill().unwrap();
         self.guardian.wait().unwrap();
+    }
+
+    /// Kills every process at once, the guardian first.
+    pub(crate) fn kill_everything(mut self) -> Ended {
+        self.kill_guardian();
+        testbed::wait::at_most(LIMIT, || {
+            let left = pids_of(&self.path);
+            for pid in &left {
+                signal(*pid, Signal::KILL);
+            }
+            if left.is_empty() { Ok(()) } else { Err(left) }
+        })
+        .unwrap();
+        Ended { directory: self.directory.take().unwrap() }
     }
 
     /// A manager that took the manager's lock, and was stopped before it wrote who it is.

@@ -75,6 +75,7 @@ const ENGINES: &[(&str, &str)] = &[
     ("wasmtime-wasi-http", "guest"),
     ("hyper-util", "container"),
     ("chitchat", "topology"),
+    ("rcgen", "topology"),
 ];
 
 /// Files whose decisions must be pure; a directory stands for all its files.
@@ -119,6 +120,8 @@ const DECISIONS: &[&str] = &[
     "load/src/statistics.rs",
     "load/src/dialog.rs",
     "load/src/phones.rs",
+    "manager/src/cluster.rs",
+    "manager/src/cluster",
     "manager/src/deployment",
     "manager/src/guardian.rs",
     "manager/src/guardian",

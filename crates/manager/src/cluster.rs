@@ -1,0 +1,359 @@
+//! What a member knows of the others, and what follows: who is lost, who decides, what its own processes are shown. Pure.
+//!
+//! Every two members have one connection, opened by the one with the greater number (by the other one only when nothing
+//! was heard for too long, as of a node that was removed while it was away). Each tells the other its processes at every
+//! change, and at every heartbeat interval that it is there. Who was not heard for interval × (misses + 1) is lost: all
+//! its lives count as over, until it is heard again. In a partition both sides take the other for lost; what both would
+//! change is refused by the side without a majority ([`Cluster::admit`]), or decided by the store.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use topology::protocol::ClusterStatus;
+use topology::{
+    HeartbeatSettings, Member, MemberFile, Membership, NodeNumber, NodeSnapshot, TopologyView,
+    cluster_view,
+};
+
+#[cfg(test)]
+mod tests;
+
+/// One connection to another member, numbered by this manager.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Session(pub u64);
+
+/// How a member greets another one.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Greeting {
+    /// Which cluster.
+    pub cluster: String,
+    /// Who it is; the certificate must say the same.
+    pub name: String,
+    /// Its number.
+    pub number: NodeNumber,
+    /// Everybody, as far as it knows.
+    pub membership: Membership,
+}
+
+/// What a member knows.
+#[derive(Debug)]
+pub struct Cluster {
+    file: MemberFile,
+    address: SocketAddr,
+    heartbeat: HeartbeatSettings,
+    others: BTreeMap<NodeNumber, Other>,
+    session_last: u64,
+    looked: Instant,
+    view: TopologyView,
+}
+
+#[derive(Debug)]
+struct Other {
+    snapshot: NodeSnapshot,
+    heard: Instant,
+    /// And whether the greater number opened it.
+    session: Option<(Session, bool)>,
+    is_lost: bool,
+}
+
+impl Cluster {
+    /// A member that has heard nobody yet. `address` is where others reach it.
+    pub fn new(
+        file: MemberFile,
+        address: SocketAddr,
+        heartbeat: HeartbeatSettings,
+        now: Instant,
+    ) -> Cluster {
+        let mut cluster = Cluster {
+            file,
+            address,
+            heartbeat,
+            others: BTreeMap::new(),
+            session_last: 0,
+            looked: now,
+            view: TopologyView::default(),
+        };
+        cluster.follow_list(now);
+        cluster
+    }
+
+    /// What is to be kept on the disk.
+    pub fn file(&self) -> &MemberFile {
+        &self.file
+    }
+
+    /// Who belongs to the cluster, as far as is known.
+    pub fn membership(&self) -> &Membership {
+        &self.file.membership
+    }
+
+    /// This node's number.
+    pub fn number(&self) -> NodeNumber {
+        self.file.number
+    }
+
+    /// Where others reach this node.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How this node greets others.
+    pub fn greeting(&self) -> Greeting {
+        Greeting {
+            cluster: self.file.cluster.clone(),
+            name: self.file.name.clone(),
+            number: self.file.number,
+            membership: self.file.membership.clone(),
+        }
+    }
+
+    /// Whether the list of members has this node no more.
+    pub fn is_removed(&self) -> bool {
+        self.file.membership.member(self.file.number).is_none()
+    }
+
+    /// The silence after which a node is lost.
+    pub fn silence_max(&self) -> Duration {
+        self.heartbeat.interval * (self.heartbeat.allowed_miss_count + 1)
+    }
+
+    /// Somebody whose certificate names `certified` greets on a new connection, which `is_dialled` by this node or came in.
+    ///
+    /// # Errors
+    /// Why nothing more is said to him.
+    pub fn greeted(
+        &mut self,
+        greeting: Greeting,
+        certified: &str,
+        is_dialled: bool,
+        now: Instant,
+    ) -> Result<Session, String> {
+        let Greeting { cluster, name, number, membership } = greeting;
+        if cluster != self.file.cluster {
+            return Err(format!("{name} is of another cluster"));
+        }
+        if certified != name {
+            return Err(format!("a certificate of {certified} says that it is {name}"));
+        }
+        self.learn(membership, now);
+        let own = self.file.number;
+        let Some(other) = self.others.get_mut(&number).filter(|other| other.snapshot.node == name)
+        else {
+            return Err(format!(
+                "{name} (number {number}) is no member of this cluster: it was removed; to come back it leaves \
+                 (outlast cluster leave) and joins anew"
+            ));
+        };
+        let is_regular = is_dialled == (own > number);
+        if let Some((_, true)) = other.session
+            && !is_regular
+        {
+            return Err(format!("{} is connected already", other.snapshot.node));
+        }
+        self.session_last += 1;
+        let session = Session(self.session_last);
+        other.session = Some((session, is_regular));
+        other.heard = now;
+        // What it was before, another manager of it may have forgotten.
+        other.snapshot.version = 0;
+        Ok(session)
+    }
+
+    /// That member said something. Whether the view may be another one.
+    pub fn heard(&mut self, number: NodeNumber, session: Session, now: Instant) -> bool {
+        let Some(other) = self.in_session(number, session) else { return false };
+        other.heard = now;
+        std::mem::replace(&mut other.is_lost, false)
+    }
+
+    /// It told its processes. Whether the view may be another one.
+    pub fn told(&mut self, number: NodeNumber, session: Session, told: NodeSnapshot) -> bool {
+        let Some(other) = self.in_session(number, session) else { return false };
+        let is_its_own = told.number == number && told.node == other.snapshot.node;
+        if !is_its_own || told.version <= other.snapshot.version {
+            return false;
+        }
+        other.snapshot = told;
+        true
+    }
+
+    /// Its connection is gone. It may have another one, and is lost by its silence only.
+    pub fn gone(&mut self, number: NodeNumber, session: Session) {
+        if let Some(other) = self.in_session(number, session) {
+            other.session = None;
+        }
+    }
+
+    /// A list of members came in. Whether it is a later one than the present.
+    pub fn learn(&mut self, membership: Membership, now: Instant) -> bool {
+        if !membership.is_later_than(&self.file.membership) {
+            return false;
+        }
+        self.file.membership = membership;
+        self.follow_list(now);
+        true
+    }
+
+    /// Those to whom this node opens a connection now: members of lower numbers, and those who should have opened one.
+    pub fn to_dial(&self) -> impl Iterator<Item = &Member> {
+        let own = self.file.number;
+        self.file.membership.members.iter().filter(move |member| {
+            let other = self.others.get(&member.number);
+            other.is_some_and(|other| member.number < own || other.is_lost)
+        })
+    }
+
+    /// When [`tick`](Self::tick) wants to be called.
+    pub fn next_deadline(&self) -> Instant {
+        let silence = self.silence_max();
+        let listened_to = self.others.values().filter(|other| !other.is_lost);
+        let due = listened_to.map(|other| other.heard + silence);
+        due.fold(self.looked + self.heartbeat.interval, Instant::min)
+    }
+
+    /// Looks who was silent for too long. Whether the view is another one. What waits to be read must be handled before.
+    pub fn tick(&mut self, now: Instant) -> bool {
+        let stood_still = now.duration_since(self.looked) > self.heartbeat.interval * 2;
+        self.looked = now;
+        let silence = self.silence_max();
+        let mut has_changed = false;
+        for other in self.others.values_mut() {
+            if stood_still {
+                // Others may have spoken all the while.
+                other.heard = now;
+            }
+            if !other.is_lost && now.duration_since(other.heard) >= silence {
+                other.is_lost = true;
+                has_changed = true;
+            }
+        }
+        has_changed
+    }
+
+    /// Who is lost.
+    pub fn lost(&self) -> BTreeSet<NodeNumber> {
+        let lost = self.others.iter().filter(|(_, other)| other.is_lost);
+        lost.map(|(number, _)| *number).collect()
+    }
+
+    /// The living member with the lowest number: it changes the list and rotates the keys.
+    pub fn coordinator(&self) -> NodeNumber {
+        let living = self.others.iter().filter(|(_, other)| !other.is_lost);
+        living.map(|(number, _)| *number).fold(self.file.number, NodeNumber::min)
+    }
+
+    /// Whether that is this node.
+    pub fn coordinates(&self) -> bool {
+        self.coordinator() == self.file.number
+    }
+
+    /// Admits a node. In a partition two sides would give the same number: only the one that hears most of the members
+    /// (or half of them, the one with the lowest number among them) gives any.
+    ///
+    /// # Errors
+    /// Why not, for a person.
+    pub fn admit(
+        &mut self,
+        name: Option<&str>,
+        address: SocketAddr,
+        now: Instant,
+    ) -> Result<Member, String> {
+        let list = &self.file.membership;
+        let (all, lost) = (list.members.len(), self.lost().len());
+        let heard = all - lost;
+        let has_first =
+            list.members.first().is_some_and(|first| !self.lost().contains(&first.number));
+        let is_most = 2 * heard > all || (2 * heard == all && has_first);
+        if !is_most {
+            return Err(format!(
+                "{lost} of {all} members are lost: nobody is admitted while most are; bring them up, or remove those \
+                 that will not come back (outlast cluster remove NODE)"
+            ));
+        }
+        let (changed, member) =
+            list.with(name, address, self.file.number).map_err(|error| error.to_string())?;
+        self.file.membership = changed;
+        self.follow_list(now);
+        Ok(member)
+    }
+
+    /// Takes a member out that is lost or wants to leave.
+    ///
+    /// # Errors
+    /// Why not, for a person.
+    pub fn remove(&mut self, name: &str, is_leaving: bool, now: Instant) -> Result<(), String> {
+        let list = &self.file.membership;
+        let changed = list.without(name, self.file.number).map_err(|error| error.to_string())?;
+        if changed.members.is_empty() {
+            return Err(format!(
+                "{name} is the last member; to be a single node again it leaves: outlast cluster leave"
+            ));
+        }
+        let number = list.named(name).map(|member| member.number);
+        let is_lost = number.is_some_and(|number| self.lost().contains(&number));
+        if !is_lost && !is_leaving {
+            return Err(format!(
+                "{name} is up; there, run: outlast cluster leave. Only a node that is lost is removed by others"
+            ));
+        }
+        self.file.membership = changed;
+        self.follow_list(now);
+        Ok(())
+    }
+
+    /// What the node's own processes are shown, with `own` as it is now.
+    pub fn view(&mut self, own: &NodeSnapshot) -> &TopologyView {
+        let others = self.others.iter();
+        let others = others.map(|(number, other)| (*number, other.snapshot.clone())).collect();
+        let cluster = topology::Cluster {
+            own,
+            others: &others,
+            lost: &self.lost(),
+            numbers_given: self.file.membership.numbers_given,
+        };
+        self.view = cluster_view(&cluster, &self.view);
+        &self.view
+    }
+
+    /// For `outlast status`.
+    pub fn status(&self, refused: u64) -> ClusterStatus {
+        let coordinator = self.file.membership.member(self.coordinator());
+        ClusterStatus {
+            cluster: self.file.cluster.clone(),
+            members_version: self.file.membership.version,
+            coordinator: coordinator.map_or_else(String::new, |member| member.name.clone()),
+            refused,
+            is_removed: self.is_removed(),
+        }
+    }
+
+    /// The members without this node; whoever is new counts as heard now.
+    fn follow_list(&mut self, now: Instant) {
+        let own = self.file.number;
+        let is_removed = self.is_removed();
+        let listed: Vec<Member> = self.file.membership.members.clone();
+        let belongs = |number: &NodeNumber| listed.iter().any(|member| &member.number == number);
+        self.others.retain(|number, _| !is_removed && belongs(number));
+        for member in listed.iter().filter(|member| member.number != own && !is_removed) {
+            self.others.entry(member.number).or_insert_with(|| Other {
+                snapshot: NodeSnapshot {
+                    node: member.name.clone(),
+                    number: member.number,
+                    version: 0,
+                    address: member.address,
+                    last_life: topology::Incarnation::NONE,
+                    processes: Vec::new(),
+                },
+                heard: now,
+                session: None,
+                is_lost: false,
+            });
+        }
+    }
+
+    fn in_session(&mut self, number: NodeNumber, session: Session) -> Option<&mut Other> {
+        let other = self.others.get_mut(&number)?;
+        (other.session.map(|(present, _)| present) == Some(session)).then_some(other)
+    }
+}

@@ -1,0 +1,281 @@
+//! The manager as a member of its cluster: which requests go to which node, and what follows from what others say.
+
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+use topology::protocol::{Answer, Request};
+use topology::{ProcessName, TopologyView};
+use tracing::{error, info};
+
+use super::{Manager, Step, limits, view_line};
+use crate::process_table::Event;
+use crate::process_table::Ticket;
+use crate::server::cluster_node::{ClusterNode, Consequence, FromCoordinator};
+use crate::server::peers::connection::PeerInput;
+use crate::server::{UpError, applications};
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asker {
+    /// A command on this host: what is for another node is passed on.
+    Command,
+    /// Another node, which has passed it on: it goes no further.
+    Node,
+}
+
+impl Manager {
+    /// Becomes a member, or goes on as one, or is none any more: as `DIR/cluster/` says.
+    pub(super) fn open_cluster(&mut self) -> Result<(), UpError> {
+        let path = self.directory.path();
+        // The present file, where there is one: the node may have become a member since it came up.
+        let file = config::load(&path.join(config::FILE_NAME)).ok();
+        let settings = file.and_then(|file| file.cluster).or_else(|| self.config.cluster.clone());
+        // The port is the old one's as long as that lives.
+        self.cluster = None;
+        let heartbeat = limits(&self.config).heartbeat;
+        let (keys, inputs) = (self.keys.subscribe(), self.inputs.clone());
+        let node = ClusterNode::open(path, settings.as_ref(), heartbeat, keys, inputs)?;
+        self.keys.lead(node.as_ref().is_none_or(ClusterNode::coordinates));
+        self.cluster_settings = node.as_ref().map(|node| config::ClusterSettings {
+            address: node.address(),
+            ..settings.unwrap_or(node.settings())
+        });
+        self.cluster = node;
+        Ok(())
+    }
+
+    /// What a child is told to be configured as: it may have been started before the node was a member.
+    pub(super) fn settings(&self) -> serde_json::Value {
+        let mut settings = self.link.settings().clone();
+        if let Some(all) = settings.as_object_mut() {
+            match &self.cluster_settings {
+                Some(cluster) => {
+                    all.insert("cluster".to_owned(), serde_json::json!(cluster));
+                }
+                None => {
+                    all.remove("cluster");
+                }
+            }
+        }
+        settings
+    }
+
+    /// Everything that this node knows: of itself, and of the other members.
+    pub(super) fn whole_view(&mut self) -> TopologyView {
+        match &mut self.cluster {
+            Some(cluster) => {
+                let own = self.table.snapshot(cluster.address());
+                cluster.view(own)
+            }
+            None => self.table.view(),
+        }
+    }
+
+    /// Shows the view to all processes of the node, and to the other members what is new of this one.
+    pub(super) fn show_view(&mut self) {
+        let line = view_line(self.whole_view());
+        self.views.send_if_modified(|shown| {
+            let is_new = **shown != *line;
+            *shown = line;
+            is_new
+        });
+    }
+
+    pub(super) fn look_at_cluster(&mut self, now: Instant) {
+        if let Some(cluster) = &mut self.cluster
+            && cluster.tick(now)
+        {
+            self.show_view();
+        }
+        let leads = self.cluster.as_ref().is_none_or(ClusterNode::coordinates);
+        self.keys.lead(leads);
+    }
+
+    pub(super) fn receive_peer(&mut self, input: PeerInput) -> Step {
+        let now = Instant::now();
+        let Some(cluster) = &mut self.cluster else {
+            // A connection of a cluster that this node has left.
+            return Step::Going;
+        };
+        let consequence = match input {
+            PeerInput::Asked { request, reply } => {
+                return self.requested(request, reply, Asker::Node);
+            }
+            input => cluster.receive(input, now),
+        };
+        self.keys.lead(cluster.coordinates());
+        match consequence {
+            Consequence::None => {}
+            Consequence::View => self.show_view(),
+            Consequence::Keys(ring, from) => {
+                if let Some(write) = self.keys.adopt(ring, from == FromCoordinator::Yes) {
+                    tokio::task::spawn_blocking(move || {
+                        if let Err(error) = write.run() {
+                            error!(%error, "the cluster's keys cannot be kept; they are in use all the same");
+                        }
+                    });
+                }
+            }
+        }
+        Step::Going
+    }
+
+    pub(super) fn requested(
+        &mut self,
+        mut request: Request,
+        reply: mpsc::Sender<Answer>,
+        asker: Asker,
+    ) -> Step {
+        let refuse = |reason: String| {
+            // Whoever asked may have gone.
+            let _ = reply.try_send(Answer::Refused { reason });
+            Step::Going
+        };
+        if asker == Asker::Node && !is_for_others(&request) {
+            return refuse("another node does not ask for that".to_owned());
+        }
+        if let Some(name) = process_of(&mut request)
+            && name.as_str().contains('@')
+        {
+            let addressed = self.cluster.as_ref().and_then(|cluster| cluster.addressed(name));
+            match (addressed, &mut self.cluster) {
+                (Some(Ok((number, plain))), Some(cluster)) => {
+                    *name = plain;
+                    if number != cluster.number() {
+                        match asker {
+                            Asker::Command => cluster.pass_on(number, request, reply),
+                            Asker::Node => return refuse("that is for another node".to_owned()),
+                        }
+                        return Step::Going;
+                    }
+                }
+                (Some(Err(reason)), _) => return refuse(reason),
+                (None, _) | (Some(Ok(_)), None) => {
+                    return refuse(format!(
+                        "{name} names another node, and this one is in no cluster; see outlast cluster create"
+                    ));
+                }
+            }
+        }
+        if is_for_coordinator(&request)
+            && let Some(cluster) = &mut self.cluster
+            && !cluster.coordinates()
+        {
+            return match asker {
+                Asker::Command => {
+                    cluster.pass_on(cluster.coordinator(), request, reply);
+                    Step::Going
+                }
+                Asker::Node => refuse("two nodes do not agree who decides; try again".to_owned()),
+            };
+        }
+        self.carry_out_request(request, reply)
+    }
+
+    fn carry_out_request(&mut self, request: Request, reply: mpsc::Sender<Answer>) -> Step {
+        // Whoever asked may have gone before the answer, here and below.
+        match request {
+            Request::Keys => {
+                let _ = reply.try_send(Answer::Keys(self.keys.status()));
+            }
+            Request::RotateKeys => self.keys.rotate(Instant::now(), Some(reply)),
+            Request::Applications => {
+                let _ = reply.try_send(Answer::Applications(self.applications.status()));
+            }
+            Request::ClusterOpen => {
+                let _ = reply.try_send(self.reopen_cluster());
+            }
+            Request::ClusterJoin { name, address } => match &mut self.cluster {
+                Some(cluster) => cluster.admit(name.as_deref(), address, self.keys.ring(), reply),
+                None => {
+                    let _ = reply.try_send(in_no_cluster());
+                }
+            },
+            Request::ClusterRemove { node, is_leaving } => {
+                match &mut self.cluster {
+                    Some(cluster) => cluster.remove(&node, is_leaving, reply),
+                    None => {
+                        let _ = reply.try_send(in_no_cluster());
+                    }
+                }
+                self.show_view();
+            }
+            request => {
+                self.ticket_last += 1;
+                let ticket = Ticket(self.ticket_last);
+                self.replies.insert(ticket, reply);
+                return match applications::request(&request) {
+                    None => self.handle(Event::Requested { ticket, request }),
+                    Some(request) => {
+                        let answers = self
+                            .applications
+                            .handle(|all, effects| all.requested(ticket, request, effects));
+                        self.answer_all(answers)
+                    }
+                };
+            }
+        }
+        if let Some(cluster) = &self.cluster {
+            self.keys.lead(cluster.coordinates());
+        }
+        self.show_view();
+        Step::Going
+    }
+
+    fn reopen_cluster(&mut self) -> Answer {
+        match self.open_cluster() {
+            Ok(()) => {
+                let number = self.cluster.as_ref().map(ClusterNode::number);
+                if number.is_some_and(|number| number != self.table.number()) {
+                    self.cluster = None;
+                    let reason = "the node's processes are of another number; stop the node and start it again";
+                    return Answer::Refused { reason: reason.to_owned() };
+                }
+                info!(is_member = self.cluster.is_some(), "looked at the cluster's files again");
+                Answer::Done
+            }
+            Err(error) => Answer::Refused { reason: error.to_string() },
+        }
+    }
+}
+
+fn in_no_cluster() -> Answer {
+    let reason = "this node is in no cluster; see outlast cluster create".to_owned();
+    Answer::Refused { reason }
+}
+
+/// The process that a request is for.
+fn process_of(request: &mut Request) -> Option<&mut ProcessName> {
+    match request {
+        Request::Start { name }
+        | Request::Stop { name }
+        | Request::Restart { name }
+        | Request::Drain { name, .. } => Some(name),
+        #[cfg(feature = "faults")]
+        Request::Fault { name, .. } => Some(name),
+        Request::Status
+        | Request::Keys
+        | Request::RotateKeys
+        | Request::Applications
+        | Request::AppDeploy { .. }
+        | Request::AppSwitch { .. }
+        | Request::AppRemove { .. }
+        | Request::AppRetire { .. }
+        | Request::ClusterOpen
+        | Request::ClusterJoin { .. }
+        | Request::ClusterRemove { .. } => None,
+    }
+}
+
+/// What the living member with the lowest number does, for all.
+fn is_for_coordinator(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::RotateKeys | Request::ClusterJoin { .. } | Request::ClusterRemove { .. }
+    )
+}
+
+/// What one node may ask of another.
+fn is_for_others(request: &Request) -> bool {
+    process_of(&mut request.clone()).is_some() || is_for_coordinator(request)
+}

@@ -1,0 +1,82 @@
+//! What members say to each other, one JSON object a line; and a node that joins, and who answers it.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use topology::protocol::{Admission, Answer, Request};
+use topology::{KeyRing, Membership, NodeSnapshot};
+
+use crate::cluster::Greeting;
+
+/// Longest line between members: as on the manager's own socket.
+pub(super) const LINE_BYTES_MAX: usize = topology::protocol::LINE_BYTES_MAX;
+
+/// Longest line of somebody who is no member yet.
+pub(super) const JOIN_LINE_BYTES_MAX: usize = 8 << 10;
+
+/// From a member to another. The one that opened the connection greets first.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ToPeer {
+    /// Both say it once; nothing else is said before.
+    Greeting(Box<Greeting>),
+    /// Instead of a greeting: the other one does not come in.
+    Refused {
+        /// Why.
+        reason: String,
+        /// It may know an older list.
+        membership: Membership,
+    },
+    /// All processes of the sender.
+    Snapshot(NodeSnapshot),
+    /// The list has changed.
+    Membership(Membership),
+    /// The keys have changed. Written like `FromManager::Keys`, whose lines are passed on.
+    Keys(KeyRing),
+    /// The sender is there. At every heartbeat interval.
+    Ping,
+    /// For the receiver to carry out.
+    Request {
+        /// Comes back with every answer.
+        id: u64,
+        /// What.
+        request: Request,
+    },
+    /// To a request.
+    Answer {
+        /// Of the request.
+        id: u64,
+        /// What.
+        answer: Answer,
+    },
+}
+
+/// What a node says that wants to be admitted.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct JoinRequest {
+    pub(super) token: String,
+    /// `None`: any that is free.
+    pub(super) name: Option<String>,
+    pub(super) address: SocketAddr,
+}
+
+/// What it is answered.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum JoinAnswer {
+    Admitted(Box<Admitted>),
+    Refused { reason: String },
+}
+
+/// All that makes a member. Secret.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Admitted {
+    pub(super) admission: Admission,
+    /// Hexadecimal.
+    pub(super) secret: String,
+    /// PEM.
+    pub(super) authority: String,
+    /// PEM.
+    pub(super) authority_key: String,
+}

@@ -1,0 +1,44 @@
+//! What is asked and answered about the cluster: by commands, and by managers that pass it on to each other.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::keys::KeyRing;
+use crate::membership::{Member, Membership};
+
+/// What a node gets to know that was admitted to the cluster. Holds secrets: its `Debug` leaves them out.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Admission {
+    /// Which cluster.
+    pub cluster: String,
+    /// As whom it was admitted.
+    pub member: Member,
+    /// Everybody, the new one too.
+    pub membership: Membership,
+    /// The keys behind tokens and nonces, the same on all nodes.
+    pub keys: KeyRing,
+}
+
+impl fmt::Debug for Admission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admission").field("member", &self.member).finish_non_exhaustive()
+    }
+}
+
+/// A member's place in its cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// Which cluster.
+    pub cluster: String,
+    /// Version of the list of members.
+    pub members_version: u64,
+    /// The living member with the lowest number, as this one sees it: it changes the list and rotates the keys.
+    pub coordinator: String,
+    /// Connections to the peer port that were refused since the manager began: plaintext, certificates of strangers,
+    /// tokens that are none or have expired.
+    pub refused: u64,
+    /// This node was removed from the cluster, and nobody of it speaks with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_removed: bool,
+}
