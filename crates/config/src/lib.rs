@@ -84,3 +84,8 @@ fn text_of(path: &Path, name: &'static str) -> Result<String, ConfigError> {
 pub fn parse(text: &str) -> Result<NodeConfig, Vec<Problem>> {
     parse::parse(text)
 }
+
+/// A name that a node or process may have: 1 to 32 of a-z, 0-9 and `-`, the first a letter.
+pub fn node_name(text: &str) -> Option<String> {
+    parse::process_name(text)
+}

@@ -1,11 +1,13 @@
 //! Every command, option and help text, in one place.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use config::Listen;
 use config::manifest::{NAME_NEEDS, is_name};
+use topology::credentials::TOKEN_VALIDITY_MAX;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -53,15 +55,15 @@ pub(crate) enum Task {
     /// Show the node's processes
     #[command(after_help = EXIT_CODES)]
     Status {
+        /// The members of the cluster, and the processes of all of them
+        #[arg(long)]
+        cluster: bool,
         #[command(flatten)]
         json: Json,
     },
     /// Start a process that is down, and wait until it serves
     #[command(after_help = EXIT_CODES)]
-    Start {
-        /// The process, for example container1
-        name: String,
-    },
+    Start(Which),
     /// Let a process finish what it has, show what is left, and leave it down
     ///
     /// A container that drains takes no new calls, an edge no new connections. It ends when nothing is left, or at the
@@ -70,16 +72,10 @@ pub(crate) enum Task {
     Drain(DrainWishes),
     /// Drain a process for the configured time, and leave it down
     #[command(after_help = EXIT_CODES)]
-    Stop {
-        /// The process, for example container1
-        name: String,
-    },
+    Stop(Which),
     /// Drain a process for the configured time, start it, and wait until it serves again
     #[command(after_help = EXIT_CODES)]
-    Restart {
-        /// The process, for example container1
-        name: String,
-    },
+    Restart(Which),
     /// Accounts: who may register and call (works with the node up or down)
     #[command(subcommand, after_help = EXIT_CODES)]
     User(UserCommand),
@@ -101,6 +97,9 @@ pub(crate) enum Task {
     /// Check the configuration file
     #[command(subcommand, after_help = EXIT_CODES)]
     Config(ConfigCommand),
+    /// Several nodes as one system: create, join, leave, remove
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Cluster(ClusterCommand),
     /// The node's keys, behind tokens and nonces
     #[command(subcommand, after_help = EXIT_CODES)]
     Keys(KeysCommand),
@@ -127,10 +126,21 @@ pub(crate) enum FaultName {
     WedgeSip,
 }
 
+/// A process of this node or of another.
+#[derive(Debug, Args)]
+pub(crate) struct Which {
+    /// The process, for example container1, or container1@node2 for one of another node
+    #[arg(value_name = "NAME[@NODE]")]
+    pub(crate) name: String,
+    /// The process of that name on every node, one after the other
+    #[arg(long)]
+    pub(crate) cluster: bool,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct DrainWishes {
-    /// The process, for example container1
-    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) which: Which,
     /// How long it may take, at most 24h; not given: drain_timeout of outlast.toml
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) deadline: Option<Duration>,
@@ -144,6 +154,19 @@ pub(crate) struct Json {
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+/// Of which nodes a command speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    Node,
+    Cluster,
+}
+
+impl From<bool> for Scope {
+    fn from(is_cluster: bool) -> Scope {
+        if is_cluster { Scope::Cluster } else { Scope::Node }
+    }
 }
 
 /// Who reads the output.
@@ -346,6 +369,69 @@ pub(crate) struct SessionsWishes {
 pub(crate) enum ConfigCommand {
     /// Check outlast.toml: every error with its line; exit code 64 when it is refused
     Check,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Make this node the first member of a new cluster (works with the node up or down)
+    ///
+    /// It keeps what it has: accounts, registrations, calls, applications. Nothing is restarted.
+    Create {
+        /// Where other members reach this node, by UDP and TCP; not given: this host's address, port 6200
+        #[arg(long, value_name = "ADDR[:PORT]", value_parser = config::cluster_address)]
+        address: Option<SocketAddr>,
+    },
+    /// Print a token with which other nodes may join
+    Token {
+        /// How long it is good, at most 7days
+        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = token_validity)]
+        valid_for: Duration,
+    },
+    /// Make this node, which is down and holds nothing yet, a member of a cluster
+    Join(JoinWishes),
+    /// Take this node out of its cluster
+    ///
+    /// Refused while its own stores hold what the cluster would lose.
+    Leave {
+        /// Leave all the same, and keep that for this node alone
+        #[arg(long)]
+        force: bool,
+    },
+    /// Take out a node that is lost and will not come back; its number is never given again
+    Remove {
+        /// For example node3
+        node: String,
+    },
+    /// Give this node a new certificate now; it is renewed by itself, too, when a third of its year is left
+    RotateCertificates,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct JoinWishes {
+    /// What outlast cluster token printed on a member
+    pub(crate) token: String,
+    /// Where other members reach this node, by UDP and TCP; not given: the address that it reaches them from, port 6200
+    #[arg(long, value_name = "ADDR[:PORT]", value_parser = config::cluster_address)]
+    pub(crate) address: Option<SocketAddr>,
+    /// The node's name in the cluster; not given: that of outlast.toml, or a free one
+    #[arg(long, value_parser = node_name)]
+    pub(crate) name: Option<String>,
+    /// Where SIP listens, if there is no outlast.toml yet; as for outlast up
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) sip: Option<Listen>,
+    /// A domain to serve, if there is no outlast.toml yet; as for outlast up
+    #[arg(long, value_name = "DOMAIN", value_parser = config::domain_name)]
+    pub(crate) domain: Vec<String>,
+}
+
+fn token_validity(text: &str) -> Result<Duration, String> {
+    let validity = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if validity <= TOKEN_VALIDITY_MAX { Ok(validity) } else { Err("at most 7days".to_owned()) }
+}
+
+fn node_name(text: &str) -> Result<String, &'static str> {
+    config::node_name(text)
+        .ok_or("needs 1 to 32 of a-z, 0-9 and - that begin with a letter, for example node2")
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]

@@ -1,4 +1,4 @@
-//! `outlast start`, `stop` and `restart`: one process by hand; and how a command asks the manager.
+//! `outlast start`, `stop` and `restart`: processes by hand; and how a command asks the manager.
 
 use std::io;
 use std::path::Path;
@@ -6,26 +6,68 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use manager::server::{guardian_of, left_behind};
-use topology::ProcessName;
 use topology::protocol::{Answer, Request};
 use topology::server::{ManagerError, admin_request_with_progress};
+use topology::{NodeState, ProcessName};
 
+use crate::command_line::Which;
 use crate::failure::Failure;
 use crate::output;
 
-pub(crate) fn start(directory: &Path, name: String) -> Result<(), Failure> {
-    let done = format!("{name} is ready");
-    request(directory, Request::Start { name: ProcessName(name) }, &done)
+pub(crate) fn start(directory: &Path, which: &Which) -> Result<(), Failure> {
+    each(directory, which, "is ready", |name| Request::Start { name })
 }
 
-pub(crate) fn stop(directory: &Path, name: String) -> Result<(), Failure> {
-    let done = format!("{name} is down");
-    request(directory, Request::Stop { name: ProcessName(name) }, &done)
+pub(crate) fn stop(directory: &Path, which: &Which) -> Result<(), Failure> {
+    each(directory, which, "is down", |name| Request::Stop { name })
 }
 
-pub(crate) fn restart(directory: &Path, name: String) -> Result<(), Failure> {
-    let done = format!("{name} is ready again");
-    request(directory, Request::Restart { name: ProcessName(name) }, &done)
+pub(crate) fn restart(directory: &Path, which: &Which) -> Result<(), Failure> {
+    each(directory, which, "is ready again", |name| Request::Restart { name })
+}
+
+fn each(
+    directory: &Path,
+    which: &Which,
+    done: &str,
+    of: impl Fn(ProcessName) -> Request,
+) -> Result<(), Failure> {
+    for name in names(directory, which)? {
+        let done = format!("{name} {done}");
+        request(directory, of(name), &done)?;
+    }
+    Ok(())
+}
+
+/// The processes that are meant: one, or with `--cluster` that of every node that is up and has one of that name.
+pub(crate) fn names(directory: &Path, which: &Which) -> Result<Vec<ProcessName>, Failure> {
+    let name = ProcessName::new(&which.name);
+    if !which.cluster {
+        return Ok(vec![name]);
+    }
+    let status = match ask(directory, Request::Status)? {
+        Answer::Status(status) => status,
+        other => return Err(unexpected(&other)),
+    };
+    let view = &status.view;
+    if view.nodes.is_empty() {
+        let told = "this node is in no cluster; see outlast cluster create, or leave --cluster out";
+        return Err(anyhow::Error::msg(told).into());
+    }
+    let plain = which.name.split('@').next().unwrap_or_default();
+    let up = view.nodes.iter().filter(|node| node.state == NodeState::Up);
+    let all: Vec<ProcessName> =
+        up.map(|node| ProcessName::of_node(&ProcessName::new(plain), &node.name)).collect();
+    let is_there = |full: &ProcessName| {
+        view.processes.iter().any(|process| &view.cluster_name(&process.name) == full)
+    };
+    let found: Vec<ProcessName> = all.into_iter().filter(is_there).collect();
+    if found.is_empty() {
+        let told =
+            format!("no node that is up has a process named {plain}; see outlast status --cluster");
+        return Err(anyhow::Error::msg(told).into());
+    }
+    Ok(found)
 }
 
 #[cfg(feature = "faults")]

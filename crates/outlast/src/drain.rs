@@ -12,13 +12,24 @@ use tokio::sync::oneshot;
 use topology::protocol::{Answer, Request};
 use topology::{ProcessName, ProcessType};
 
-use crate::command_line::{DrainWishes, Reader};
-use crate::control::{ask, ask_with_progress, unexpected};
+use crate::command_line::{DrainWishes, Json, Reader};
+use crate::control::{ask, ask_with_progress, names, unexpected};
 use crate::failure::Failure;
 use crate::{output, stores};
 
 pub(crate) fn drain(directory: &Path, wishes: DrainWishes) -> Result<(), Failure> {
-    let DrainWishes { name, deadline, json } = wishes;
+    for name in names(directory, &wishes.which)? {
+        drain_one(directory, name.to_string(), wishes.deadline, wishes.json)?;
+    }
+    Ok(())
+}
+
+fn drain_one(
+    directory: &Path,
+    name: String,
+    deadline: Option<Duration>,
+    json: Json,
+) -> Result<(), Failure> {
     let request = Request::Drain {
         name: ProcessName::new(&name),
         deadline_ms: deadline
@@ -68,7 +79,9 @@ fn noun(directory: &Path, name: &str) -> Result<&'static str, Failure> {
         Answer::Status(status) => status,
         other => return Err(unexpected(&other)),
     };
-    let process = status.view.process(&ProcessName::new(name));
+    let view = &status.view;
+    let name = view.cluster_name(&ProcessName::new(name));
+    let process = view.processes.iter().find(|process| view.cluster_name(&process.name) == name);
     Ok(match process.map(|process| process.process_type) {
         Some(ProcessType::Edge) => "connections",
         Some(ProcessType::Container) | None => "calls",

@@ -5,6 +5,7 @@
 //! `outlast process …` ([`process`]) for the manager, and that one for each edge and container.
 
 mod app;
+mod cluster;
 mod command_line;
 mod config_check;
 mod control;
@@ -60,17 +61,18 @@ fn carry_out(command_line: CommandLine, given: Option<PathBuf>) -> Result<(), Fa
     match command_line.task {
         Task::Up(wishes) => up::up(&directory, &wishes),
         Task::Demo { json } => demo::demo(given, json.into()),
-        Task::Status { json } => status::status(&directory, json.into()),
-        Task::Start { name } => control::start(&directory, name),
+        Task::Status { cluster, json } => status::status(&directory, cluster.into(), json.into()),
+        Task::Start(which) => control::start(&directory, &which),
         Task::Drain(wishes) => drain::drain(&directory, wishes),
-        Task::Stop { name } => control::stop(&directory, name),
-        Task::Restart { name } => control::restart(&directory, name),
+        Task::Stop(which) => control::stop(&directory, &which),
+        Task::Restart(which) => control::restart(&directory, &which),
         Task::User(command) => user::user(&directory, command),
         Task::Identity(command) => identity::identity(&directory, command),
         Task::Registrations { json } => registrations::registrations(&directory, json.into()),
         Task::App(command) => app::app(&directory, command),
         Task::Sessions(wishes) => sessions::sessions(&directory, &wishes),
         Task::Config(ConfigCommand::Check) => config_check::check(&directory),
+        Task::Cluster(command) => cluster::cluster(&directory, command),
         Task::Keys(command) => keys::keys(&directory, command),
         #[cfg(feature = "faults")]
         Task::Fault { name, fault } => control::fault(&directory, name, fault),

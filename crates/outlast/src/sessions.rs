@@ -43,6 +43,13 @@ pub(crate) fn count(directory: &Path, name: &str, version: Option<&str>) -> Resu
     Ok(count)
 }
 
+/// How many there are.
+pub(crate) fn count_all(directory: &Path) -> Result<usize, Failure> {
+    let mut count = 0;
+    each(directory, |_| count += 1)?;
+    Ok(count)
+}
+
 fn each(directory: &Path, each: impl FnMut(SessionSummary)) -> Result<(), Failure> {
     stores::must_exist(directory)?;
     let store = stores::open_state(directory)?;

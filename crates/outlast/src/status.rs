@@ -1,4 +1,4 @@
-//! `outlast status`: the node's processes as its manager sees them.
+//! `outlast status`: the node's processes as its manager sees them, and with `--cluster` those of all members.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -6,18 +6,18 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
 use topology::protocol::{Answer, ClockStatus, NodeStatus, Request};
-use topology::{EdgeAddress, ProcessEntry};
+use topology::{EdgeAddress, NodeEntry, ProcessEntry};
 
 use crate::app::show::list;
-use crate::command_line::Reader;
+use crate::command_line::{Reader, Scope};
 use crate::control::{ask, unexpected};
 use crate::failure::Failure;
 use crate::output;
 use crate::recovery::report::Report;
 
-pub(crate) fn status(directory: &Path, reader: Reader) -> Result<(), Failure> {
+pub(crate) fn status(directory: &Path, scope: Scope, reader: Reader) -> Result<(), Failure> {
     match ask(directory, Request::Status) {
-        Ok(Answer::Status(status)) => show(directory, status, reader),
+        Ok(Answer::Status(status)) => show(directory, within(status, scope)?, reader),
         Ok(other) => Err(unexpected(&other)),
         Err(Failure::Unmanaged { directory, status }) => {
             show(&directory, (*status).clone(), reader)?;
@@ -25,6 +25,60 @@ pub(crate) fn status(directory: &Path, reader: Reader) -> Result<(), Failure> {
         }
         Err(failure) => Err(failure),
     }
+}
+
+/// The own node's processes by their plain names, or those of all nodes by their full ones.
+fn within(mut status: NodeStatus, scope: Scope) -> Result<NodeStatus, Failure> {
+    match scope {
+        Scope::Node => {
+            status.view.processes.retain(|process| !process.name.as_str().contains('@'));
+            status.view.nodes.clear();
+        }
+        Scope::Cluster if status.view.nodes.is_empty() => {
+            let told = "this node is in no cluster; see outlast cluster create";
+            return Err(anyhow::Error::msg(told).into());
+        }
+        Scope::Cluster => {
+            let names: Vec<_> = status
+                .view
+                .processes
+                .iter()
+                .map(|process| status.view.cluster_name(&process.name))
+                .collect();
+            for (process, name) in status.view.processes.iter_mut().zip(names) {
+                process.name = name;
+            }
+        }
+    }
+    Ok(status)
+}
+
+/// The members, and what concerns all of them.
+fn show_cluster(status: &NodeStatus) {
+    let Some(cluster) = &status.cluster else { return };
+    if cluster.is_removed {
+        output::line(
+            "removed from its cluster: nobody there speaks with it; outlast cluster leave makes it a single node",
+        );
+    }
+    if status.view.nodes.is_empty() {
+        return;
+    }
+    let refused = match cluster.refused {
+        0 => String::new(),
+        count => format!("; {count} connections refused"),
+    };
+    output::line(&format!(
+        "cluster {}, coordinated by {}{refused}",
+        cluster.cluster, cluster.coordinator
+    ));
+    let row = |node: &NodeEntry| {
+        let (name, number) = (node.name.clone(), node.number.to_string());
+        vec![name, number, node.state.to_string(), node.address.to_string()]
+    };
+    let rows: Vec<Vec<String>> = status.view.nodes.iter().map(row).collect();
+    output::table(&["NODE", "NUMBER", "STATE", "ADDRESS"], &rows);
+    output::line("");
 }
 
 fn show(directory: &Path, status: NodeStatus, reader: Reader) -> Result<(), Failure> {
@@ -36,6 +90,7 @@ fn show(directory: &Path, status: NodeStatus, reader: Reader) -> Result<(), Fail
             output::line(&managed_by(&status));
             state.iter().flat_map(Report::lines).for_each(|line| output::line(&line));
             status.clock.iter().for_each(|clock| output::line(&clock_line(clock)));
+            show_cluster(&status);
             let rows: Vec<Vec<String>> = status.view.processes.iter().map(row).collect();
             output::table(&["NAME", "TYPE", "STATE", "PID", "RESTARTS", "ADDRESSES"], &rows);
             let applications = &status.applications;

@@ -86,11 +86,16 @@ fn stop_when_stdin_ends() -> io::Result<()> {
     Ok(())
 }
 
-/// Writes `outlast.toml` with what was wished.
-fn first_run(directory: &Path, path: &Path, wishes: &UpWishes) -> Result<NodeConfig, Failure> {
+/// Makes the node's directory, if there is none.
+pub(crate) fn make_directory(directory: &Path) -> anyhow::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory).with_context(|| {
         format!("{} cannot be created; choose another with --dir", directory.display())
-    })?;
+    })
+}
+
+/// Writes `outlast.toml` with what was wished.
+fn first_run(directory: &Path, path: &Path, wishes: &UpWishes) -> Result<NodeConfig, Failure> {
+    make_directory(directory)?;
     let default = FirstRun::default();
     let first_run = FirstRun {
         listen: wishes.sip.map_or(default.listen, |sip| vec![sip]),

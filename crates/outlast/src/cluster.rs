@@ -1,0 +1,323 @@
+//! `outlast cluster`: makes a node the first member of a cluster, lets others join, leave, and be removed.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use config::{CLUSTER_PORT, FirstRun, NodeConfig, NodeSettings, edit};
+use manager::founding;
+use registrar::AccountStore;
+use state::UnixMillis;
+use topology::MemberFile;
+use topology::credentials::ClusterDirectory;
+use topology::protocol::{Answer, Request};
+
+use crate::command_line::{ClusterCommand, JoinWishes};
+use crate::control::{ask, unexpected};
+use crate::failure::Failure;
+use crate::{output, stores};
+
+/// `[cluster]` of `outlast.toml`.
+const SECTION: &str = "cluster";
+
+pub(crate) fn cluster(directory: &Path, command: ClusterCommand) -> Result<(), Failure> {
+    match command {
+        ClusterCommand::Create { address } => create(directory, address),
+        ClusterCommand::Token { valid_for } => token(directory, valid_for),
+        ClusterCommand::Join(wishes) => join(directory, &wishes),
+        ClusterCommand::Leave { force } => leave(directory, force),
+        ClusterCommand::Remove { node } => remove(directory, &node),
+        ClusterCommand::RotateCertificates => {
+            must_be_member(directory)?;
+            founding::renew_certificate(directory).map_err(anyhow::Error::from)?;
+            output::line("the node has a new certificate; new connections show it within a minute");
+            Ok(())
+        }
+    }
+}
+
+fn create(directory: &Path, address: Option<SocketAddr>) -> Result<(), Failure> {
+    let file = ConfigFile::open(directory, &FirstRun::default())?;
+    let address = match (address, &file.config.cluster) {
+        (Some(address), _) => address,
+        (None, Some(cluster)) => cluster.address,
+        (None, None) => own_address()?,
+    };
+    let name = &file.config.node.name;
+    founding::found(directory, name, address).map_err(anyhow::Error::from)?;
+    if let Err(error) = file.write(&file.with_address(address)) {
+        // Half a member would come up as one.
+        founding::forget(directory).context("DIR/cluster cannot be removed again; remove it")?;
+        return Err(error.into());
+    }
+    let is_up = open(directory)?;
+    output::line(&format!("{name} is the first member of a new cluster, at {address}"));
+    if !is_up {
+        output::line(&format!("start it: outlast up --dir {}", directory.display()));
+    }
+    output::line("to let other nodes join it, get a token: outlast cluster token");
+    Ok(())
+}
+
+/// The address from which this host reaches others.
+fn own_address() -> anyhow::Result<SocketAddr> {
+    // Nothing is sent: the kernel only says which way it would take to a documentation address.
+    let way = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
+        socket.connect("192.0.2.1:9")?;
+        socket.local_addr()
+    });
+    let ip = way.context("this host's address is not clear; name it with --address")?.ip();
+    if ip.is_loopback() || ip.is_unspecified() {
+        bail!("this host's address is not clear; name it with --address, for example 192.0.2.11");
+    }
+    Ok(SocketAddr::new(ip, CLUSTER_PORT))
+}
+
+fn token(directory: &Path, valid_for: Duration) -> Result<(), Failure> {
+    must_be_member(directory)?;
+    let token = founding::join_token(directory, valid_for).map_err(anyhow::Error::from)?;
+    output::line(&token.to_string());
+    output::remark(&format!(
+        "who has this line may join within {}; on the other host: outlast cluster join TOKEN",
+        humantime::format_duration(valid_for)
+    ));
+    Ok(())
+}
+
+fn join(directory: &Path, wishes: &JoinWishes) -> Result<(), Failure> {
+    if founding::is_member(directory) {
+        let directory = directory.display().to_string();
+        return Err(anyhow::Error::from(founding::FoundingError::IsMember { directory }).into());
+    }
+    let default = FirstRun::default();
+    let first_run = FirstRun {
+        listen: wishes.sip.map_or(default.listen, |sip| vec![sip]),
+        domains: if wishes.domain.is_empty() { default.domains } else { wishes.domain.clone() },
+    };
+    let file = ConfigFile::open(directory, &first_run)?;
+    must_be_down(directory)?;
+    must_be_empty(directory)?;
+    // A name that nobody chose is another node's already.
+    let chosen = (file.config.node != NodeSettings::default()).then_some(&file.config.node.name);
+    let name = wishes.name.as_ref().or(chosen).cloned();
+    let address = wishes.address.or(file.config.cluster.as_ref().map(|cluster| cluster.address));
+    let joining = manager::join(&wishes.token, name, address, CLUSTER_PORT);
+    let joined = stores::runtime()?.block_on(joining).map_err(anyhow::Error::from)?;
+    let member = &joined.admission.member;
+    let written = joined.write(directory).map_err(anyhow::Error::from).and_then(|()| {
+        let named =
+            edit::set(&file.with_address(member.address), "node", "name", &quoted(&member.name));
+        file.write(&named)
+    });
+    if let Err(error) = written {
+        founding::forget(directory).context("DIR/cluster cannot be removed again; remove it")?;
+        let name = &member.name;
+        let told = format!(
+            "{name} was admitted and cannot be; on a member: outlast cluster remove {name}"
+        );
+        return Err(error.context(told).into());
+    }
+    let others = joined.admission.membership.members.iter().filter(|other| *other != member);
+    let others: Vec<&str> = others.map(|other| other.name.as_str()).collect();
+    output::line(&format!(
+        "this node is {} now, at {}, in a cluster with {}",
+        member.name,
+        member.address,
+        others.join(", ")
+    ));
+    output::line(&format!("start it: outlast up --dir {}", directory.display()));
+    Ok(())
+}
+
+/// What a node has of its own would be out of reach for the cluster, and its lives would be others'.
+fn must_be_empty(directory: &Path) -> Result<(), Failure> {
+    let holds = held(directory)?;
+    if holds.is_empty() {
+        return Ok(());
+    }
+    let told = format!(
+        "{} holds {}, which nobody in the cluster would find; join with an empty directory (--dir NEW), or make this node \
+         the first of a cluster (outlast cluster create) and let the others join it",
+        directory.display(),
+        holds.join(", ")
+    );
+    Err(anyhow::Error::msg(told).into())
+}
+
+/// What lies in the node's own stores, by kinds.
+fn held(directory: &Path) -> Result<Vec<String>, Failure> {
+    let mut held = Vec::new();
+    let mut count = |count: usize, what: &str| {
+        if count > 0 {
+            held.push(format!("{count} {what}"));
+        }
+    };
+    let runtime = stores::runtime()?;
+    if directory.join("accounts").exists() {
+        let accounts = AccountStore::new(Arc::new(stores::open_accounts(directory)?));
+        count(runtime.block_on(accounts.list()).map_err(anyhow::Error::from)?.len(), "accounts");
+    }
+    if stores::state(directory).exists() {
+        let store = stores::open_state(directory)?;
+        let now = UnixMillis::from(std::time::SystemTime::now());
+        let listed = runtime.block_on(registrar::registrations(&store, now));
+        count(listed.map_err(anyhow::Error::from)?.len(), "registrations");
+        drop(store);
+        count(crate::sessions::count_all(directory)?, "sessions");
+    }
+    let applications = fs::read_dir(directory.join("apps")).into_iter().flatten().flatten();
+    let is_one = |entry: &fs::DirEntry| {
+        !entry.file_name().to_string_lossy().starts_with('.') && entry.path().is_dir()
+    };
+    count(applications.filter(is_one).count(), "applications");
+    Ok(held)
+}
+
+fn must_be_down(directory: &Path) -> Result<(), Failure> {
+    match ask(directory, Request::Status) {
+        Err(Failure::NotUp { .. }) => Ok(()),
+        Ok(_) | Err(Failure::ComingUp { .. } | Failure::Unmanaged { .. }) => {
+            let told = format!(
+                "the node in {} runs; stop it before it joins: it comes up under another name and number",
+                directory.display()
+            );
+            Err(anyhow::Error::msg(told).into())
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+fn leave(directory: &Path, force: bool) -> Result<(), Failure> {
+    must_be_member(directory)?;
+    let files = ClusterDirectory::of_node(directory);
+    let member = MemberFile::load(&files.members()).map_err(anyhow::Error::from)?;
+    let status = match ask(directory, Request::Status)? {
+        Answer::Status(status) => status,
+        other => return Err(unexpected(&other)),
+    };
+    let is_removed = status.cluster.as_ref().is_some_and(|cluster| cluster.is_removed);
+    let is_alone = member.membership.members.len() == 1 && !is_removed;
+    if !is_removed && !is_alone {
+        let holds = held(directory)?;
+        if !force && !holds.is_empty() {
+            let told = format!(
+                "{} holds {} in its own stores, which the cluster would lose; let them end or move them first, or take them \
+                 along with --force",
+                member.name,
+                holds.join(", ")
+            );
+            return Err(anyhow::Error::msg(told).into());
+        }
+        let request = Request::ClusterRemove { node: member.name.clone(), is_leaving: true };
+        match ask(directory, request)? {
+            Answer::Done => {}
+            Answer::Refused { reason } => return Err(anyhow::Error::msg(reason).into()),
+            other => return Err(unexpected(&other)),
+        }
+    }
+    let file = ConfigFile::open(directory, &FirstRun::default())?;
+    founding::forget(directory).context("DIR/cluster cannot be removed; remove it")?;
+    file.write(&edit::remove_section(&file.text, SECTION))?;
+    open(directory)?;
+    output::line(&format!("{} has left the cluster", member.name));
+    output::line(
+        "it goes on as a single node; stop it and start it again when its calls have ended",
+    );
+    Ok(())
+}
+
+fn remove(directory: &Path, node: &str) -> Result<(), Failure> {
+    must_be_member(directory)?;
+    let request = Request::ClusterRemove { node: node.to_owned(), is_leaving: false };
+    match ask(directory, request)? {
+        Answer::Done => {
+            output::line(&format!("{node} is no member any more; its number does not come back"));
+            Ok(())
+        }
+        Answer::Refused { reason } => Err(anyhow::Error::msg(reason).into()),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn must_be_member(directory: &Path) -> Result<(), Failure> {
+    stores::must_exist(directory)?;
+    if founding::is_member(directory) {
+        return Ok(());
+    }
+    let told = format!(
+        "{} is in no cluster; make one: outlast cluster create, or join one: outlast cluster join TOKEN",
+        directory.display()
+    );
+    Err(anyhow::Error::msg(told).into())
+}
+
+/// Has the manager look at `DIR/cluster/` again. Whether there is one.
+fn open(directory: &Path) -> Result<bool, Failure> {
+    match ask(directory, Request::ClusterOpen) {
+        Ok(Answer::Done) => Ok(true),
+        Ok(Answer::Refused { reason }) => {
+            output::remark(&format!("the running node does not follow: {reason}"));
+            Ok(true)
+        }
+        Ok(other) => Err(unexpected(&other)),
+        Err(Failure::NotUp { .. }) => Ok(false),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// `outlast.toml`, of which single lines are changed.
+struct ConfigFile {
+    path: PathBuf,
+    text: String,
+    config: NodeConfig,
+}
+
+impl ConfigFile {
+    /// Reads it, or writes that of a first run.
+    fn open(directory: &Path, first_run: &FirstRun) -> Result<ConfigFile, Failure> {
+        let path = directory.join(config::FILE_NAME);
+        let config = if path.exists() {
+            config::load(&path)?
+        } else {
+            crate::up::make_directory(directory)?;
+            config::first_run(&path, first_run)?
+        };
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        Ok(ConfigFile { path, text, config })
+    }
+
+    fn with_address(&self, address: SocketAddr) -> String {
+        edit::set(&self.text, SECTION, "address", &quoted(&address.to_string()))
+    }
+
+    /// Replaces it, whole or not at all; a text that would be refused is not written.
+    fn write(&self, text: &str) -> anyhow::Result<()> {
+        let path = self.path.display();
+        if let Err(problems) = config::parse(text) {
+            let first = problems.first().map(ToString::to_string).unwrap_or_default();
+            bail!(
+                "{path} cannot be changed by itself ({first}); write [{SECTION}] into it by hand"
+            );
+        }
+        let mode = fs::metadata(&self.path).map_or(0o644, |metadata| metadata.permissions().mode());
+        let beside = self.path.with_extension("new");
+        let replace = || {
+            let mut options = OpenOptions::new();
+            let mut file =
+                options.write(true).create(true).truncate(true).mode(mode & 0o777).open(&beside)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&beside, &self.path)
+        };
+        replace().with_context(|| format!("{path} cannot be written"))
+    }
+}
+
+fn quoted(text: &str) -> String {
+    format!("\"{text}\"")
+}
