@@ -11,17 +11,47 @@ pub fn set(text: &str, section: &str, key: &str, value: &str) -> String {
         let gap = if text.is_empty() { "" } else { "\n" };
         return format!("{}{gap}[{section}]\n{line}\n", ended(text));
     };
-    let sets = |line: &str| {
-        let rest = line.trim_start().strip_prefix(key).map(str::trim_start);
-        rest.is_some_and(|rest| rest.starts_with('='))
-    };
+    let sets = |line: &str| sets(line, key);
     let find = |is_wanted: &dyn Fn(&str) -> bool| range.clone().find(|at| is_wanted(lines[*at]));
     let at = find(&sets).or_else(|| find(&|line: &str| line.strip_prefix('#').is_some_and(sets)));
     match at {
+        Some(at) if sets(lines[at]) => {
+            lines.splice(at..at + lines_of_value(&lines[at..]), [line.as_str()]);
+        }
         Some(at) => lines[at] = &line,
         None => lines.insert(range.start, &line),
     }
     lines.join("\n") + "\n"
+}
+
+/// `text` without the line that sets `key` in `[section]`; a value goes on over further lines until its brackets close.
+pub fn unset(text: &str, section: &str, key: &str) -> String {
+    let mut lines: Vec<&str> = text.lines().collect();
+    let at = range_of(&lines, section).and_then(|mut range| range.find(|at| sets(lines[*at], key)));
+    if let Some(at) = at {
+        lines.drain(at..at + lines_of_value(&lines[at..]));
+    }
+    lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+/// Whether a line sets that key.
+fn sets(line: &str, key: &str) -> bool {
+    let rest = line.trim_start().strip_prefix(key).map(str::trim_start);
+    rest.is_some_and(|rest| rest.starts_with('='))
+}
+
+/// The lines of a setting whose value may be a list over several. What stands in our lists has no bracket in it but
+/// IPv6 addresses, which open and close theirs.
+fn lines_of_value(lines: &[&str]) -> usize {
+    let mut open = 0_i32;
+    for (at, line) in lines.iter().enumerate() {
+        let code = line.split_once('#').map_or(*line, |(code, _)| code);
+        open += code.matches('[').count() as i32 - code.matches(']').count() as i32;
+        if open <= 0 {
+            return at + 1;
+        }
+    }
+    lines.len()
 }
 
 /// `text` without `[section]` and its lines; comments before it stay.
@@ -78,6 +108,17 @@ mod tests {
             assert_eq!(left.trim_end(), text.trim_end());
         }
         assert_eq!(remove_section("[log]\n", "cluster"), "[log]\n");
+    }
+
+    #[test]
+    fn a_list_over_several_lines_goes_and_is_replaced_whole() {
+        let text = "[cluster]\naddress = \"a:1\"\nnodes = [ # all\n  \"[::1]:1\",\n  \"b:1\",\n]\nx = 1\n\n[log]\n";
+        let left = "[cluster]\naddress = \"a:1\"\nx = 1\n\n[log]\n";
+        assert_eq!(unset(text, "cluster", "nodes"), left);
+        assert_eq!(unset(left, "cluster", "nodes"), left);
+        assert_eq!(unset(left, "log", "x"), left, "of another section");
+        let set = set(text, "cluster", "nodes", "[\"c:1\"]");
+        assert_eq!(set, "[cluster]\naddress = \"a:1\"\nnodes = [\"c:1\"]\nx = 1\n\n[log]\n");
     }
 
     #[test]

@@ -2,9 +2,10 @@
 //!
 //! Every two members have one connection, opened by the one with the greater number (by the other one only when nothing
 //! was heard for too long, as of a node that was removed while it was away). Each tells the other its processes at every
-//! change, and at every heartbeat interval that it is there. Who was not heard for interval × (misses + 1) is lost: all
-//! its lives count as over, until it is heard again. In a partition both sides take the other for lost; what both would
-//! change is refused by the side without a majority ([`Cluster::admit`]), or decided by the store.
+//! change, and at every heartbeat interval that it is there. Gossip hears them, too, and tells where they are. Who was not
+//! heard in either way for interval × (misses + 1) is lost: all its lives count as over, until it is heard again. In a
+//! partition both sides take the other for lost; what both would change is refused by the side without a majority
+//! ([`Cluster::admit`]), or decided by the store.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -12,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use topology::protocol::ClusterStatus;
 use topology::{
-    HeartbeatSettings, Member, MemberFile, Membership, NodeNumber, NodeSnapshot, TopologyView,
-    cluster_view,
+    HeartbeatSettings, Member, MemberFile, Membership, NodeNumber, NodeSnapshot, Picture,
+    TopologyView, cluster_view,
 };
 
 #[cfg(test)]
@@ -54,6 +55,8 @@ struct Other {
     heard: Instant,
     /// And whether the greater number opened it.
     session: Option<(Session, bool)>,
+    /// Gossip hears it, as far as it has told.
+    is_gossiped: bool,
     is_lost: bool,
 }
 
@@ -178,6 +181,24 @@ impl Cluster {
         true
     }
 
+    /// What gossip knows of the others. Whether the view may be another one, or where somebody is.
+    pub fn gossiped(&mut self, picture: &Picture) -> bool {
+        let mut has_changed = false;
+        for (number, other) in &mut self.others {
+            let said =
+                picture.snapshots.get(number).filter(|said| said.node == other.snapshot.node);
+            other.is_gossiped = said.is_some() && !picture.lost.contains(number);
+            if other.is_gossiped {
+                has_changed |= std::mem::replace(&mut other.is_lost, false);
+            }
+            if let Some(said) = said.filter(|said| said.version > other.snapshot.version) {
+                other.snapshot = said.clone();
+                has_changed = true;
+            }
+        }
+        has_changed
+    }
+
     /// Its connection is gone. It may have another one, and is lost by its silence only.
     pub fn gone(&mut self, number: NodeNumber, session: Session) {
         if let Some(other) = self.in_session(number, session) {
@@ -195,19 +216,26 @@ impl Cluster {
         true
     }
 
-    /// Those to whom this node opens a connection now: members of lower numbers, and those who should have opened one.
-    pub fn to_dial(&self) -> impl Iterator<Item = &Member> {
+    /// Those to whom this node opens a connection now: members of lower numbers, and those who should have opened one. One
+    /// that says itself that it is elsewhere is there.
+    pub fn to_dial(&self) -> impl Iterator<Item = Member> {
         let own = self.file.number;
-        self.file.membership.members.iter().filter(move |member| {
-            let other = self.others.get(&member.number);
-            other.is_some_and(|other| member.number < own || other.is_lost)
+        self.file.membership.members.iter().filter_map(move |member| {
+            let other = self.others.get(&member.number)?;
+            let address = other.snapshot.address;
+            (member.number < own || other.is_lost).then(|| Member { address, ..member.clone() })
         })
+    }
+
+    /// Where the others say that they are.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.others.values().map(|other| other.snapshot.address)
     }
 
     /// When [`tick`](Self::tick) wants to be called.
     pub fn next_deadline(&self) -> Instant {
         let silence = self.silence_max();
-        let listened_to = self.others.values().filter(|other| !other.is_lost);
+        let listened_to = self.others.values().filter(|other| !other.is_lost && !other.is_gossiped);
         let due = listened_to.map(|other| other.heard + silence);
         due.fold(self.looked + self.heartbeat.interval, Instant::min)
     }
@@ -223,7 +251,7 @@ impl Cluster {
                 // Others may have spoken all the while.
                 other.heard = now;
             }
-            if !other.is_lost && now.duration_since(other.heard) >= silence {
+            if !other.is_lost && !other.is_gossiped && now.duration_since(other.heard) >= silence {
                 other.is_lost = true;
                 has_changed = true;
             }
@@ -316,7 +344,7 @@ impl Cluster {
         &self.view
     }
 
-    /// For `outlast status`.
+    /// For `outlast status`; of gossip it says nothing.
     pub fn status(&self, refused: u64) -> ClusterStatus {
         let coordinator = self.file.membership.member(self.coordinator());
         ClusterStatus {
@@ -325,6 +353,8 @@ impl Cluster {
             coordinator: coordinator.map_or_else(String::new, |member| member.name.clone()),
             refused,
             is_removed: self.is_removed(),
+            clocks: BTreeMap::new(),
+            gossip: topology::GossipCounters::default(),
         }
     }
 
@@ -347,6 +377,7 @@ impl Cluster {
                 },
                 heard: now,
                 session: None,
+                is_gossiped: false,
                 is_lost: false,
             });
         }

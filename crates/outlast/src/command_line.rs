@@ -100,6 +100,9 @@ pub(crate) enum Task {
     /// Several nodes as one system: create, join, leave, remove
     #[command(subcommand, after_help = EXIT_CODES)]
     Cluster(ClusterCommand),
+    /// The nodes of the cluster and their processes, and how members find each other
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Topology(TopologyCommand),
     /// The node's keys, behind tokens and nonces
     #[command(subcommand, after_help = EXIT_CODES)]
     Keys(KeysCommand),
@@ -432,6 +435,31 @@ fn token_validity(text: &str) -> Result<Duration, String> {
 fn node_name(text: &str) -> Result<String, &'static str> {
     config::node_name(text)
         .ok_or("needs 1 to 32 of a-z, 0-9 and - that begin with a letter, for example node2")
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TopologyCommand {
+    /// Show all nodes and processes, as this node sees them
+    Show {
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Say how this node finds the other members, from now on; without arguments: show it
+    Discover(DiscoverWishes),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiscoverWishes {
+    /// '*225.0.0.20:6200': a multicast address of 224.0.1.0 to 239.255.255.255; or discovery servers, of which any one
+    /// that answers is enough
+    #[arg(value_name = "*ADDR:PORT|HOST:PORT")]
+    pub(crate) addresses: Vec<String>,
+    /// The addresses are a list of all nodes
+    #[arg(long, requires = "addresses")]
+    pub(crate) nodes: bool,
+    /// By nothing but the list of members that each node keeps
+    #[arg(long, conflicts_with = "addresses")]
+    pub(crate) known: bool,
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]

@@ -25,6 +25,7 @@ mod registrations;
 mod sessions;
 mod status;
 mod stores;
+mod topology;
 mod up;
 mod user;
 
@@ -73,6 +74,7 @@ fn carry_out(command_line: CommandLine, given: Option<PathBuf>) -> Result<(), Fa
         Task::Sessions(wishes) => sessions::sessions(&directory, &wishes),
         Task::Config(ConfigCommand::Check) => config_check::check(&directory),
         Task::Cluster(command) => cluster::cluster(&directory, command),
+        Task::Topology(command) => topology::topology(&directory, command),
         Task::Keys(command) => keys::keys(&directory, command),
         #[cfg(feature = "faults")]
         Task::Fault { name, fault } => control::fault(&directory, name, fault),

@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
 use topology::protocol::{Answer, ClockStatus, NodeStatus, Request};
-use topology::{EdgeAddress, NodeEntry, ProcessEntry};
+use topology::{EdgeAddress, NodeEntry, ProcessEntry, TopologyView};
 
 use crate::app::show::list;
 use crate::command_line::{Reader, Scope};
@@ -91,8 +91,7 @@ fn show(directory: &Path, status: NodeStatus, reader: Reader) -> Result<(), Fail
             state.iter().flat_map(Report::lines).for_each(|line| output::line(&line));
             status.clock.iter().for_each(|clock| output::line(&clock_line(clock)));
             show_cluster(&status);
-            let rows: Vec<Vec<String>> = status.view.processes.iter().map(row).collect();
-            output::table(&["NAME", "TYPE", "STATE", "PID", "RESTARTS", "ADDRESSES"], &rows);
+            processes(&status.view);
             let applications = &status.applications;
             if !applications.is_empty() {
                 output::line("");
@@ -101,6 +100,12 @@ fn show(directory: &Path, status: NodeStatus, reader: Reader) -> Result<(), Fail
             Ok(())
         }
     }
+}
+
+/// A table of them.
+pub(crate) fn processes(view: &TopologyView) {
+    let rows: Vec<Vec<String>> = view.processes.iter().map(row).collect();
+    output::table(&["NAME", "TYPE", "STATE", "PID", "RESTARTS", "ADDRESSES"], &rows);
 }
 
 /// What programs read.

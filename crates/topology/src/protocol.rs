@@ -299,6 +299,8 @@ pub enum Request {
         /// Where others reach it.
         address: SocketAddr,
     },
+    /// Find the other members as `[cluster]` of outlast.toml says now.
+    ClusterDiscover,
     /// Take a member out of the cluster.
     ClusterRemove {
         /// Its name.

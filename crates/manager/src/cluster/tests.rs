@@ -211,3 +211,53 @@ fn a_snapshot_counts_in_its_connection_and_in_order() {
     // A manager whose clock was set back.
     assert!(cluster.told(number(1), second, snapshot(1, 3)));
 }
+
+fn picture(heard: &[NodeSnapshot], lost: &[u16]) -> Picture {
+    Picture {
+        snapshots: heard.iter().map(|said| (said.number, said.clone())).collect(),
+        lost: lost.iter().map(|node| number(*node)).collect(),
+    }
+}
+
+#[test]
+fn who_is_heard_by_gossip_is_not_lost_and_who_is_silent_there_too_is() {
+    let start = Instant::now();
+    let mut cluster = member(0, 3, start);
+    assert!(!cluster.gossiped(&picture(&[], &[])));
+    assert!(cluster.gossiped(&picture(&[snapshot(1, 7), snapshot(2, 7)], &[])), "what they are");
+    let mut late = start;
+    while late < start + SILENCE * 10 {
+        late = cluster.next_deadline();
+        assert!(!cluster.tick(late));
+        assert!(cluster.next_deadline() > late, "nobody looks again and again");
+    }
+    // Nothing came by a connection for long: gossip's silence is the last.
+    assert!(!cluster.gossiped(&picture(&[snapshot(1, 7), snapshot(2, 7)], &[2])));
+    assert!(cluster.next_deadline() <= late);
+    assert!(cluster.tick(late));
+    assert_eq!(states(&mut cluster), [NodeState::Up, NodeState::Up, NodeState::Lost]);
+    assert!(cluster.gossiped(&picture(&[snapshot(1, 7), snapshot(2, 7)], &[])));
+    assert_eq!(states(&mut cluster), [NodeState::Up; 3]);
+    // A connection that speaks is enough, too.
+    let one = cluster.greeted(greeting(1, list(3)), "node1", false, late).unwrap();
+    cluster.gossiped(&picture(&[snapshot(1, 7), snapshot(2, 7)], &[1]));
+    cluster.heard(number(1), one, late);
+    assert!(!cluster.tick(late + INTERVAL));
+}
+
+#[test]
+fn gossip_tells_what_connections_have_not_told_and_where_members_are() {
+    let start = Instant::now();
+    let mut cluster = member(2, 3, start);
+    let one = cluster.greeted(greeting(1, list(3)), "node1", true, start).unwrap();
+    assert!(cluster.told(number(1), one, snapshot(1, 9)));
+    assert!(!cluster.gossiped(&picture(&[snapshot(1, 8)], &[])), "that is old");
+    let mut moved = snapshot(1, 10);
+    moved.address = "198.51.100.1:6200".parse().unwrap();
+    let mut impostor = snapshot(0, 10);
+    impostor.node = "other".to_owned();
+    assert!(cluster.gossiped(&picture(&[moved.clone(), impostor, snapshot(7, 1)], &[])));
+    let dialled: Vec<SocketAddr> = cluster.to_dial().map(|member| member.address).collect();
+    assert_eq!(dialled, [address(0), moved.address]);
+    assert_eq!(cluster.view(&snapshot(2, 1)).nodes.len(), 3, "the list says who is a member");
+}

@@ -47,6 +47,7 @@ impl ProcessTable {
             | Request::AppRemove { .. }
             | Request::AppRetire { .. }
             | Request::ClusterOpen
+            | Request::ClusterDiscover
             | Request::ClusterJoin { .. }
             | Request::ClusterRemove { .. } => {
                 unreachable!(

@@ -148,6 +148,7 @@ pub(super) fn request(request: &Request) -> Option<deployment::Request> {
         | Request::RotateKeys
         | Request::Applications
         | Request::ClusterOpen
+        | Request::ClusterDiscover
         | Request::ClusterJoin { .. }
         | Request::ClusterRemove { .. } => return None,
         #[cfg(feature = "faults")]

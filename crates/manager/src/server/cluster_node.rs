@@ -15,12 +15,13 @@ use topology::credentials::{
 };
 use topology::protocol::{Admission, Answer, ClusterStatus, Request, encode_line};
 use topology::{
-    HeartbeatSettings, KeyRing, Member, MemberFile, Membership, NodeNumber, NodeSnapshot,
-    ProcessName, TopologyView,
+    Discovery, GossipSettings, HeartbeatSettings, KeyRing, Member, MemberFile, Membership,
+    NodeNumber, NodeSnapshot, ProcessName, TopologyView,
 };
 use tracing::{error, info, warn};
 
 use super::Input;
+use super::gossiping::Gossiping;
 use super::peers::connection::{PeerInput, Refusal};
 use super::peers::protocol::ToPeer;
 use super::peers::{Port, Said, accept, dial, unix_time};
@@ -57,6 +58,8 @@ pub(super) struct ClusterNode {
     sessions: HashMap<NodeNumber, (Session, mpsc::Sender<ToPeer>)>,
     pending: HashMap<u64, Pending>,
     request_last: u64,
+    /// As long as the node belongs to the cluster.
+    gossiping: Option<Gossiping>,
     greeting: watch::Sender<Arc<Vec<u8>>>,
     snapshot: watch::Sender<Arc<Vec<u8>>>,
     membership: watch::Sender<Arc<Vec<u8>>>,
@@ -96,6 +99,14 @@ impl ClusterNode {
         })?;
         let credentials = credentials(&directory, &file, address)?;
         let secret = ClusterSecret::load(&directory.secret())?;
+        let gossip = GossipSettings {
+            cluster: file.cluster.clone(),
+            secret: secret.clone(),
+            heartbeat,
+            discovery: settings.map(discovery).unwrap_or_default(),
+            known: BTreeSet::new(),
+        };
+        let gossiping = Some(Gossiping::begin(gossip, inputs.clone()));
         let (greeting, greetings) = watch::channel(Arc::default());
         let (snapshot, snapshots) = watch::channel(Arc::default());
         let (membership, memberships) = watch::channel(Arc::default());
@@ -114,6 +125,7 @@ impl ClusterNode {
             sessions: HashMap::new(),
             pending: HashMap::new(),
             request_last: 0,
+            gossiping,
             greeting,
             snapshot,
             membership,
@@ -147,7 +159,20 @@ impl ClusterNode {
     }
 
     pub(super) fn status(&self) -> ClusterStatus {
-        self.cluster.status(self.port.refused())
+        let offsets = self.gossiping.as_ref().map(Gossiping::clock_offsets).unwrap_or_default();
+        let clocks = offsets.into_iter().map(|(number, clock)| (self.name_of(number), clock));
+        ClusterStatus {
+            clocks: clocks.collect(),
+            gossip: self.gossiping.as_ref().map(Gossiping::counters).unwrap_or_default(),
+            ..self.cluster.status(self.port.refused())
+        }
+    }
+
+    /// Finds the others as is said there now.
+    pub(super) fn discover(&self, settings: &config::ClusterSettings) {
+        if let Some(gossiping) = &self.gossiping {
+            gossiping.discover(discovery(settings));
+        }
     }
 
     pub(super) fn next_deadline(&self) -> Instant {
@@ -157,6 +182,9 @@ impl ClusterNode {
     /// What the node's processes are shown, and others are told, now that this is what it is.
     pub(super) fn view(&mut self, own: NodeSnapshot) -> TopologyView {
         let view = self.cluster.view(&own).clone();
+        if let Some(gossiping) = &self.gossiping {
+            gossiping.publish(own.clone());
+        }
         tell(&self.snapshot, &ToPeer::Snapshot(own));
         view
     }
@@ -213,6 +241,13 @@ impl ClusterNode {
                 self.cluster.learn(membership, now);
                 self.follow_list();
                 warn!(by, reason, "a member does not speak with this node");
+                Consequence::View
+            }
+            PeerInput::Gossiped(picture) => {
+                if !self.cluster.gossiped(&picture) {
+                    return Consequence::None;
+                }
+                self.follow_list();
                 Consequence::View
             }
             PeerInput::Asked { .. } => unreachable!("the manager carries requests out by itself"),
@@ -407,9 +442,17 @@ impl ClusterNode {
     fn follow_list(&mut self) {
         let members = &self.cluster.membership().members;
         let own = self.cluster.number();
-        self.port
-            .set_hosts(members.iter().map(|member| member.address.ip()).collect::<BTreeSet<_>>());
+        let elsewhere = self.cluster.addresses();
+        let hosts = members.iter().map(|member| member.address).chain(elsewhere);
+        self.port.set_hosts(hosts.map(|address| address.ip()).collect::<BTreeSet<_>>());
         let is_removed = self.cluster.is_removed();
+        if is_removed {
+            self.gossiping = None;
+        }
+        let others = members.iter().filter(|member| member.number != own);
+        if let Some(gossiping) = &self.gossiping {
+            gossiping.know(others.map(|member| member.address).collect());
+        }
         let belongs = |number: &NodeNumber| {
             !is_removed && members.iter().any(|member| &member.number == number)
         };
@@ -419,7 +462,7 @@ impl ClusterNode {
             .cluster
             .to_dial()
             .filter(|member| member.number != own)
-            .map(|member| (member.number, member.clone()))
+            .map(|member| (member.number, member))
             .collect();
         self.dials.retain(|number, (member, dial)| {
             // One that is there already and no longer has to be goes on while it lasts.
@@ -483,6 +526,19 @@ impl Drop for ClusterNode {
     fn drop(&mut self) {
         self.accepting.abort();
         self.dials.values().for_each(|(_, dial)| dial.abort());
+    }
+}
+
+/// What `[cluster]` says of it.
+fn discovery(settings: &config::ClusterSettings) -> Discovery {
+    let addresses = |all: &[config::MemberAddress]| {
+        Discovery::Addresses(all.iter().map(ToString::to_string).collect())
+    };
+    match &settings.discover {
+        Some(config::Discover::Multicast(group)) => Discovery::Multicast(group.address()),
+        Some(config::Discover::Servers(servers)) => addresses(servers),
+        None if settings.nodes.is_empty() => Discovery::KnownMembers,
+        None => addresses(&settings.nodes),
     }
 }
 

@@ -32,6 +32,7 @@ mod cluster_node;
 mod connection;
 mod directory;
 pub mod founding;
+mod gossiping;
 mod guardian;
 mod guardian_link;
 mod http_health;

@@ -307,3 +307,33 @@ fn a_single_node_becomes_a_member_while_it_runs() {
     wait_until_complete(&nodes);
     stop(nodes);
 }
+
+#[test]
+fn members_hear_each_other_by_gossip_and_can_be_told_another_way_to_find_others() {
+    let (port, nodes) = cluster_of(3);
+    let begun = Instant::now();
+    let all_heard = |node: &Node| cluster_status(node).clocks.len() == 2;
+    while !nodes.iter().all(all_heard) {
+        let seen: Vec<ClusterStatus> = nodes.iter().map(cluster_status).collect();
+        assert!(begun.elapsed() < Duration::from_secs(30), "not all are heard: {seen:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    for node in &nodes {
+        let status = cluster_status(node);
+        // One machine has one clock.
+        assert!(status.clocks.values().all(|clock| !clock.is_off_by(500_000)), "{status:?}");
+        assert_eq!((status.gossip.strangers, status.gossip.doubles), (0, 0), "{status:?}");
+    }
+    let file = nodes[2].directory().join(config::FILE_NAME);
+    let write = |discover: &str| {
+        let address = address(3, port);
+        fs::write(&file, format!("[cluster]\naddress = \"{address}\"\ndiscover = {discover}\n"))
+            .unwrap();
+        nodes[2].request(Request::ClusterDiscover)
+    };
+    assert_eq!(write("\"*225.0.0.20:6200\""), Answer::Done);
+    assert_eq!(write(&format!("[\"{}\"]", address(1, port))), Answer::Done);
+    let Answer::Refused { reason } = write("\"*224.0.0.1:6200\"") else { panic!("taken") };
+    assert!(reason.contains("224.0.1.0"), "{reason}");
+    stop(nodes);
+}

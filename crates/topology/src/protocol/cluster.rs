@@ -1,9 +1,11 @@
 //! What is asked and answered about the cluster: by commands, and by managers that pass it on to each other.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::gossip::{ClockOffset, GossipCounters};
 use crate::keys::KeyRing;
 use crate::membership::{Member, Membership};
 
@@ -38,6 +40,12 @@ pub struct ClusterStatus {
     /// Connections to the peer port that were refused since the manager began: plaintext, certificates of strangers,
     /// tokens that are none or have expired.
     pub refused: u64,
+    /// How far the clocks of other nodes are from this one's, by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub clocks: BTreeMap<String, ClockOffset>,
+    /// Datagrams of gossip, and those that were dropped.
+    #[serde(default)]
+    pub gossip: GossipCounters,
     /// This node was removed from the cluster, and nobody of it speaks with it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_removed: bool,

@@ -185,6 +185,9 @@ impl Manager {
             Request::ClusterOpen => {
                 let _ = reply.try_send(self.reopen_cluster());
             }
+            Request::ClusterDiscover => {
+                let _ = reply.try_send(self.discover_anew());
+            }
             Request::ClusterJoin { name, address } => match &mut self.cluster {
                 Some(cluster) => cluster.admit(name.as_deref(), address, self.keys.ring(), reply),
                 None => {
@@ -220,6 +223,25 @@ impl Manager {
         }
         self.show_view();
         Step::Going
+    }
+
+    /// What `outlast topology discover` has written holds from now on.
+    fn discover_anew(&mut self) -> Answer {
+        let Some(cluster) = &self.cluster else { return in_no_cluster() };
+        let path = self.directory.path().join(config::FILE_NAME);
+        match config::load(&path).map(|file| file.cluster) {
+            Ok(Some(settings)) => {
+                cluster.discover(&settings);
+                let address = cluster.address();
+                self.cluster_settings = Some(config::ClusterSettings { address, ..settings });
+                Answer::Done
+            }
+            Ok(None) => {
+                let reason = format!("{} has no [cluster]", path.display());
+                Answer::Refused { reason }
+            }
+            Err(error) => Answer::Refused { reason: error.to_string() },
+        }
     }
 
     fn reopen_cluster(&mut self) -> Answer {
@@ -262,6 +284,7 @@ fn process_of(request: &mut Request) -> Option<&mut ProcessName> {
         | Request::AppRemove { .. }
         | Request::AppRetire { .. }
         | Request::ClusterOpen
+        | Request::ClusterDiscover
         | Request::ClusterJoin { .. }
         | Request::ClusterRemove { .. } => None,
     }

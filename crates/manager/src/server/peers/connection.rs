@@ -42,6 +42,8 @@ pub(crate) enum PeerInput {
     Asked { request: topology::protocol::Request, reply: mpsc::Sender<Answer> },
     /// The connection is over.
     Gone { number: NodeNumber, session: Session },
+    /// What gossip knows of the others now.
+    Gossiped(Arc<topology::Picture>),
     /// A member did not let this node in, and knows that list.
     Refused { by: String, reason: String, membership: topology::Membership },
 }
