@@ -35,9 +35,15 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let mut next_at = Instant::now() + TURN;
     loop {
         let met = tokio::time::timeout_at(next_at.into(), shared.sweeping.notified()).await.is_ok();
+        let mut left = Vec::new();
         while let Some(partition) = shared.next_to_sweep() {
-            report(partition, sweep(&shared, partition, MET_INTERVAL).await);
+            let swept = sweep(&shared, partition, MET_INTERVAL).await;
+            if swept.is_err() {
+                left.push(partition);
+            }
+            report(partition, swept);
         }
+        shared.sweep_later(left);
         if !met {
             next_at = Instant::now() + TURN;
             turn = turn.wrapping_add(1);

@@ -35,6 +35,11 @@
 //! with it all before it), this client refuses to read the partition, so that nobody takes for true what may be lost.
 //! Under `Continue` that write is acknowledged, with an alarm; it is lost if the primary dies before a replica is back.
 //!
+//! **What the servers must be told**: `cluster-require-full-coverage no` (else one dead shard stops all), `maxmemory-policy
+//! noeviction` (the default), `repl-diskless-sync-delay 0` (a primary that dies soon after its start is failed over, too),
+//! `cluster-replica-no-failover yes` where somebody else orders failovers by the highest offset. The user of this client
+//! needs FCALL, FUNCTION, GET, WAIT, INFO, CLUSTER, ASKING, CLIENT ID and CLIENT KILL.
+//!
 //! Deliberately absent: starting and stopping servers, which is the managers' work; reads from replicas, which lag.
 
 use std::fmt;

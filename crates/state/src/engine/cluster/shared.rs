@@ -249,6 +249,11 @@ impl Shared {
         }
     }
 
+    /// These could not be swept; they are tried again behind the next one whose turn it is.
+    pub(super) fn sweep_later(&self, partitions: Vec<Partition>) {
+        lock(&self.sweepable).extend(partitions);
+    }
+
     pub(super) fn next_to_sweep(&self) -> Option<Partition> {
         lock(&self.sweepable).pop_first()
     }
