@@ -23,6 +23,8 @@ const DISCOVER: Expected<'_> = Expected {
     needs: "\"*\" and a multicast address from 224.0.1.0 to 239.255.255.255 with port, or a list of host:port",
     example: "\"*225.0.0.20:6200\" or [\"node1:6200\", \"node2:6200\"]",
 };
+const PORTS: Expected<'_> =
+    Expected { needs: "the first and the last of some ports", example: "\"6210-6219\"" };
 const MEMBER: Expected<'_> =
     Expected { needs: "host:port", example: "\"node1:6200\" or \"192.0.2.11:6200\"" };
 
@@ -38,6 +40,59 @@ pub struct ClusterSettings {
     /// Addresses of members, instead of `discover`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<MemberAddress>,
+    /// The ports, at the host of `address`, at which containers are reached by the edges and containers of other nodes: each
+    /// takes one that is free. None: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_ports: Option<PortRange>,
+}
+
+impl ClusterSettings {
+    /// A member at this address, of which nothing else is said.
+    pub fn at(address: SocketAddr) -> ClusterSettings {
+        ClusterSettings { address, discover: None, nodes: Vec::new(), link_ports: None }
+    }
+}
+
+/// Some ports, from the first to the last; written `6210-6219`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PortRange {
+    /// Not 0.
+    pub first: u16,
+    /// Not less than the first.
+    pub last: u16,
+}
+
+impl FromStr for PortRange {
+    type Err = ClusterAddressError;
+
+    fn from_str(text: &str) -> Result<PortRange, ClusterAddressError> {
+        let parsed = text.split_once('-').and_then(|(first, last)| {
+            let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+            Some(PortRange { first, last })
+        });
+        let is_one = |range: &PortRange| (1..=range.last).contains(&range.first);
+        parsed.filter(is_one).ok_or(ClusterAddressError::Ports)
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+impl TryFrom<String> for PortRange {
+    type Error = ClusterAddressError;
+    fn try_from(text: String) -> Result<PortRange, ClusterAddressError> {
+        text.parse()
+    }
+}
+
+impl From<PortRange> for String {
+    fn from(range: PortRange) -> String {
+        range.to_string()
+    }
 }
 
 /// `cluster.discover`
@@ -76,6 +131,9 @@ pub enum ClusterAddressError {
     /// Not the address of a host.
     #[error("needs this host's own address, perhaps with a port, for example \"192.0.2.11:6200\"")]
     Own,
+    /// Not a [`PortRange`].
+    #[error("needs the first and the last of some ports, for example \"6210-6219\"")]
+    Ports,
 }
 
 impl FromStr for MulticastAddress {
@@ -210,6 +268,12 @@ pub(crate) fn cluster_settings(
             "says, as cluster.discover does, how members are found; needs one of them, not both";
         reader.report(section.at_key("nodes"), section.key("nodes"), message.to_owned());
     }
+    let link_ports = section.text(reader, "link_ports", PORTS, |text| text.parse().ok());
     section.finish(reader);
-    Some(ClusterSettings { address: address?, discover, nodes: nodes.unwrap_or_default() })
+    Some(ClusterSettings {
+        address: address?,
+        discover,
+        nodes: nodes.unwrap_or_default(),
+        link_ports,
+    })
 }

@@ -6,8 +6,16 @@ use super::*;
 use crate::settings::NodeConfig;
 
 /// Settings shown as examples, which have no value by default.
-const EXAMPLES: [&str; 7] =
-    ["#public", "#[[peer]]", "#name = \"pbx\"", "#address", "#transport", "#weight", "#discover"];
+const EXAMPLES: [&str; 8] = [
+    "#public",
+    "#[[peer]]",
+    "#name = \"pbx\"",
+    "#address",
+    "#transport",
+    "#weight",
+    "#discover",
+    "#link_ports",
+];
 
 fn uncommented(text: &str) -> String {
     let setting = |line: &str| {
@@ -47,7 +55,7 @@ fn the_examples_behind_the_comments_are_accepted() {
         .lines()
         .map(|line| match line.strip_prefix('#') {
             Some(rest)
-                if rest.starts_with(['[', 'a', 'n', 't', 'w', 'p', 'r', 'd', 's'])
+                if rest.starts_with(['[', 'a', 'n', 't', 'w', 'p', 'r', 'd', 's', 'l'])
                     && rest.contains(['=', '[']) =>
             {
                 format!("{rest}\n")
@@ -57,7 +65,8 @@ fn the_examples_behind_the_comments_are_accepted() {
         .collect();
     let config = crate::parse(&text).unwrap();
     assert_eq!(config.peer.len(), 1);
-    assert!(config.cluster.unwrap().discover.is_some());
+    let cluster = config.cluster.unwrap();
+    assert!(cluster.discover.is_some() && cluster.link_ports.is_some());
     assert!(config.edge.public.is_some());
     assert!(config.edge.instances[0].public.is_some());
 }

@@ -354,6 +354,10 @@ fn a_member_says_where_it_is_and_how_it_finds_the_others() {
     }
     let fixed = cluster("address = \"192.0.2.11:6200\"\nnodes = [\"192.0.2.12:6200\"]");
     assert_eq!(fixed.nodes[0].as_str(), "192.0.2.12:6200");
+    assert_eq!(fixed.link_ports, None);
+    let walled = cluster("address = \"192.0.2.11:6200\"\nlink_ports = \"6210-6219\"");
+    let ports = walled.link_ports.unwrap();
+    assert_eq!((ports.first, ports.last), (6210, 6219));
 }
 
 #[test]
@@ -378,6 +382,15 @@ nodes = ["node1"]
             "outlast.toml:4 cluster.nodes: says, as cluster.discover does, how members are found; needs one of them, not both",
         ],
     );
+    for ports in ["6210", "0-9", "6219-6210", "6210-", "6210-65536"] {
+        let text = format!("[cluster]\naddress = \"192.0.2.11:6200\"\nlink_ports = \"{ports}\"\n");
+        check(
+            &text,
+            &[&format!(
+                r#"outlast.toml:3 cluster.link_ports: "{ports}" needs the first and the last of some ports, for example "6210-6219""#
+            )],
+        );
+    }
     for address in
         ["*224.0.0.255:6200", "*240.0.0.0:6200", "*192.0.2.1:6200", "*225.0.0.20", "*225.0.0.20:0"]
     {

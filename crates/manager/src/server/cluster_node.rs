@@ -147,7 +147,7 @@ impl ClusterNode {
 
     /// What stands in outlast.toml if nothing else is said there.
     pub(super) fn settings(&self) -> config::ClusterSettings {
-        config::ClusterSettings { address: self.address(), discover: None, nodes: Vec::new() }
+        config::ClusterSettings::at(self.address())
     }
 
     pub(super) fn coordinates(&self) -> bool {

@@ -27,7 +27,7 @@ fn config(node: usize, address: SocketAddr) -> NodeConfig {
     config.node.name = format!("node{node}");
     config.heartbeat.interval = Duration::from_millis(500);
     config.heartbeat.allowed_miss_count = 2;
-    config.cluster = Some(config::ClusterSettings { address, discover: None, nodes: Vec::new() });
+    config.cluster = Some(config::ClusterSettings::at(address));
     config
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use config::PortRange;
 use container::cluster_port::{ClusterPort, ClusterPortSettings, PROTOCOLS};
 use container::http_port::HttpHandle;
 use container::server::ServerHandle;
@@ -57,6 +58,8 @@ pub(super) struct Outside {
     pub(super) name: ProcessName,
     pub(super) membership: Membership,
     pub(super) silence_max: Duration,
+    /// Where the operator wants it to be.
+    pub(super) ports: Option<PortRange>,
     pub(super) handle: ServerHandle,
     pub(super) http: HttpHandle,
     pub(super) reporter: Reporter,
@@ -88,14 +91,16 @@ impl Outside {
         self.http.credentials(credentials.client_config(ALPN_HTTP)?);
         let settings = ClusterPortSettings {
             host: own_host(view).context("the manager does not say how others reach this node")?,
-            ports: None,
+            ports: self.ports.map(|ports| ports.first..=ports.last),
             last: known(view, &self.name),
             tls: Arc::clone(&credentials.server_config(&PROTOCOLS)?),
             silence_max: self.silence_max,
         };
         let host = settings.host;
         let port = ClusterPort::start(settings, self.handle.clone(), self.http.clone());
-        self.port = Some(port.with_context(|| format!("cannot listen on {host}"))?);
+        self.port = Some(port.with_context(|| {
+            format!("no free port at {host}: free one, or set cluster.link_ports in outlast.toml")
+        })?);
         Ok(())
     }
 }

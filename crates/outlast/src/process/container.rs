@@ -118,6 +118,7 @@ async fn serve(
         name: joined.name.clone(),
         membership: Membership::new(&joined.welcome.directory),
         silence_max: joined.heartbeat().silence_max(),
+        ports: joined.config.cluster.as_ref().and_then(|cluster| cluster.link_ports),
         handle: handle.clone(),
         http: http.clone(),
         reporter: joined.subscription.reporter(),
