@@ -259,6 +259,7 @@ mod tests {
 
     use mio::{Events, Poll};
 
+    use super::super::reaching::LinkCredentials;
     use super::*;
 
     const TOKEN: Token = Token(7);
@@ -309,6 +310,31 @@ mod tests {
             self.poll.poll(&mut self.events, Some(patience)).unwrap();
             self.events.iter().any(|event| event.token() == TOKEN && event.is_writable())
         }
+    }
+
+    #[test]
+    fn who_is_waited_for_in_vain_is_given_up_when_he_is_named_again() {
+        let (poll, now) = (Poll::new().unwrap(), Instant::now());
+        // They accept and say nothing.
+        let listeners = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let [first, second] = listeners.each_ref().map(|listener| Place::There {
+            address: listener.local_addr().unwrap(),
+            node: "node2".to_owned(),
+        });
+        let roots = rustls::RootCertStore::empty();
+        let config = rustls::ClientConfig::builder().with_root_certificates(roots);
+        let credentials = LinkCredentials(config.with_no_client_auth().into());
+        let caller = Caller::new(Some(credentials), Duration::from_secs(1));
+        let name = ProcessName::new("container1@node2");
+        let mut link = Link::new(name, first.clone(), TOKEN, now);
+        assert!(!link.named_again(first.clone(), now), "nobody is waited for yet");
+        let probe = LinkFrame::Probe { id: 1 };
+        link.connect(&probe, &caller, poll.registry(), now).unwrap();
+        assert!(!link.named_again(first.clone(), now + ANSWER_USUAL), "he may answer yet");
+        assert!(link.named_again(first, now + 2 * ANSWER_USUAL));
+        assert!(link.named_again(second.clone(), now), "he is elsewhere");
+        link.hello_answered(Incarnation(1));
+        assert!(!link.named_again(second, now + 2 * ANSWER_USUAL), "the link stands");
     }
 
     #[test]

@@ -96,3 +96,22 @@ pub(crate) fn view(
         numbers_given: 2,
     }
 }
+
+/// The view with an edge of node2, too.
+pub(crate) fn with_edge(view: TopologyView, own: SocketAddr, state: ProcessState) -> TopologyView {
+    let mut view = view;
+    let container = view.processes.last().expect("the view has a container of node2").clone();
+    view.processes.push(ProcessEntry {
+        name: ProcessName::new("edge1@node2"),
+        process_type: ProcessType::Edge,
+        state,
+        link_address: None,
+        addresses: vec![topology::EdgeAddress {
+            transport: topology::ListenerTransport::Udp,
+            own,
+            public: own.to_string(),
+        }],
+        ..container
+    });
+    view
+}

@@ -1,12 +1,13 @@
 //! Links to containers of other nodes: TLS in the place of a Unix socket, and all else as ever.
 
 use std::io::Write as _;
-use std::net::TcpStream;
+use std::net::{TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
+use topology::ProcessState;
 use transport::link::LinkFrame;
 
-use crate::cluster::{Cluster, listener, view};
+use crate::cluster::{Cluster, listener, view, with_edge};
 use crate::container::{FakeContainer, FakeLink};
 use crate::phone::Phone;
 use crate::running::{DEADLINE, RunningEdge};
@@ -48,7 +49,11 @@ fn a_container_of_another_node_serves_phones() {
     is_served(&mut link, &mut phone, "small");
     // Longer than a record, and than one write takes.
     for n in 0..20 {
-        let request = phone.request("OPTIONS", &format!("large{n}"), &"x".repeat(30_000));
+        let request = phone.request(
+            "OPTIONS",
+            &format!("large{n}"),
+            &format!("X-Long: {}\r\n", "x".repeat(30_000)),
+        );
         phone.send(&request);
     }
     for n in 0..20 {
@@ -169,6 +174,34 @@ fn a_container_of_another_node_that_comes_again_elsewhere_is_linked_to_there() {
         phone.send(&request);
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+#[test]
+fn a_request_goes_by_the_edge_of_another_node_that_its_route_names_while_that_node_is_there() {
+    let scene = Scene::new();
+    let mut link = scene.container.accept();
+    scene.edge.wait_until_it_serves();
+    let there = UdpSocket::bind("127.0.0.1:0").unwrap();
+    there.set_read_timeout(Some(DEADLINE)).unwrap();
+    let address = there.local_addr().unwrap();
+    let containers = [("container1", scene.container.address())];
+    let mut phone = Phone::udp(&scene.edge);
+    let mut ask = |call_id: &str| {
+        let route = format!("Route: <sip:{address};lr>\r\n");
+        let request = phone.request("OPTIONS", call_id, &route);
+        phone.send(&request);
+    };
+    let named = |version, state| with_edge(view(version, &[], &containers), address, state);
+    scene.edge.notify(named(2, ProcessState::Backoff));
+    ask("by-the-other-edge");
+    let mut datagram = [0; 4_096];
+    let length = there.recv(&mut datagram).unwrap();
+    let request = sip::Message::parse(datagram[..length].to_vec().into()).unwrap();
+    assert_eq!(request.call_id(), Ok(&b"by-the-other-edge"[..]));
+    // The node is lost: who has the session may know another way.
+    scene.edge.notify(named(3, ProcessState::Down));
+    ask("by-a-container");
+    assert_eq!(link.answer(200).call_id(), Ok(&b"by-a-container"[..]));
 }
 
 #[test]
