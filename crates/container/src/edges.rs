@@ -29,6 +29,9 @@ pub(crate) const PORT_DEFAULT: u16 = 5060;
 /// The links that are up, by what their edges said of themselves.
 #[derive(Debug, Default)]
 pub struct Edges {
+    /// What each link's edge says of itself.
+    said: BTreeMap<LinkId, Vec<EdgeAddress>>,
+    /// What of that means the same on this node: not an edge's loopback address that several nodes have.
     links: BTreeMap<LinkId, Vec<EdgeAddress>>,
     departed: VecDeque<SocketAddr>,
     /// Addresses of edges that are about to serve, or may be, as the topology has it: somebody keeps their sockets.
@@ -58,7 +61,19 @@ impl Edges {
     /// A link said Hello.
     pub fn up(&mut self, link: LinkId, addresses: Vec<EdgeAddress>) {
         self.departed.retain(|departed| addresses.iter().all(|address| address.own != *departed));
-        self.links.insert(link, addresses);
+        self.links.insert(link, self.meant_here(&addresses));
+        self.said.insert(link, addresses);
+    }
+
+    /// The topology leaves out the loopback addresses that edges of several nodes listen on. Of another node's edge they are
+    /// not believed: a flow of our own host would lead there.
+    fn meant_here(&self, said: &[EdgeAddress]) -> Vec<EdgeAddress> {
+        let is_known = |address: &EdgeAddress| self.far.contains(&canonical(address.own));
+        let is_far = said.iter().any(is_known);
+        let is_meant = |address: &&EdgeAddress| {
+            !(is_far && address.own.ip().is_loopback() && !is_known(address))
+        };
+        said.iter().filter(is_meant).cloned().collect()
     }
 
     /// Another link of the same edge: each of its workers has one, and reaches the connections of all.
@@ -71,6 +86,7 @@ impl Edges {
 
     /// A link is gone.
     pub fn down(&mut self, link: LinkId) {
+        self.said.remove(&link);
         for address in self.links.remove(&link).unwrap_or_default() {
             let is_held = self.links.values().flatten().any(|other| other.own == address.own);
             if !is_held && !self.departed.contains(&address.own) {
@@ -87,12 +103,12 @@ impl Edges {
         self.expected.clear();
         self.serving.clear();
         self.far.clear();
+        for edge in view.edges().filter(|edge| edge.name.parts().1.is_some()) {
+            self.far.extend(edge.addresses.iter().map(|address| canonical(address.own)));
+        }
+        self.links = self.said.iter().map(|(link, said)| (*link, self.meant_here(said))).collect();
         for edge in view.edges() {
-            let is_far = edge.name.parts().1.is_some();
             for address in &edge.addresses {
-                if is_far {
-                    self.far.push(canonical(address.own));
-                }
                 let is_held = self.links.values().flatten().any(|held| held.own == address.own);
                 if !is_held
                     && !self.departed.contains(&address.own)
@@ -476,6 +492,50 @@ mod tests {
             [near, far, near],
             "the other node's is the next one"
         );
+    }
+
+    #[test]
+    fn a_loopback_address_that_two_nodes_have_is_the_own_edges() {
+        let (own, far) = ("192.0.2.1:5060", "192.0.2.2:5060");
+        let loopback = |own| {
+            vec![
+                address(Transport::Udp, own, own),
+                address(Transport::Udp, "127.0.0.1:5060", "127.0.0.1"),
+            ]
+        };
+        let mut edges = Edges::default();
+        edges.up(LinkId(1), loopback(far));
+        edges.up(LinkId(2), loopback(own));
+        // As the topology has it: the address that both have is left out of the other node's edge.
+        let edge = |name: &str, addresses: &[&str]| topology::ProcessEntry {
+            name: topology::ProcessName::new(name),
+            process_type: topology::ProcessType::Edge,
+            incarnation: topology::Incarnation(1),
+            pid: None,
+            state: ProcessState::Ready,
+            restarts: 0,
+            link: None,
+            link_address: None,
+            addresses: addresses
+                .iter()
+                .map(|own| topology::EdgeAddress {
+                    transport: ListenerTransport::Udp,
+                    own: own.parse().unwrap(),
+                    public: (*own).to_owned(),
+                })
+                .collect(),
+            weight: 0,
+            http: None,
+        };
+        let processes = vec![edge("edge1", &[own, "127.0.0.1:5060"]), edge("edge1@two", &[far])];
+        edges.learn(&TopologyView { processes, ..TopologyView::default() });
+        let host = Host::Ipv4([127, 0, 0, 1].into());
+        for preferred in [1, 2] {
+            assert_eq!(owner(&edges, host, None, preferred), RouteOwner::Edge(LinkId(2)));
+        }
+        edges.up(LinkId(3), loopback(far));
+        assert_eq!(owner(&edges, host, None, 3), RouteOwner::Edge(LinkId(2)));
+        assert!(edges.reach_all());
     }
 
     #[test]

@@ -70,6 +70,11 @@ impl Outside {
     /// Opens the port for the other nodes once this one is a member, and tells the manager where it is when a view does not
     /// know.
     pub(super) fn follow(&mut self, view: &TopologyView) {
+        if view.nodes.is_empty() {
+            // It has left its cluster, or never was in one.
+            self.port = None;
+            self.membership.is_loaded = false;
+        }
         if let Some(credentials) = self.membership.begun(view)
             && let Err(error) = self.open(&credentials, view)
         {
