@@ -13,7 +13,7 @@ use tracing::debug;
 
 use super::layout::{PARTITIONS, Partition};
 use super::reader;
-use super::shared::Shared;
+use super::routes::Shared;
 use crate::error::StoreError;
 
 /// How old a partition's last sweep must be.

@@ -13,7 +13,7 @@
 //! **A read or a list** (`reader`, `scan`) goes to primaries only. `watches` lists again and again; `keeper` removes what
 //! is over.
 //!
-//! **Who serves what** (`nodes`, `shared`, `refresher`): nodes are asked from time to time, and all of them at once as soon
+//! **Who serves what** (`nodes`, `routes`, `refresher`): nodes are asked from time to time, and all of them at once as soon
 //! as anything is amiss: MOVED, a refused or broken connection, silence of 100 ms. Silence of 300 ms, or another node in
 //! its place, ends the waiting for a node; the call goes on elsewhere as long as [`Options::patience`] lasts.
 //!
@@ -72,8 +72,8 @@ mod quota;
 mod reader;
 mod refresher;
 mod reply;
+mod routes;
 mod scan;
-mod shared;
 mod status;
 mod stored;
 mod watches;
@@ -85,8 +85,8 @@ pub use status::{
 };
 
 use layout::Partition;
+use routes::Shared;
 use scan::Want;
-use shared::Shared;
 
 /// A client of a cluster. Cheap to clone. When the last clone is dropped, what is under way still ends, in the background.
 #[derive(Clone)]

@@ -11,7 +11,7 @@ use super::connection::{Lost, text};
 use super::layout::Partition;
 use super::node::Node;
 use super::reply::{Reply, classify};
-use super::shared::{RETRY_AFTER, Shared};
+use super::routes::{RETRY_AFTER, Shared};
 use super::writer;
 use crate::error::StoreError;
 

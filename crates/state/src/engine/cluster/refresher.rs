@@ -15,7 +15,7 @@ use super::job::Job;
 use super::node::Node;
 use super::nodes::{self, Picture, View};
 use super::quota::Standing;
-use super::shared::{RETRY_AFTER, Shared};
+use super::routes::{RETRY_AFTER, Shared};
 use super::writer;
 
 /// How often one node is asked while all is well.

@@ -14,7 +14,7 @@ use redis::{Cmd, Value};
 
 use super::layout::Partition;
 use super::reader;
-use super::shared::{RETRY_AFTER, Shared};
+use super::routes::{RETRY_AFTER, Shared};
 use super::stored::{self, Damage};
 use crate::engine::ordered_key;
 use crate::error::StoreError;

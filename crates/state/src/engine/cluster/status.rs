@@ -11,7 +11,7 @@ use super::layout::Partition;
 use super::node::Node;
 use super::nodes;
 use super::quota::{Copies, Standing, Stream};
-use super::shared::Shared;
+use super::routes::Shared;
 use super::writer;
 
 /// A cluster at this moment.

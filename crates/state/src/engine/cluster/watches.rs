@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tracing::debug;
 
+use super::routes::Shared;
 use super::scan::{Want, scan};
-use super::shared::Shared;
 use crate::error::StoreError;
 use crate::key::{Key, Prefix, Space};
 use crate::record::Version;

@@ -20,7 +20,7 @@ use super::nodes;
 use super::options::{BelowQuota, QuotaChange};
 use super::quota::{Copies, Standing};
 use super::reply::{Reply, classify};
-use super::shared::{RETRY_AFTER, Shared};
+use super::routes::{RETRY_AFTER, Shared};
 use crate::error::{CommitError, StoreError};
 use crate::record::Version;
 use crate::store::CommitOutcome;
