@@ -1,10 +1,10 @@
 //! Who is in the cluster and alive: gossip between the managers of all nodes.
 //!
 //! Every member publishes its [`NodeSnapshot`]; chitchat carries what has changed to everybody, whoever is reached by
-//! whom. What it says goes in datagrams that only members can make and read ([`sealing`]: a key of the cluster's secret,
-//! the times of [`replays`]) and that fit every path ([`word`]). Members ask each other for the time twice an interval: the
+//! whom. What it says goes in datagrams that only members can make and read (`sealing`: a key of the cluster's secret,
+//! the times of `replays`) and that fit every path (`word`). Members ask each other for the time twice an interval: the
 //! answers tell how far clocks differ ([`ClockOffset`]), and whoever says nothing for interval × (allowed misses + 1)
-//! is lost ([`hearing`]). New ones are found by asking or by multicast ([`seeking`]).
+//! is lost (`hearing`). New ones are found by asking or by multicast (`seeking`).
 //!
 //! What comes out is a [`Picture`], which [`crate::cluster_view()`] makes a view of. Deaths of processes reach others faster by the
 //! connections between managers; gossip knows of them when those are broken, or not made yet.

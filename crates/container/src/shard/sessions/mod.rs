@@ -433,7 +433,7 @@ impl Shard {
     }
 
     /// From now on the container's application is asked before one with sessions gets an initial request that none of
-    /// ours has sent ([`ShardEffect::Admit`]). Before anything comes.
+    /// ours has sent (`ShardEffect::Admit`). Before anything comes.
     pub fn guard(&mut self) {
         self.sessions.guard();
     }
