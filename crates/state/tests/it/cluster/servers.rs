@@ -189,16 +189,15 @@ impl Servers {
                 let (first, last) = (number * share, ((number + 1) * share).min(16_384) - 1);
                 let _: () = server.must(cmd("CLUSTER").arg("ADDSLOTSRANGE").arg(first).arg(last));
             }
-            if number > 0 {
-                let first = &self.nodes[0];
-                let bus = first.bus_port();
-                let mut meet = cmd("CLUSTER");
-                meet.arg("MEET").arg("127.0.0.1").arg(first.address.port()).arg(bus);
-                let _: () = server.must(&meet);
-            }
         }
         let all = self.nodes.len();
+        let mut turn = 0_usize;
         wait_for("all servers know each other", &self.nodes, || {
+            // Again and again: on a busy machine one that does not answer soon is forgotten.
+            if turn.is_multiple_of(200) {
+                self.meet();
+            }
+            turn += 1;
             let knows_all = |server: &Server| {
                 let nodes: String = server.ask(cmd("CLUSTER").arg("NODES"))?;
                 Some(nodes.lines().filter(|line| line.contains(" connected")).count() == all)
@@ -210,6 +209,15 @@ impl Servers {
             self.nodes[number].must::<()>(cmd("CLUSTER").arg("REPLICATE").arg(&primary.id));
         }
         self.wait_until_well(replicas);
+    }
+
+    fn meet(&self) {
+        let first = &self.nodes[0];
+        for server in &self.nodes[1..] {
+            let mut meet = cmd("CLUSTER");
+            meet.arg("MEET").arg("127.0.0.1").arg(first.address.port()).arg(first.bus_port());
+            let _: () = server.must(&meet);
+        }
     }
 
     /// Waits until every shard has a primary with so many replicas that have everything, and everybody knows.
