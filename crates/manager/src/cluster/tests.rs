@@ -1,3 +1,5 @@
+//! What a member decides about the others, in virtual time: who is lost, who is admitted, who coordinates.
+
 #![allow(clippy::unwrap_used)]
 use topology::NodeState;
 

@@ -1,3 +1,5 @@
+//! What one node says of itself and of the others becomes one view.
+
 #![allow(clippy::unwrap_used)]
 use super::*;
 use crate::view::{ListenerTransport, ProcessType, WEIGHT_DEFAULT};

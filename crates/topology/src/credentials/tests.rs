@@ -1,3 +1,5 @@
+//! Certificates, files and join tokens: what they let in, and whom they keep out.
+
 #![allow(clippy::unwrap_used)]
 use std::fs;
 use std::net::IpAddr;

@@ -1,3 +1,5 @@
+//! Two ends of a TLS stream over a pair of sockets, read and written in pieces.
+
 #![allow(clippy::unwrap_used)]
 
 use std::os::unix::net::UnixStream;

@@ -73,7 +73,7 @@ pub(super) async fn sweep(
     loop {
         let now = shared.options.clock.now().saturating_sub(GRACE);
         let mut sweep = cmd("FCALL");
-        sweep.arg(shared.library.sweep()).arg(2);
+        sweep.arg(shared.functions.sweep()).arg(2);
         sweep.arg(shared.layout.index(partition)).arg(shared.layout.swept(partition));
         sweep.arg(now.0).arg(&age).arg(&from).arg(STEP);
         let answer = reader::ask(shared, partition, sweep).await?;

@@ -136,7 +136,7 @@ async fn exchange(
 async fn load_library(shared: &Shared, node: &Arc<Node>) {
     let loaded = async {
         let connection = node.reader(&shared.options).await?;
-        text(connection.ask(shared.library.load()).await?)
+        text(connection.ask(shared.functions.load()).await?)
     };
     if let Err(error) = loaded.await {
         warn!(node = %node.address, %error, "the functions could not be loaded");

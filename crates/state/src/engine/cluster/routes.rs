@@ -26,7 +26,7 @@ pub(super) const RETRY_AFTER: Duration = Duration::from_millis(20);
 pub(super) struct Shared {
     pub(super) options: Options,
     pub(super) layout: Layout,
-    pub(super) library: Library,
+    pub(super) functions: Library,
     pub(super) runtime: Handle,
     map: Mutex<Map>,
     /// Grows with every change of the map.
@@ -56,7 +56,7 @@ impl Shared {
         let map = Map { owners: vec![None; PARTITIONS], ..Map::default() };
         Self {
             layout: Layout::new(&options.namespace),
-            library: Library::new(),
+            functions: Library::new(),
             options,
             runtime,
             map: Mutex::new(map),

@@ -154,7 +154,7 @@ async fn fill(
 
 fn command(shared: &Shared, parts: &[&mut Part], end: &[u8], step: usize, want: Want) -> Cmd {
     let mut command = Cmd::with_capacity(5 + 4 * parts.len(), 128 + 128 * parts.len());
-    command.arg("FCALL_RO").arg(shared.library.page());
+    command.arg("FCALL_RO").arg(shared.functions.page());
     // One partition is named as a key, so that its slot's way is told: MOVED, ASK.
     match parts {
         [part] => command.arg(1).arg(shared.layout.index(part.partition)),

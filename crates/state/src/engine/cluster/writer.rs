@@ -118,7 +118,7 @@ async fn open(
     let mut ask = Pipeline::with_capacity(5);
     ask.add_command(info("server"));
     ask.cmd("CLIENT").arg("ID");
-    ask.add_command(shared.library.list());
+    ask.add_command(shared.functions.list());
     look(&mut ask);
     let answers = exchange(shared, node, &connection, &ask).await?;
     let [server, client, library, nodes, replication] = all_of(answers)?;
@@ -136,7 +136,7 @@ async fn open(
         };
     }
     if matches!(&library, Value::Array(found) if found.is_empty()) {
-        text(connection.ask(shared.library.load()).await?)?;
+        text(connection.ask(shared.functions.load()).await?)?;
     }
     assess(shared, node, nodes, replication)?;
     Ok(Line { connection, run_id, client_id })
@@ -229,7 +229,7 @@ async fn write(
             in_doubt: job.in_doubt,
         };
         commands.add_command(commit::encode(
-            &shared.library,
+            &shared.functions,
             &shared.layout,
             job.partition,
             &job.batch,
@@ -254,7 +254,7 @@ async fn write(
         route(shared, job, answer, &mut done, &mut lacks_library);
     }
     if !lacks_library.is_empty() {
-        let loaded = connection.ask(shared.library.load()).await.and_then(text);
+        let loaded = connection.ask(shared.functions.load()).await.and_then(text);
         if let Err(error) = loaded {
             warn!(node = %node.address, %error, "the functions could not be loaded");
         }
