@@ -182,26 +182,37 @@ fn a_request_goes_by_the_edge_of_another_node_that_its_route_names_while_that_no
     let mut link = scene.container.accept();
     scene.edge.wait_until_it_serves();
     let there = UdpSocket::bind("127.0.0.1:0").unwrap();
-    there.set_read_timeout(Some(DEADLINE)).unwrap();
+    there.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
     let address = there.local_addr().unwrap();
     let containers = [("container1", scene.container.address())];
     let mut phone = Phone::udp(&scene.edge);
-    let mut ask = |call_id: &str| {
+    // Who is asked while a worker has not read a view yet goes by the one before: the phone asks again.
+    let mut goes = |call_id: &str, by_the_other_edge: bool| {
         let route = format!("Route: <sip:{address};lr>\r\n");
         let request = phone.request("OPTIONS", call_id, &route);
-        phone.send(&request);
+        let (begun, mut datagram) = (Instant::now(), [0; 4_096]);
+        loop {
+            assert!(begun.elapsed() < DEADLINE, "{call_id}: every request goes the other way");
+            phone.send(&request);
+            let length = there.recv(&mut datagram);
+            let offered = link.has_incoming().then(|| link.answer(200));
+            let arrived = match by_the_other_edge {
+                true => length
+                    .ok()
+                    .map(|length| sip::Message::parse(datagram[..length].to_vec().into()).unwrap()),
+                false => offered,
+            };
+            if arrived.is_some_and(|request| request.call_id() == Ok(call_id.as_bytes())) {
+                return;
+            }
+        }
     };
     let named = |version, state| with_edge(view(version, &[], &containers), address, state);
     scene.edge.notify(named(2, ProcessState::Backoff));
-    ask("by-the-other-edge");
-    let mut datagram = [0; 4_096];
-    let length = there.recv(&mut datagram).unwrap();
-    let request = sip::Message::parse(datagram[..length].to_vec().into()).unwrap();
-    assert_eq!(request.call_id(), Ok(&b"by-the-other-edge"[..]));
+    goes("by-the-other-edge", true);
     // The node is lost: who has the session may know another way.
     scene.edge.notify(named(3, ProcessState::Down));
-    ask("by-a-container");
-    assert_eq!(link.answer(200).call_id(), Ok(&b"by-a-container"[..]));
+    goes("by-a-container", false);
 }
 
 #[test]
