@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::listen::PublicAddress;
-use crate::reader::{Expected, Reader, Section};
+use crate::reader::{Expected, Reader, Section, integer_in};
 
 /// Port of a member where none is named.
 pub const CLUSTER_PORT: u16 = 6200;
@@ -25,6 +25,14 @@ const DISCOVER: Expected<'_> = Expected {
 };
 const PORTS: Expected<'_> =
     Expected { needs: "the first and the last of some ports", example: "\"6210-6219\"" };
+const STORES: Expected<'_> = Expected {
+    needs: "a whole number from 0 to 4, or \"vote\" for a store that holds no data",
+    example: "2",
+};
+const STORE_PORTS: Expected<'_> =
+    Expected { needs: "the first and the last of some ports", example: "\"6220-6227\"" };
+const REPOSITORY_PORTS: Expected<'_> =
+    Expected { needs: "two ports, the first and the last", example: "\"6230-6231\"" };
 const MEMBER: Expected<'_> =
     Expected { needs: "host:port", example: "\"node1:6200\" or \"192.0.2.11:6200\"" };
 
@@ -44,12 +52,81 @@ pub struct ClusterSettings {
     /// takes one that is free. None: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link_ports: Option<PortRange>,
+    /// The stores that this node runs. Default: 2.
+    #[serde(default)]
+    pub stores: Stores,
+    /// The ports of the stores, at the host of `address`: two for each, one for clients and one for the other stores. Those
+    /// that `stores` leaves over are for copies that another node should have and is lost. Default: `6220-6227`.
+    #[serde(default = "store_ports")]
+    pub store_ports: PortRange,
+    /// The ports of the repository, at the host of `address`: one for clients, one for its other members. Default:
+    /// `6230-6231`.
+    #[serde(default = "repository_ports")]
+    pub repository_ports: PortRange,
+    /// Whether a copy may lie on the host of what it is a copy of, for want of another. It outlives a process then, not a
+    /// host. Default: `false`.
+    #[serde(default)]
+    pub allow_colocation: bool,
+}
+
+/// What a node runs of the cluster's state; written as a number or `"vote"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Stores {
+    /// So many stores: the first serves a share of the records, each further one has a copy of another node's. 0: none.
+    Count(u8),
+    /// One store that holds no data, and votes on who serves: for the smallest of three hosts.
+    Vote(Vote),
+}
+
+/// `"vote"`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Vote {
+    /// `"vote"`
+    Vote,
+}
+
+/// Stores of one node; more would not make it faster.
+pub const STORES_MAX: u8 = 4;
+
+impl Default for Stores {
+    fn default() -> Stores {
+        Stores::Count(2)
+    }
+}
+
+impl Stores {
+    /// How many processes these are.
+    pub fn count(self) -> u8 {
+        match self {
+            Stores::Count(count) => count,
+            Stores::Vote(_) => 1,
+        }
+    }
+}
+
+fn store_ports() -> PortRange {
+    PortRange { first: 6220, last: 6227 }
+}
+
+fn repository_ports() -> PortRange {
+    PortRange { first: 6230, last: 6231 }
 }
 
 impl ClusterSettings {
     /// A member at this address, of which nothing else is said.
     pub fn at(address: SocketAddr) -> ClusterSettings {
-        ClusterSettings { address, discover: None, nodes: Vec::new(), link_ports: None }
+        ClusterSettings {
+            address,
+            discover: None,
+            nodes: Vec::new(),
+            link_ports: None,
+            stores: Stores::default(),
+            store_ports: store_ports(),
+            repository_ports: repository_ports(),
+            allow_colocation: false,
+        }
     }
 }
 
@@ -73,6 +150,13 @@ impl FromStr for PortRange {
         });
         let is_one = |range: &PortRange| (1..=range.last).contains(&range.first);
         parsed.filter(is_one).ok_or(ClusterAddressError::Ports)
+    }
+}
+
+impl PortRange {
+    /// How many they are.
+    pub fn count(self) -> usize {
+        usize::from(self.last - self.first) + 1
     }
 }
 
@@ -269,11 +353,57 @@ pub(crate) fn cluster_settings(
         reader.report(section.at_key("nodes"), section.key("nodes"), message.to_owned());
     }
     let link_ports = section.text(reader, "link_ports", PORTS, |text| text.parse().ok());
-    section.finish(reader);
-    Some(ClusterSettings {
-        address: address?,
+    let default = ClusterSettings::at(SocketAddr::from(([127, 0, 0, 1], CLUSTER_PORT)));
+    let stores = section.optional(reader, "stores", STORES, |value| match value {
+        toml::de::DeValue::String(text) if text == "vote" => Some(Stores::Vote(Vote::Vote)),
+        value => integer_in(value, &(0..=u64::from(STORES_MAX))).map(Stores::Count),
+    });
+    let store_ports =
+        section.text(reader, "store_ports", STORE_PORTS, |text| text.parse::<PortRange>().ok());
+    let repository_ports = section.text(reader, "repository_ports", REPOSITORY_PORTS, |text| {
+        text.parse().ok().filter(|ports: &PortRange| ports.count() == 2)
+    });
+    let settings = ClusterSettings {
+        address: address.unwrap_or(default.address),
         discover,
         nodes: nodes.unwrap_or_default(),
         link_ports,
-    })
+        stores: stores.unwrap_or_default(),
+        store_ports: store_ports.unwrap_or(default.store_ports),
+        repository_ports: repository_ports.unwrap_or(default.repository_ports),
+        allow_colocation: section.flag(reader, "allow_colocation", default.allow_colocation),
+    };
+    check_ports(reader, &section, &settings);
+    section.finish(reader);
+    address.map(|_| settings)
+}
+
+/// What each port is for must be clear.
+fn check_ports(reader: &mut Reader<'_>, section: &Section<'_>, settings: &ClusterSettings) {
+    let needed = 2 * usize::from(settings.stores.count());
+    if settings.store_ports.count() < needed {
+        let message = format!(
+            "\"{}\" are too few ports: {} stores need {needed}, two each",
+            settings.store_ports,
+            settings.stores.count()
+        );
+        reader.report(section.at_key("store_ports"), section.key("store_ports"), message);
+    }
+    let own = PortRange { first: settings.address.port(), last: settings.address.port() };
+    let ranges = [
+        ("address", Some(own)),
+        ("link_ports", settings.link_ports),
+        ("store_ports", Some(settings.store_ports)),
+        ("repository_ports", Some(settings.repository_ports)),
+    ];
+    for (at, (name, range)) in ranges.iter().enumerate() {
+        let meets = |other: &PortRange| {
+            range.is_some_and(|range| range.first <= other.last && other.first <= range.last)
+        };
+        let earlier = ranges[..at].iter();
+        for (other, _) in earlier.filter(|(_, other)| other.as_ref().is_some_and(meets)) {
+            let message = format!("has ports of cluster.{other} in it; needs ports of its own");
+            reader.report(section.at_key(name), section.key(name), message);
+        }
+    }
 }

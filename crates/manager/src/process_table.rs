@@ -8,9 +8,12 @@
 //!            └─ backoff ◀┴────── died ◀──────┘ killed
 //! ```
 //!
-//! The order of a node's start: the containers, then, when each of them is ready or has failed once, the edges. The
-//! order of its stop: the containers drain, while the edges go on to carry their messages; when the last container
-//! has ended, or was killed after its deadline, the edges stop.
+//! The order of a node's start: the servers that are not ours, then the containers, then, when each of them is ready or
+//! has failed once, the edges. The order of its stop: the containers drain, while the edges go on to carry their messages;
+//! when the last container has ended, or was killed after its deadline, the edges stop, and then the servers.
+//!
+//! A server is prepared before each of its lives, for as long as that takes: the store of a cluster's primary is not
+//! started before another has its place. It says nothing by itself; the manager asks it and tells the table the answers.
 //!
 //! `now` is an argument; the server calls [`ProcessTable::tick`] at [`ProcessTable::next_deadline`]. Which processes
 //! hang is decided in `detection`, what is asked by hand in `requests`.
@@ -43,6 +46,12 @@ pub const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// A process told to stop (not to drain) is killed after this.
 pub const STOP_LIMIT: Duration = Duration::from_secs(3);
+
+/// The same for a server, which writes what it has, and hands over what it serves.
+pub const SERVER_STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long the containers of a node that starts wait for servers that neither serve nor fail.
+pub const CONTAINERS_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// How long the edges of a node that starts wait for containers that neither serve nor fail.
 pub const EDGES_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -90,6 +99,12 @@ impl ProcessTable {
     #[must_use]
     pub fn of_member(self, number: NodeNumber) -> ProcessTable {
         ProcessTable { number, ..self }
+    }
+
+    /// Servers that the node runs; before [`Event::NodeStarts`] and [`resume`](Self::resume).
+    pub fn add_servers(&mut self, specs: Vec<ProcessSpec>) {
+        let servers = specs.into_iter().map(|spec| Process::new(spec, &self.limits));
+        self.processes.extend(servers);
     }
 
     /// The node's number.
@@ -142,6 +157,14 @@ impl ProcessTable {
             Event::Spawned { name, pid } => {
                 if let Some(at) = self.position(&name) {
                     self.processes[at].pid = Some(pid);
+                }
+            }
+            Event::Servers(specs) => self.set_servers(specs, now, effects),
+            Event::Prepared { name } => {
+                if let Some(at) = self.position(&name)
+                    && self.processes[at].is_prepared_for
+                {
+                    self.begin(at, now, effects);
                 }
             }
             Event::Ready { name, incarnation } => {
@@ -231,10 +254,12 @@ impl ProcessTable {
     /// operator waits for.
     fn conclude(&mut self, before: &[ProcessEntry], now: Instant, effects: &mut Vec<Effect>) {
         match self.phase {
-            Phase::Starting | Phase::Serving => self.start_edges_after_containers(now, effects),
-            Phase::Stopping => self.stop_edges_after_containers(now, effects),
+            Phase::Starting | Phase::Serving => self.start_those_who_wait(now, effects),
+            Phase::Stopping => self.stop_those_who_wait(now, effects),
             Phase::Ended => {}
         }
+        self.processes
+            .retain(|process| !process.is_dismissed || process.state != ProcessState::Down);
         if self.entries() != before {
             self.version += 1;
             // Before the other effects: who waits for an answer may look at the view next.
@@ -252,6 +277,16 @@ impl ProcessTable {
     }
 
     fn spawn(&mut self, at: usize, now: Instant, effects: &mut Vec<Effect>) {
+        let process = &mut self.processes[at];
+        if process.is_server() {
+            process.begins_to_be_prepared();
+            effects.push(Effect::Prepare { name: process.spec.name.clone() });
+            return;
+        }
+        self.begin(at, now, effects);
+    }
+
+    fn begin(&mut self, at: usize, now: Instant, effects: &mut Vec<Effect>) {
         self.incarnation_last += 1;
         let process = &mut self.processes[at];
         process.begins(Incarnation::of_node(self.number, self.incarnation_last), now);
@@ -285,32 +320,71 @@ impl ProcessTable {
         }
     }
 
-    /// Whatever does not run is started: the containers now, the edges when it is their turn.
+    fn set_servers(&mut self, specs: Vec<ProcessSpec>, now: Instant, effects: &mut Vec<Effect>) {
+        let drain = self.limits.drain;
+        for process in self.processes.iter_mut().filter(|process| process.is_server()) {
+            process.is_dismissed = !specs.iter().any(|spec| spec.name == process.spec.name);
+            match (process.is_dismissed, process.state) {
+                (true, ProcessState::Backoff) => {
+                    process.state = ProcessState::Down;
+                    process.is_prepared_for = false;
+                    process.due = None;
+                }
+                (true, _) if process.goal != Goal::Down && process.state != ProcessState::Down => {
+                    process.goal = Goal::Down;
+                    process.begin_to_stop(drain, now, effects);
+                }
+                (true | false, _) => {}
+            }
+        }
+        for spec in specs {
+            if self.position(&spec.name).is_some() {
+                continue;
+            }
+            self.processes.push(Process::new(spec, &self.limits));
+            if matches!(self.phase, Phase::Starting | Phase::Serving) {
+                self.spawn(self.processes.len() - 1, now, effects);
+            }
+        }
+    }
+
+    /// Whatever does not run is started: the servers now, the others when it is their turn.
     fn start_node(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let servers_wait = match self.processes.iter().any(Process::is_server) {
+            true => CONTAINERS_WAIT_MAX,
+            false => Duration::ZERO,
+        };
         for at in 0..self.processes.len() {
             let process = &mut self.processes[at];
             if process.state != ProcessState::Down || process.goal == Goal::Down {
                 continue;
             }
-            if process.is_container() {
+            if process.is_server() {
                 self.spawn(at, now, effects);
             } else {
+                let wait = if process.is_container() { Duration::ZERO } else { EDGES_WAIT_MAX };
                 process.state = ProcessState::Backoff;
-                process.due = Some(now + EDGES_WAIT_MAX);
+                process.due = Some(now + servers_wait + wait);
             }
         }
+        self.start_those_who_wait(now, effects);
     }
 
-    /// An edge that serves before the containers would tell phones 503, or send all of them to the first container.
-    /// One that cannot start, or was stopped again, holds up nobody.
-    fn start_edges_after_containers(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        let mut containers = self.processes.iter().filter(|process| process.is_container());
-        if containers.any(Process::has_its_first_start) {
-            return;
-        }
-        for at in 0..self.processes.len() {
-            if self.processes[at].awaits_its_turn() {
-                self.spawn(at, now, effects);
+    /// A container has its state in the servers. An edge that serves before the containers would tell phones 503, or send
+    /// all of them to the first container. Who cannot start, or was stopped again, holds up nobody.
+    fn start_those_who_wait(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let turns: [fn(&Process) -> bool; 3] =
+            [Process::is_server, Process::is_container, Process::is_edge];
+        for is_of in turns {
+            for at in 0..self.processes.len() {
+                let process = &mut self.processes[at];
+                if is_of(process) && process.awaits_its_turn() {
+                    self.spawn(at, now, effects);
+                }
+            }
+            let mut of_turn = self.processes.iter().filter(|process| is_of(process));
+            if of_turn.any(Process::has_its_first_start) {
+                return;
             }
         }
     }
@@ -325,11 +399,12 @@ impl ProcessTable {
                 ProcessState::Down => {}
                 ProcessState::Backoff => {
                     process.state = ProcessState::Down;
+                    process.is_prepared_for = false;
                     process.due = None;
                 }
                 _ if again => process.kill(KillReason::AtOnce, effects),
                 ProcessState::Starting => process.kill(KillReason::Unneeded, effects),
-                // Its stop follows the last container's.
+                // Its stop follows the last container's, or the last edge's.
                 ProcessState::Ready if !process.is_container() => {}
                 ProcessState::Ready => process.begin_to_stop(drain, now, effects),
                 ProcessState::Draining => {
@@ -341,14 +416,22 @@ impl ProcessTable {
         }
     }
 
-    fn stop_edges_after_containers(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        let mut containers = self.processes.iter().filter(|process| process.is_container());
-        if containers.any(|process| process.state != ProcessState::Down) {
-            return;
-        }
-        for process in &mut self.processes {
-            if matches!(process.state, ProcessState::Ready | ProcessState::Draining) {
-                process.tell_to_stop(now, effects);
+    fn stop_those_who_wait(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let turns: [fn(&Process) -> bool; 3] =
+            [Process::is_container, Process::is_edge, Process::is_server];
+        for is_of in turns {
+            let mut has_ended = true;
+            for process in self.processes.iter_mut().filter(|process| is_of(process)) {
+                has_ended &= process.state == ProcessState::Down;
+                // Containers drain.
+                if !process.is_container()
+                    && matches!(process.state, ProcessState::Ready | ProcessState::Draining)
+                {
+                    process.tell_to_stop(now, effects);
+                }
+            }
+            if !has_ended {
+                return;
             }
         }
     }

@@ -85,6 +85,7 @@ fn noun(directory: &Path, name: &str) -> Result<&'static str, Failure> {
     Ok(match process.map(|process| process.process_type) {
         Some(ProcessType::Edge) => "connections",
         Some(ProcessType::Container) | None => "calls",
+        Some(ProcessType::Store | ProcessType::Repository) => "clients",
     })
 }
 

@@ -35,6 +35,9 @@ pub const ALPN_LINK: &[u8] = b"outlast-link/1";
 /// HTTP to a container of another node.
 pub const ALPN_HTTP: &[u8] = b"outlast-http/1";
 
+/// As whom the cluster's stores know their clients; the password is [`ClusterSecret::store_password`].
+pub const STORE_USER: &str = "outlast";
+
 /// The files of a member: `DIR/cluster/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterDirectory(PathBuf);

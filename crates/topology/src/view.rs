@@ -77,6 +77,10 @@ pub enum ProcessType {
     Edge,
     /// Hosts applications, the registrar among them.
     Container,
+    /// A server of the cluster's state, which is not ours (Redis); the manager runs and asks it.
+    Store,
+    /// A server of the cluster's repository, which is not ours (etcd); the manager runs and asks it.
+    Repository,
 }
 
 impl ProcessType {
@@ -85,6 +89,16 @@ impl ProcessType {
         match self {
             ProcessType::Edge => "edge",
             ProcessType::Container => "container",
+            ProcessType::Store => "store",
+            ProcessType::Repository => "repository",
+        }
+    }
+
+    /// Whether the program is not ours: it connects to nobody, and says nothing unless it is asked.
+    pub fn is_server(self) -> bool {
+        match self {
+            ProcessType::Edge | ProcessType::Container => false,
+            ProcessType::Store | ProcessType::Repository => true,
         }
     }
 }
@@ -203,7 +217,8 @@ pub struct ProcessEntry {
     /// Containers: the Unix socket on which edges reach it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<PathBuf>,
-    /// Containers of a cluster's node: where edges and containers of other nodes reach it, by TLS.
+    /// In a cluster, where other nodes reach it by TLS: their edges and containers a container, whoever uses it a store or
+    /// repository.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link_address: Option<SocketAddr>,
     /// Edges: what they listen on.
@@ -212,7 +227,7 @@ pub struct ProcessEntry {
     /// Containers: where it serves HTTP, or did in its last life.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<SocketAddr>,
-    /// Share of new work relative to the other containers; 100 is the usual one, 0 takes none.
+    /// Share of new work relative to the others of its type; 100 is the usual one, 0 takes none: a store that only votes.
     pub weight: u16,
 }
 
@@ -249,6 +264,11 @@ impl TopologyView {
     /// The containers, alive or not.
     pub fn containers(&self) -> impl Iterator<Item = &ProcessEntry> {
         self.processes.iter().filter(|process| process.process_type == ProcessType::Container)
+    }
+
+    /// The stores, alive or not.
+    pub fn stores(&self) -> impl Iterator<Item = &ProcessEntry> {
+        self.processes.iter().filter(|process| process.process_type == ProcessType::Store)
     }
 
     /// The edges, alive or not.

@@ -399,3 +399,55 @@ nodes = ["node1"]
         assert_eq!(problems[0].line, 3, "{address}");
     }
 }
+
+#[test]
+fn stores_and_their_ports_are_read() {
+    use crate::{ClusterSettings, Stores};
+    let cluster = |text: &str| {
+        let text = format!("[cluster]\naddress = \"192.0.2.11:6200\"\n{text}");
+        parse(&text).unwrap().cluster.unwrap()
+    };
+    let default = cluster("");
+    assert_eq!(default, ClusterSettings::at("192.0.2.11:6200".parse().unwrap()));
+    assert_eq!((default.stores.count(), default.store_ports.count()), (2, 8));
+    let small = cluster("stores = \"vote\"\nstore_ports = \"7000-7001\"\nallow_colocation = true");
+    assert!(matches!(small.stores, Stores::Vote(_)) && small.allow_colocation);
+    let json = serde_json::to_value(&small).unwrap();
+    assert_eq!(json["stores"], "vote");
+    assert_eq!(serde_json::from_value::<ClusterSettings>(json).unwrap(), small);
+    assert_eq!(cluster("stores = 0").stores, Stores::Count(0));
+    let older = serde_json::json!({ "address": "192.0.2.11:6200" });
+    assert_eq!(serde_json::from_value::<ClusterSettings>(older).unwrap(), default);
+}
+
+#[test]
+fn stores_that_cannot_be_are_refused() {
+    let text = |text: &str| format!("[cluster]\naddress = \"192.0.2.11:6200\"\n{text}\n");
+    for stores in ["5", "\"votes\"", "-1"] {
+        let needs = "a whole number from 0 to 4, or \"vote\" for a store that holds no data";
+        check(
+            &text(&format!("stores = {stores}")),
+            &[&format!("outlast.toml:3 cluster.stores: {stores} needs {needs}, for example 2")],
+        );
+    }
+    check(&text("store = 2"), &["outlast.toml:3 cluster.store: unknown; did you mean stores?"]);
+    check(
+        &text("store_ports = \"6220-6222\""),
+        &[
+            "outlast.toml:3 cluster.store_ports: \"6220-6222\" are too few ports: 2 stores need 4, two each",
+        ],
+    );
+    check(
+        &text("link_ports = \"6220-6229\"\nrepository_ports = \"6200-6201\""),
+        &[
+            "outlast.toml:1 cluster.store_ports: has ports of cluster.link_ports in it; needs ports of its own",
+            "outlast.toml:4 cluster.repository_ports: has ports of cluster.address in it; needs ports of its own",
+        ],
+    );
+    check(
+        &text("repository_ports = \"6230-6232\""),
+        &[
+            r#"outlast.toml:3 cluster.repository_ports: "6230-6232" needs two ports, the first and the last, for example "6230-6231""#,
+        ],
+    );
+}

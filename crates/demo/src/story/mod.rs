@@ -319,6 +319,7 @@ impl Cast {
                 format!(", which has {with} of the calls")
             }
             ProcessType::Edge => ", through which everything goes".to_owned(),
+            ProcessType::Store | ProcessType::Repository => String::new(),
         };
         let what = format!("{} {name}{with}", kind.name());
         listener.begins(&what);
@@ -404,7 +405,7 @@ fn goes_on(pair: &Pair, broken: ProcessType) -> Vec<Act> {
     };
     let reconnect = match broken {
         ProcessType::Edge => Some(Act::Phones(PhoneAct::Reconnect)),
-        ProcessType::Container => None,
+        ProcessType::Container | ProcessType::Store | ProcessType::Repository => None,
     };
     [reconnect, call, Some(look_up)].into_iter().flatten().collect()
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use topology::protocol::Command;
-use topology::view::{Incarnation, ProcessName, ProcessState};
+use topology::view::{Incarnation, ProcessName, ProcessState, ProcessType};
 
 use super::ProcessTable;
 use super::event::Effect;
@@ -25,6 +25,9 @@ const RETURN_GRACE: Duration = Duration::from_millis(500);
 pub struct Recorded {
     /// Which.
     pub name: ProcessName,
+    /// What it is for; `None`: an edge or a container, of which earlier releases did not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process_type: Option<ProcessType>,
     /// The present life, or the last one.
     pub incarnation: Incarnation,
     /// Of the present life; whoever reads a record says here whether it still lives.
@@ -52,6 +55,7 @@ impl ProcessTable {
     pub fn record(&self) -> Vec<Recorded> {
         let recorded = |process: &Process| Recorded {
             name: process.spec.name.clone(),
+            process_type: Some(process.spec.process_type),
             incarnation: process.incarnation,
             pid: process.pid,
             state: process.state,
@@ -124,7 +128,7 @@ impl Process {
         self.incarnation = life.incarnation;
         self.restarts = life.restarts;
         self.http = life.http;
-        self.link_address = life.link_address;
+        self.link_address = self.spec.link_address.or(life.link_address);
         self.goal = life.goal;
         self.pid = life.pid;
         match (life.state, life.pid) {

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use topology::HeartbeatSettings;
 use topology::view::{Incarnation, ProcessName, ProcessState};
 
-use super::ProcessTable;
 use super::event::{Effect, KillReason};
 use super::process::{Accusation, LockReport, Process};
+use super::{ProcessTable, START_LIMIT};
 
 /// Who waits for the store's write lock reports its holder every 100 ms for which that one did not let go. At so many
 /// reports in a row the holder is killed. How long the wait has been proves less: the holder may be another one by
@@ -69,6 +69,10 @@ impl ProcessTable {
         }
         if process.state == ProcessState::Draining {
             process.tell_progress(now, effects);
+        }
+        // A server that reads its files has much to read, perhaps, and says that it does.
+        if process.state == ProcessState::Starting && process.is_server() {
+            process.due = Some(now + START_LIMIT);
         }
     }
 

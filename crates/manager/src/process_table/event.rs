@@ -16,10 +16,14 @@ use crate::restart::RestartPolicy;
 pub struct ProcessSpec {
     /// Unique on the node.
     pub name: ProcessName,
-    /// Edge or container.
+    /// What it is for.
     pub process_type: ProcessType,
     /// Containers: where edges reach it.
     pub link: Option<PathBuf>,
+    /// Servers that are not ours: where other nodes reach it.
+    pub link_address: Option<SocketAddr>,
+    /// Share of new work; [`WEIGHT_DEFAULT`](topology::view::WEIGHT_DEFAULT) where nothing else is said.
+    pub weight: u16,
     /// Edges: what they listen on.
     pub addresses: Vec<EdgeAddress>,
 }
@@ -51,7 +55,15 @@ pub enum Event {
         /// Its process id.
         pid: u32,
     },
-    /// A spawn failed.
+    /// The servers that the node shall run: whoever is new among them is started, whoever is not among them any more is
+    /// stopped and forgotten.
+    Servers(Vec<ProcessSpec>),
+    /// What had to be done before the next life of a server is done.
+    Prepared {
+        /// Which.
+        name: ProcessName,
+    },
+    /// A spawn, or what had to be done before it, failed.
     NotSpawned {
         /// Which.
         name: ProcessName,
@@ -151,6 +163,12 @@ pub enum Event {
 /// What to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
+    /// Do what must be done before a server's next life; then [`Event::Prepared`] or [`Event::NotSpawned`]. Asked for again
+    /// while it is being done, it is meant once.
+    Prepare {
+        /// Which.
+        name: ProcessName,
+    },
     /// Start the program; then [`Event::Spawned`] or [`Event::NotSpawned`].
     Spawn {
         /// Which.

@@ -5,12 +5,10 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use topology::protocol::{Answer, Command};
-use topology::view::{
-    Incarnation, ProcessEntry, ProcessName, ProcessState, ProcessType, WEIGHT_DEFAULT,
-};
+use topology::view::{Incarnation, ProcessEntry, ProcessName, ProcessState, ProcessType};
 
 use super::event::{Effect, KillReason, Limits, ProcessSpec, Ticket};
-use super::{START_LIMIT, STOP_LIMIT};
+use super::{SERVER_STOP_LIMIT, START_LIMIT, STOP_LIMIT};
 use crate::restart::Backoff;
 
 /// What a process shall come to.
@@ -54,6 +52,10 @@ pub(super) struct Process {
     pub(super) link_address: Option<SocketAddr>,
     pub(super) backoff: Backoff,
     pub(super) goal: Goal,
+    /// A server whose next life is being prepared.
+    pub(super) is_prepared_for: bool,
+    /// A server that the node shall not have any more.
+    pub(super) is_dismissed: bool,
     /// The next start, or the end of patience: what it means depends on the state.
     pub(super) due: Option<Instant>,
     /// The last sign of life; `None` while none is expected.
@@ -88,15 +90,17 @@ pub(super) struct Accusation {
 impl Process {
     pub(super) fn new(spec: ProcessSpec, limits: &Limits) -> Process {
         Process {
+            link_address: spec.link_address,
             spec,
             state: ProcessState::Down,
             incarnation: Incarnation::NONE,
             pid: None,
             restarts: 0,
             http: None,
-            link_address: None,
             backoff: Backoff::new(limits.restart),
             goal: Goal::Up,
+            is_prepared_for: false,
+            is_dismissed: false,
             due: None,
             heard: None,
             left: 0,
@@ -118,8 +122,16 @@ impl Process {
             link_address: self.link_address,
             addresses: self.spec.addresses.clone(),
             http: self.http,
-            weight: WEIGHT_DEFAULT,
+            weight: self.spec.weight,
         }
+    }
+
+    pub(super) fn is_server(&self) -> bool {
+        self.spec.process_type.is_server()
+    }
+
+    pub(super) fn is_edge(&self) -> bool {
+        self.spec.process_type == ProcessType::Edge
     }
 
     pub(super) fn is_container(&self) -> bool {
@@ -137,16 +149,27 @@ impl Process {
 
     /// Waits for its first start.
     pub(super) fn awaits_its_turn(&self) -> bool {
-        self.state == ProcessState::Backoff && self.incarnation == Incarnation::NONE
+        self.state == ProcessState::Backoff
+            && self.incarnation == Incarnation::NONE
+            && !self.is_prepared_for
     }
 
-    /// Starts for the first time, which may come to nothing.
+    /// Starts for the first time, or is prepared for it, which may come to nothing.
     pub(super) fn has_its_first_start(&self) -> bool {
-        self.state == ProcessState::Starting && self.restarts == 0
+        (self.state == ProcessState::Starting || self.is_prepared_for) && self.restarts == 0
+    }
+
+    /// What a server's next life needs is done before it begins.
+    pub(super) fn begins_to_be_prepared(&mut self) {
+        self.state = ProcessState::Backoff;
+        self.goal = Goal::Up;
+        self.due = None;
+        self.is_prepared_for = true;
     }
 
     pub(super) fn begins(&mut self, incarnation: Incarnation, now: Instant) {
         self.state = ProcessState::Starting;
+        self.is_prepared_for = false;
         self.goal = Goal::Up;
         self.incarnation = incarnation;
         self.due = Some(now + START_LIMIT);
@@ -176,6 +199,10 @@ impl Process {
         effects: &mut Vec<Effect>,
     ) {
         match self.state {
+            // What it serves is served on by others, or by nobody.
+            ProcessState::Ready | ProcessState::Draining if self.is_server() => {
+                self.tell_to_stop(now, effects);
+            }
             ProcessState::Ready | ProcessState::Draining => self.tell_to_drain(drain, now, effects),
             ProcessState::Starting => self.kill(KillReason::Unneeded, effects),
             ProcessState::Hung
@@ -193,7 +220,7 @@ impl Process {
 
     pub(super) fn tell_to_stop(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         self.state = ProcessState::Stopping;
-        self.due = Some(now + STOP_LIMIT);
+        self.due = Some(now + if self.is_server() { SERVER_STOP_LIMIT } else { STOP_LIMIT });
         self.trust();
         effects.push(Effect::Tell { name: self.spec.name.clone(), command: Command::Stop });
     }

@@ -149,6 +149,8 @@ impl ProcessTable {
             }
             (ProcessState::Backoff, Goal::Down) => {
                 process.state = ProcessState::Down;
+                process.goal = Goal::Down;
+                process.is_prepared_for = false;
                 process.due = None;
                 effects.push(done);
                 return None;

@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 use topology::HeartbeatSettings;
 use topology::protocol::{Command, Request};
-use topology::view::ProcessType;
+use topology::view::{ProcessType, WEIGHT_DEFAULT};
 
 use super::*;
 use crate::restart::RestartPolicy;
@@ -14,6 +14,7 @@ mod adoption;
 mod detection;
 mod drain;
 mod order;
+mod servers;
 
 const DRAIN: Duration = Duration::from_secs(5);
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -40,6 +41,8 @@ impl Node {
             name: ProcessName::new(name),
             process_type,
             link: None,
+            link_address: None,
+            weight: WEIGHT_DEFAULT,
             addresses: Vec::new(),
         };
         let specs = vec![
@@ -106,6 +109,7 @@ impl Node {
     fn carry_out(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
+                Effect::Prepare { name } => self.log.push(format!("prepare {name}")),
                 Effect::Spawn { name, .. } => {
                     self.pid_last += 1;
                     let pid = self.pid_last;

@@ -52,7 +52,7 @@ impl Applications {
         name: &ProcessName,
         process_type: ProcessType,
     ) -> (ApplicationTable, watch::Receiver<Arc<Vec<u8>>>) {
-        if process_type == ProcessType::Edge {
+        if process_type != ProcessType::Container {
             // It hears of none, and never of a change.
             let nothing = self.nothing.subscribe();
             return (ApplicationTable::default(), nothing);

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Command as Program, Stdio};
 use std::sync::Arc;
 
+use rustix::process::Signal;
 use tokio::sync::mpsc;
 use topology::view::{Incarnation, ProcessName};
 use tracing::{info, warn};
@@ -15,6 +16,7 @@ use super::Input;
 use super::identity::{Identity, LivingProcess, describe};
 
 /// A living child. The task that watches it reports its end.
+#[derive(Clone)]
 pub(crate) struct RunningChild {
     process: Arc<LivingProcess>,
 }
@@ -55,6 +57,11 @@ impl RunningChild {
     /// SIGKILL.
     pub(crate) fn kill(&self) -> io::Result<()> {
         self.process.kill()
+    }
+
+    /// SIGTERM.
+    pub(crate) fn terminate(&self) -> io::Result<()> {
+        self.process.signal(Signal::TERM)
     }
 }
 

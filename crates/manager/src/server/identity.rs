@@ -125,9 +125,14 @@ impl LivingProcess {
         waitid(WaitId::PidFd(self.pidfd.get_ref().as_fd()), options).ok().flatten()
     }
 
-    /// SIGKILL. A process that has gone is killed enough.
+    /// SIGKILL.
     pub(crate) fn kill(&self) -> io::Result<()> {
-        match pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL) {
+        self.signal(Signal::KILL)
+    }
+
+    /// Signals it. A process that has gone has heard enough.
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+        match pidfd_send_signal(self.pidfd.get_ref(), signal) {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(error) => Err(error.into()),
         }

@@ -49,7 +49,10 @@ fn entry(process: &RecordedProcess, edges: &[EdgeListeners]) -> ProcessEntry {
     let edge = edges.iter().find(|edge| edge.name == life.name);
     ProcessEntry {
         name: life.name.clone(),
-        process_type: if edge.is_some() { ProcessType::Edge } else { ProcessType::Container },
+        process_type: life.process_type.unwrap_or(match edge {
+            Some(_) => ProcessType::Edge,
+            None => ProcessType::Container,
+        }),
         incarnation: life.incarnation,
         pid: living.map(|identity| identity.pid),
         state: living.map_or(ProcessState::Down, |_| life.state),

@@ -15,7 +15,7 @@ use topology::protocol::{
     Answer, ClockStatus, Command, FromManager, GuardianStatus, Hello, ManagerStatus, PassedSocket,
     Welcome, encode_line,
 };
-use topology::view::{Incarnation, ProcessName, ProcessType, TopologyView};
+use topology::view::{Incarnation, ProcessName, ProcessType, TopologyView, WEIGHT_DEFAULT};
 use tracing::{error, info, warn};
 
 use super::applications::{Answers, Applications};
@@ -28,12 +28,14 @@ use super::keys::Keys;
 use super::listeners::EdgeListeners;
 use super::predecessor::Predecessor;
 use super::record::{Clock, Record, RecordFile, RecordedProcess};
+use super::servers::Servers;
 use super::{ChildStart, INPUTS_MAX, Input, Signals, UpError};
 use crate::guardian::BEAT_INTERVAL;
 use crate::guardian::protocol::{EdgeSockets, Serving};
 use crate::process_table::{Effect, Event, Limits, ProcessSpec, ProcessTable, Recorded, Ticket};
 
 mod cluster;
+mod servers;
 
 use cluster::Asker;
 
@@ -74,6 +76,8 @@ enum Step {
 pub(super) struct Manager {
     config: NodeConfig,
     table: ProcessTable,
+    /// Those that are not ours.
+    servers: Servers,
     /// Of a member.
     cluster: Option<ClusterNode>,
     cluster_settings: Option<config::ClusterSettings>,
@@ -127,6 +131,7 @@ impl Manager {
         let record = RecordFile::new(directory.record())?;
         let mut manager = Manager {
             views: watch::Sender::new(Arc::default()),
+            servers: Servers::new(limits(&config).heartbeat, inputs.clone()),
             config,
             table,
             cluster: None,
@@ -154,6 +159,10 @@ impl Manager {
         if let Some(cluster) = &manager.cluster {
             manager.table = manager.table.of_member(cluster.number());
         }
+        let servers = manager.servers_of_member()?;
+        let specs = manager.servers.set(servers);
+        manager.table.add_servers(specs);
+        manager.ask_servers(&lives);
         manager.table.resume(lives, Instant::now());
         manager.show_view();
         manager.hand_over_listeners();
@@ -253,8 +262,10 @@ impl Manager {
             Input::Exited { name, incarnation } => {
                 self.children.remove(&name);
                 self.commands.remove(&name);
+                self.servers.stop_asking(&name);
                 self.handle(Event::Exited { name, incarnation })
             }
+            Input::ServerPrepared { name, outcome } => self.server_prepared(name, outcome),
             Input::Guardian(pid) => {
                 self.guardian = pid;
                 Step::Going
@@ -419,6 +430,7 @@ impl Manager {
                     self.answer_all(answers);
                     self.show_view();
                 }
+                Effect::Prepare { name } => self.servers.prepare(name),
                 Effect::Spawn { name, incarnation } => outcomes.push(self.spawn(name, incarnation)),
                 Effect::Tell { name, command } => self.tell(&name, command),
                 Effect::Kill { name, pid, reason } => {
@@ -512,21 +524,33 @@ impl Manager {
         {
             self.hand_over_listeners();
         }
-        let start =
-            ChildStart { name: name.clone(), process_type, socket: self.directory.socket() };
-        let program = (self.child)(&start);
+        let failed = |source| UpError::Spawn { name: name.clone(), source };
+        let program = match self.servers.program(name) {
+            Some(program) => program.map_err(failed)?,
+            None => {
+                let socket = self.directory.socket();
+                (self.child)(&ChildStart { name: name.clone(), process_type, socket })
+            }
+        };
         let log = self.directory.log(name.as_str());
-        let living = spawn_detached(program, &log)
-            .map_err(|source| UpError::Spawn { name: name.clone(), source })?;
+        let living = spawn_detached(program, &log).map_err(failed)?;
         let pid = living.identity().pid;
         let inputs = self.inputs.clone();
         let child = RunningChild::watch(living, name.clone(), incarnation, inputs);
         self.children.insert(name.clone(), child);
+        self.servers.ask(name, incarnation);
         Ok(pid)
     }
 
     fn tell(&self, name: &ProcessName, command: Command) {
         info!(%name, ?command, "told");
+        if self.servers.has(name) {
+            // Servers know one command.
+            if let Some(child) = self.children.get(name) {
+                self.servers.stop(name, child);
+            }
+            return;
+        }
         let told = self.commands.get(name).map(|commands| commands.try_send(command));
         if !matches!(told, Some(Ok(()))) {
             warn!(%name, "does not listen to commands; its deadline will end it");
@@ -596,12 +620,16 @@ fn specs(
         link: Some(directory.link(&name)),
         name: ProcessName(name),
         process_type: ProcessType::Container,
+        link_address: None,
+        weight: WEIGHT_DEFAULT,
         addresses: Vec::new(),
     };
     let edge = |edge: &EdgeListeners| ProcessSpec {
         name: edge.name.clone(),
         process_type: ProcessType::Edge,
         link: None,
+        link_address: None,
+        weight: WEIGHT_DEFAULT,
         addresses: edge.addresses(),
     };
     config.container_names().map(container).chain(edges.iter().map(edge)).collect()

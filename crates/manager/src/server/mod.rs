@@ -49,6 +49,8 @@ mod operator_lines;
 mod peers;
 mod predecessor;
 mod record;
+mod servers;
+mod stores;
 mod up_error;
 
 use applications::Applications;
@@ -142,6 +144,11 @@ enum Input {
     },
     /// From or about another member of the cluster.
     Peer(PeerInput),
+    /// What became of the preparation of a server's next life.
+    ServerPrepared {
+        name: ProcessName,
+        outcome: Result<(), String>,
+    },
     /// The guardian's process id, while there is one.
     Guardian(Option<u32>),
     /// The node shall stop in order.
@@ -372,6 +379,7 @@ fn refuse(input: Input) {
         Input::Told(_)
         | Input::ClockStepped(_)
         | Input::Exited { .. }
+        | Input::ServerPrepared { .. }
         | Input::Guardian(_)
         | Input::Peer(_)
         | Input::Stop

@@ -27,7 +27,9 @@ fn config(node: usize, address: SocketAddr) -> NodeConfig {
     config.node.name = format!("node{node}");
     config.heartbeat.interval = Duration::from_millis(500);
     config.heartbeat.allowed_miss_count = 2;
-    config.cluster = Some(config::ClusterSettings::at(address));
+    let stores = config::Stores::Count(0);
+    config.cluster =
+        Some(config::ClusterSettings { stores, ..config::ClusterSettings::at(address) });
     config
 }
 

@@ -7,6 +7,7 @@ mod fake_child;
 mod hangs;
 mod node;
 mod revival;
+mod stores;
 
 use std::time::{Duration, Instant};
 

@@ -77,5 +77,8 @@ fn log_panics(process_type: ProcessType) {
         ProcessType::Edge => std::process::abort(),
         // A handler that panics costs its request only.
         ProcessType::Container => {}
+        ProcessType::Store | ProcessType::Repository => {
+            unreachable!("the programs of these are not ours")
+        }
     });
 }

@@ -33,6 +33,8 @@ pub(super) fn table(scenario: &Scenario, edges: &[SocketAddr], floor: u64) -> Pr
         name: edge_name(place),
         process_type: ProcessType::Edge,
         link: None,
+        link_address: None,
+        weight: topology::view::WEIGHT_DEFAULT,
         addresses: vec![EdgeAddress {
             transport: ListenerTransport::Udp,
             own: *own,
@@ -43,6 +45,8 @@ pub(super) fn table(scenario: &Scenario, edges: &[SocketAddr], floor: u64) -> Pr
         name: container_name(place),
         process_type: ProcessType::Container,
         link: Some(format!("/run/{}.link", container_name(place)).into()),
+        link_address: None,
+        weight: topology::view::WEIGHT_DEFAULT,
         addresses: Vec::new(),
     };
     let specs = edges.iter().enumerate().map(edge);

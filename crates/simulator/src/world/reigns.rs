@@ -82,6 +82,7 @@ impl World {
                 self.dies(life);
             }
             Effect::Publish => self.publish(),
+            Effect::Prepare { .. } => unreachable!("the simulated node has no servers"),
             Effect::Answer { .. } | Effect::Serving | Effect::Ended => {}
         }
         None

@@ -29,7 +29,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("container", &["sip", "transport", "topology", "state"]),
     ("registrar", &["sip", "container", "state", "topology", "transport"]),
     ("guest", &["sip", "container", "state", "config"]),
-    ("manager", &["config", "topology", "transport"]),
+    ("manager", &["config", "topology", "transport", "state"]),
     ("phone", &["sip"]),
     ("demo", &["sip", "container", "phone", "topology"]),
     (
@@ -128,6 +128,8 @@ const DECISIONS: &[&str] = &[
     "manager/src/restart.rs",
     "manager/src/process_table.rs",
     "manager/src/process_table",
+    "manager/src/stores.rs",
+    "manager/src/stores",
 ];
 
 /// What a decision may not name.

@@ -77,6 +77,19 @@ impl NodeCredentials {
     /// # Errors
     /// [`CredentialError::Tls`].
     pub fn client_config(&self, alpn: &[u8]) -> Result<Arc<ClientConfig>, CredentialError> {
+        self.client(vec![alpn.to_owned()])
+    }
+
+    /// For connections to the cluster's stores and repository, which speak one protocol each; the server's name is its
+    /// address.
+    ///
+    /// # Errors
+    /// [`CredentialError::Tls`].
+    pub fn store_client_config(&self) -> Result<Arc<ClientConfig>, CredentialError> {
+        self.client(Vec::new())
+    }
+
+    fn client(&self, alpns: Vec<Vec<u8>>) -> Result<Arc<ClientConfig>, CredentialError> {
         let verifier =
             WebPkiServerVerifier::builder_with_provider(Arc::clone(&self.roots), provider())
                 .build()
@@ -85,7 +98,7 @@ impl NodeCredentials {
             .with_protocol_versions(&[&TLS13])?
             .with_webpki_verifier(verifier)
             .with_client_cert_resolver(Arc::clone(&self.shown) as _);
-        config.alpn_protocols = vec![alpn.to_owned()];
+        config.alpn_protocols = alpns;
         // Every connection shows its certificate anew: a session that is resumed would outlive it.
         config.resumption = Resumption::disabled();
         Ok(Arc::new(config))

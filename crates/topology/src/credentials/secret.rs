@@ -46,9 +46,14 @@ impl ClusterSecret {
         KeyRing::new(self.0).derive(purpose)
     }
 
+    /// The password of [`STORE_USER`](super::STORE_USER) at the cluster's stores.
+    pub fn store_password(&self) -> String {
+        hex(self.derive("store").current())
+    }
+
     /// As it is handed to a node that joins, and no further.
     pub fn to_hex(&self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&self.0)
     }
 
     /// `None` when the text is not 64 hexadecimal digits.
@@ -63,6 +68,10 @@ impl ClusterSecret {
         }
         Some(ClusterSecret(secret))
     }
+}
+
+fn hex(octets: &[u8]) -> String {
+    octets.iter().map(|octet| format!("{octet:02x}")).collect()
 }
 
 impl fmt::Debug for ClusterSecret {

@@ -254,7 +254,7 @@ impl Manager {
                     return Answer::Refused { reason: reason.to_owned() };
                 }
                 info!(is_member = self.cluster.is_some(), "looked at the cluster's files again");
-                Answer::Done
+                self.follow_servers()
             }
             Err(error) => Answer::Refused { reason: error.to_string() },
         }

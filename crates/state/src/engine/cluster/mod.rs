@@ -74,6 +74,7 @@ mod refresher;
 mod reply;
 mod routes;
 mod scan;
+pub mod servers;
 mod status;
 mod stored;
 mod watches;
