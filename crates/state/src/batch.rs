@@ -111,16 +111,24 @@ impl Batch {
         if self.writes.len() > BATCH_WRITES_MAX {
             return Err(CommitError::TooManyWrites { count: self.writes.len() });
         }
+        self.check_each(VALUE_BYTES_MAX)?;
         for write in &self.writes {
-            write.key.check()?;
             if write.key.tag != first.key.tag {
                 return Err(CommitError::TagsDiffer {
                     first: Box::new(first.key.clone()),
                     other: Box::new(write.key.clone()),
                 });
             }
+        }
+        Ok(())
+    }
+
+    /// Keys and values one by one.
+    pub(crate) fn check_each(&self, value_bytes_max: usize) -> Result<(), CommitError> {
+        for write in &self.writes {
+            write.key.check()?;
             if let Change::Put { value, .. } = &write.change
-                && value.len() > VALUE_BYTES_MAX
+                && value.len() > value_bytes_max
             {
                 return Err(CommitError::ValueTooLong {
                     key: Box::new(write.key.clone()),

@@ -132,6 +132,19 @@ pub enum StoreError {
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
+    /// Changes go to another place than reads, and that one answers nobody.
+    #[error(
+        "{place} cannot be reached since {since} ({reason}): changes are refused until it answers, and what is known \
+         of it is served on"
+    )]
+    ChangesRefused {
+        /// What, and where.
+        place: String,
+        /// A date and time.
+        since: String,
+        /// What was seen last.
+        reason: String,
+    },
     /// The engine failed in a way that has no name of its own.
     #[error("the store failed to {doing}: {source}")]
     Engine {
@@ -146,7 +159,13 @@ impl StoreError {
     /// Whether the same call may succeed a moment later without anybody doing anything.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Busy { .. } | Self::Unreachable { .. } | Self::BelowQuota { .. })
+        matches!(
+            self,
+            Self::Busy { .. }
+                | Self::Unreachable { .. }
+                | Self::BelowQuota { .. }
+                | Self::ChangesRefused { .. }
+        )
     }
 
     pub(crate) fn engine(doing: &'static str, why: impl Into<String>) -> Self {

@@ -33,7 +33,9 @@ pub struct Watch {
 }
 
 impl Watch {
-    pub(crate) fn new(events: mpsc::Receiver<Result<Event, StoreError>>) -> Self {
+    /// For engines: of what they send, the bound of the channel is theirs. An error ends it.
+    #[must_use]
+    pub fn new(events: mpsc::Receiver<Result<Event, StoreError>>) -> Self {
         Self { events }
     }
 

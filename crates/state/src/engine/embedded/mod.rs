@@ -15,10 +15,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
-use crate::batch::Batch;
+use crate::batch::{BATCH_WRITES_MAX, Batch};
 use crate::error::{CommitError, StoreError};
 use crate::key::{Key, Prefix, Space};
-use crate::record::Record;
+use crate::record::{Record, VALUE_BYTES_MAX};
 use crate::store::{BoxFuture, CommitOutcome, Store};
 use crate::watch::Watch;
 
@@ -65,6 +65,9 @@ pub struct EmbeddedStore {
     open: Arc<Open>,
 }
 
+/// What a copy of a record may say in its value beside the original's.
+pub const COPY_BYTES: usize = 32;
+
 /// What a store holds, by the engine's own accounting: the pages of its trees. Free pages do not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreSize {
@@ -106,6 +109,26 @@ impl EmbeddedStore {
     pub fn snapshot(&self, directory: &Path, keep: usize) -> Result<PathBuf, StoreError> {
         let now = std::time::SystemTime::now().into();
         snapshot::take(&self.open.shared.environment, directory, keep, now)
+    }
+
+    /// Commits a batch whose records need not share a tag: one machine's engine can. For whoever keeps a copy of another
+    /// store here, whose values may be [`COPY_BYTES`] longer than others, and whose batches have one write more.
+    pub fn commit_copy(&self, batch: Batch) -> BoxFuture<'_, CommitOutcome> {
+        let count = batch.writes.len();
+        let checked = match batch.check_each(VALUE_BYTES_MAX + COPY_BYTES) {
+            Ok(()) if count > BATCH_WRITES_MAX + 1 => Err(CommitError::TooManyWrites { count }),
+            checked => checked,
+        };
+        if checked.is_err() || batch.is_empty() {
+            return ready(checked.map(|()| Vec::new()));
+        }
+        let queue = self.open.queue.as_ref();
+        let sent = queue.map_or(Err(StoreError::Closed), |queue| queue.send(vec![batch]));
+        Box::pin(async move {
+            let unknown = CommitError::Unknown { reason: "the writing thread ended" };
+            let mut outcomes = sent?.await.map_err(|_| unknown)?;
+            outcomes.pop().expect("one outcome for one batch")
+        })
     }
 
     /// Brings everything committed so far to the disk. Blocks.
