@@ -1,0 +1,9 @@
+//! The client and the store on real etcd processes. Where etcd is missing they are skipped and say so; in CI they fail.
+
+#![allow(clippy::unwrap_used)]
+
+mod client;
+mod etcd;
+mod faults;
+mod records;
+mod tls;
