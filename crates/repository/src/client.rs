@@ -12,7 +12,7 @@
 //! Deliberately absent: gRPC (its client needs protoc to be built), etcd's own users and roles (certificates say who may).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -58,7 +58,7 @@ pub struct Endpoint {
 /// How etcd is reached.
 #[derive(Clone, Debug)]
 pub struct ClientOptions {
-    /// The members, at least one.
+    /// The members; those that are known now ([`Client::set_endpoints`]).
     pub endpoints: Vec<Endpoint>,
     /// Who we are, and whom we believe. `None`: plaintext, for tests and an operator's own loopback.
     pub tls: Option<Arc<rustls::ClientConfig>>,
@@ -74,12 +74,12 @@ pub struct Client {
 
 #[derive(Debug)]
 struct Shared {
-    endpoints: Vec<Endpoint>,
+    endpoints: RwLock<Arc<[Endpoint]>>,
     tls: Option<Tls>,
     request_timeout: Duration,
     /// Whom to ask; counts on without end.
     turn: AtomicUsize,
-    idle: Mutex<Vec<(usize, Connection)>>,
+    idle: Mutex<Vec<(Endpoint, Connection)>>,
     /// Since when nobody answers, and what was seen last.
     away: Mutex<Option<(SystemTime, String)>>,
 }
@@ -94,12 +94,8 @@ impl std::fmt::Debug for Tls {
 
 impl Client {
     /// Connects when first asked.
-    ///
-    /// # Panics
-    /// Without endpoints.
     #[must_use]
     pub fn new(options: ClientOptions) -> Client {
-        assert!(!options.endpoints.is_empty(), "a repository has at least one address");
         let tls = options.tls.map(|config| {
             let mut config = rustls::ClientConfig::clone(&config);
             // etcd offers h2 only to whoever says what it speaks, and HTTP/1.1 to whoever does not.
@@ -108,7 +104,7 @@ impl Client {
         });
         Client {
             shared: Arc::new(Shared {
-                endpoints: options.endpoints,
+                endpoints: RwLock::new(options.endpoints.into()),
                 tls,
                 request_timeout: options.request_timeout,
                 turn: AtomicUsize::new(0),
@@ -118,23 +114,35 @@ impl Client {
         }
     }
 
+    /// The members as they are known now.
+    #[must_use]
+    pub fn endpoints(&self) -> Arc<[Endpoint]> {
+        // One value is replaced by another: a panic elsewhere leaves neither half-changed.
+        Arc::clone(&self.shared.endpoints.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From now on these are the members. What is under way ends where it began.
+    pub fn set_endpoints(&self, endpoints: Vec<Endpoint>) {
+        let mut known = self.shared.endpoints.write().unwrap_or_else(PoisonError::into_inner);
+        if **known != *endpoints {
+            lock(&self.shared.idle).retain(|(endpoint, _)| endpoints.contains(endpoint));
+            *known = endpoints.into();
+        }
+    }
+
     /// Where the members are, for people.
     #[must_use]
     pub fn addresses(&self) -> String {
-        let addresses = self.shared.endpoints.iter().map(|endpoint| endpoint.address.as_str());
-        addresses.collect::<Vec<_>>().join(", ")
+        let endpoints = self.endpoints();
+        let addresses: Vec<&str> =
+            endpoints.iter().map(|endpoint| endpoint.address.as_str()).collect();
+        if addresses.is_empty() { "no known address".to_owned() } else { addresses.join(", ") }
     }
 
     /// Since when no member has answered, and what was seen last; `None` while one does.
     #[must_use]
     pub fn away(&self) -> Option<(SystemTime, String)> {
         lock(&self.shared.away).clone()
-    }
-
-    /// How many members are known.
-    #[must_use]
-    pub fn endpoint_count(&self) -> usize {
-        self.shared.endpoints.len()
     }
 
     /// A range of keys.
@@ -202,12 +210,22 @@ impl Client {
         Ok(list.members)
     }
 
-    /// Adds a member that is not started yet.
+    /// Adds a member that is not started yet, as one that learns: it counts for no majority until it is promoted.
     ///
     /// # Errors
     /// [`ClientError`].
     pub async fn member_add(&self, peer_urls: Vec<String>) -> Result<MemberList, ClientError> {
-        self.call("cluster/member/add", &messages::MemberAdd { peer_urls }).await
+        let request = messages::MemberAdd { peer_urls, is_learner: true };
+        self.call("cluster/member/add", &request).await
+    }
+
+    /// Has a member that has learned what there is count.
+    ///
+    /// # Errors
+    /// [`ClientError`]: before it is up with the others it is refused.
+    pub async fn member_promote(&self, id: u64) -> Result<(), ClientError> {
+        let Nothing {} = self.call("cluster/member/promote", &messages::MemberId { id }).await?;
+        Ok(())
     }
 
     /// Removes a member.
@@ -219,11 +237,11 @@ impl Client {
         Ok(())
     }
 
-    /// What one member says of itself, by its place among the endpoints; the others are not asked.
+    /// What one member says of itself; the others are not asked.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn status(&self, endpoint: usize) -> Result<Status, ClientError> {
+    pub async fn status(&self, endpoint: &Endpoint) -> Result<Status, ClientError> {
         self.call_at(endpoint, "maintenance/status", &Nothing {}).await
     }
 
@@ -247,7 +265,7 @@ impl Client {
                 return Err(error);
             }
             attempt += 1;
-            if attempt % self.endpoint_count() == 0 {
+            if attempt % self.endpoints().len().max(1) == 0 {
                 tokio::time::sleep(PAUSE).await;
             }
         }
@@ -260,7 +278,10 @@ impl Client {
         request: &impl Serialize,
     ) -> Result<T, ClientError> {
         let turn = self.shared.turn.load(Ordering::Relaxed);
-        let outcome = self.call_at(turn % self.endpoint_count(), path, request).await;
+        let outcome = match self.whose(turn) {
+            Ok(endpoint) => self.call_at(&endpoint, path, request).await,
+            Err(error) => Err(error),
+        };
         match &outcome {
             Ok(_) => *lock(&self.shared.away) = None,
             Err(error) if error.is_transient() => self.turn_from(turn, error),
@@ -268,6 +289,14 @@ impl Client {
             Err(_) => *lock(&self.shared.away) = None,
         }
         outcome
+    }
+
+    /// Whom to ask at that turn.
+    fn whose(&self, turn: usize) -> Result<Endpoint, ClientError> {
+        let endpoints = self.endpoints();
+        let place = turn.checked_rem(endpoints.len());
+        let endpoint = place.and_then(|place| endpoints.get(place)).cloned();
+        endpoint.ok_or_else(|| ClientError::unreachable("nowhere", "no member is known yet"))
     }
 
     fn turn_from(&self, turn: usize, error: &ClientError) {
@@ -281,12 +310,12 @@ impl Client {
 
     async fn call_at<T: DeserializeOwned>(
         &self,
-        endpoint: usize,
+        endpoint: &Endpoint,
         path: &str,
         request: &impl Serialize,
     ) -> Result<T, ClientError> {
         let deadline = Instant::now() + self.shared.request_timeout;
-        let address = &self.shared.endpoints[endpoint].address;
+        let address = &endpoint.address;
         let (response, connection) = self.send(endpoint, path, request, deadline).await?;
         let status = response.status();
         let body =
@@ -303,12 +332,12 @@ impl Client {
     /// The head of the answer, and the connection that its body comes by.
     async fn send(
         &self,
-        endpoint: usize,
+        endpoint: &Endpoint,
         path: &str,
         request: &impl Serialize,
         deadline: Instant,
     ) -> Result<(http::Response<Incoming>, Connection), ClientError> {
-        let Endpoint { address, server_name } = &self.shared.endpoints[endpoint];
+        let Endpoint { address, server_name } = endpoint;
         let body = serde_json::to_vec(request).expect("our messages are JSON");
         let mut request = Request::post(format!("/v3/{path}"))
             .header(header::HOST, address)
@@ -347,17 +376,17 @@ impl Client {
         }
     }
 
-    fn idle(&self, endpoint: usize) -> Option<Connection> {
+    fn idle(&self, endpoint: &Endpoint) -> Option<Connection> {
         let mut idle = lock(&self.shared.idle);
-        let place = idle.iter().rposition(|(whose, _)| *whose == endpoint)?;
+        let place = idle.iter().rposition(|(whose, _)| whose == endpoint)?;
         Some(idle.swap_remove(place).1)
     }
 
-    fn keep(&self, endpoint: usize, connection: Connection) {
+    fn keep(&self, endpoint: &Endpoint, connection: Connection) {
         let mut idle = lock(&self.shared.idle);
         idle.retain(|(_, connection)| !connection.is_closed());
         if idle.len() < IDLE_MAX {
-            idle.push((endpoint, connection));
+            idle.push((endpoint.clone(), connection));
         }
     }
 }

@@ -58,8 +58,8 @@ impl ClientError {
             CODE_INVALID | CODE_NOT_FOUND | CODE_RESOURCE_EXHAUSTED | CODE_OUT_OF_RANGE => {
                 ClientError::Refused { address, code, message }
             }
-            // It looks for a leader before it does anything.
-            _ if message.contains("no leader") => {
+            // It looks for a leader, and at what it is itself, before it does anything.
+            _ if message.contains("no leader") || message.contains("not supported for learner") => {
                 ClientError::Unreachable { address, reason: message }
             }
             _ => ClientError::Broken { address, reason: message },

@@ -200,6 +200,9 @@ pub struct Member {
     /// Where clients do.
     #[serde(rename = "clientURLs", default)]
     pub client_urls: Vec<String>,
+    /// It does not count yet.
+    #[serde(rename = "isLearner", default)]
+    pub is_learner: bool,
 }
 
 /// Who is a member.
@@ -217,6 +220,8 @@ pub struct MemberList {
 pub(super) struct MemberAdd {
     #[serde(rename = "peerURLs")]
     pub(super) peer_urls: Vec<String>,
+    #[serde(rename = "isLearner")]
+    pub(super) is_learner: bool,
 }
 
 #[derive(Serialize)]

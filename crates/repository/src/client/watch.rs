@@ -7,7 +7,7 @@ use tokio::time::{Duration, Instant};
 
 use super::connection::Connection;
 use super::messages::{BrokenOff, Streamed, WatchCreate, WatchRequest, WatchResponse};
-use super::{BODY_BYTES_MAX, Client, ClientError};
+use super::{BODY_BYTES_MAX, Client, ClientError, Endpoint};
 
 pub(super) const PATH: &str = "watch";
 
@@ -17,8 +17,7 @@ const BEGIN: Duration = Duration::from_secs(3);
 /// What one member tells of the changes of a range. Dropping it ends the watch.
 #[derive(Debug)]
 pub struct WatchStream {
-    endpoint: usize,
-    address: String,
+    endpoint: Endpoint,
     body: Incoming,
     /// Keeps the connection open.
     _connection: Connection,
@@ -34,9 +33,9 @@ impl Client {
     /// [`ClientError`]; the next call asks the next member.
     pub async fn watch(&self, create: WatchCreate) -> Result<WatchStream, ClientError> {
         let turn = self.shared.turn.load(std::sync::atomic::Ordering::Relaxed);
-        let endpoint = turn % self.endpoint_count();
+        let endpoint = self.whose(turn)?;
         let request = WatchRequest { create };
-        let outcome = self.send(endpoint, PATH, &request, Instant::now() + BEGIN).await;
+        let outcome = self.send(&endpoint, PATH, &request, Instant::now() + BEGIN).await;
         let (response, connection) = match outcome {
             Ok(begun) => begun,
             Err(error) => {
@@ -44,32 +43,31 @@ impl Client {
                 return Err(error);
             }
         };
-        let address = self.shared.endpoints[endpoint].address.clone();
         if response.status() != http::StatusCode::OK {
-            let error =
-                ClientError::unreachable(&address, format!("it answers {}", response.status()));
+            let reason = format!("it answers {}", response.status());
+            let error = ClientError::unreachable(&endpoint.address, reason);
             self.turn_from(turn, &error);
             return Err(error);
         }
         let body = response.into_body();
         let received = BytesMut::new();
-        Ok(WatchStream { endpoint, address, body, _connection: connection, received, searched: 0 })
+        Ok(WatchStream { endpoint, body, _connection: connection, received, searched: 0 })
     }
 
     /// Has the next request go to the next member: this one has failed in a way that its answers do not show.
     pub fn turn_away_from(&self, stream: &WatchStream, reason: &str) {
         let turn = self.shared.turn.load(std::sync::atomic::Ordering::Relaxed);
-        if turn % self.endpoint_count() == stream.endpoint {
-            self.turn_from(turn, &ClientError::unreachable(&stream.address, reason));
+        if self.whose(turn).is_ok_and(|endpoint| endpoint == stream.endpoint) {
+            self.turn_from(turn, &ClientError::unreachable(&stream.endpoint.address, reason));
         }
     }
 }
 
 impl WatchStream {
-    /// The member's place among the endpoints.
+    /// The member.
     #[must_use]
-    pub fn endpoint(&self) -> usize {
-        self.endpoint
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     /// Waits for what is told next. Cancel-safe.
@@ -93,7 +91,9 @@ impl WatchStream {
                         self.received.extend_from_slice(&data);
                     }
                 }
-                Some(Err(error)) => return Err(ClientError::broken(&self.address, &error)),
+                Some(Err(error)) => {
+                    return Err(ClientError::broken(&self.endpoint.address, &error));
+                }
                 None => return Err(self.over("the watch ended")),
             }
         }
@@ -104,12 +104,12 @@ impl WatchStream {
             Ok(Streamed { result }) => Ok(result),
             Err(error) => match serde_json::from_slice::<BrokenOff>(line) {
                 Ok(BrokenOff { error }) => Err(self.over(&error.message)),
-                Err(_) => Err(ClientError::broken(&self.address, &error)),
+                Err(_) => Err(ClientError::broken(&self.endpoint.address, &error)),
             },
         }
     }
 
     fn over(&self, reason: &str) -> ClientError {
-        ClientError::unreachable(&self.address, reason)
+        ClientError::unreachable(&self.endpoint.address, reason)
     }
 }

@@ -40,7 +40,7 @@ async fn leases_members_and_transactions() {
     let range = Range { key: "a".into(), ..Range::default() };
     assert!(client.range(&range, soon()).await.expect("it answers").kvs.is_empty());
 
-    let status = client.status(0).await.expect("it answers");
+    let status = client.status(&client.endpoints()[0]).await.expect("it answers");
     assert!(status.version.starts_with("3.") && status.file_bytes > 0, "{status:?}");
 
     let members = client.members(soon()).await.expect("it answers");

@@ -183,8 +183,8 @@ impl Etcd {
         let client = self.client();
         let deadline = Instant::now() + START;
         loop {
-            for place in 0..self.members.len() {
-                if let Ok(status) = client.status(place).await
+            for (place, endpoint) in client.endpoints().iter().enumerate() {
+                if let Ok(status) = client.status(endpoint).await
                     && status.leader != 0
                     && status.leader == status.header.member_id
                 {
