@@ -201,13 +201,21 @@ impl Client {
         Ok(())
     }
 
-    /// Who is a member.
+    /// Who is a member, as a majority has it.
     ///
     /// # Errors
     /// [`ClientError`].
     pub async fn members(&self, deadline: Instant) -> Result<Vec<Member>, ClientError> {
-        let list: MemberList = self.ask("cluster/member/list", &Nothing {}, deadline).await?;
-        Ok(list.members)
+        loop {
+            let turn = self.shared.turn.load(Ordering::Relaxed);
+            // A member tells who it thinks there is; behind a read that a majority has confirmed it is up with that.
+            let range = Range { key: Bytes::from_static(&[0]), limit: 1, ..Range::default() };
+            let _: RangeResponse = self.ask("kv/range", &range, deadline).await?;
+            let list: MemberList = self.ask("cluster/member/list", &Nothing {}, deadline).await?;
+            if self.shared.turn.load(Ordering::Relaxed) == turn {
+                return Ok(list.members);
+            }
+        }
     }
 
     /// Adds a member that is not started yet, as one that learns: it counts for no majority until it is promoted.

@@ -22,10 +22,10 @@ pub struct KnownMember {
 /// All that is remembered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownMembers {
-    /// This node made the cluster, and nobody has a member yet: it begins.
+    /// The accounts and names of the cluster are there; before, they are where the single node had them that made it.
     #[serde(default)]
-    pub is_founder: bool,
-    /// The members, as last known.
+    pub has_accounts: bool,
+    /// The members, as last known; none: it has not begun yet.
     #[serde(default)]
     pub members: Vec<KnownMember>,
 }
@@ -37,14 +37,14 @@ impl KnownMembers {
         cluster_directory.join("repository.json")
     }
 
-    /// What stands there; nothing, if there is no such file.
+    /// What stands there; `None`: the cluster has no repository.
     ///
     /// # Errors
     /// The system's, and a file that cannot be read.
-    pub fn read(cluster_directory: &Path) -> io::Result<KnownMembers> {
+    pub fn read(cluster_directory: &Path) -> io::Result<Option<KnownMembers>> {
         match fs::read(KnownMembers::path(cluster_directory)) {
-            Ok(text) => Ok(serde_json::from_slice(&text)?),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(KnownMembers::default()),
+            Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -66,12 +66,12 @@ mod tests {
     #[test]
     fn what_is_remembered_comes_back() {
         let directory = tempfile::tempdir().unwrap();
-        assert_eq!(KnownMembers::read(directory.path()).unwrap(), KnownMembers::default());
+        assert_eq!(KnownMembers::read(directory.path()).unwrap(), None);
         let address = "192.0.2.11:6230".parse().unwrap();
         let members = vec![KnownMember { node: "node1".to_owned(), address }];
-        let known = KnownMembers { is_founder: true, members };
+        let known = KnownMembers { has_accounts: true, members };
         known.write(directory.path()).unwrap();
-        assert_eq!(KnownMembers::read(directory.path()).unwrap(), known);
+        assert_eq!(KnownMembers::read(directory.path()).unwrap(), Some(known));
         fs::write(KnownMembers::path(directory.path()), "{").unwrap();
         assert!(
             KnownMembers::read(directory.path()).is_err(),

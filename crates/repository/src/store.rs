@@ -15,20 +15,25 @@
 //! | `r/SPACE 00 TAG 00 01 ID` | a record (`layout`) |
 //! | `c/WRITER` | the last commit of a writer, by which it knows whether it was done |
 //! | `b/WRITER` | marks in the order of changes, for a writer that was refused and must see why |
+//! | `b/look` | the same, for who wants to see what there is by now |
 //!
 //! Deliberately absent: a queue of changes for while etcd is away. Who changes an account wants to know that it is done.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
+use bytes::Bytes;
 use state::clock::Clock;
 use state::{
     Batch, BoxFuture, CommitError, CommitOutcome, Event, Key, Prefix, Record, Space, Store,
     StoreError, Watch,
 };
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
 
-use crate::client::Client;
+use crate::client::messages::{Operation, Put, Txn, TxnResponse};
+use crate::client::{Client, ClientError};
 use committer::{Job, commit_jobs};
 use copy::Copy;
 use follower::Following;
@@ -113,6 +118,25 @@ impl RepositoryStore {
         self.shared.place.refusal()
     }
 
+    /// Waits until the copy has all that was committed, on whatever node, before this was asked.
+    ///
+    /// # Errors
+    /// [`StoreError::ChangesRefused`] when that cannot be had in time.
+    pub async fn catch_up(&self, patience: Duration) -> Result<(), StoreError> {
+        let place = &self.shared.place;
+        let deadline = Instant::now() + patience;
+        let following = place.following();
+        let reached = async {
+            let revision = place.mark(deadline).await?;
+            following.until(revision).await;
+            Ok::<(), ClientError>(())
+        };
+        match timeout_at(deadline, reached).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(place.refusal().unwrap_or(StoreError::Busy { waiting: 1 })),
+        }
+    }
+
     /// The revision up to which the copy holds everything; `None` before it was first read whole.
     ///
     /// # Errors
@@ -132,6 +156,15 @@ impl Place {
         let started = Arc::new(Following::start(self.clone()));
         *following = Arc::downgrade(&started);
         started
+    }
+
+    /// Makes a mark in the order of changes; its revision. Whoever follows is told of changes only, so one is made: made
+    /// twice it does no harm.
+    async fn mark(&self, deadline: Instant) -> Result<i64, ClientError> {
+        let put = Put { key: self.layout.mark("look"), value: Bytes::new(), lease: 0 };
+        let txn = Txn { success: vec![Operation::Put(put)], ..Txn::default() };
+        let marked: TxnResponse = self.client.ask("kv/txn", &txn, deadline).await?;
+        Ok(marked.header.revision)
     }
 
     fn refusal(&self) -> Option<StoreError> {

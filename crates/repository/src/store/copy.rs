@@ -238,3 +238,51 @@ pub(super) fn original(key: &Key, copied: Record) -> Result<Record, StoreError> 
     })?;
     Ok(Record { version: Version(revision.unsigned_abs()), value, expires_at })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use state::clock::SystemClock;
+
+    fn key() -> Key {
+        Key::new(Space::named("account"), "tag", "alice")
+    }
+
+    fn changed(revision: i64, value: &[u8]) -> Changed {
+        Changed { key: key(), revision, held: Some(layout::encode(value, None)) }
+    }
+
+    /// A copy that stands at a revision.
+    async fn copy_at(revision: i64) -> (Copy, tempfile::TempDir) {
+        let directory = tempfile::tempdir().unwrap();
+        let copy = Copy::open(directory.path(), Arc::new(SystemClock::default())).unwrap();
+        let (mut position, expect) = copy.position().await.unwrap();
+        position.revision = Some(revision);
+        copy.change(&mut position, expect, &[]).await.unwrap();
+        (copy, directory)
+    }
+
+    /// Of two that follow the one that is behind tells what the other one knew already.
+    #[tokio::test]
+    async fn a_copy_never_goes_back() {
+        let (copy, _directory) = copy_at(1).await;
+        copy.advance(1, 7, &[changed(5, b"old"), changed(7, b"new")]).await.unwrap();
+        copy.advance(1, 5, &[changed(5, b"old")]).await.unwrap();
+        assert_eq!(copy.position().await.unwrap().0.revision, Some(7));
+        assert_eq!(copy.read(&key()).await.unwrap().unwrap().value.as_ref(), b"new");
+        // What is behind the copy is left out, what is before it is taken.
+        let behind = Changed { held: None, ..changed(6, b"") };
+        copy.advance(1, 9, &[behind, changed(9, b"newer")]).await.unwrap();
+        let record = copy.read(&key()).await.unwrap().unwrap();
+        assert_eq!((record.value.as_ref(), record.version), (b"newer".as_slice(), Version(9)));
+    }
+
+    #[tokio::test]
+    async fn a_copy_that_lacks_changes_takes_no_later_ones() {
+        let (copy, _directory) = copy_at(1).await;
+        let outcome = copy.advance(3, 7, &[changed(7, b"new")]).await;
+        assert!(matches!(outcome, Err(CopyError::Overtaken)));
+        assert!(copy.read(&key()).await.unwrap().is_none());
+    }
+}

@@ -76,8 +76,29 @@ async fn members_come_and_go() {
     };
     let member = added.member.expect("it is named");
     assert_eq!((added.members.len(), &member.peer_urls), (4, &vec![url]));
+    assert!(member.is_learner, "it counts for no majority yet: {member:?}");
+    let error = client.member_promote(member.id).await.expect_err("it has learned nothing yet");
+    assert!(error.to_string().contains("in sync"), "{error}");
     client.member_remove(member.id).await.expect("it goes");
     assert_eq!(client.members(soon()).await.expect("it answers").len(), 3);
+}
+
+/// Whoever speaks with etcd for long outlives its members.
+#[tokio::test]
+async fn members_may_be_others_from_one_request_to_the_next() {
+    let Some(mut etcd) = etcd::start(3, None) else { return };
+    etcd.leader().await;
+    let all = etcd.client().endpoints();
+    let client = etcd::client_of([]);
+    let range = Range { key: "a".into(), ..Range::default() };
+    let error = client.range(&range, Instant::now()).await.expect_err("nobody is known");
+    assert!(error.is_transient() && !error.is_in_doubt(), "{error}");
+    client.set_endpoints(all[..1].to_vec());
+    client.range(&range, soon()).await.expect("the first answers");
+    etcd.members[0].kill();
+    client.set_endpoints(all[1..].to_vec());
+    client.range(&range, soon()).await.expect("the others answer");
+    assert_eq!(client.endpoints().len(), 2);
 }
 
 /// A stranger in the member's place cannot make us take more than is bounded, nor wait longer.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod client;
+mod doubt;
 mod etcd;
 mod faults;
 mod records;

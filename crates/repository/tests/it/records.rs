@@ -140,8 +140,8 @@ async fn a_copy_goes_on_where_it_stood() {
     put(&one, "carol", "1").await;
     let back = open(etcd.client(), other.path(), &prefix);
     assert_eq!(value(&back, "alice").await.as_deref(), Some("1"), "it is served what is known");
-    let _follower = back.follow();
-    until_value(&back, "carol", Some("1")).await;
+    back.catch_up(PATIENCE).await.expect("it is told the rest");
+    assert_eq!(value(&back, "carol").await.as_deref(), Some("1"));
     assert_eq!(value(&back, "alice").await.as_deref(), Some("2"));
     assert_eq!(value(&back, "bob").await, None);
 }
@@ -264,6 +264,8 @@ async fn without_etcd_reads_go_on_and_changes_are_refused() {
         matches!(outcome, Err(CommitError::Store(state::StoreError::ChangesRefused { .. })))
     }));
     assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+    let outcome = store.catch_up(Duration::from_millis(300)).await;
+    assert!(matches!(outcome, Err(state::StoreError::ChangesRefused { .. })), "{outcome:?}");
     etcd.members[0].start();
     etcd.leader().await;
     store.commit(change()).await.expect("it is back");
