@@ -1,7 +1,7 @@
 //! A client of etcd 3.4 and later, by its JSON gateway (`/v3/…`).
 //!
-//! One request, one attempt, one member: [`Client::call`]. Whom it asks next is turned on by each failure, so whoever may
-//! ask again ([`Client::ask`]: what changes nothing) reaches a member that answers. What may have changed something is
+//! One request, one attempt, one member: `Client::call`. Whom it asks next is turned on by each failure, so whoever may
+//! ask again (`Client::ask`: what changes nothing) reaches a member that answers. What may have changed something is
 //! told apart from what has not ([`ClientError::is_in_doubt`]), since only its caller knows how to find out.
 //!
 //! A member that has lost its leader refuses at once instead of holding requests back (`hasleader`). Deadlines are kept
