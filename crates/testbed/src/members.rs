@@ -1,9 +1,14 @@
 //! Nodes on hosts of a lab, one on each: started together, reached by number, and switched off and on with their hosts.
 
 use std::thread;
+use std::time::Duration;
 
 use crate::lab::{Host, Lab};
 use crate::node::{Node, NodeOptions};
+use crate::wait;
+
+/// How long a node may take to serve on a busy machine.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// Nodes, each on its host, numbered from 0 in the order in which the test named the hosts.
 #[derive(Debug)]
@@ -50,6 +55,20 @@ impl<'l> Members<'l> {
             .zip(nodes)
             .map(|(host, node)| Member { host, state: State::On(node) });
         Members { lab, members: members.collect() }
+    }
+
+    /// Waits until every process of every node is ready.
+    ///
+    /// # Panics
+    /// When they are not within half a minute, and when one is switched off.
+    pub fn until_whole(&self) {
+        for number in 0..self.count() {
+            wait::until("everything to serve", LIMIT, || {
+                let status = self.node(number).status();
+                let is_ready = status.processes.iter().all(|process| process.state == "ready");
+                if is_ready { Ok(()) } else { Err(status) }
+            });
+        }
     }
 
     /// How many there are, switched on or off.

@@ -11,7 +11,7 @@ use testbed::wait;
 use crate::world::DOMAIN;
 
 /// A killed or stopped process serves again within this, or the test fails.
-pub(crate) const BACK_LIMIT: Duration = Duration::from_secs(30);
+const BACK_LIMIT: Duration = Duration::from_secs(30);
 
 /// A small deterministic sequence (xorshift), so that a failing run can be run again by its seed.
 pub(crate) struct Sequence(pub(crate) u64);
@@ -63,23 +63,18 @@ impl Victim {
                 node.up_again();
             }
         }
-        wait_until_ready(node);
+        wait::until("everything to serve", BACK_LIMIT, || {
+            let status = node.status();
+            match status.processes.iter().all(|process| process.state == "ready") {
+                true => Ok(()),
+                false => Err(status),
+            }
+        });
     }
 }
 
 fn send(pid: i32, signal: Signal) {
     kill_process(Pid::from_raw(pid).expect("a process id"), signal).expect("it runs");
-}
-
-/// Waits until every process of a node serves.
-pub(crate) fn wait_until_ready(node: &Node) {
-    wait::until("everything to serve", BACK_LIMIT, || {
-        let status = node.status();
-        match status.processes.iter().all(|process| process.state == "ready") {
-            true => Ok(()),
-            false => Err(status),
-        }
-    });
 }
 
 pub(crate) fn number(variable: &str) -> Option<u64> {

@@ -48,7 +48,7 @@ async fn a_hostile_guest_harms_nobody_elses_calls() {
     agent.deploy(&node);
     hostile.deploy(&node);
 
-    let calls = Calls::begin(&[node.sip("udp")], DOMAIN, PAIRS).await;
+    let calls = Calls::begin(&[[node.sip("udp"); 2]], DOMAIN, PAIRS).await;
     let phone = world::registered_openly(&node, "registers", LineTransport::Udp).await;
     let alone = registered(&phone).await;
     let began = Instant::now();

@@ -115,7 +115,7 @@ async fn lose_nothing(agent: Agent, kills: usize) {
     assert_eq!((loaded.registered, loaded.refused, loaded.unanswered), (USERS, 0, 0), "{loaded:?}");
 
     let began = Instant::now();
-    let calls = Calls::begin(&edges, &agent.domain(), agent.pairs()).await;
+    let calls = Calls::begin(&edges.map(|edge| [edge, edge]), &agent.domain(), agent.pairs()).await;
     let mut hits = Hits::default();
     let mut next_hits = vec![began; victims.len()];
     for _ in 0..kills {

@@ -17,7 +17,7 @@ use rustix::process::Signal;
 use testbed::lab;
 use testbed::members::Members;
 
-use crate::faults::{Hits, Sequence, Victim, number, table, wait_until_ready};
+use crate::faults::{Hits, Sequence, Victim, number, table};
 use crate::kills::report::commit;
 use crate::lab::nodes::options;
 use load::{Group, Load, Size};
@@ -85,7 +85,7 @@ impl Fault {
                 Instant::now()
             }
         };
-        (0..members.count()).for_each(|number| wait_until_ready(members.node(number)));
+        members.until_whole();
         began.elapsed()
     }
 }

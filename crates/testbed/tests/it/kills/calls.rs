@@ -53,21 +53,21 @@ pub(crate) struct Calls {
 }
 
 impl Calls {
-    /// Registers so many pairs of phones, over UDP by these edges in turn, and begins to call; every second pair calls through
-    /// the back-to-back agent, by this domain.
+    /// Registers so many pairs of phones over UDP, callers and callees by these edges in turn, and begins to call; every second
+    /// pair calls through the back-to-back agent, by this domain.
     ///
     /// # Panics
     /// When a phone cannot register.
-    pub(crate) async fn begin(edges: &[SocketAddr], agent: &str, count: usize) -> Calls {
+    pub(crate) async fn begin(edges: &[[SocketAddr; 2]], agent: &str, count: usize) -> Calls {
         let is_over = Arc::new(AtomicBool::new(false));
         let mut pairs = JoinSet::new();
         for number in 0..count {
             // Both kinds of call by every edge.
-            let edge = &edges[number / 2 % edges.len()];
+            let [callers, callees] = edges[number / 2 % edges.len()];
             // By the name an application may tell whose call it is.
             let (way, domain) = if number % 2 == 0 { ("direct", DOMAIN) } else { ("agent", agent) };
-            let caller = registered(&format!("{way}{number}-caller"), *edge).await;
-            let callee = registered(&format!("{way}{number}-callee"), *edge).await;
+            let caller = registered(&format!("{way}{number}-caller"), callers).await;
+            let callee = registered(&format!("{way}{number}-callee"), callees).await;
             let uri = format!("sip:{}@{domain}", callee.user());
             let pair = Pair { caller, callee, uri };
             let is_over = Arc::clone(&is_over);

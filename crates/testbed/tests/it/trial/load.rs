@@ -97,11 +97,18 @@ impl<'l> Load<'l> {
         let pairs = share(size.calls_per_second * 2);
         let begin = |group: Group| {
             let users = 0..bindings;
+            // From each edge to the next one.
+            let next = group.edges.iter().cycle().skip(1);
+            let ways: Vec<_> = group.edges.iter().zip(next).map(|(a, b)| [*a, *b]).collect();
             let calls = host.block_on(async {
-                let registered =
-                    crowd::register(group.edges[0], DOMAIN, users.clone(), 1, 36_000).await;
-                assert_eq!(registered.registered, bindings, "{registered:?}");
-                Calls::begin(&group.edges, DOMAIN, pairs).await
+                let of_each = bindings.div_ceil(group.edges.len());
+                for (number, edge) in group.edges.iter().enumerate() {
+                    let users = number * of_each..bindings.min((number + 1) * of_each);
+                    let all = users.len();
+                    let registered = crowd::register(*edge, DOMAIN, users, 1, 36_000).await;
+                    assert_eq!(registered.registered, all, "{registered:?}");
+                }
+                Calls::begin(&ways, DOMAIN, pairs).await
             });
             let writes = host.enter(|| Writes::begin(group.doors.clone(), sessions));
             Running { group, users, calls, writes }
