@@ -99,7 +99,17 @@ fn join(directory: &Path, wishes: &JoinWishes) -> Result<(), Failure> {
         listen: wishes.sip.map_or(default.listen, |sip| vec![sip]),
         domains: if wishes.domain.is_empty() { default.domains } else { wishes.domain.clone() },
     };
+    let is_first_run = !directory.join(config::FILE_NAME).exists();
     let file = ConfigFile::open(directory, &first_run)?;
+    let joined = join_with(directory, wishes, &file);
+    if joined.is_err() && is_first_run {
+        // Wishes that did not work shall not be the configuration of the next try.
+        fs::remove_file(&file.path).with_context(|| file.path.display().to_string())?;
+    }
+    joined
+}
+
+fn join_with(directory: &Path, wishes: &JoinWishes, file: &ConfigFile) -> Result<(), Failure> {
     must_be_down(directory)?;
     must_be_empty(directory)?;
     // A name that nobody chose is another node's already.

@@ -22,6 +22,7 @@ mod keys;
 mod kills;
 mod lab;
 mod matrix;
+mod membership;
 mod other_nodes;
 mod peers;
 mod proxied;
