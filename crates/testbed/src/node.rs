@@ -536,8 +536,13 @@ pub fn outlast_in(directory: &Path, arguments: &[&str], input: &[u8]) -> Output 
     }
 }
 
-/// Whether a process runs; a zombie does not.
+/// Whether a process runs; a zombie does not. Of one that is being killed the first thread may be a zombie while another
+/// still takes what comes to a socket, and answers nothing: it runs.
 pub fn lives(pid: i32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| !rest.starts_with('Z')))
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let mut states = threads.filter_map(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).ok()?;
+        stat.rsplit(") ").next()?.chars().next()
+    });
+    states.any(|state| !matches!(state, 'Z' | 'X'))
 }

@@ -462,10 +462,9 @@ impl Ended {
     }
 }
 
-/// Whether a process runs; a zombie does not.
+/// Whether a process runs.
 pub(crate) fn lives(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| !rest.starts_with('Z')))
+    testbed::node::lives(pid.cast_signed())
 }
 
 pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
