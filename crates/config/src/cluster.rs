@@ -3,11 +3,13 @@
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::listen::PublicAddress;
 use crate::reader::{Expected, Reader, Section, integer_in};
+use crate::time_text;
 
 /// Port of a member where none is named.
 pub const CLUSTER_PORT: u16 = 6200;
@@ -67,6 +69,9 @@ pub struct ClusterSettings {
     /// host. Default: `false`.
     #[serde(default)]
     pub allow_colocation: bool,
+    /// When a node was lost for so long, the copies that it had are made on other hosts. Default: 60 s.
+    #[serde(default = "copy_after", with = "time_text")]
+    pub copy_after: Duration,
 }
 
 /// What a node runs of the cluster's state; written as a number or `"vote"`.
@@ -106,6 +111,10 @@ impl Stores {
     }
 }
 
+fn copy_after() -> Duration {
+    Duration::from_secs(60)
+}
+
 fn store_ports() -> PortRange {
     PortRange { first: 6220, last: 6227 }
 }
@@ -126,6 +135,7 @@ impl ClusterSettings {
             store_ports: store_ports(),
             repository_ports: repository_ports(),
             allow_colocation: false,
+            copy_after: copy_after(),
         }
     }
 }
@@ -372,6 +382,12 @@ pub(crate) fn cluster_settings(
         store_ports: store_ports.unwrap_or(default.store_ports),
         repository_ports: repository_ports.unwrap_or(default.repository_ports),
         allow_colocation: section.flag(reader, "allow_colocation", default.allow_colocation),
+        copy_after: section.time(
+            reader,
+            "copy_after",
+            default.copy_after,
+            Duration::from_secs(1)..=Duration::from_secs(86_400),
+        ),
     };
     check_ports(reader, &section, &settings);
     section.finish(reader);

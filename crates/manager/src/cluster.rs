@@ -276,6 +276,16 @@ impl Cluster {
         self.coordinator() == self.file.number
     }
 
+    /// Whether this node is on the only side that may decide for all: it hears most of the members, or half of them, the one
+    /// with the lowest number among them.
+    pub fn hears_most(&self) -> bool {
+        let (members, lost) = (&self.file.membership.members, self.lost());
+        let heard = members.len() - lost.len();
+        let has_first = members.first().is_some_and(|first| !lost.contains(&first.number));
+        !self.is_removed()
+            && (2 * heard > members.len() || (2 * heard == members.len() && has_first))
+    }
+
     /// Admits a node. In a partition two sides would give the same number: only the one that hears most of the members
     /// (or half of them, the one with the lowest number among them) gives any.
     ///
@@ -289,11 +299,7 @@ impl Cluster {
     ) -> Result<Member, String> {
         let list = &self.file.membership;
         let (all, lost) = (list.members.len(), self.lost().len());
-        let heard = all - lost;
-        let has_first =
-            list.members.first().is_some_and(|first| !self.lost().contains(&first.number));
-        let is_most = 2 * heard > all || (2 * heard == all && has_first);
-        if !is_most {
+        if !self.hears_most() {
             return Err(format!(
                 "{lost} of {all} members are lost: nobody is admitted while most are; bring them up, or remove those \
                  that will not come back (outlast cluster remove NODE)"

@@ -154,6 +154,11 @@ impl ClusterNode {
         self.cluster.coordinates()
     }
 
+    /// Whether this node decides for the cluster's stores.
+    pub(super) fn leads(&self) -> bool {
+        self.cluster.coordinates() && self.cluster.hears_most()
+    }
+
     pub(super) fn coordinator(&self) -> NodeNumber {
         self.cluster.coordinator()
     }

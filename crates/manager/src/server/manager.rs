@@ -29,6 +29,7 @@ use super::listeners::EdgeListeners;
 use super::predecessor::Predecessor;
 use super::record::{Clock, Record, RecordFile, RecordedProcess};
 use super::servers::Servers;
+use super::stores::keeper::Keeper;
 use super::{ChildStart, INPUTS_MAX, Input, Signals, UpError};
 use crate::guardian::BEAT_INTERVAL;
 use crate::guardian::protocol::{EdgeSockets, Serving};
@@ -78,6 +79,10 @@ pub(super) struct Manager {
     table: ProcessTable,
     /// Those that are not ours.
     servers: Servers,
+    /// Keeps the cluster's stores in order. Of a member.
+    keeper: Option<Keeper>,
+    /// Stores beyond the usual ones.
+    spares: u8,
     /// Of a member.
     cluster: Option<ClusterNode>,
     cluster_settings: Option<config::ClusterSettings>,
@@ -132,6 +137,8 @@ impl Manager {
         let mut manager = Manager {
             views: watch::Sender::new(Arc::default()),
             servers: Servers::new(limits(&config).heartbeat, inputs.clone()),
+            keeper: None,
+            spares: 0,
             config,
             table,
             cluster: None,
@@ -159,6 +166,7 @@ impl Manager {
         if let Some(cluster) = &manager.cluster {
             manager.table = manager.table.of_member(cluster.number());
         }
+        manager.adopt_spares(&lives);
         let servers = manager.servers_of_member()?;
         let specs = manager.servers.set(servers);
         manager.table.add_servers(specs);
@@ -265,6 +273,7 @@ impl Manager {
                 self.servers.stop_asking(&name);
                 self.handle(Event::Exited { name, incarnation })
             }
+            Input::SparesWanted(spares) => self.spares_wanted(spares),
             Input::ServerPrepared { name, outcome } => self.server_prepared(name, outcome),
             Input::Guardian(pid) => {
                 self.guardian = pid;

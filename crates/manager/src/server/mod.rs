@@ -144,6 +144,8 @@ enum Input {
     },
     /// From or about another member of the cluster.
     Peer(PeerInput),
+    /// So many stores beyond the usual ones are needed here.
+    SparesWanted(u8),
     /// What became of the preparation of a server's next life.
     ServerPrepared {
         name: ProcessName,
@@ -379,6 +381,7 @@ fn refuse(input: Input) {
         Input::Told(_)
         | Input::ClockStepped(_)
         | Input::Exited { .. }
+        | Input::SparesWanted(_)
         | Input::ServerPrepared { .. }
         | Input::Guardian(_)
         | Input::Peer(_)

@@ -10,15 +10,26 @@ use std::time::Duration;
 
 use config::{ClusterSettings, HeartbeatSettings, Stores};
 use state::engine::cluster::Options;
-use state::engine::cluster::servers::{Pinger, Pulse};
+use state::engine::cluster::servers::{self, Known, Pinger, Pulse, Report};
 use topology::credentials::{
     ClusterDirectory, ClusterSecret, CredentialError, NodeCredentials, STORE_USER, write_private,
 };
 use topology::view::{ProcessName, ProcessType, WEIGHT_DEFAULT};
+use tracing::warn;
 
+use self::keeper::{KeeperHandle, Settings};
 use super::servers::{Doing, Server, installed};
 use crate::process_table::ProcessSpec;
 use crate::stores::configuration::StoreConfiguration;
+use crate::stores::failover::LastLife;
+
+pub(crate) mod keeper;
+
+/// Its own file of the servers that it knows, in its directory.
+const SERVERS_KNOWN: &str = "nodes.conf";
+
+/// How long a replica may take to take over from one that ends.
+const HAND_OVER_MAX: Duration = Duration::from_secs(2);
 
 /// In this order.
 const PROGRAMS: [&str; 2] = ["redis-server", "valkey-server"];
@@ -33,35 +44,49 @@ pub(crate) struct StoreServer {
     credentials: ClusterDirectory,
     password: String,
     node_timeout: Duration,
+    /// It has a copy that another node should have.
+    is_spare: bool,
+    options: Options,
     pinger: Pinger,
+    keeper: KeeperHandle,
 }
 
-/// How stores are reached by the member whose files lie in that node's directory.
+/// How this member reaches and keeps the cluster's stores.
 ///
 /// # Errors
-/// [`CredentialError`] when these are not in order.
-pub(crate) fn options(directory: &Path) -> Result<Options, CredentialError> {
+/// [`CredentialError`] when its files are not in order.
+pub(crate) fn settings(
+    directory: &Path,
+    settings: &ClusterSettings,
+    heartbeat: &HeartbeatSettings,
+) -> Result<Settings, CredentialError> {
     let files = ClusterDirectory::of_node(directory);
     let tls = NodeCredentials::load(files.path())?.store_client_config()?;
     let password = ClusterSecret::load(&files.secret())?.store_password();
-    Ok(Options {
+    let options = Options {
         tls: Some(tls),
         user: Some(STORE_USER.to_owned()),
         password: Some(password),
         ..Options::default()
+    };
+    Ok(Settings {
+        options,
+        interval: heartbeat.interval,
+        silence_max: silence_max(heartbeat),
+        allow_colocation: settings.allow_colocation,
+        regular: settings.stores.count(),
+        copy_after: settings.copy_after,
     })
 }
 
-/// The stores that this member runs.
-///
-/// # Errors
-/// [`CredentialError`] when its files are not in order.
+/// The stores that this member runs, so many `spares` among them as its ports allow.
 pub(crate) fn of_member(
     directory: &Path,
     settings: &ClusterSettings,
     heartbeat: &HeartbeatSettings,
-) -> Result<Vec<StoreServer>, CredentialError> {
-    let options = options(directory)?;
+    keeper: &KeeperHandle,
+    (options, spares): (&Options, u8),
+) -> Vec<StoreServer> {
     let weight = match settings.stores {
         Stores::Count(_) => WEIGHT_DEFAULT,
         Stores::Vote(_) => 0,
@@ -79,10 +104,15 @@ pub(crate) fn of_member(
             credentials: ClusterDirectory::of_node(directory),
             password: options.password.clone().unwrap_or_default(),
             node_timeout: node_timeout(heartbeat),
+            is_spare: ordinal >= u16::from(settings.stores.count()),
+            options: options.clone(),
             pinger: Pinger::new(address, options.clone()),
+            keeper: keeper.clone(),
         }
     };
-    Ok((0..u16::from(settings.stores.count())).map(store).collect())
+    let room = u16::try_from(settings.store_ports.count() / 2).unwrap_or(u16::MAX);
+    let count = u16::from(settings.stores.count()) + u16::from(spares);
+    (0..count.min(room)).map(store).collect()
 }
 
 /// Where other stores reach the store that clients reach there.
@@ -93,8 +123,23 @@ pub(crate) fn bus_port(address: SocketAddr) -> u16 {
 /// Shorter than the silence that a node is lost by: one that is cut off has stopped serving when the others go on without
 /// it. It looks twice in that time, so it is one and a half times as long until it has.
 fn node_timeout(heartbeat: &HeartbeatSettings) -> Duration {
-    let silence_max = heartbeat.interval * (heartbeat.allowed_miss_count + 1);
-    (silence_max * 2 / 3).max(Duration::from_millis(300))
+    (silence_max(heartbeat) * 2 / 3).max(Duration::from_millis(300))
+}
+
+fn silence_max(heartbeat: &HeartbeatSettings) -> Duration {
+    heartbeat.interval * (heartbeat.allowed_miss_count + 1)
+}
+
+impl StoreServer {
+    /// How it knew itself when it ran last, if it was a primary that served something.
+    fn last_life(&self) -> Option<LastLife> {
+        let written = fs::read_to_string(self.directory.join(SERVERS_KNOWN)).ok()?;
+        let report = Report::of(&written, "", self.address);
+        let is_replica = |known: &&Known| known.replica_of.as_ref() == Some(&report.id);
+        let replicas = report.known.iter().filter(is_replica).filter_map(|known| known.address);
+        let serves = report.replica_of.is_none() && !report.slots.is_empty();
+        serves.then(|| LastLife { id: report.id.clone(), replicas: replicas.collect() })
+    }
 }
 
 impl Server for StoreServer {
@@ -110,7 +155,21 @@ impl Server for StoreServer {
     }
 
     fn prepare(&self) -> Doing<'_, Result<(), String>> {
-        Box::pin(async { Ok(()) })
+        Box::pin(async {
+            let last = self.last_life();
+            if self.is_spare && last.is_none() {
+                // What it was a copy of, and of whom, may be over.
+                match fs::remove_dir_all(&self.directory) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        let path = self.directory.display();
+                        return Err(format!("{path} cannot be removed: {error}"));
+                    }
+                    Ok(()) | Err(_) => {}
+                }
+            }
+            self.keeper.may_start(last).await;
+            Ok(())
+        })
     }
 
     fn program(&self) -> io::Result<Program> {
@@ -136,7 +195,17 @@ impl Server for StoreServer {
     }
 
     fn retire(&self) -> Doing<'_, ()> {
-        Box::pin(async {})
+        Box::pin(async {
+            let Ok(report) = servers::report(self.address, &self.options).await else { return };
+            let is_elsewhere = |address: &SocketAddr| address.ip() != self.address.ip();
+            let follower =
+                report.followers.iter().find(|(at, is_online)| *is_online && is_elsewhere(at));
+            if let (Some((to, _)), false) = (follower, report.slots.is_empty())
+                && let Err(error) = servers::hand_over(*to, &self.options, HAND_OVER_MAX).await
+            {
+                warn!(name = %self.name, %to, %error, "ends without having handed over");
+            }
+        })
     }
 }
 

@@ -47,6 +47,8 @@ impl StoreConfiguration<'_> {
         };
         line(&["# Written by the manager at each start."]);
         line(&["dir", &quoted(self.directory)]);
+        // Whoever looks for the processes of a node sees by its command line whose it is.
+        line(&["set-proc-title no"]);
         line(&["bind", &host.to_string()]);
         line(&["bind-source-addr", &host.to_string()]);
         line(&["port 0"]);

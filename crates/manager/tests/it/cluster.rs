@@ -18,7 +18,7 @@ mod strangers;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-fn address(node: usize, port: u16) -> SocketAddr {
+pub(crate) fn address(node: usize, port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, u8::try_from(node).unwrap()], port))
 }
 
@@ -41,7 +41,7 @@ fn founder(port: u16) -> Node {
 }
 
 /// A directory that has joined the cluster of `member`, as `node{number}`.
-fn joined(member: &Node, number: usize, port: u16) -> tempfile::TempDir {
+pub(crate) fn joined(member: &Node, number: usize, port: u16) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     let token = join_token(member.directory(), HOUR).unwrap().to_string();
     join(&token, number, port).unwrap().write(directory.path()).unwrap();

@@ -9,6 +9,8 @@ use manager::founding::found;
 use rustix::process::Signal;
 use topology::{ProcessEntry, ProcessState};
 
+mod cluster;
+
 use crate::name;
 use crate::node::{Node, config_on_free_ports, free_port, lives, signal};
 

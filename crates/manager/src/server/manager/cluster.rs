@@ -73,7 +73,9 @@ impl Manager {
 
     /// Shows the view to all processes of the node, and to the other members what is new of this one.
     pub(super) fn show_view(&mut self) {
-        let line = view_line(self.whole_view());
+        let view = self.whole_view();
+        self.show_keeper(&view);
+        let line = view_line(view);
         self.views.send_if_modified(|shown| {
             let is_new = **shown != *line;
             *shown = line;

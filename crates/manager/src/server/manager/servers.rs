@@ -2,23 +2,54 @@
 
 use std::sync::Arc;
 
-use topology::ProcessName;
 use topology::protocol::Answer;
-use tracing::warn;
+use topology::{ProcessName, TopologyView};
+use tracing::{info, warn};
 
 use super::{Manager, Step};
 use crate::process_table::{Event, Recorded};
 use crate::server::UpError;
 use crate::server::servers::Server;
+use crate::server::stores::keeper::{Keeper, Seen};
 use crate::server::stores::{self, StoreServer};
 
 impl Manager {
     /// The servers that this node runs as a member of its cluster; none on a single node.
-    pub(super) fn servers_of_member(&self) -> Result<Vec<Arc<dyn Server>>, UpError> {
-        let Some(settings) = &self.cluster_settings else { return Ok(Vec::new()) };
-        let stores = stores::of_member(self.directory.path(), settings, &self.config.heartbeat)?;
+    pub(super) fn servers_of_member(&mut self) -> Result<Vec<Arc<dyn Server>>, UpError> {
+        let Some(settings) = &self.cluster_settings else {
+            self.keeper = None;
+            return Ok(Vec::new());
+        };
+        let (path, heartbeat) = (self.directory.path(), &self.config.heartbeat);
+        let kept = stores::settings(path, settings, heartbeat)?;
+        let options = kept.options.clone();
+        let keeper =
+            self.keeper.get_or_insert_with(|| Keeper::start(kept, self.inputs.clone())).handle();
+        let spares = (&options, self.spares);
+        let stores = stores::of_member(path, settings, heartbeat, &keeper, spares);
         let server = |store: StoreServer| Arc::new(store) as Arc<dyn Server>;
         Ok(stores.into_iter().map(server).collect())
+    }
+
+    /// Shows the keeper of the stores what there is.
+    pub(super) fn show_keeper(&mut self, view: &TopologyView) {
+        if let (Some(keeper), Some(cluster)) = (&self.keeper, &self.cluster) {
+            let (own, leads) = (cluster.number(), cluster.leads());
+            keeper.show(Seen { own, leads, view: view.clone() });
+        }
+    }
+
+    /// The keeper wants so many stores beyond the usual ones.
+    pub(super) fn spares_wanted(&mut self, spares: u8) -> Step {
+        if spares == self.spares {
+            return Step::Going;
+        }
+        info!(spares, "stores for copies that other nodes should have");
+        self.spares = spares;
+        if let Answer::Refused { reason } = self.follow_servers() {
+            warn!(reason, "they cannot be run");
+        }
+        Step::Going
     }
 
     /// The node has become a member, or is none any more, and runs others from now on.
@@ -31,6 +62,14 @@ impl Manager {
             }
             Err(error) => Answer::Refused { reason: error.to_string() },
         }
+    }
+
+    /// Those of another manager's that live are gone on with.
+    pub(super) fn adopt_spares(&mut self, lives: &[Recorded]) {
+        let regular = self.cluster_settings.as_ref().map_or(0, |it| it.stores.count());
+        let ordinal = |life: &Recorded| life.name.as_str().strip_prefix("store")?.parse().ok();
+        let living = lives.iter().filter(|life| life.pid.is_some()).filter_map(ordinal);
+        self.spares = living.max().map_or(0, |highest: u8| highest.saturating_sub(regular));
     }
 
     /// Asks those that live since another manager.

@@ -68,6 +68,28 @@ pub async fn promote(
     options: &Options,
     time: Duration,
 ) -> Result<SocketAddr, StoreError> {
+    promote_by("FORCE", replicas, options, time).await
+}
+
+/// As [`promote`], but nobody is asked for a vote: where most of the primaries are gone, too. Right only for one who knows
+/// that nobody else orders so, and that the dead primary has stopped.
+///
+/// # Errors
+/// As [`promote`].
+pub async fn promote_unasked(
+    replicas: &[SocketAddr],
+    options: &Options,
+    time: Duration,
+) -> Result<SocketAddr, StoreError> {
+    promote_by("TAKEOVER", replicas, options, time).await
+}
+
+async fn promote_by(
+    by: &str,
+    replicas: &[SocketAddr],
+    options: &Options,
+    time: Duration,
+) -> Result<SocketAddr, StoreError> {
     let deadline = Instant::now() + time;
     let shard = || {
         format!("the shard of {}", replicas.first().map_or_else(String::new, ToString::to_string))
@@ -84,7 +106,7 @@ pub async fn promote(
     let connection =
         Connection::open(best, options).await.map_err(|error| failed(&error.to_string()))?;
     let mut order = cmd("CLUSTER");
-    order.arg("FAILOVER").arg("FORCE");
+    order.arg("FAILOVER").arg(by);
     let ordered = connection.ask_text(order).await;
     ordered.map_err(|error| failed(&error.to_string()))?;
     loop {

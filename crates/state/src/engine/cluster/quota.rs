@@ -88,7 +88,7 @@ impl Copies {
 }
 
 /// `slave0:ip=192.0.2.2,port=6379,state=online,offset=42,lag=0`.
-fn parse_stream(line: &str) -> Option<(SocketAddr, Stream)> {
+pub(super) fn parse_stream(line: &str) -> Option<(SocketAddr, Stream)> {
     let (name, fields) = line.trim().split_once(':')?;
     name.strip_prefix("slave")?.parse::<u32>().ok()?;
     let field = |name: &str| {

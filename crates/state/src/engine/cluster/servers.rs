@@ -5,12 +5,26 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use redis::{Value, cmd};
+use redis::{Cmd, Pipeline, Value, cmd};
 use tokio::sync::Mutex;
 
-use super::connection::Connection;
+use super::connection::{Connection, Lost, patiently, text};
+use super::layout::{Layout, SLOTS};
+use super::nodes::{self, NodeLine};
 use super::options::Options;
+use super::quota::{self, Stream};
+use super::writer;
+use crate::error::StoreError;
+
+/// How long a server may take to move what it has: a slot holds a few thousand records.
+const MOVING_MAX: Duration = Duration::from_secs(10);
+/// Records that are sent at once.
+const MOVED_AT_ONCE: usize = 500;
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What a server answers to the question whether it serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,5 +74,366 @@ impl Pinger {
         };
         *kept = Some(connection);
         pulse
+    }
+}
+
+/// What a server says of itself and of the others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Its own name, 40 hexadecimal digits.
+    pub id: String,
+    /// Whose replica it is; `None`: a primary.
+    pub replica_of: Option<String>,
+    /// What it serves, as a primary.
+    pub slots: Vec<RangeInclusive<u16>>,
+    /// Slots that are on their way from it, and to whom.
+    pub leaving: Vec<(u16, String)>,
+    /// Slots that were to come to it, and from whom.
+    pub coming: Vec<(u16, String)>,
+    /// Octets of the stream of changes that it has written, or received.
+    pub offset: u64,
+    /// A replica that has everything and receives changes.
+    pub is_synced: bool,
+    /// The replicas that receive its changes, and whether each has everything else.
+    pub followers: Vec<(SocketAddr, bool)>,
+    /// Everybody whom it knows, itself among them.
+    pub known: Vec<Known>,
+}
+
+/// A server as another one knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Its name.
+    pub id: String,
+    /// Where; `None`: nobody knows.
+    pub address: Option<SocketAddr>,
+    /// The majority holds it failed.
+    pub is_failed: bool,
+    /// Whose replica it is; `None`: a primary.
+    pub replica_of: Option<String>,
+    /// What it serves, as a primary.
+    pub slots: Vec<RangeInclusive<u16>>,
+    /// Of two that claim a slot, the greater one has it.
+    pub epoch: u64,
+}
+
+impl Report {
+    /// The report of the server at `asked`, from its answers to `CLUSTER NODES` and `INFO replication`.
+    pub fn of(nodes: &str, replication: &str, asked: SocketAddr) -> Self {
+        let view = nodes::parse(nodes, asked);
+        let own = view.iter().find(|line| line.is_myself);
+        let field = |name: &str| {
+            replication.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
+        };
+        let number = |name: &str| field(name).and_then(|text| text.parse().ok()).unwrap_or(0);
+        let is_replica = field("role:") == Some("slave");
+        let followers = replication.lines().filter_map(quota::parse_stream);
+        Self {
+            id: own.map_or_else(String::new, |line| line.id.to_string()),
+            replica_of: own.and_then(|line| line.replica_of.as_deref()).map(str::to_owned),
+            slots: own.map(|line| line.slots.clone()).unwrap_or_default(),
+            leaving: on_their_way(nodes, "->-"),
+            coming: on_their_way(nodes, "-<-"),
+            offset: number(if is_replica { "slave_repl_offset:" } else { "master_repl_offset:" }),
+            is_synced: is_replica
+                && field("master_link_status:") == Some("up")
+                && field("master_sync_in_progress:") == Some("0"),
+            followers: followers
+                .map(|(address, stream)| (address, matches!(stream, Stream::Online { .. })))
+                .collect(),
+            known: view.iter().map(Known::of).collect(),
+        }
+    }
+}
+
+impl Known {
+    fn of(line: &NodeLine) -> Self {
+        Self {
+            id: line.id.to_string(),
+            address: line.address,
+            is_failed: line.is_failed,
+            replica_of: line.replica_of.as_deref().map(str::to_owned),
+            slots: line.slots.clone(),
+            epoch: line.epoch,
+        }
+    }
+}
+
+/// With `->-`: `[93->-ID]` in the own line; with `-<-`: `[94-<-ID]`.
+fn on_their_way(nodes: &str, arrow: &str) -> Vec<(u16, String)> {
+    let own = nodes.lines().find(|line| line.contains("myself")).unwrap_or_default();
+    let fields = own.split(' ').filter_map(|field| field.strip_prefix('[')?.strip_suffix(']'));
+    let slot = |field: &str| {
+        let (slot, id) = field.split_once(arrow)?;
+        Some((slot.parse().ok()?, id.to_owned()))
+    };
+    fields.filter_map(slot).collect()
+}
+
+/// Asks a server what it knows.
+///
+/// # Errors
+/// [`StoreError::Unreachable`] when it does not say.
+pub async fn report(server: SocketAddr, options: &Options) -> Result<Report, StoreError> {
+    let ask = async {
+        let connection = Connection::open(server, options).await?;
+        let mut look = Pipeline::with_capacity(2);
+        writer::look(&mut look);
+        let [nodes, replication] = writer::all_of(patiently(connection.exchange(&look)).await?)?;
+        Ok(Report::of(&text(nodes)?, &text(replication)?, server))
+    };
+    ask.await.map_err(|error: Lost| unreachable_at(server, &error))
+}
+
+/// Has a server meet another one: they, and all whom either knows, are one cluster then.
+///
+/// # Errors
+/// As [`report`]; so for all below.
+pub async fn meet(
+    server: SocketAddr,
+    other: SocketAddr,
+    other_bus: u16,
+    options: &Options,
+) -> Result<(), StoreError> {
+    let mut meet = cmd("CLUSTER");
+    meet.arg("MEET").arg(other.ip().to_string()).arg(other.port()).arg(other_bus);
+    tell(server, meet, options).await
+}
+
+/// Has a primary serve slots that nobody serves.
+///
+/// # Errors
+/// When somebody does.
+pub async fn claim(
+    server: SocketAddr,
+    slots: RangeInclusive<u16>,
+    options: &Options,
+) -> Result<(), StoreError> {
+    let mut claim = cmd("CLUSTER");
+    claim.arg("ADDSLOTSRANGE").arg(*slots.start()).arg(*slots.end());
+    tell(server, claim, options).await
+}
+
+/// Makes a server, which serves nothing, a replica of that primary. What it had is gone.
+///
+/// # Errors
+/// When it serves something, or does not know the primary.
+pub async fn follow(
+    server: SocketAddr,
+    primary: &str,
+    options: &Options,
+) -> Result<(), StoreError> {
+    let mut follow = cmd("CLUSTER");
+    follow.arg("REPLICATE").arg(primary);
+    tell(server, follow, options).await
+}
+
+/// Has a server forget another one, for a minute: within that, all others must have done so.
+///
+/// # Errors
+/// When it does not know that one.
+pub async fn forget(server: SocketAddr, other: &str, options: &Options) -> Result<(), StoreError> {
+    let mut forget = cmd("CLUSTER");
+    forget.arg("FORGET").arg(other);
+    tell(server, forget, options).await
+}
+
+/// Has a server read its certificate and key again.
+///
+/// # Errors
+/// When it cannot use them: it goes on with what it had.
+pub async fn reload_certificate(
+    server: SocketAddr,
+    certificate: &Path,
+    key: &Path,
+    options: &Options,
+) -> Result<(), StoreError> {
+    let mut set = cmd("CONFIG");
+    set.arg("SET").arg("tls-cert-file").arg(certificate.display().to_string());
+    set.arg("tls-key-file").arg(key.display().to_string());
+    tell(server, set, options).await
+}
+
+/// Has a replica take over from its primary, which is well and loses nothing by it. Returns when it serves.
+///
+/// # Errors
+/// When it does not within `time`.
+pub async fn hand_over(
+    replica: SocketAddr,
+    options: &Options,
+    time: Duration,
+) -> Result<(), StoreError> {
+    let deadline = Instant::now() + time;
+    let mut order = cmd("CLUSTER");
+    order.arg("FAILOVER");
+    tell(replica, order, options).await?;
+    loop {
+        let is_primary = report(replica, options).await.is_ok_and(|it| it.replica_of.is_none());
+        if is_primary {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            let reason = "it did not take over in time".to_owned();
+            return Err(StoreError::Unreachable {
+                shard: format!("the store at {replica}"),
+                reason,
+            });
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+}
+
+/// Slots in which no record can lie.
+pub fn vacant_slots() -> Vec<u16> {
+    let taken: Vec<u16> = Layout::new("").slots().collect();
+    (0..SLOTS).filter(|slot| !taken.contains(slot)).collect()
+}
+
+/// A primary, by its name and where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its name.
+    pub id: String,
+    /// Where.
+    pub address: SocketAddr,
+}
+
+/// Moves slots with all that is in them from one primary to another. One that was interrupted is done by doing it again.
+///
+/// # Errors
+/// The slots that were moved before are moved.
+pub async fn move_slots(
+    from: &Place,
+    to: &Place,
+    slots: &[u16],
+    options: &Options,
+) -> Result<(), StoreError> {
+    let at = |place: &Place| {
+        let address = place.address;
+        move |error: Lost| unreachable_at(address, &error)
+    };
+    let source = Connection::open(from.address, options).await.map_err(at(from))?;
+    let target = Connection::open(to.address, options).await.map_err(at(to))?;
+    set_slots(&target, slots, "IMPORTING", &from.id).await.map_err(at(to))?;
+    set_slots(&source, slots, "MIGRATING", &to.id).await.map_err(at(from))?;
+    for slot in filled(&source, slots).await.map_err(at(from))? {
+        move_records(&source, to, slot, options).await.map_err(at(from))?;
+    }
+    // The new one first: nobody claims a slot in between otherwise.
+    set_slots(&target, slots, "NODE", &to.id).await.map_err(at(to))?;
+    set_slots(&source, slots, "NODE", &to.id).await.map_err(at(from))
+}
+
+async fn set_slots(
+    server: &Connection,
+    slots: &[u16],
+    state: &str,
+    other: &str,
+) -> Result<(), Lost> {
+    let mut all = Pipeline::with_capacity(slots.len());
+    for slot in slots {
+        all.cmd("CLUSTER").arg("SETSLOT").arg(*slot).arg(state).arg(other);
+    }
+    for answer in at_length(server.exchange(&all)).await? {
+        text(answer)?;
+    }
+    Ok(())
+}
+
+/// Those of the slots that hold something.
+async fn filled(server: &Connection, slots: &[u16]) -> Result<Vec<u16>, Lost> {
+    let mut all = Pipeline::with_capacity(slots.len());
+    for slot in slots {
+        all.cmd("CLUSTER").arg("COUNTKEYSINSLOT").arg(*slot);
+    }
+    let counts = at_length(server.exchange(&all)).await?;
+    let filled = slots.iter().zip(counts).filter(|(_, count)| *count != Value::Int(0));
+    Ok(filled.map(|(slot, _)| *slot).collect())
+}
+
+async fn move_records(
+    source: &Connection,
+    to: &Place,
+    slot: u16,
+    options: &Options,
+) -> Result<(), Lost> {
+    loop {
+        let mut list = cmd("CLUSTER");
+        list.arg("GETKEYSINSLOT").arg(slot).arg(MOVED_AT_ONCE);
+        let Value::Array(names) = source.ask(list).await? else {
+            return Err(Lost::Odd("no list of names".to_owned()));
+        };
+        if names.is_empty() {
+            return Ok(());
+        }
+        let mut migrate = cmd("MIGRATE");
+        migrate.arg(to.address.ip().to_string()).arg(to.address.port()).arg("").arg(0);
+        migrate.arg(u64::try_from(MOVING_MAX.as_millis()).unwrap_or(u64::MAX));
+        if let (Some(user), Some(password)) = (&options.user, &options.password) {
+            migrate.arg("AUTH2").arg(user).arg(password);
+        }
+        // What a move that was interrupted left there is the same, or older.
+        migrate.arg("REPLACE").arg("KEYS");
+        for name in names {
+            if let Value::BulkString(name) = name {
+                migrate.arg(name);
+            }
+        }
+        let mut one = Pipeline::with_capacity(1);
+        one.add_command(migrate);
+        for answer in at_length(source.exchange(&one)).await? {
+            text(answer)?;
+        }
+    }
+}
+
+async fn at_length<T>(answer: impl Future<Output = Result<T, Lost>>) -> Result<T, Lost> {
+    tokio::time::timeout(MOVING_MAX, answer).await.unwrap_or(Err(Lost::Silent))
+}
+
+async fn tell(server: SocketAddr, command: Cmd, options: &Options) -> Result<(), StoreError> {
+    let told = async { Connection::open(server, options).await?.ask_text(command).await };
+    told.await.map(drop).map_err(|error| unreachable_at(server, &error))
+}
+
+fn unreachable_at(server: SocketAddr, error: &Lost) -> StoreError {
+    StoreError::Unreachable { shard: format!("the store at {server}"), reason: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_report_is_read_from_what_servers_say() {
+        let nodes = "aa 10.0.0.1:7000@7001 myself,master - 0 0 3 connected 0-5460 [93->-bb] [94-<-cc]\n\
+            bb 10.0.0.2:7000@7001 master,fail - 1 2 4 disconnected 5461-6999\n\
+            cc 10.0.0.3:7000@7001 slave aa 1 2 3 connected\n";
+        let info = "role:master\r\nslave0:ip=10.0.0.3,port=7000,state=online,offset=42,lag=0\r\n\
+            slave1:ip=10.0.0.4,port=7000,state=wait_bgsave,offset=0,lag=0\r\nmaster_repl_offset:50\r\n";
+        let at: SocketAddr = "10.0.0.1:7000".parse().unwrap();
+        let report = Report::of(nodes, info, at);
+        assert_eq!((report.id.as_str(), report.replica_of.as_deref()), ("aa", None));
+        assert_eq!(report.slots, [0..=5460]);
+        assert_eq!(
+            (&report.leaving[..], &report.coming[..]),
+            (&[(93, "bb".to_owned())][..], &[(94, "cc".to_owned())][..])
+        );
+        assert_eq!(report.offset, 50);
+        let followers: Vec<bool> =
+            report.followers.iter().map(|(_, is_online)| *is_online).collect();
+        assert_eq!(followers, [true, false]);
+        assert!(report.known[1].is_failed && report.known.len() == 3);
+
+        let nodes = "cc 10.0.0.3:7000@7001 myself,slave aa 1 2 3 connected\n";
+        let info = "role:slave\r\nmaster_link_status:up\r\nmaster_sync_in_progress:0\r\nslave_repl_offset:42\r\n";
+        let report = Report::of(nodes, info, at);
+        assert!(
+            report.is_synced && report.replica_of.as_deref() == Some("aa") && report.offset == 42
+        );
+        let behind = info.replace("progress:0", "progress:1");
+        assert!(!Report::of(nodes, &behind, at).is_synced);
     }
 }

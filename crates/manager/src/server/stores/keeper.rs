@@ -1,0 +1,416 @@
+//! Keeps the stores of the cluster in order: asks all of them what they know, and carries out what [`crate::stores`] decides.
+//!
+//! A task of its own beside the manager's loop, which shows it each view. Every manager's keeper replaces the dead
+//! primaries of its own node at once; what is for the cluster does the one of the coordinator, on the side that hears most
+//! of the members. Nothing is written down: another coordinator's finds out by asking.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use state::StoreError;
+use state::engine::cluster::servers::{self, Report};
+use state::engine::cluster::{Options, failover};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
+use topology::view::{ProcessState, ProcessType, TopologyView};
+use topology::{Incarnation, NodeNumber, NodeState};
+use tracing::{info, warn};
+
+use super::bus_port;
+use crate::server::Input;
+use crate::stores::chores::{Chore, Plan};
+use crate::stores::failover::{Dead, LastLife, Orders};
+use crate::stores::{Picture, Presence, SLOTS, Store};
+
+/// How long an election may take.
+const ELECTION_MAX: Duration = Duration::from_secs(3);
+
+/// How long a primary that is well may take to hand over.
+const HAND_OVER_MAX: Duration = Duration::from_secs(3);
+
+/// What a keeper is shown.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Seen {
+    pub(crate) own: NodeNumber,
+    pub(crate) view: TopologyView,
+    /// This node decides for the cluster.
+    pub(crate) leads: bool,
+}
+
+/// How a keeper is set up.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub(crate) options: Options,
+    pub(crate) interval: Duration,
+    /// The silence after which a node is lost.
+    pub(crate) silence_max: Duration,
+    pub(crate) allow_colocation: bool,
+    /// The stores that this node runs anyway.
+    pub(crate) regular: u8,
+    /// After a node was lost for so long, the copies that it had are made elsewhere.
+    pub(crate) copy_after: Duration,
+}
+
+/// A store of this node that waits to be started.
+struct Waiting {
+    last: Option<LastLife>,
+    since: Instant,
+    reply: oneshot::Sender<()>,
+}
+
+/// What a keeper is asked by a store of its node.
+#[derive(Clone)]
+pub(crate) struct KeeperHandle {
+    starts: mpsc::UnboundedSender<Waiting>,
+}
+
+impl KeeperHandle {
+    /// Waits until a store that knew itself so, when it ran last, may be started.
+    pub(crate) async fn may_start(&self, last: Option<LastLife>) {
+        let (reply, allowed) = oneshot::channel();
+        if self.starts.send(Waiting { last, since: Instant::now(), reply }).is_ok() {
+            // A keeper that has gone belongs to a node that is no member any more.
+            let _ = allowed.await;
+        }
+    }
+}
+
+/// A running keeper; it ends when this is dropped.
+pub(crate) struct Keeper {
+    seen: watch::Sender<Seen>,
+    handle: KeeperHandle,
+    task: JoinHandle<()>,
+}
+
+impl Keeper {
+    pub(crate) fn start(settings: Settings, inputs: mpsc::Sender<Input>) -> Keeper {
+        let (seen, views) = watch::channel(Seen::default());
+        let (starts, waiting) = mpsc::unbounded_channel();
+        let (done, outcomes) = mpsc::unbounded_channel();
+        let work = Work {
+            settings,
+            views,
+            starts: waiting,
+            outcomes,
+            done,
+            inputs,
+            waiting: Vec::new(),
+            reports: HashMap::new(),
+            since: BTreeMap::new(),
+            in_step: HashMap::new(),
+            promoting: BTreeSet::new(),
+            is_asking: false,
+            is_busy: false,
+            asked_at: None,
+            spares: None,
+        };
+        Keeper { seen, handle: KeeperHandle { starts }, task: tokio::spawn(work.keep()) }
+    }
+
+    pub(crate) fn handle(&self) -> KeeperHandle {
+        self.handle.clone()
+    }
+
+    pub(crate) fn show(&self, seen: Seen) {
+        self.seen.send_replace(seen);
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What has come of something that was begun.
+enum Outcome {
+    Answers(HashMap<SocketAddr, Report>),
+    Promoted(String, Result<SocketAddr, StoreError>),
+    Chores,
+}
+
+struct Work {
+    settings: Settings,
+    views: watch::Receiver<Seen>,
+    starts: mpsc::UnboundedReceiver<Waiting>,
+    outcomes: mpsc::UnboundedReceiver<Outcome>,
+    done: mpsc::UnboundedSender<Outcome>,
+    inputs: mpsc::Sender<Input>,
+    waiting: Vec<Waiting>,
+    /// What each store said when it was asked last.
+    reports: HashMap<SocketAddr, Report>,
+    /// Since when each store is what it is.
+    since: BTreeMap<SocketAddr, (Standing, Instant)>,
+    /// When each replica was seen to have everything, and of whom.
+    in_step: HashMap<SocketAddr, (String, Instant)>,
+    promoting: BTreeSet<String>,
+    is_asking: bool,
+    is_busy: bool,
+    asked_at: Option<Instant>,
+    /// As told last.
+    spares: Option<u8>,
+}
+
+/// What a store's process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Runs,
+    Ended,
+    Lost,
+}
+
+impl Work {
+    async fn keep(mut self) {
+        let mut turns = tokio::time::interval(self.settings.interval / 2);
+        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                changed = self.views.changed() => if changed.is_err() { return },
+                Some(start) = self.starts.recv() => self.waiting.push(start),
+                Some(outcome) = self.outcomes.recv() => self.came_to(outcome),
+                _ = turns.tick() => {}
+            }
+            self.look();
+        }
+    }
+
+    fn came_to(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Answers(reports) => {
+                self.is_asking = false;
+                for (address, report) in &reports {
+                    match &report.replica_of {
+                        Some(primary) if report.is_synced => {
+                            self.in_step.insert(*address, (primary.clone(), Instant::now()));
+                        }
+                        Some(_) => {}
+                        None => drop(self.in_step.remove(address)),
+                    }
+                }
+                self.reports = reports;
+            }
+            Outcome::Promoted(id, outcome) => {
+                self.promoting.remove(&id);
+                match outcome {
+                    Ok(primary) => info!(%primary, "serves in the place of a dead store"),
+                    Err(error) => warn!(%error, "nobody has the place of a dead store yet"),
+                }
+                self.asked_at = None;
+            }
+            Outcome::Chores => {
+                self.is_busy = false;
+                self.asked_at = None;
+            }
+        }
+    }
+
+    fn look(&mut self) {
+        let seen = self.views.borrow_and_update().clone();
+        let now = Instant::now();
+        let picture = self.picture(&seen, now);
+        self.ask(&picture, now);
+        for orders in self.orders(&seen) {
+            for dead in picture.dead(seen.own, orders) {
+                self.replace(&picture.stores[dead.at], dead, orders);
+            }
+        }
+        self.allow_starts(&picture, now);
+        let is_fresh = self.asked_at.is_some() && !self.is_asking;
+        if seen.leads && is_fresh && !self.is_busy && self.promoting.is_empty() {
+            self.do_chores(picture.chores(&self.plan()));
+        }
+        if is_fresh {
+            self.tell_spares(&picture, &seen);
+        }
+    }
+
+    fn orders(&self, seen: &Seen) -> Vec<Orders> {
+        // Behind the silence that a node is lost by: one that was cut off has stopped serving meanwhile, as long as it
+        // takes it to look twice.
+        let after = self.settings.silence_max / 3;
+        let all = seen.leads.then_some(Orders::All { after });
+        std::iter::once(Orders::OwnNode).chain(all).collect()
+    }
+
+    fn plan(&self) -> Plan {
+        Plan { long: self.settings.copy_after, vacant: servers::vacant_slots() }
+    }
+
+    fn picture(&mut self, seen: &Seen, now: Instant) -> Picture {
+        let view = &seen.view;
+        let mut stores = Vec::new();
+        for process in view.processes.iter().filter(|it| it.process_type == ProcessType::Store) {
+            let (name, node) = process.name.parts();
+            let node = node.unwrap_or(&view.node);
+            let Some(node) = view.nodes.iter().find(|it| it.name == node) else { continue };
+            let ordinal = name.trim_start_matches(|it: char| !it.is_ascii_digit()).parse();
+            let (Ok(ordinal), Some(address)) = (ordinal, process.link_address) else { continue };
+            let standing = match (node.state, process.state) {
+                (NodeState::Lost, _) => Standing::Lost,
+                (NodeState::Up, ProcessState::Backoff | ProcessState::Down) => Standing::Ended,
+                (NodeState::Up, _) => Standing::Runs,
+            };
+            let since = match self.since.get(&address) {
+                Some((before, since)) if *before == standing => *since,
+                Some(_) | None => now,
+            };
+            self.since.insert(address, (standing, since));
+            let since = now.duration_since(since);
+            let presence = match standing {
+                Standing::Runs => Presence::Runs { since },
+                Standing::Ended => Presence::Ended { since },
+                Standing::Lost => Presence::Lost { since },
+            };
+            let report = match standing {
+                // What it said before it ended is over.
+                Standing::Ended => None,
+                Standing::Runs | Standing::Lost => self.reports.get(&address).cloned(),
+            };
+            let follows = report.as_ref().and_then(|report| report.replica_of.as_ref());
+            let was_in_step = self.in_step.get(&address).is_some_and(|(primary, at)| {
+                standing != Standing::Ended && Some(primary) == follows && now - since <= *at
+            });
+            let holds_data = process.weight > 0;
+            let node = node.number;
+            stores.push(Store {
+                node,
+                ordinal,
+                address,
+                holds_data,
+                presence,
+                report,
+                was_in_step,
+            });
+        }
+        stores.sort_by_key(|store| (store.node, store.ordinal));
+        let was_heard = |node: &topology::NodeEntry| {
+            node.number == seen.own || node.last_life != Incarnation::NONE
+        };
+        Picture {
+            stores,
+            is_complete: !view.nodes.is_empty() && view.nodes.iter().all(was_heard),
+            allow_colocation: self.settings.allow_colocation,
+        }
+    }
+
+    /// Asks everybody that may answer, once an interval.
+    fn ask(&mut self, picture: &Picture, now: Instant) {
+        let is_due = self.asked_at.is_none_or(|at| now >= at + self.settings.interval);
+        if self.is_asking || self.is_busy || !is_due {
+            return;
+        }
+        self.is_asking = true;
+        self.asked_at = Some(now);
+        let may_answer = |store: &&Store| !matches!(store.presence, Presence::Ended { .. });
+        let addresses = picture.stores.iter().filter(may_answer).map(|store| store.address);
+        let asked: Vec<_> = addresses
+            .map(|address| {
+                let options = self.settings.options.clone();
+                tokio::spawn(async move { (address, servers::report(address, &options).await) })
+            })
+            .collect();
+        let done = self.done.clone();
+        tokio::spawn(async move {
+            let mut reports = HashMap::new();
+            for asked in asked {
+                if let Ok((address, Ok(report))) = asked.await {
+                    reports.insert(address, report);
+                }
+            }
+            // The keeper has ended.
+            let _ = done.send(Outcome::Answers(reports));
+        });
+    }
+
+    /// Fences a dead primary, and has a replica take its place.
+    fn replace(&mut self, store: &Store, dead: Dead, orders: Orders) {
+        if !self.promoting.insert(dead.id.clone()) {
+            return;
+        }
+        let (address, options, done) =
+            (store.address, self.settings.options.clone(), self.done.clone());
+        let is_known_to_have_ended = matches!(store.presence, Presence::Ended { .. });
+        warn!(
+            store = %address, ?orders, replicas = ?dead.replicas, has_voters = dead.has_voters,
+            "a primary is dead: one of its replicas takes its place"
+        );
+        tokio::spawn(async move {
+            if !is_known_to_have_ended {
+                failover::fence(address, &options).await;
+            }
+            let promoted = if dead.has_voters {
+                failover::promote(&dead.replicas, &options, ELECTION_MAX).await
+            } else {
+                failover::promote_unasked(&dead.replicas, &options, ELECTION_MAX).await
+            };
+            // The keeper has ended.
+            let _ = done.send(Outcome::Promoted(dead.id, promoted));
+        });
+    }
+
+    fn allow_starts(&mut self, picture: &Picture, now: Instant) {
+        self.waiting.retain(|waiting| !waiting.reply.is_closed());
+        // Nobody was asked yet.
+        let has_looked = self.asked_at.is_some() && !self.is_asking;
+        let (allowed, waiting) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|start: &Waiting| {
+                let waited = now.duration_since(start.since);
+                start.last.is_none() || has_looked && picture.may_start(start.last.as_ref(), waited)
+            });
+        self.waiting = waiting;
+        let allowed: Vec<Waiting> = allowed;
+        for start in allowed {
+            // Nobody wants it started any more.
+            let _ = start.reply.send(());
+        }
+    }
+
+    fn do_chores(&mut self, chores: Vec<Chore>) {
+        if chores.is_empty() {
+            return;
+        }
+        self.is_busy = true;
+        let (options, done) = (self.settings.options.clone(), self.done.clone());
+        tokio::spawn(async move {
+            for chore in chores {
+                let done = carry_out(&chore, &options).await;
+                match done {
+                    Ok(()) => info!(?chore, "done"),
+                    // It is asked again what there is to do.
+                    Err(error) => warn!(?chore, %error, "not done yet"),
+                }
+            }
+            // The keeper has ended.
+            let _ = done.send(Outcome::Chores);
+        });
+    }
+
+    fn tell_spares(&mut self, picture: &Picture, seen: &Seen) {
+        let Settings { regular, copy_after, .. } = self.settings;
+        let spares = Some(picture.spares(seen.own, regular, copy_after));
+        let told = spares.filter(|_| spares != self.spares);
+        if let Some(told) = told
+            && self.inputs.try_send(Input::SparesWanted(told)).is_ok()
+        {
+            self.spares = spares;
+        }
+    }
+}
+
+async fn carry_out(chore: &Chore, options: &Options) -> Result<(), StoreError> {
+    match chore {
+        Chore::Meet { at, other } => servers::meet(*at, *other, bus_port(*other), options).await,
+        Chore::ClaimAll { at } => servers::claim(*at, 0..=SLOTS - 1, options).await,
+        Chore::Follow { replica, primary } => servers::follow(*replica, primary, options).await,
+        Chore::Move { from, to, slots } => servers::move_slots(from, to, slots, options).await,
+        Chore::HandOver { to } => servers::hand_over(*to, options, HAND_OVER_MAX).await,
+        Chore::Forget { at, id } => {
+            for at in at {
+                servers::forget(*at, id, options).await?;
+            }
+            Ok(())
+        }
+    }
+}
