@@ -11,13 +11,14 @@
 //! pushes, and passes on what is asked of another node.
 //!
 //! Decisions are pure: [`cluster`] (who is lost, who decides), [`guardian`] (when a manager is started and killed), [`restart`] (how long to wait before the
-//! next start), [`stores`] (who serves the cluster's state), [`process_table`] (the life cycle of each process; events in, effects out) and [`deployment`] (which
+//! next start), [`stores`] (who serves the cluster's state), [`repository`] (who runs a member of its repository), [`process_table`] (the life cycle of each process; events in, effects out) and [`deployment`] (which
 //! applications the containers shall have loaded). I/O is [`server`].
 
 pub mod cluster;
 pub mod deployment;
 pub mod guardian;
 pub mod process_table;
+pub mod repository;
 pub mod restart;
 pub mod server;
 pub mod stores;

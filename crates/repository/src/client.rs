@@ -253,6 +253,12 @@ impl Client {
         self.call_at(endpoint, "maintenance/status", &Nothing {}).await
     }
 
+    /// Whether anybody answers there, whatever: a member answers others before it serves its clients.
+    pub async fn is_there(&self, endpoint: &Endpoint) -> bool {
+        let deadline = Instant::now() + self.shared.request_timeout;
+        self.send(endpoint, "", &Nothing {}, deadline).await.is_ok()
+    }
+
     /// Asks for what changes nothing, of one member after the other until the deadline.
     ///
     /// # Errors

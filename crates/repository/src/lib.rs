@@ -7,15 +7,13 @@
 //! - [`client`]: etcd by its JSON gateway, no more of it than is used here. This crate alone knows that it is etcd.
 //! - [`store`]: transactions there, a copy here, and what keeps the copy up with it.
 //! - [`seats`]: which nodes run a member of it (decision). - [`member`]: how such a member is run.
-//! - [`known`]: what a node remembers of the members.
 //!
 //! Deliberately absent: running etcd (the manager's business), and what records mean.
 
 pub mod client;
-pub mod known;
 pub mod member;
 pub mod seats;
 pub mod store;
 
 pub use client::{Client, ClientError, ClientOptions, Endpoint};
-pub use store::{Follower, RepositoryOptions, RepositoryStore};
+pub use store::{Follower, PREFIX, RepositoryOptions, RepositoryStore};

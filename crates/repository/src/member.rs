@@ -113,7 +113,7 @@ fn absent_is_fine(outcome: io::Result<()>) -> io::Result<()> {
 }
 
 /// Written beside and renamed.
-pub(crate) fn replace(path: &Path, octets: &[u8]) -> io::Result<()> {
+fn replace(path: &Path, octets: &[u8]) -> io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt as _;
     let beside = path.with_extension("new");
     let mut options = fs::OpenOptions::new();

@@ -47,6 +47,9 @@ mod plan;
 mod position;
 mod whole;
 
+/// Before all keys of a cluster of ours.
+pub const PREFIX: &str = "outlast/";
+
 /// Events for a slow watcher, beside those that the copy keeps.
 const EVENTS_MAX: usize = 64;
 /// Batches that wait for their turn; one more is answered [`StoreError::Busy`].

@@ -63,6 +63,11 @@ impl ClusterDirectory {
         self.0.join("cluster.json")
     }
 
+    /// Where the cluster's repository is, as last known.
+    pub fn repository(&self) -> PathBuf {
+        self.0.join("repository.json")
+    }
+
     /// The cluster's secret, 64 hexadecimal digits.
     pub fn secret(&self) -> PathBuf {
         self.0.join("secret")

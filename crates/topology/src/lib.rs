@@ -19,6 +19,7 @@ pub mod keys;
 pub mod membership;
 pub mod node;
 pub mod protocol;
+pub mod repository_list;
 pub mod routing_table;
 pub mod server;
 pub mod token;
@@ -30,6 +31,7 @@ pub use gossip::{ClockOffset, Discovery, Gossip, GossipCounters, GossipSettings,
 pub use keys::{Key, KeyRing};
 pub use membership::{MEMBERS_MAX, Member, MemberFile, Membership, MembershipError};
 pub use node::{NodeEntry, NodeNumber, NodeSnapshot, NodeState};
+pub use repository_list::{RepositoryList, RepositoryMember};
 pub use routing_table::{
     Accepting, HeartbeatSettings, Route, RouteState, RoutingChange, RoutingTable,
 };

@@ -301,6 +301,10 @@ pub enum Request {
     },
     /// Find the other members as `[cluster]` of outlast.toml says now.
     ClusterDiscover,
+    /// Have all nodes look for accounts and names in the cluster's repository from now on: they were carried there.
+    RepositoryHasAccounts,
+    /// Have another node take this one's place in the cluster's repository; answered when that is so, or need not be.
+    RepositoryLeave,
     /// Take a member out of the cluster.
     ClusterRemove {
         /// Its name.

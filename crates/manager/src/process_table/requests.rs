@@ -47,6 +47,8 @@ impl ProcessTable {
             | Request::AppRemove { .. }
             | Request::AppRetire { .. }
             | Request::ClusterOpen
+            | Request::RepositoryHasAccounts
+            | Request::RepositoryLeave
             | Request::ClusterDiscover
             | Request::ClusterJoin { .. }
             | Request::ClusterRemove { .. } => {

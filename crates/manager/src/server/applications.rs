@@ -148,6 +148,8 @@ pub(super) fn request(request: &Request) -> Option<deployment::Request> {
         | Request::RotateKeys
         | Request::Applications
         | Request::ClusterOpen
+        | Request::RepositoryHasAccounts
+        | Request::RepositoryLeave
         | Request::ClusterDiscover
         | Request::ClusterJoin { .. }
         | Request::ClusterRemove { .. } => return None,

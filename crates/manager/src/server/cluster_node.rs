@@ -16,7 +16,7 @@ use topology::credentials::{
 use topology::protocol::{Admission, Answer, ClusterStatus, Request, encode_line};
 use topology::{
     Discovery, GossipSettings, HeartbeatSettings, KeyRing, Member, MemberFile, Membership,
-    NodeNumber, NodeSnapshot, ProcessName, TopologyView,
+    NodeNumber, NodeSnapshot, ProcessName, RepositoryList, TopologyView,
 };
 use tracing::{error, info, warn};
 
@@ -397,6 +397,7 @@ impl ClusterNode {
         name: Option<&str>,
         address: std::net::SocketAddr,
         keys: KeyRing,
+        repository: Option<RepositoryList>,
         reply: mpsc::Sender<Answer>,
     ) {
         match self.cluster.admit(name, address, Instant::now()) {
@@ -407,6 +408,7 @@ impl ClusterNode {
                     member,
                     membership: self.cluster.membership().clone(),
                     keys,
+                    repository,
                 };
                 self.list_changed(reply, Answer::Admitted(Box::new(admission)));
             }

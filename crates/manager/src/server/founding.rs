@@ -13,7 +13,7 @@ use topology::credentials::{
     Authority, ClusterDirectory, ClusterSecret, CredentialError, JoinToken, NodeCredentials,
 };
 use topology::keys::file::{self, KeyFileError};
-use topology::{MemberFile, Membership, NodeNumber};
+use topology::{MemberFile, Membership, NodeNumber, RepositoryList};
 
 use super::peers::admission::Joined;
 use super::peers::unix_time;
@@ -50,6 +50,28 @@ pub fn is_member(directory: &Path) -> bool {
 /// # Errors
 /// [`FoundingError`]; nothing has changed then.
 pub fn found(directory: &Path, name: &str, address: SocketAddr) -> Result<(), FoundingError> {
+    found_with(directory, name, address, None)
+}
+
+/// The same of a cluster with a repository, which its nodes run: this one begins it.
+///
+/// # Errors
+/// [`FoundingError`]; nothing has changed then.
+pub fn found_with_repository(
+    directory: &Path,
+    name: &str,
+    address: SocketAddr,
+) -> Result<(), FoundingError> {
+    // The accounts are in the node's own directory until they were carried along.
+    found_with(directory, name, address, Some(&RepositoryList::default()))
+}
+
+fn found_with(
+    directory: &Path,
+    name: &str,
+    address: SocketAddr,
+    repository: Option<&RepositoryList>,
+) -> Result<(), FoundingError> {
     let mut id = [0; CLUSTER_ID_BYTES];
     let random = file::random_secret()?;
     id.copy_from_slice(&random[..CLUSTER_ID_BYTES]);
@@ -60,7 +82,7 @@ pub fn found(directory: &Path, name: &str, address: SocketAddr) -> Result<(), Fo
         membership: Membership::created(name, address),
     };
     let authority = Authority::make(unix_time())?;
-    write(directory, &member, &ClusterSecret::make()?, &authority, address)
+    write(directory, &member, &ClusterSecret::make()?, &authority, address, repository)
 }
 
 impl Joined {
@@ -77,7 +99,9 @@ impl Joined {
             membership: admission.membership.clone(),
         };
         file::write(&directory.join("keys.json"), &admission.keys)?;
-        write(directory, &file, &self.secret, &self.authority, admission.member.address)
+        let address = admission.member.address;
+        let repository = admission.repository.as_ref();
+        write(directory, &file, &self.secret, &self.authority, address, repository)
     }
 }
 
@@ -87,6 +111,7 @@ fn write(
     secret: &ClusterSecret,
     authority: &Authority,
     address: SocketAddr,
+    repository: Option<&RepositoryList>,
 ) -> Result<(), FoundingError> {
     if is_member(directory) {
         return Err(FoundingError::IsMember { directory: directory.display().to_string() });
@@ -102,6 +127,9 @@ fn write(
     authority.write(&files)?;
     authority.issue(&files, &member.name, address.ip(), unix_time())?;
     member.write(&files.members())?;
+    if let Some(repository) = repository {
+        repository.write(&files.repository())?;
+    }
     remove(final_place.path()).map_err(failed)?;
     fs::rename(&beside, final_place.path()).map_err(failed)?;
     fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;

@@ -28,6 +28,7 @@ use super::keys::Keys;
 use super::listeners::EdgeListeners;
 use super::predecessor::Predecessor;
 use super::record::{Clock, Record, RecordFile, RecordedProcess};
+use super::repository::RepositoryNode;
 use super::servers::Servers;
 use super::stores::keeper::Keeper;
 use super::{ChildStart, INPUTS_MAX, Input, Signals, UpError};
@@ -86,6 +87,8 @@ pub(super) struct Manager {
     /// Of a member.
     cluster: Option<ClusterNode>,
     cluster_settings: Option<config::ClusterSettings>,
+    /// Of a member of a cluster that has one.
+    repository: Option<RepositoryNode>,
     directory: NodeDirectory,
     child: Box<dyn Fn(&ChildStart) -> Program>,
     keys: Keys,
@@ -143,6 +146,7 @@ impl Manager {
             table,
             cluster: None,
             cluster_settings: None,
+            repository: None,
             directory,
             child: parts.child,
             keys: parts.keys,
@@ -275,6 +279,7 @@ impl Manager {
             }
             Input::SparesWanted(spares) => self.spares_wanted(spares),
             Input::ServerPrepared { name, outcome } => self.server_prepared(name, outcome),
+            Input::Repository(input) => self.hear_of_repository(input),
             Input::Guardian(pid) => {
                 self.guardian = pid;
                 Step::Going

@@ -49,6 +49,7 @@ mod operator_lines;
 mod peers;
 mod predecessor;
 mod record;
+mod repository;
 mod servers;
 mod stores;
 mod up_error;
@@ -69,6 +70,8 @@ pub use operator_lines::{OperatorLines, OperatorWriter};
 pub use peers::admission::{JoinError, Joined, join};
 use peers::connection::PeerInput;
 use predecessor::Predecessor;
+use repository::RepositoryInput;
+pub use repository::etcd;
 pub use up_error::UpError;
 
 /// What happened, from every source; senders wait when the loop is this far behind.
@@ -151,6 +154,8 @@ enum Input {
         name: ProcessName,
         outcome: Result<(), String>,
     },
+    /// About the cluster's repository.
+    Repository(RepositoryInput),
     /// The guardian's process id, while there is one.
     Guardian(Option<u32>),
     /// The node shall stop in order.
@@ -383,6 +388,7 @@ fn refuse(input: Input) {
         | Input::Exited { .. }
         | Input::SparesWanted(_)
         | Input::ServerPrepared { .. }
+        | Input::Repository(_)
         | Input::Guardian(_)
         | Input::Peer(_)
         | Input::Stop

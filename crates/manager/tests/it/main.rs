@@ -6,6 +6,7 @@ mod cluster;
 mod fake_child;
 mod hangs;
 mod node;
+mod repository;
 mod revival;
 mod stores;
 

@@ -30,7 +30,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("container", &["sip", "transport", "topology", "state"]),
     ("registrar", &["sip", "container", "state", "topology", "transport"]),
     ("guest", &["sip", "container", "state", "config"]),
-    ("manager", &["config", "topology", "transport", "state"]),
+    ("manager", &["config", "topology", "transport", "state", "repository"]),
     ("phone", &["sip"]),
     ("demo", &["sip", "container", "phone", "topology"]),
     (
@@ -133,6 +133,8 @@ const DECISIONS: &[&str] = &[
     "repository/src/store/position.rs",
     "manager/src/process_table.rs",
     "manager/src/process_table",
+    "manager/src/repository.rs",
+    "manager/src/repository",
     "manager/src/stores.rs",
     "manager/src/stores",
 ];

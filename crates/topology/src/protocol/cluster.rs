@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::gossip::{ClockOffset, GossipCounters};
 use crate::keys::KeyRing;
 use crate::membership::{Member, Membership};
+use crate::repository_list::RepositoryList;
 
 /// What a node gets to know that was admitted to the cluster. Holds secrets: its `Debug` leaves them out.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +21,9 @@ pub struct Admission {
     pub membership: Membership,
     /// The keys behind tokens and nonces, the same on all nodes.
     pub keys: KeyRing,
+    /// Where the cluster's accounts and names are. None: in each node's own directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<RepositoryList>,
 }
 
 impl fmt::Debug for Admission {

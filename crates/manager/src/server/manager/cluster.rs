@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 use topology::protocol::{Answer, Request};
-use topology::{ProcessName, TopologyView};
+use topology::{ProcessName, RepositoryList, TopologyView};
 use tracing::{error, info};
 
 use super::{Manager, Step, limits, view_line};
@@ -12,6 +12,7 @@ use crate::process_table::Event;
 use crate::process_table::Ticket;
 use crate::server::cluster_node::{ClusterNode, Consequence, FromCoordinator};
 use crate::server::peers::connection::PeerInput;
+use crate::server::repository::RepositoryNode;
 use crate::server::{UpError, applications};
 
 /// Who asks.
@@ -41,6 +42,11 @@ impl Manager {
             ..settings.unwrap_or(node.settings())
         });
         self.cluster = node;
+        // The one before asks nobody any more.
+        self.repository = None;
+        if let Some(settings) = &self.cluster_settings {
+            self.repository = RepositoryNode::open(path, settings, self.inputs.clone())?;
+        }
         Ok(())
     }
 
@@ -75,6 +81,10 @@ impl Manager {
     pub(super) fn show_view(&mut self) {
         let view = self.whole_view();
         self.show_keeper(&view);
+        if let Some(repository) = &self.repository {
+            let leads = self.cluster.as_ref().is_some_and(ClusterNode::leads);
+            repository.look(&view, leads);
+        }
         let line = view_line(view);
         self.views.send_if_modified(|shown| {
             let is_new = **shown != *line;
@@ -191,9 +201,26 @@ impl Manager {
                 let _ = reply.try_send(self.discover_anew());
             }
             Request::ClusterJoin { name, address } => match &mut self.cluster {
-                Some(cluster) => cluster.admit(name.as_deref(), address, self.keys.ring(), reply),
+                Some(cluster) => match admitting(self.repository.as_ref()) {
+                    Ok(list) => {
+                        let keys = self.keys.ring();
+                        cluster.admit(name.as_deref(), address, keys, list, reply);
+                    }
+                    Err(reason) => {
+                        let _ = reply.try_send(Answer::Refused { reason });
+                    }
+                },
                 None => {
                     let _ = reply.try_send(in_no_cluster());
+                }
+            },
+            Request::RepositoryHasAccounts => {
+                let _ = reply.try_send(self.repository_has_accounts());
+            }
+            Request::RepositoryLeave => match &self.repository {
+                Some(repository) => repository.leave(reply),
+                None => {
+                    let _ = reply.try_send(Answer::Done);
                 }
             },
             Request::ClusterRemove { node, is_leaving } => {
@@ -263,6 +290,18 @@ impl Manager {
     }
 }
 
+/// Where a node that is admitted finds the accounts.
+///
+/// # Errors
+/// They are not where it could find them yet.
+fn admitting(repository: Option<&RepositoryNode>) -> Result<Option<RepositoryList>, String> {
+    match repository.map(RepositoryNode::list) {
+        None => Ok(None),
+        Some(Some(list)) => Ok(Some(list.clone())),
+        Some(None) => Err("the accounts of the cluster's first node are not in its repository yet; try again in a moment".to_owned()),
+    }
+}
+
 fn in_no_cluster() -> Answer {
     let reason = "this node is in no cluster; see outlast cluster create".to_owned();
     Answer::Refused { reason }
@@ -288,6 +327,8 @@ fn process_of(request: &mut Request) -> Option<&mut ProcessName> {
         | Request::ClusterOpen
         | Request::ClusterDiscover
         | Request::ClusterJoin { .. }
+        | Request::RepositoryHasAccounts
+        | Request::RepositoryLeave
         | Request::ClusterRemove { .. } => None,
     }
 }

@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use super::{Manager, Step};
 use crate::process_table::{Event, Recorded};
 use crate::server::UpError;
+use crate::server::repository::{RepositoryInput, RepositoryNode};
 use crate::server::servers::Server;
 use crate::server::stores::keeper::{Keeper, Seen};
 use crate::server::stores::{self, StoreServer};
@@ -28,7 +29,8 @@ impl Manager {
         let spares = (&options, self.spares);
         let stores = stores::of_member(path, settings, heartbeat, &keeper, spares);
         let server = |store: StoreServer| Arc::new(store) as Arc<dyn Server>;
-        Ok(stores.into_iter().map(server).collect())
+        let repository = self.repository.as_ref().and_then(RepositoryNode::server);
+        Ok(stores.into_iter().map(server).chain(repository).collect())
     }
 
     /// Shows the keeper of the stores what there is.
@@ -70,6 +72,34 @@ impl Manager {
         let ordinal = |life: &Recorded| life.name.as_str().strip_prefix("store")?.parse().ok();
         let living = lives.iter().filter(|life| life.pid.is_some()).filter_map(ordinal);
         self.spares = living.max().map_or(0, |highest: u8| highest.saturating_sub(regular));
+    }
+
+    /// What the task says that looks after the repository.
+    pub(super) fn hear_of_repository(&mut self, input: RepositoryInput) -> Step {
+        let Some(repository) = &mut self.repository else { return Step::Going };
+        match input {
+            RepositoryInput::Seen(members) => {
+                if let Err(error) = repository.seen(members) {
+                    warn!(%error, "where the repository is cannot be noted; processes begin with what was");
+                }
+            }
+            RepositoryInput::Runs(note) => {
+                repository.runs(note.as_ref());
+                if let Answer::Refused { reason } = self.follow_servers() {
+                    warn!(reason, "the repository's member cannot be run");
+                }
+            }
+        }
+        self.show_view();
+        Step::Going
+    }
+
+    pub(super) fn repository_has_accounts(&mut self) -> Answer {
+        match self.repository.as_mut().map(RepositoryNode::has_accounts) {
+            Some(Ok(())) => Answer::Done,
+            Some(Err(error)) => Answer::Refused { reason: error.to_string() },
+            None => Answer::Refused { reason: "this node's cluster has no repository".to_owned() },
+        }
     }
 
     /// Asks those that live since another manager.

@@ -1,0 +1,241 @@
+//! The cluster's repository as this node has it: its member as a process ([`server`]), and the task that carries out what
+//! [`crate::repository`] decides ([`keeper`]).
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use config::ClusterSettings;
+use repository::member::{MemberNote, MemberSettings, RepositoryDirectory};
+use repository::{Client, ClientOptions, Endpoint};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use topology::credentials::{
+    ALPN_PEER, ClusterDirectory, CredentialError, NodeCredentials, server_name,
+};
+use topology::protocol::Answer;
+use topology::view::ProcessType;
+use topology::{MemberFile, NodeEntry, NodeNumber, RepositoryList, RepositoryMember, TopologyView};
+
+use super::Input;
+use super::servers::Server;
+use crate::repository::member_name;
+use keeper::Keeper;
+use server::RepositoryServer;
+
+mod keeper;
+mod server;
+
+/// How long one member has for one request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the keeper tells the manager's loop.
+#[derive(Debug)]
+pub(crate) enum RepositoryInput {
+    /// The node runs this member from now on, or none.
+    Runs(Option<MemberNote>),
+    /// Where the members are.
+    Seen(Vec<RepositoryMember>),
+}
+
+/// What the keeper is told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Told {
+    nodes: Vec<NodeEntry>,
+    leads: bool,
+    /// The process of its member is there, running or not.
+    has_process: bool,
+    /// Where members are, as the view shows it.
+    members: Vec<RepositoryMember>,
+    /// Nobody has begun it, as far as is known.
+    is_new: bool,
+    /// Accounts and names are there.
+    has_accounts: bool,
+}
+
+/// Of a member of a cluster that has a repository.
+pub(crate) struct RepositoryNode {
+    identity: Identity,
+    list: RepositoryList,
+    path: PathBuf,
+    server: Option<Arc<RepositoryServer>>,
+    told: watch::Sender<Told>,
+    keeping: JoinHandle<()>,
+    /// Those who wait until this node has no member any more.
+    leaving: mpsc::Sender<mpsc::Sender<Answer>>,
+}
+
+/// What a node's member is made of, whichever it is.
+#[derive(Debug, Clone)]
+struct Identity {
+    cluster: String,
+    number: NodeNumber,
+    node: String,
+    files: ClusterDirectory,
+    directory: RepositoryDirectory,
+    peer: SocketAddr,
+    client: SocketAddr,
+    tls: Arc<rustls::ClientConfig>,
+}
+
+impl RepositoryNode {
+    /// As `DIR/cluster/` says; `None`: the cluster has no repository.
+    ///
+    /// # Errors
+    /// [`CredentialError`] when the node's files are not in order.
+    pub(crate) fn open(
+        directory: &Path,
+        settings: &ClusterSettings,
+        inputs: mpsc::Sender<Input>,
+    ) -> Result<Option<RepositoryNode>, CredentialError> {
+        let files = ClusterDirectory::of_node(directory);
+        let path = files.repository();
+        let Some(list) = RepositoryList::load(&path)? else { return Ok(None) };
+        let file = MemberFile::load(&files.members())?;
+        let credentials = NodeCredentials::load(files.path())?;
+        let ports = settings.repository_ports;
+        let at = |port| SocketAddr::new(settings.address.ip(), port);
+        let identity = Identity {
+            cluster: file.cluster,
+            number: file.number,
+            node: file.name,
+            directory: RepositoryDirectory::of_node(directory),
+            client: at(ports.first),
+            peer: at(ports.last),
+            tls: credentials.client_config(ALPN_PEER)?,
+            files,
+        };
+        let note = identity
+            .directory
+            .read_note()
+            .map_err(|source| CredentialError::Io { path: directory.join("repository"), source })?;
+        let server = note.as_ref().map(|note| Arc::new(RepositoryServer::new(&identity, note)));
+        let is_new = list.members.is_empty();
+        let (told, telling) = watch::channel(Told { is_new, ..Told::default() });
+        let (leaving, leave) = mpsc::channel(1);
+        let keeper = Keeper::new(identity.clone(), note, list.members.clone(), inputs);
+        let keeping = tokio::spawn(keeper.keep(telling, leave));
+        Ok(Some(RepositoryNode { identity, list, path, server, told, keeping, leaving }))
+    }
+
+    /// The process that this node runs, if it runs one.
+    pub(crate) fn server(&self) -> Option<Arc<dyn Server>> {
+        self.server.clone().map(|server| server as Arc<dyn Server>)
+    }
+
+    /// For a node that is admitted; `None`: accounts and names are not there yet.
+    pub(crate) fn list(&self) -> Option<&RepositoryList> {
+        Some(&self.list).filter(|list| list.has_accounts)
+    }
+
+    /// The node runs that member from now on.
+    pub(crate) fn runs(&mut self, note: Option<&MemberNote>) {
+        self.server = note.map(|note| Arc::new(RepositoryServer::new(&self.identity, note)));
+    }
+
+    /// The members are there, by their own word.
+    pub(crate) fn seen(&mut self, members: Vec<RepositoryMember>) -> Result<(), CredentialError> {
+        if members.is_empty() || members == self.list.members {
+            return Ok(());
+        }
+        self.keep(RepositoryList { members, ..self.list.clone() })
+    }
+
+    /// Accounts and names are there from now on.
+    pub(crate) fn has_accounts(&mut self) -> Result<(), CredentialError> {
+        self.keep(RepositoryList { has_accounts: true, ..self.list.clone() })
+    }
+
+    fn keep(&mut self, list: RepositoryList) -> Result<(), CredentialError> {
+        list.write(&self.path)?;
+        self.list = list;
+        Ok(())
+    }
+
+    /// The view has changed, or who leads.
+    pub(crate) fn look(&self, view: &TopologyView, leads: bool) {
+        let servers = view.processes.iter().filter(|it| it.process_type == ProcessType::Repository);
+        let member = |process: &topology::ProcessEntry| {
+            let (_, node) = process.name.parts();
+            let node = node.unwrap_or(&view.node).to_owned();
+            Some(RepositoryMember { node, address: process.link_address? })
+        };
+        let has_process = servers.clone().any(|server| server.name.parts().1.is_none());
+        let members: Vec<RepositoryMember> = servers.filter_map(member).collect();
+        self.told.send_if_modified(|told| {
+            let new = Told {
+                nodes: view.nodes.clone(),
+                leads,
+                has_process,
+                members,
+                is_new: self.list.members.is_empty(),
+                has_accounts: self.list.has_accounts,
+            };
+            let is_other = *told != new;
+            *told = new;
+            is_other
+        });
+    }
+
+    /// Has another node run this one's member, if it has one; answered when that is so.
+    pub(crate) fn leave(&self, reply: mpsc::Sender<Answer>) {
+        if let Err(error) = self.leaving.try_send(reply) {
+            let reason = "the node is about to leave already".to_owned();
+            // Whoever asked may have gone.
+            let _ = error.into_inner().try_send(Answer::Refused { reason });
+        }
+    }
+}
+
+impl Drop for RepositoryNode {
+    fn drop(&mut self) {
+        self.keeping.abort();
+    }
+}
+
+impl Identity {
+    fn settings(&self, note: &MemberNote) -> MemberSettings {
+        MemberSettings {
+            token: self.cluster.clone(),
+            name: member_name(self.number),
+            data: self.directory.data(),
+            note: note.clone(),
+            authority: self.files.authority(),
+            certificate: self.files.certificate(),
+            key: self.files.key(),
+        }
+    }
+
+    fn client_of(&self, members: &[RepositoryMember]) -> Client {
+        Client::new(ClientOptions {
+            endpoints: endpoints(members),
+            tls: Some(Arc::clone(&self.tls)),
+            request_timeout: REQUEST_TIMEOUT,
+        })
+    }
+
+    fn own(&self, address: SocketAddr) -> RepositoryMember {
+        RepositoryMember { node: self.node.clone(), address }
+    }
+}
+
+/// Each by the name in its node's certificate.
+fn endpoints(members: &[RepositoryMember]) -> Vec<Endpoint> {
+    let unique: BTreeSet<&RepositoryMember> = members.iter().collect();
+    let endpoint = |member: &RepositoryMember| {
+        let server_name = server_name(&member.node).ok()?;
+        Some(Endpoint { address: member.address.to_string(), server_name: Some(server_name) })
+    };
+    unique.into_iter().filter_map(endpoint).collect()
+}
+
+/// Whether this host can run a member.
+///
+/// # Errors
+/// Why not, and what to install.
+pub fn etcd() -> io::Result<PathBuf> {
+    super::servers::installed(&["etcd"], "Debian's etcd-server")
+}

@@ -1,0 +1,89 @@
+//! `DIR/cluster/repository.json`: that the cluster has a repository, and where its members were last seen.
+//!
+//! Whoever finds that the accounts are there opens the repository, whoever does not finds accounts and names in the node's own
+//! directory. `cluster create` begins the file, and has it say that the accounts are there when they were carried along;
+//! `cluster join` brings it; the manager alone changes it, so that a process that starts finds a member before it has met
+//! any other node.
+
+use std::io::{self, Read as _};
+use std::net::SocketAddr;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::credentials::{CredentialError, write_private};
+
+/// A file is no longer.
+const FILE_BYTES_MAX: u64 = 64 << 10;
+
+/// A member of a cluster's repository.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RepositoryMember {
+    /// The node that runs it, whose certificate it shows.
+    pub node: String,
+    /// Where its clients reach it.
+    pub address: SocketAddr,
+}
+
+/// Where a cluster's repository is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepositoryList {
+    /// The cluster's accounts and names are there; before, they are where the single node had them that made it.
+    #[serde(default)]
+    pub has_accounts: bool,
+    /// The members, as last known; none: it has not begun yet.
+    #[serde(default)]
+    pub members: Vec<RepositoryMember>,
+}
+
+impl RepositoryList {
+    /// Reads it; `None`: the cluster has no repository, or the node is in none.
+    ///
+    /// # Errors
+    /// [`CredentialError`] when it cannot be read or is damaged.
+    pub fn load(path: &Path) -> Result<Option<RepositoryList>, CredentialError> {
+        let mut bytes = Vec::new();
+        let read = std::fs::File::open(path)
+            .and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut bytes));
+        match read {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(CredentialError::Io { path: path.to_owned(), source }),
+        }
+        serde_json::from_slice(&bytes).map(Some).map_err(|error| CredentialError::Damaged {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        })
+    }
+
+    /// Replaces it.
+    ///
+    /// # Errors
+    /// [`CredentialError::Io`]; the file is then as it was.
+    pub fn write(&self, path: &Path) -> Result<(), CredentialError> {
+        let mut text = serde_json::to_vec(self).expect("a list of addresses has no keys");
+        text.push(b'\n');
+        write_private(path, &text)
+            .map_err(|source| CredentialError::Io { path: path.to_owned(), source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_file_reads_back_and_none_is_no_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("repository.json");
+        assert_eq!(RepositoryList::load(&path).unwrap(), None);
+        let address = SocketAddr::from(([192, 0, 2, 1], 6230));
+        let members = vec![RepositoryMember { node: "node1".to_owned(), address }];
+        let list = RepositoryList { has_accounts: true, members };
+        list.write(&path).unwrap();
+        assert_eq!(RepositoryList::load(&path).unwrap(), Some(list));
+        std::fs::write(&path, "{").unwrap();
+        assert!(matches!(RepositoryList::load(&path), Err(CredentialError::Damaged { .. })));
+    }
+}
