@@ -326,6 +326,9 @@ impl Session {
             known.forwarding = None;
         }
         let name = known.leg.clone();
+        if self.is_beside_its_invite(at) {
+            return;
+        }
         let Some(leg) = self.leg(&name).filter(|leg| leg.state == LegState::Early) else { return };
         let is_on_route =
             leg.proxied.is_some_and(|proxied| proxied.record_route == RecordRoute::Yes);
@@ -343,9 +346,12 @@ impl Session {
             known.id == id && known.forwarding.is_some() && known.answer.is_none()
         };
         let at = self.incoming.iter().position(is_it)?;
+        let is_beside_its_invite = self.is_beside_its_invite(at);
         let known = self.incoming.remove(at);
         let (leg, method) = (known.leg, known.method);
-        if let Some(early) = self.leg(&leg).filter(|leg| leg.state == LegState::Early) {
+        if let Some(early) = self.leg(&leg).filter(|leg| leg.state == LegState::Early)
+            && !is_beside_its_invite
+        {
             early.state = LegState::Ended;
         }
         let is_heard = self.is_heard(&leg);

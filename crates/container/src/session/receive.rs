@@ -451,6 +451,9 @@ impl Session {
             at: context.now,
             awaits_ack: is_invite && status < 300,
         });
+        if self.is_beside_its_invite(at) {
+            return;
+        }
         let Some(leg) = self.leg(&name).filter(|leg| leg.state == LegState::Early) else { return };
         leg.state = match (is_invite, status) {
             (true, 200..=299) => LegState::Confirmed,
@@ -461,6 +464,14 @@ impl Session {
         {
             dialog.state = sip::dialog::DialogState::Confirmed;
         }
+    }
+
+    /// Whether a request came while the INVITE of its leg had no final answer, which it still has not: however such a one
+    /// ends (a PRACK, an UPDATE), what becomes of the leg is the INVITE's matter.
+    pub(super) fn is_beside_its_invite(&self, at: usize) -> bool {
+        let leg = &self.incoming[at].leg;
+        let mut before = self.incoming[..at].iter().filter(|known| known.leg == *leg);
+        before.any(|known| known.method == "INVITE" && known.answer.is_none())
     }
 
     /// Begins a request in a dialog: its branch, and what it has in common with all others.

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::bench::parse;
 use super::*;
+use crate::application::Response;
 use crate::session::receive::{Input, NewRequest};
 use crate::session::rules::BrokenRule;
 use crate::session::{LegName, LegState, SessionEffect, SessionEvent, limits};
@@ -114,6 +115,22 @@ fn further_callers_get_legs_of_their_own() {
     assert_eq!(view.leg("caller").unwrap().state, LegState::Early);
 }
 
+// RFC 3311 §5.1: an UPDATE may come while the INVITE has no final answer.
+#[test]
+fn answers_to_requests_of_an_early_dialog_leave_it_early() {
+    for status in [200, 488] {
+        let mut bench = Bench::new();
+        let invite = bench.session.incoming[0].id;
+        bench.respond(Response::new(180));
+        assert_eq!(bench.requests("caller", "UPDATE", 8), "caller UPDATE");
+        bench.respond(Response::new(status));
+        let state = |bench: &Bench| bench.session.view(bench.now).leg("caller").unwrap().state;
+        assert_eq!(state(&bench), LegState::Early, "{status}");
+        bench.apply(vec![SessionEffect::Respond { request: invite, response: ok() }]).unwrap();
+        assert_eq!(state(&bench), LegState::Confirmed, "{status}");
+    }
+}
+
 #[test]
 fn a_caller_too_many_is_told_to_try_again() {
     let mut bench = Bench::new();
@@ -140,7 +157,7 @@ fn a_session_that_nothing_began_lives_until_it_is_ready() {
 fn a_session_may_outlive_its_last_leg() {
     let mut bench = Bench::new();
     bench.apply(vec![SessionEffect::EndWhenReady { wanted: false }]).unwrap();
-    bench.respond(crate::application::Response::new(486));
+    bench.respond(Response::new(486));
     assert!(!bench.session.is_over());
     assert_eq!(bench.session.view(bench.now).legs, []);
 }

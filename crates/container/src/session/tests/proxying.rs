@@ -243,6 +243,31 @@ fn requests_of_a_record_routed_dialog_come_through_and_go_on() {
     assert_eq!(bench.words(), ["200"], "no BYE of our own");
 }
 
+// RFC 3262 §4: a PRACK goes to and fro while the INVITE goes on.
+#[test]
+fn requests_of_an_early_dialog_leave_it_early_however_they_end() {
+    for status in [Some(200), Some(481), None] {
+        let mut bench = proxied(RecordRoute::Yes, Supervised::No);
+        bench.answered(183);
+        let invite = bench.session.incoming[0].id;
+        bench.through("PRACK", true);
+        match status {
+            Some(status) => bench.answered(status),
+            None => {
+                let request = bench.session.incoming.last().unwrap().id;
+                bench.comes(Input::Finished { request })
+            }
+        };
+        assert_eq!(bench.leg_state(), Some(LegState::Early), "{status:?}");
+        bench.through("UPDATE", false);
+        assert!(bench.last("UPDATE").method().is_some(), "it goes on");
+        let sent = bench.last("INVITE");
+        let response = response_to(&sent, 200, "bob").buffer().clone();
+        bench.comes(Input::Relay { request: invite, reply: Reply::Received(response) });
+        assert_eq!(bench.leg_state(), Some(LegState::Confirmed), "{status:?}");
+    }
+}
+
 #[test]
 fn handler_may_answer_a_request_in_a_proxied_dialog_itself() {
     let mut bench = proxied(RecordRoute::Yes, Supervised::Yes);
