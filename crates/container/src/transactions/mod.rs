@@ -25,7 +25,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use sip::transaction::{Reliability, ResponseClass};
-use sip::{Message, Method, ack};
+use sip::{MESSAGE_BYTES_MAX, Message, Method, ack};
+use tracing::warn;
 use transport::link::SendError;
 
 use crate::application::Response;
@@ -43,6 +44,9 @@ pub use takeover::Resumed;
 /// So many deadlines are met in one call: after a takeover thousands of requests are repeated at one instant, and links
 /// are to be read in between.
 const DEADLINES_AT_ONCE_MAX: usize = 64;
+
+/// Message Too Large.
+const TOO_LARGE: u16 = 513;
 
 /// As how many transactions one counts that keeps a message of so many bytes.
 fn weight(message_bytes: usize) -> usize {
@@ -193,6 +197,7 @@ impl Transactions {
         now: Instant,
         effects: &mut Vec<TransactionEffect>,
     ) {
+        let Some((status, response)) = self.fitting(server, status, response) else { return };
         let (Some(class), Some(transaction)) =
             (ResponseClass::of(status), self.servers.get_mut(&server))
         else {
@@ -209,6 +214,19 @@ impl Transactions {
         }
         let actions = transaction.respond(class, now);
         self.carry_out_server(server, actions, Input::Response(class, response), effects);
+    }
+
+    /// A response that no link takes for its length never leaves, and its phone would wait for it in vain: that is what it is
+    /// told (RFC 3261 §21.5.7). None: nothing can be said.
+    fn fitting(&self, server: ServerId, status: u16, response: Bytes) -> Option<(u16, Bytes)> {
+        let octets = response.len();
+        if octets <= MESSAGE_BYTES_MAX {
+            return Some((status, response));
+        }
+        warn!(status, octets, "a response is longer than a message may be: it cannot be sent");
+        let request = self.servers.get(&server)?.request.as_deref().filter(|_| status >= 200)?;
+        let instead = Response::new(TOO_LARGE);
+        Some((TOO_LARGE, self.responder.render(request, &instead)))
     }
 
     /// The transaction user answers with a response of the container's own, under its own To tag.

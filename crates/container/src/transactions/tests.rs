@@ -167,6 +167,24 @@ fn repeated_request_is_absorbed_and_gets_the_same_response() {
     assert!(bench.layer.is_empty());
 }
 
+// RFC 3261 §21.5.7
+#[test]
+fn response_that_is_longer_than_a_message_may_be_is_513() {
+    let long = || Bytes::from(vec![b'x'; MESSAGE_BYTES_MAX + 1]);
+    for method in ["REGISTER", "INVITE"] {
+        let mut bench = Bench::new();
+        let server = bench.begin(method, EDGE_VIA);
+        let mut effects = Vec::new();
+        bench.layer.respond(server, 180, long(), bench.now, &mut effects);
+        assert_eq!(words(&effects), [""; 0], "{method}");
+        bench.layer.respond(server, 200, long(), bench.now, &mut effects);
+        assert_eq!(words(&effects), ["send 513"], "{method}");
+        assert_eq!(words(&bench.request(method, EDGE_VIA, "")), ["send 513"], "a repetition");
+        bench.pass(Duration::from_secs(40));
+        assert!(bench.layer.is_empty(), "{method}: it is over");
+    }
+}
+
 #[test]
 fn response_follows_the_latest_copy_of_the_request() {
     let mut bench = Bench::new();
