@@ -302,6 +302,11 @@ impl Session {
         self.incoming.iter().map(|request| &request.key)
     }
 
+    /// The requests that it has sent and still knows: branch and method of each.
+    pub fn sent(&self) -> impl Iterator<Item = (&Bytes, &Bytes)> {
+        self.outgoing.iter().map(|request| (&request.branch, &request.method))
+    }
+
     /// Whether a call stands: a draining container waits for its end.
     pub fn has_calls(&self) -> bool {
         self.legs.iter().any(|leg| leg.state != LegState::Ended)

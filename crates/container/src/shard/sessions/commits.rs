@@ -290,7 +290,7 @@ impl Shard {
             Some(_) => info!(session = %id, "another container has taken a session over"),
             None => info!(session = %id, "another copy of its initial request was sooner"),
         }
-        self.drop_transactions(&session);
+        self.drop_transactions(&session, step.as_ref().map(|step| &step.draft));
         match step {
             // Its own record is in the way: whose it is decides what becomes of the request.
             Some(Step { held: Some(held), is_first: true, .. }) => {
@@ -311,24 +311,22 @@ impl Shard {
         self.settle(now, effects);
     }
 
-    /// Ends the transactions of a session without a word.
-    fn drop_transactions(&mut self, session: &Session) {
+    /// Ends the transactions of a session without a word, and those that a step had begun.
+    fn drop_transactions(&mut self, session: &Session, draft: Option<&Session>) {
         for key in session.request_keys() {
             if let Some(server) = self.transactions.server_by_key(key) {
                 self.drop_context(server);
                 self.transactions.drop_server(server);
             }
         }
-        let of_session: Vec<_> = self
-            .sessions
-            .clients
-            .iter()
-            .filter(|(_, sent)| sent.session == session.id)
-            .map(|(client, _)| *client)
-            .collect();
-        for client in of_session {
-            self.transactions.abandon(client, &mut self.pending);
-            self.sessions.clients.remove(&client);
+        // By their names: who loses a thousand sessions does not look a thousand times through all that was sent.
+        for (branch, method) in draft.into_iter().chain([session]).flat_map(Session::sent) {
+            let Some(client) = self.transactions.client_by_branch(branch, method) else { continue };
+            let sent = self.sessions.clients.get(&client);
+            if sent.is_some_and(|sent| sent.session == session.id) {
+                self.transactions.abandon(client, &mut self.pending);
+                self.sessions.clients.remove(&client);
+            }
         }
     }
 }

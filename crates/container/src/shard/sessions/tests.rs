@@ -98,6 +98,23 @@ fn container_that_was_taken_for_dead_drops_its_copy_without_a_word() {
 }
 
 #[test]
+fn container_that_was_taken_for_dead_keeps_none_of_the_requests_that_it_sent() {
+    let (steps, _) = call(Hangup::Caller, Fate::Lives);
+    let mut lost = 0;
+    for at in 0..steps {
+        let mut world = World::new(Hangup::Nobody, Fate::IsTakenForDeadAfter(at));
+        world.begins();
+        world.runs(2 * SECOND);
+        let first = world.first_container();
+        if first.entries.is_empty() {
+            assert!(first.clients.is_empty(), "{at}: {}", world.log.join("\n"));
+            lost += 1;
+        }
+    }
+    assert!(lost > 1, "{lost} of {steps}");
+}
+
+#[test]
 fn commit_that_goes_wrong_changes_nothing_of_a_call() {
     let troubles = [
         Trouble::AppliedButUnknown,
