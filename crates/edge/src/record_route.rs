@@ -27,6 +27,13 @@ pub(crate) enum Side<'a> {
     Link,
     /// A plain SIP peer or another edge.
     Inside(&'a Listener),
+    /// A plain SIP peer on the other side of a container: the token proves to that one that the dialog passed us on its way.
+    Peer {
+        /// Where it is spoken to.
+        listener: &'a Listener,
+        /// Of its address.
+        token: FlowToken,
+    },
 }
 
 /// Whether requests of that method may form a dialog, on whose path this edge stays: NOTIFY too, which may come
@@ -62,9 +69,10 @@ pub(crate) fn values(
         (Side::Inside(a), Side::Inside(b)) if a.own == b.own && a.transport == b.transport => {
             [by.shown(came_from), None]
         }
-        (Side::Link | Side::Inside(_), Side::Link | Side::Inside(_)) => {
-            [by.shown(came_from), by.shown(goes_to)]
-        }
+        (
+            Side::Link | Side::Inside(_) | Side::Peer { .. },
+            Side::Link | Side::Inside(_) | Side::Peer { .. },
+        ) => [by.shown(came_from), by.shown(goes_to)],
     }
 }
 
@@ -80,7 +88,7 @@ impl Writer<'_> {
     /// The inner value beside the one that a phone is shown; `None` if they would say the same.
     fn beside(&self, phone: &Listener, inside: Side<'_>) -> Option<HeaderValue> {
         let inner = match inside {
-            Side::Inside(inner) => inner,
+            Side::Inside(inner) | Side::Peer { listener: inner, .. } => inner,
             Side::Link | Side::Outside { .. } => phone,
         };
         let same =
@@ -96,6 +104,10 @@ impl Writer<'_> {
             }
             Side::Inside(listener) => {
                 Some(uri(None, listener.own_text(), listener.transport, b";lr>"))
+            }
+            Side::Peer { listener, token } => {
+                let token = token.encode(self.keys, self.call_id);
+                Some(uri(Some(&token), listener.own_text(), listener.transport, b";lr>"))
             }
             Side::Link => None,
         }

@@ -13,6 +13,7 @@ use crate::branch::Branch;
 use crate::flow_token::{FlowToken, TokenKind};
 use crate::header_value::HeaderValue;
 use crate::listener::Listener;
+use crate::peer::Peer;
 use crate::record_route::{self, Side};
 use crate::route_set::RouteSet;
 use crate::{path, route, via};
@@ -156,12 +157,21 @@ impl Leaving<'_> {
                 listener: view.listeners.of_flow(&flow),
                 token: self.sender_token(flow, view),
             },
+            CameFrom::Socket(flow, Source::Peer) if self.is_to_container() => {
+                let listener = view.listeners.of_flow(&flow);
+                Side::Peer { listener, token: FlowToken { kind: TokenKind::Relay, flow } }
+            }
             CameFrom::Socket(flow, Source::Peer | Source::OtherEdge) => {
                 Side::Inside(view.listeners.of_flow(&flow))
             }
         };
         let goes_to = match self.next {
             NextHop::Container(_) => Side::Link,
+            NextHop::Peer(peer) if self.came_from == CameFrom::Link => {
+                let Peer { transport, address, .. } = view.peers[peer];
+                let flow = Flow::new(transport, listener.own, address);
+                Side::Peer { listener, token: FlowToken { kind: TokenKind::Relay, flow } }
+            }
             NextHop::Peer(_) | NextHop::FlowOfOtherEdge(_) | NextHop::OtherEdge { .. } => {
                 Side::Inside(listener)
             }
@@ -177,6 +187,10 @@ impl Leaving<'_> {
         for value in record_route::values(came_from, goes_to, &writer).into_iter().flatten() {
             edits.push_front(HeaderName::RecordRoute, &value);
         }
+    }
+
+    fn is_to_container(&self) -> bool {
+        matches!(self.next, NextHop::Container(_))
     }
 
     /// How later requests of the dialog reach the sender: by the flow it uses now, if it may sit

@@ -323,3 +323,35 @@ fn a_registrations_flow_that_is_gone_is_answered_430() {
     assert_eq!(refused(rig.receive(&text, PHONE)).0, 430);
     rig.offered(rig.receive(&bye("sip:bob@10.0.0.2", &[of(TokenKind::Dialog)]), PHONE));
 }
+
+/// A session between a phone and a plain SIP peer stands in the route with an edge on either side; a container lets a later
+/// request go on only if the next entry has a token of the dialog.
+#[test]
+fn a_peer_s_side_of_a_container_has_a_token_of_its_dialog() {
+    const PEER: &str = "192.0.2.80:5080";
+    let rig = Rig::new().with_peer(Transport::Udp, PEER);
+    let flow = rig.flow(Transport::Udp, PEER);
+    let entry = format!("<sip:{}@192.0.2.1:5060;lr>", rig.token(TokenKind::Relay, flow));
+    // To the peer by a route, and from it.
+    let out = request("INVITE", "sip:bob@example.org", &format!("Route: <sip:{PEER};lr>"));
+    let (_, to_peer) = sent(rig.send(&out, Destination::Route).unwrap());
+    assert_eq!(values(&to_peer, HeaderName::RecordRoute), [entry.as_str()]);
+    let text = request("INVITE", &format!("sip:{}@c.n.outlast.invalid", rig.owner_token(11)), "");
+    let (_, from_peer) = rig.offered(rig.receive_from(flow, Source::Peer, Attempt::First, &text));
+    assert_eq!(values(&from_peer, HeaderName::RecordRoute), [entry.as_str()]);
+    // A container sends on by it what the phone asks later.
+    let (hop, message) = sent(
+        rig.send(
+            &bye(&format!("sip:bob@{PEER}"), std::slice::from_ref(&entry)),
+            Destination::Route,
+        )
+        .unwrap(),
+    );
+    assert_eq!((hop, message.field(HeaderName::Route)), (datagram(PEER), None));
+    // And what the peer asks comes to the container behind it.
+    let session = format!("<sip:{}@c.n.outlast.invalid;lr>", rig.session_token(11, 7));
+    let routes = [entry, session.clone()];
+    let text = bye("sip:alice@10.0.0.1", &routes);
+    let (name, message) = rig.offered(rig.receive_from(flow, Source::Peer, Attempt::First, &text));
+    assert_eq!((name.as_str(), values(&message, HeaderName::Route)), ("container1", vec![session]));
+}
