@@ -354,7 +354,7 @@ pub fn refuse(arrival: &Arrival<'_>, refusal: Refusal, view: &View<'_>) -> Decis
     if is_for_lack && comes_again && view.routing.is_vacant_for_a_moment() {
         return Decision::Drop(DropReason::Vacancy);
     }
-    let sender = view.sender(request.top_via().ok().as_ref());
+    let sender = view.sender(request.top_via().ok().as_ref(), Some(&arrival.flow));
     match reply::refuse(request, sender, arrival.flow, refusal, key) {
         Some((address, bytes)) => {
             Decision::Reply { hop: address.into(), bytes, status: refusal.status() }
@@ -373,11 +373,29 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Who wrote the top Via of a request.
-    fn sender(&self, top: Option<&Via<'_>>) -> Sender {
+    /// Who wrote the top Via of a request that came by `flow`, or by a link. Anybody can write the address of an edge into a
+    /// Via; only an edge sends from there.
+    fn sender(&self, top: Option<&Via<'_>>, flow: Option<&Flow>) -> Sender {
         let is_by_edge =
             |via: &Via<'_>| self.listeners.wrote(via) || self.of_other_edge(via).is_some();
-        if top.is_some_and(is_by_edge) { Sender::OwnEdge } else { Sender::Other }
+        let is_from_edge = || flow.is_none_or(|flow| self.is_from_edge(flow));
+        match top.is_some_and(is_by_edge) && is_from_edge() {
+            true => Sender::OwnEdge,
+            false => Sender::Other,
+        }
+    }
+
+    /// Whether this edge or another one has sent what came by `flow`: datagrams leave where they are received, connections
+    /// are opened from any port.
+    fn is_from_edge(&self, flow: &Flow) -> bool {
+        let remote = SocketAddr::new(flow.remote.ip().to_canonical(), flow.remote.port());
+        let own = self.listeners.iter().map(|listener| listener.own);
+        let mut edges = own.chain(self.other_edges.iter().copied());
+        let is_stream = flow.transport.is_stream();
+        edges.any(|edge| {
+            let ip = edge.ip().to_canonical();
+            ip == remote.ip() && (is_stream || edge.port() == remote.port())
+        })
     }
 
     /// The address of the other edge of the node that wrote `via`.

@@ -232,7 +232,7 @@ impl Leaving<'_> {
             }
         };
         let (top, keys) = (self.top_via.as_ref(), view.keys);
-        let branch = Branch::of(self.request, top, view.sender(top), &keys.branch);
+        let branch = Branch::of(self.request, top, view.sender(top, back.as_ref()), &keys.branch);
         let added = via::added(self.call_id, branch, listener, back, &keys.flow);
         edits.push_front(HeaderName::Via, &added);
     }

@@ -64,7 +64,7 @@ fn refuse(message: &Message, seed: u64, view: &View<'_>, out: &mut BytesMut) -> 
         return Decision::Drop(DropReason::UnansweredAck);
     }
     let (refusal, sender) =
-        (reply::unavailable(seed), view.sender(message.top_via().ok().as_ref()));
+        (reply::unavailable(seed), view.sender(message.top_via().ok().as_ref(), None));
     let bytes = reply::build(message, sender, refusal, &view.keys.branch);
     let Ok(answer) = Message::parse(bytes) else { return Decision::Drop(DropReason::TooLarge) };
     match response::from_link(&answer, view, out) {

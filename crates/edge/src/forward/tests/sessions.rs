@@ -184,19 +184,42 @@ fn a_refusal_of_it_is_one_response_by_whichever_edges_it_goes() {
 #[test]
 fn an_own_edges_branch_is_not_a_strangers_and_two_strangers_are_told_apart() {
     let [edge, _] = edges();
-    let mut branches: Vec<_> = ["192.0.2.2:5060", "192.0.2.3:5060", "192.0.2.2:5061", "192.0.2.2"]
+    let branch_by = |sent_by: &str, remote: &str, source: Source| {
+        let text =
+            request("INVITE", "sip:bob@example.com", "").replace("10.0.0.1:5060;rport", sent_by);
+        let flow = edge.flow(Transport::Udp, remote);
+        let (_, message) = edge.offered(edge.receive_from(flow, source, Attempt::First, &text));
+        message.top_via().unwrap().branch().unwrap().to_vec()
+    };
+    // 5060 is the port of a sent-by that names none: both are edge 2.
+    let by_edge = ["192.0.2.2:5060", "192.0.2.2"]
+        .map(|sent_by| branch_by(sent_by, "192.0.2.2:5060", Source::OtherEdge));
+    assert_eq!(by_edge[0], by_edge[1]);
+    // Whoever has got a request of an edge knows its branch, and can write all of its Via.
+    let strangers = ["192.0.2.2:5060", "192.0.2.1:5060", "192.0.2.3:5060", "192.0.2.2:5061"]
+        .map(|sent_by| branch_by(sent_by, PHONE, Source::Outside));
+    let mut branches = [&by_edge[..1], &strangers].concat();
+    branches.sort();
+    branches.dedup();
+    assert_eq!(branches.len(), 5);
+}
+
+#[test]
+fn an_own_edges_branch_comes_by_whatever_connection_that_edge_opened() {
+    let [edge, _] = edges();
+    let text = request("INVITE", "sip:bob@example.com", "")
+        .replace("UDP 10.0.0.1:5060;rport", "TCP 192.0.2.2:5060");
+    let mut branches: Vec<_> = ["192.0.2.2:5060", "192.0.2.2:40000", "192.0.2.7:40000"]
         .into_iter()
-        .map(|sent_by| {
-            let text = request("INVITE", "sip:bob@example.com", "");
-            let (_, message) =
-                edge.offered(edge.receive(&text.replace("10.0.0.1:5060;rport", sent_by), PHONE));
+        .map(|remote| {
+            let flow = edge.flow(Transport::Tcp, remote);
+            let decision = edge.receive_from(flow, Source::Outside, Attempt::First, &text);
+            let (_, message) = edge.offered(decision);
             message.top_via().unwrap().branch().unwrap().to_vec()
         })
         .collect();
-    branches.sort();
     branches.dedup();
-    // 5060 is the port of a sent-by that names none: both are edge 2.
-    assert_eq!(branches.len(), 3);
+    assert_eq!(branches.len(), 2, "the last one is a stranger's");
 }
 
 // RFC 3261 §16.7: the response to a request that came in again finds the session by either edge
