@@ -263,8 +263,8 @@ impl Server {
                         self.shard.http(ask, now, &mut self.effects);
                     }
                 }
-                Some(Command::Usage(reply)) => {
-                    let _nobody_waits = reply.send(self.shard.applications_at_work());
+                Some(Command::Usage(look, reply)) => {
+                    let _nobody_waits = reply.send(look.at(&self.shard));
                 }
                 Some(Command::Link(stream)) => self.adopt(*stream, now),
                 Some(Command::Drain(deadline_in)) => {

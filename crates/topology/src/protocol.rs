@@ -290,6 +290,18 @@ pub enum Request {
         /// Which application.
         name: String,
     },
+    /// Begin no session of an application for a moment, so that those that live can be counted; answered when none begins in any
+    /// container, and all that began are stored. It ends with [`Request::AppRelease`] or [`Request::AppRemove`], by itself after ten
+    /// seconds, and with the manager.
+    AppHold {
+        /// Which application.
+        name: String,
+    },
+    /// Sessions of an application begin again as before [`Request::AppHold`].
+    AppRelease {
+        /// Which application.
+        name: String,
+    },
     /// Be a member of the cluster whose files were put into `DIR/cluster/`, from now on.
     ClusterOpen,
     /// Admit a node to the cluster.

@@ -20,7 +20,7 @@ pub(super) enum Command {
     View(TopologyView),
     Applications(SessionApplications),
     Http(HttpCall),
-    Usage(usage::Reply),
+    Usage(usage::Look, usage::Reply),
     Link(Box<TlsStream<TcpStream>>),
     Drain(Duration),
     Stop,

@@ -27,6 +27,7 @@ use crate::process_table::Ticket;
 
 mod rollout;
 mod table;
+mod telling;
 #[cfg(test)]
 mod tests;
 mod unused;
@@ -34,8 +35,9 @@ mod unused;
 use rollout::{Plan, Rollout, Seen, Turn};
 use table::Abandoned;
 pub use table::{DeployedTable, Removed};
+use telling::Told;
 
-/// Who asks while a version goes that nobody uses waits; more are told to try again.
+/// Who asks while something is under way that ends soon waits; more are told to try again.
 const WAITING_MAX: usize = 16;
 
 /// The applications of a node.
@@ -52,7 +54,7 @@ pub struct Deployment {
     unused: BTreeMap<(String, Version), Instant>,
     /// For how long they stay.
     unused_kept: Duration,
-    /// Who asked while one of them went.
+    /// Who asked while something was under way that ends soon.
     waiting: VecDeque<(Ticket, Request)>,
 }
 
@@ -91,6 +93,16 @@ pub enum Request {
     },
     /// Begin no session of it any more.
     Retire {
+        /// Which application.
+        name: String,
+    },
+    /// Begin no session of it for a moment.
+    Hold {
+        /// Which application.
+        name: String,
+    },
+    /// Begin sessions of it again.
+    Release {
         /// Which application.
         name: String,
     },
@@ -203,6 +215,10 @@ enum Operation {
     Rolling { ticket: Ticket, rollout: Box<Rollout> },
     /// A version that nobody uses goes.
     Tidying { table: DeployedTable },
+    /// The containers are told, and this is said as soon as all have heard it, or shall have.
+    Telling { ticket: Ticket, told: Told, due: Instant },
+    /// No session of an application begins until somebody says more, or this time has come.
+    Held { name: String, due: Instant },
 }
 
 /// Which version is to come in.
@@ -221,6 +237,8 @@ enum Then {
     Finish(Box<Rollout>),
     /// Tables are pushed, and this is said.
     Say(Answer),
+    /// Tables are pushed, and it is said when all containers have them. This application is held meanwhile.
+    Tell { held: Option<String> },
 }
 
 impl Deployment {
@@ -245,11 +263,20 @@ impl Deployment {
     }
 
     /// Somebody asks. Whoever waits is answered in the end, whatever happens.
-    pub fn requested(&mut self, ticket: Ticket, request: Request, effects: &mut Vec<Effect>) {
+    pub fn requested(
+        &mut self,
+        ticket: Ticket,
+        request: Request,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
         let refuse = |reason: String| Effect::Answer { ticket, answer: Answer::Refused { reason } };
-        if matches!(self.operation, Some(Operation::Tidying { .. }))
-            && self.waiting.len() < WAITING_MAX
-        {
+        let held = self.let_go_for(&request);
+        let ends_soon = matches!(
+            self.operation,
+            Some(Operation::Tidying { .. } | Operation::Telling { .. } | Operation::Held { .. })
+        );
+        if ends_soon && self.waiting.len() < WAITING_MAX {
             return self.waiting.push_back((ticket, request));
         }
         if self.operation.is_some() {
@@ -286,9 +313,14 @@ impl Deployment {
             Request::Remove { name, version } => {
                 let mut next = self.table.clone();
                 match next.remove(&name, version.as_deref()) {
-                    Err(refusal) => effects.push(refuse(refusal.to_string())),
+                    Err(refusal) => {
+                        if held.is_some() {
+                            self.push(effects);
+                        }
+                        effects.push(refuse(refusal.to_string()));
+                    }
                     Ok(removed) => {
-                        let then = Then::Say(Answer::Done);
+                        let then = Then::Tell { held };
                         self.store(ticket, next, None, Some(removed), then, effects);
                     }
                 }
@@ -298,10 +330,17 @@ impl Deployment {
                 match next.retire(&name) {
                     Err(refusal) => effects.push(refuse(refusal.to_string())),
                     Ok(()) => {
-                        self.store(ticket, next, None, None, Then::Say(Answer::Done), effects)
+                        let then = Then::Tell { held: None };
+                        self.store(ticket, next, None, None, then, effects);
                     }
                 }
             }
+            Request::Hold { name } => match self.table.clone().retire(&name) {
+                Err(refusal) => effects.push(refuse(refusal.to_string())),
+                Ok(()) => self.tell(ticket, Told::Held { name }, now, effects),
+            },
+            // It was let go of above, if it was held.
+            Request::Release { .. } => self.tell(ticket, Told::Done, now, effects),
         }
     }
 
@@ -322,11 +361,7 @@ impl Deployment {
                     }
                     Err(reason) => warn!(reason, "a version that nobody uses stays"),
                 }
-                while self.operation.is_none()
-                    && let Some((ticket, request)) = self.waiting.pop_front()
-                {
-                    self.requested(ticket, request, effects);
-                }
+                self.let_in(now, effects);
             }
             // Work that nobody waits for.
             (operation, _) => self.operation = operation,
@@ -412,7 +447,13 @@ impl Deployment {
                 self.push(effects);
                 effects.push(Effect::Answer { ticket, answer });
             }
-            (Then::Roll(_), Err(reason)) | (Then::Say(Answer::Done), Err(reason)) => {
+            (Then::Tell { .. }, Ok(())) => {
+                self.table = table;
+                self.tell(ticket, Told::Done, now, effects);
+            }
+            (Then::Roll(_) | Then::Tell { .. }, Err(reason)) => {
+                // If it was held: as it was before.
+                self.push(effects);
                 effects.push(Effect::Answer { ticket, answer: Answer::Refused { reason } });
             }
             // The file still says that it is on its way in, which means the same as not.
@@ -483,6 +524,7 @@ impl Deployment {
     pub fn next_deadline(&self) -> Option<Instant> {
         match &self.operation {
             Some(Operation::Rolling { rollout, .. }) => Some(rollout.due()),
+            Some(Operation::Telling { due, .. } | Operation::Held { due, .. }) => Some(*due),
             Some(
                 Operation::Examining { .. } | Operation::Storing { .. } | Operation::Tidying { .. },
             ) => None,
@@ -501,6 +543,7 @@ impl Deployment {
     /// Something may have changed.
     fn advance(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         self.go_on(now, effects);
+        self.look_who_was_told(now, effects);
         self.look_for_unused(now);
     }
 
@@ -560,6 +603,7 @@ impl Deployment {
                 {
                     Some(rollout.to)
                 }
+                Some(_) | None if self.held() == Some(name) => None,
                 Some(_) | None => deployed.current,
             };
             applications.extend(deployed.versions.iter().map(|version| ApplicationEntry {
@@ -576,7 +620,11 @@ impl Deployment {
             Some(Operation::Rolling { rollout, .. }) => Some(rollout),
             Some(Operation::Storing { then: Then::Finish(rollout), .. }) => Some(rollout),
             Some(
-                Operation::Storing { .. } | Operation::Examining { .. } | Operation::Tidying { .. },
+                Operation::Storing { .. }
+                | Operation::Examining { .. }
+                | Operation::Tidying { .. }
+                | Operation::Telling { .. }
+                | Operation::Held { .. },
             )
             | None => None,
         }

@@ -8,6 +8,8 @@ use topology::protocol::{APPLICATIONS_MAX, ApplicationReport, RolloutProgress, V
 
 use super::*;
 
+mod telling;
+
 /// A node of three containers; files are read and written at once, and containers answer when the test says so.
 struct Node {
     deployment: Deployment,
@@ -24,6 +26,8 @@ struct Node {
     asked: Vec<ProcessName>,
     /// Versions of which sessions live.
     used: BTreeSet<String>,
+    /// And those of which sessions begin, in which container.
+    beginning: BTreeSet<(ProcessName, String)>,
     disk_is_full: bool,
 }
 
@@ -48,6 +52,7 @@ impl Node {
             http: None,
             asked: Vec::new(),
             used: BTreeSet::new(),
+            beginning: BTreeSet::new(),
             disk_is_full: false,
         };
         node.containers_are(true);
@@ -111,7 +116,7 @@ impl Node {
     fn ask(&mut self, request: Request) {
         self.ticket_last += 1;
         let ticket = Ticket(self.ticket_last);
-        self.with(|deployment, _, effects| deployment.requested(ticket, request, effects));
+        self.with(|deployment, now, effects| deployment.requested(ticket, request, now, effects));
     }
 
     /// Asks, and lets the containers answer whatever they are told until nothing happens any more.
@@ -134,6 +139,19 @@ impl Node {
     fn remove(&mut self, version: Option<&str>) {
         let version = version.map(str::to_owned);
         self.ask(Request::Remove { name: "echo".to_owned(), version });
+        self.all_hear();
+    }
+
+    fn retire(&mut self) {
+        self.ask(Request::Retire { name: "echo".to_owned() });
+        self.all_hear();
+    }
+
+    /// If that is waited for.
+    fn all_hear(&mut self) {
+        if let Some(Operation::Telling { .. }) = self.deployment.operation {
+            self.everybody_reports();
+        }
     }
 
     fn settle(&mut self) {
@@ -169,9 +187,10 @@ impl Node {
             let (events, failures) = self.counts.get(&key).copied().unwrap_or_default();
             let is_unloadable = self.unloadable.as_ref() == Some(&key);
             let refused = is_unloadable.then(|| "it imports coffee".to_owned());
+            let is_beginning = self.beginning.contains(&key);
             let ApplicationEntry { name, version, is_current } = entry;
             let is_unused = !is_current && !self.used.contains(&version);
-            ApplicationReport { name, version, refused, events, failures, is_unused }
+            ApplicationReport { name, version, refused, events, failures, is_unused, is_beginning }
         };
         let applications = table.applications.into_iter().map(one).collect();
         let report = ApplicationsReport { generation: table.generation, applications };
@@ -485,7 +504,7 @@ fn a_version_that_nobody_uses_goes_by_itself_and_one_with_a_session_never() {
 fn a_retired_application_goes_with_its_last_session() {
     let mut node = Node::deployed();
     node.used.insert("1.0.0".to_owned());
-    node.ask(Request::Retire { name: "echo".to_owned() });
+    node.retire();
     assert_eq!((node.last(), node.told(1)), (Answer::Done, vec!["1.0.0".to_owned()]));
     assert!(!node.wait());
     node.switch("1.0.0");
@@ -494,7 +513,7 @@ fn a_retired_application_goes_with_its_last_session() {
     node.used.clear();
     node.everybody_reports();
     node.ask(Request::Retire { name: "echo".to_owned() });
-    assert_eq!(node.deployment.next_deadline(), None, "nobody has heard of that yet");
+    assert_eq!(node.deployment.unused_due(), None, "nobody has heard of that yet");
     assert!(node.wait() && node.wait(), "one after the other");
     assert_eq!(node.deployment.status(), Vec::new());
     node.ask(Request::Retire { name: "echo".to_owned() });
@@ -506,7 +525,7 @@ fn a_version_with_sessions_stays_whatever_becomes_of_its_coming_in() {
     // Retired while a session lives, and brought in again in vain.
     let mut node = Node::deployed();
     node.used.insert("1.0.0".to_owned());
-    node.ask(Request::Retire { name: "echo".to_owned() });
+    node.retire();
     node.unloadable = Some((container(2), "1.0.0".to_owned()));
     node.switch("1.0.0");
     assert!(node.rolled_back().contains("coffee"));

@@ -54,8 +54,9 @@ impl Deployment {
         let is_former = |deployed: &Deployed| {
             deployed.versions.iter().any(|one| deployed.current != Some(*one))
         };
-        // A rollout tells them something new in its end anyway.
-        if self.operation.is_none() && self.table.applications.values().any(is_former) {
+        // Whatever else is under way tells them something new in its end anyway.
+        let is_told = matches!(self.operation, None | Some(Operation::Telling { .. }));
+        if is_told && self.table.applications.values().any(is_former) {
             self.push(effects);
             self.look_for_unused(now);
         }

@@ -46,6 +46,8 @@ impl ProcessTable {
             | Request::AppSwitch { .. }
             | Request::AppRemove { .. }
             | Request::AppRetire { .. }
+            | Request::AppHold { .. }
+            | Request::AppRelease { .. }
             | Request::ClusterOpen
             | Request::RepositoryHasAccounts
             | Request::RepositoryLeave

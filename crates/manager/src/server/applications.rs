@@ -139,6 +139,8 @@ pub(super) fn request(request: &Request) -> Option<deployment::Request> {
         }
         Request::AppRemove { name, version } => deployment::Request::Remove { name, version },
         Request::AppRetire { name } => deployment::Request::Retire { name },
+        Request::AppHold { name } => deployment::Request::Hold { name },
+        Request::AppRelease { name } => deployment::Request::Release { name },
         Request::Status
         | Request::Start { .. }
         | Request::Stop { .. }

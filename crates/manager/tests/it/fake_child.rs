@@ -95,6 +95,7 @@ impl Applications {
             events: failures,
             failures,
             is_unused: false,
+            is_beginning: false,
         };
         let all = |failures| ApplicationsReport {
             generation: table.generation,

@@ -143,14 +143,27 @@ fn remove(directory: &Path, what: &str, force: bool) -> Result<(), Failure> {
         )
         .into());
     }
-    let living = sessions::count(directory, name, version)?;
-    if living > 0 {
+    let refusal = |living: usize| {
         let sessions = if living == 1 { "session that lives" } else { "sessions that live" };
-        return Err(anyhow!(
+        anyhow!(
             "{what} has {living} {sessions}, whose messages would be answered 503 (outlast sessions --application {what} lists \
              them). {instead}, or it is removed all the same with --force"
         )
-        .into());
+    };
+    let is_unused = || match sessions::count(directory, name, version)? {
+        0 => Ok(()),
+        living => Err(Failure::from(refusal(living))),
+    };
+    // What is in use goes on without a pause.
+    is_unused()?;
+    if version.is_some() && status.versions.len() > 1 {
+        return remove_at_once(directory, what);
+    }
+    // One may have begun since: first none begins any more, then it is counted.
+    order(directory, Request::AppHold { name: name.to_owned() })?;
+    if let Err(refusal) = is_unused() {
+        order(directory, Request::AppRelease { name: name.to_owned() })?;
+        return Err(refusal);
     }
     remove_at_once(directory, what)
 }
@@ -179,11 +192,14 @@ fn retire(directory: &Path, what: &str) -> Result<(), Failure> {
 }
 
 fn carry_out(directory: &Path, request: Request, done: &str) -> Result<(), Failure> {
+    order(directory, request)?;
+    output::line(done);
+    Ok(())
+}
+
+fn order(directory: &Path, request: Request) -> Result<(), Failure> {
     match ask(directory, request)? {
-        Answer::Done => {
-            output::line(done);
-            Ok(())
-        }
+        Answer::Done => Ok(()),
         Answer::Refused { reason } => Err(anyhow!(reason).into()),
         other => Err(unexpected(&other)),
     }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use container::http_port::{HttpHandle, HttpRoute};
 use container::server::ServerHandle;
@@ -24,6 +24,12 @@ use super::usage::Usage;
 
 /// How often it is looked which versions have sessions, while there are versions that may have none.
 const USAGE_EVERY: Duration = Duration::from_secs(10);
+
+/// How long a table may wait for sessions that begin; that some still do is told then.
+const BEGUN_WITHIN: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether they have.
+const BEGUN_EVERY: Duration = Duration::from_millis(10);
 
 /// How often the counts are looked at.
 const COUNTS_EVERY: Duration = Duration::from_millis(250);
@@ -64,6 +70,8 @@ pub(super) struct Applications {
     looking: Option<JoinHandle<Option<BTreeSet<String>>>>,
     /// No session begins with them, and none lives of them, as was found since this table is there.
     unused: BTreeSet<String>,
+    /// No session begins with them any more, but some that did are not stored yet.
+    beginning: BTreeSet<String>,
 }
 
 impl Applications {
@@ -86,6 +94,7 @@ impl Applications {
             usage,
             looking: None,
             unused: BTreeSet::new(),
+            beginning: BTreeSet::new(),
         }
     }
 
@@ -111,6 +120,9 @@ impl Applications {
                     },
                     _ = looks.tick() => {
                         self.take_in_usage().await;
+                        if !self.beginning.is_empty() {
+                            self.look_for_beginning().await;
+                        }
                         self.report_news();
                     }
                     _ = usage_looks.tick() => self.look_for_usage(),
@@ -137,9 +149,25 @@ impl Applications {
         // Sessions may have begun meanwhile, here or elsewhere, with what was unused before.
         self.looking.take().inspect(JoinHandle::abort);
         self.unused.clear();
+        self.await_beginning().await;
         self.look_for_usage();
         self.reported = self.report();
         self.reporter.report(&ToManager::Applications(self.reported.clone()));
+    }
+
+    /// Waits until the table is in use, and what began by the one before is stored.
+    async fn await_beginning(&mut self) {
+        let due = Instant::now() + BEGUN_WITHIN;
+        self.look_for_beginning().await;
+        while !self.beginning.is_empty() && Instant::now() < due {
+            tokio::time::sleep(BEGUN_EVERY).await;
+            self.look_for_beginning().await;
+        }
+    }
+
+    async fn look_for_beginning(&mut self) {
+        let found = self.handle.applications_beginning().await.unwrap_or_default();
+        self.beginning = self.former().filter(|application| found.contains(application)).collect();
     }
 
     /// Begins to look, if it is not looked already and there is something to be found out.
@@ -226,8 +254,10 @@ impl Applications {
                 }
                 None => (Some("it is not loaded yet".to_owned()), (0, 0)),
             };
-            let is_unused = self.unused.contains(&id(entry));
-            ApplicationReport { name, version, refused, events, failures, is_unused }
+            let id = id(entry);
+            let is_unused = self.unused.contains(&id);
+            let is_beginning = self.beginning.contains(&id);
+            ApplicationReport { name, version, refused, events, failures, is_unused, is_beginning }
         };
         let applications = self.table.applications.iter().map(report).collect();
         ApplicationsReport { generation: self.table.generation, applications }

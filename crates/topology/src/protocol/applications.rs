@@ -64,6 +64,9 @@ pub struct ApplicationReport {
     /// itself nor in the store.
     #[serde(default)]
     pub is_unused: bool,
+    /// New sessions do not begin with it here any more, and some that began before are not stored yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_beginning: bool,
 }
 
 /// How a version comes in.

@@ -21,13 +21,9 @@ impl Shard {
     /// The applications of sessions that begin, of which something is under way, or that are not in the store. None: there
     /// are too many to look through.
     pub fn applications_at_work(&self) -> Option<BTreeSet<String>> {
-        let sessions = &self.sessions;
-        let asked_for = self.jobs.values().filter_map(Job::wanted_by);
-        let beginning = sessions.keys.applications().chain(asked_for);
-        let mut found: BTreeSet<String> =
-            beginning.map(|application| application.name().to_owned()).collect();
+        let mut found = self.applications_asked();
         let mut read = 0;
-        for (id, entry) in &sessions.entries {
+        for (id, entry) in &self.sessions.entries {
             let application = match &entry.live {
                 Some(live) => live.session.application().to_owned(),
                 None if entry.version.is_some() => continue,
@@ -40,6 +36,24 @@ impl Shard {
             found.insert(application);
         }
         Some(found)
+    }
+
+    /// The applications of sessions that begin, and are not in the store yet, but will be.
+    pub fn applications_beginning(&self) -> BTreeSet<String> {
+        let mut found = self.applications_asked();
+        let live = self.sessions.entries.values().filter_map(|entry| {
+            let begins = entry.version.is_none() && !entry.is_volatile;
+            entry.live.as_ref().filter(|_| begins)
+        });
+        found.extend(live.map(|live| live.session.application().to_owned()));
+        found
+    }
+
+    /// Those that are being asked for a key, or whose caller is.
+    fn applications_asked(&self) -> BTreeSet<String> {
+        let asked_for = self.jobs.values().filter_map(Job::wanted_by);
+        let asked = self.sessions.keys.applications().chain(asked_for);
+        asked.map(|application| application.name().to_owned()).collect()
     }
 }
 

@@ -239,9 +239,10 @@ impl Manager {
                 return match applications::request(&request) {
                     None => self.handle(Event::Requested { ticket, request }),
                     Some(request) => {
+                        let now = Instant::now();
                         let answers = self
                             .applications
-                            .handle(|all, effects| all.requested(ticket, request, effects));
+                            .handle(|all, effects| all.requested(ticket, request, now, effects));
                         self.answer_all(answers)
                     }
                 };
@@ -324,6 +325,8 @@ fn process_of(request: &mut Request) -> Option<&mut ProcessName> {
         | Request::AppSwitch { .. }
         | Request::AppRemove { .. }
         | Request::AppRetire { .. }
+        | Request::AppHold { .. }
+        | Request::AppRelease { .. }
         | Request::ClusterOpen
         | Request::ClusterDiscover
         | Request::ClusterJoin { .. }

@@ -405,6 +405,7 @@ impl World {
         let Some((application, turns)) = self.witnessed else { return };
         let told = self.log.join("\n");
         assert!(self.has_sessions(application), "nobody knows of one:\n{told}");
+        assert!(self.has_begun(application), "one is neither beginning nor stored:\n{told}");
         self.witnessed = Some((application, turns + 1));
     }
 

@@ -15,6 +15,17 @@ impl World {
     pub(in super::super) fn has_sessions(&self, application: &str) -> bool {
         let containers = self.containers.iter().flatten();
         let mut at_work = containers.flat_map(|container| container.shard.applications_at_work());
+        at_work.any(|found| found.contains(application)) || self.stores(application)
+    }
+
+    /// Whether the store has one, or a container says that one begins.
+    pub(in super::super) fn has_begun(&self, application: &str) -> bool {
+        let containers = self.containers.iter().flatten();
+        let mut beginning = containers.map(|container| container.shard.applications_beginning());
+        beginning.any(|found| found.contains(application)) || self.stores(application)
+    }
+
+    fn stores(&self, application: &str) -> bool {
         let mut found = BTreeSet::new();
         let mut after = None;
         loop {
@@ -24,7 +35,7 @@ impl World {
                 break;
             }
         }
-        at_work.any(|found| found.contains(application)) || found.contains(application)
+        found.contains(application)
     }
 
     /// Sessions that are stored.
