@@ -52,7 +52,7 @@ pub enum Presence {
 pub struct Store {
     /// Whose.
     pub node: NodeNumber,
-    /// 1 for `store1`.
+    /// 1 for `store1`; 0 for one that serves something, and is of no member any more.
     pub ordinal: u8,
     /// Where clients reach it.
     pub address: SocketAddr,
@@ -129,6 +129,13 @@ impl Picture {
             slots,
         };
         shards.into_iter().map(shard).collect()
+    }
+
+    /// Where stores are that serve something and are of no member: of a node that was removed, or that leaves.
+    pub fn strangers(&self) -> Vec<SocketAddr> {
+        let shards = self.shards().into_iter().filter(|shard| shard.at.is_none());
+        let address = |shard: Shard| self.lines().find(|it| it.id == shard.primary)?.address;
+        shards.filter_map(address).collect()
     }
 
     /// Every line of every report.

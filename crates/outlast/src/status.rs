@@ -153,9 +153,10 @@ fn row(process: &ProcessEntry) -> Vec<String> {
         process.state.to_string(),
         process.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
         process.restarts.to_string(),
-        match process.http {
-            Some(http) => format!("http:{http}"),
-            None => addresses(&process.addresses),
+        match (process.http, process.link_address) {
+            (Some(http), _) => format!("http:{http}"),
+            (None, Some(address)) if process.process_type.is_server() => format!("tls:{address}"),
+            (None, _) => addresses(&process.addresses),
         },
     ]
 }

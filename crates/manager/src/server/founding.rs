@@ -116,6 +116,8 @@ fn write(
     if is_member(directory) {
         return Err(FoundingError::IsMember { directory: directory.display().to_string() });
     }
+    remove_stores(directory)
+        .map_err(|source| CredentialError::Io { path: directory.to_owned(), source })?;
     let final_place = ClusterDirectory::of_node(directory);
     let beside = directory.join("cluster.new");
     let failed = |source| CredentialError::Io { path: beside.clone(), source };
@@ -133,6 +135,19 @@ fn write(
     remove(final_place.path()).map_err(failed)?;
     fs::rename(&beside, final_place.path()).map_err(failed)?;
     fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
+    Ok(())
+}
+
+/// What stores of an earlier membership have left knows another cluster, and would bring it along.
+fn remove_stores(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let ordinal = name.to_str().and_then(|name| name.strip_prefix("store"));
+        if ordinal.is_some_and(|ordinal| ordinal.parse::<u8>().is_ok()) {
+            remove(&entry.path())?;
+        }
+    }
     Ok(())
 }
 

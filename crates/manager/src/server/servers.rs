@@ -156,7 +156,7 @@ async fn ask_on(
     let mut is_ready = false;
     loop {
         let asked = Instant::now();
-        let pulse = timeout(beat, server.ask()).await.unwrap_or(Pulse::Silent);
+        let pulse = timeout(beat * 2, server.ask()).await.unwrap_or(Pulse::Silent);
         let alive = Event::Alive { name: name.clone(), incarnation, left: 0 };
         let told = match pulse {
             Pulse::Silent => None,

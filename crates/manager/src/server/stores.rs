@@ -71,6 +71,7 @@ pub(crate) fn settings(
     };
     Ok(Settings {
         options,
+        credentials: files,
         interval: heartbeat.interval,
         silence_max: silence_max(heartbeat),
         allow_colocation: settings.allow_colocation,

@@ -472,3 +472,30 @@ fn a_store_that_only_votes_has_one_slot_without_records() {
     let dead = dead(&world, 1, ALL);
     assert!(dead.len() == 1 && dead[0].2);
 }
+
+#[test]
+fn a_primary_of_no_member_is_replaced_when_it_does_not_answer() {
+    let world = World::of(3);
+    let mut picture = world.picture();
+    let gone = picture.stores.iter().position(|store| store.node == number(2)).unwrap();
+    let gone = picture.stores.remove(gone);
+    picture.stores.retain(|store| store.node != number(2));
+    assert_eq!(picture.strangers(), [gone.address]);
+    picture.stores.push(Store {
+        ordinal: 0,
+        holds_data: false,
+        presence: Presence::Lost { since: MOMENT },
+        ..gone
+    });
+    assert_eq!(picture.strangers(), []);
+    assert_eq!(picture.dead(number(0), ALL), [], "it leaves, and hands over");
+    picture.stores.last_mut().unwrap().report = None;
+    assert_eq!(picture.dead(number(0), ALL).len(), 1);
+    let plan = Plan { long: LONG, vacant: Vec::new() };
+    let is_haste = |chore: &Chore| match chore {
+        Chore::Move { .. } => true,
+        Chore::Forget { id, .. } => id == "n2s1",
+        _ => false,
+    };
+    assert!(!picture.chores(&plan).iter().any(is_haste));
+}

@@ -66,7 +66,11 @@ fn a_store_is_a_process_like_any() {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let ports = store_ports(1);
     let directory = tempfile::tempdir().unwrap();
+    let left = directory.path().join("store1/nodes.conf");
+    std::fs::create_dir(left.parent().unwrap()).unwrap();
+    std::fs::write(&left, "of another cluster").unwrap();
     found(directory.path(), "node1", address).unwrap();
+    assert!(!left.exists());
     let node = Node::start_prepared(directory, config_with_stores(1, address, ports));
     let first = node.process("store1");
     assert_eq!(first.state, ProcessState::Ready, "the node serves, so its stores do");

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use state::StoreError;
 use state::engine::cluster::servers::{self, Report};
@@ -14,6 +14,7 @@ use state::engine::cluster::{Options, failover};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
+use topology::credentials::ClusterDirectory;
 use topology::view::{ProcessState, ProcessType, TopologyView};
 use topology::{Incarnation, NodeNumber, NodeState};
 use tracing::{info, warn};
@@ -43,6 +44,8 @@ pub(crate) struct Seen {
 #[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) options: Options,
+    /// Which the servers have read, too.
+    pub(crate) credentials: ClusterDirectory,
     pub(crate) interval: Duration,
     /// The silence after which a node is lost.
     pub(crate) silence_max: Duration,
@@ -104,6 +107,7 @@ impl Keeper {
             is_asking: false,
             is_busy: false,
             asked_at: None,
+            certificate: None,
             spares: None,
         };
         Keeper { seen, handle: KeeperHandle { starts }, task: tokio::spawn(work.keep()) }
@@ -149,6 +153,8 @@ struct Work {
     is_asking: bool,
     is_busy: bool,
     asked_at: Option<Instant>,
+    /// When the certificate was written that the servers have.
+    certificate: Option<SystemTime>,
     /// As told last.
     spares: Option<u8>,
 }
@@ -210,7 +216,7 @@ impl Work {
         let seen = self.views.borrow_and_update().clone();
         let now = Instant::now();
         let picture = self.picture(&seen, now);
-        self.ask(&picture, now);
+        self.ask(&picture, seen.own, now);
         for orders in self.orders(&seen) {
             for dead in picture.dead(seen.own, orders) {
                 self.replace(&picture.stores[dead.at], dead, orders);
@@ -252,12 +258,7 @@ impl Work {
                 (NodeState::Up, ProcessState::Backoff | ProcessState::Down) => Standing::Ended,
                 (NodeState::Up, _) => Standing::Runs,
             };
-            let since = match self.since.get(&address) {
-                Some((before, since)) if *before == standing => *since,
-                Some(_) | None => now,
-            };
-            self.since.insert(address, (standing, since));
-            let since = now.duration_since(since);
+            let since = self.stands_so_for(address, standing, now);
             let presence = match standing {
                 Standing::Runs => Presence::Runs { since },
                 Standing::Ended => Presence::Ended { since },
@@ -288,21 +289,46 @@ impl Work {
         let was_heard = |node: &topology::NodeEntry| {
             node.number == seen.own || node.last_life != Incarnation::NONE
         };
-        Picture {
+        let mut picture = Picture {
             stores,
             is_complete: !view.nodes.is_empty() && view.nodes.iter().all(was_heard),
             allow_colocation: self.settings.allow_colocation,
+        };
+        for address in picture.strangers() {
+            picture.stores.push(Store {
+                node: seen.own,
+                ordinal: 0,
+                address,
+                holds_data: false,
+                presence: Presence::Lost {
+                    since: self.stands_so_for(address, Standing::Lost, now),
+                },
+                report: self.reports.get(&address).cloned(),
+                was_in_step: false,
+            });
         }
+        picture
+    }
+
+    /// How long by now.
+    fn stands_so_for(&mut self, address: SocketAddr, standing: Standing, now: Instant) -> Duration {
+        let since = match self.since.get(&address) {
+            Some((before, since)) if *before == standing => *since,
+            Some(_) | None => now,
+        };
+        self.since.insert(address, (standing, since));
+        now.duration_since(since)
     }
 
     /// Asks everybody that may answer, once an interval.
-    fn ask(&mut self, picture: &Picture, now: Instant) {
+    fn ask(&mut self, picture: &Picture, own: NodeNumber, now: Instant) {
         let is_due = self.asked_at.is_none_or(|at| now >= at + self.settings.interval);
         if self.is_asking || self.is_busy || !is_due {
             return;
         }
         self.is_asking = true;
         self.asked_at = Some(now);
+        self.follow_certificate(picture, own);
         let may_answer = |store: &&Store| !matches!(store.presence, Presence::Ended { .. });
         let addresses = picture.stores.iter().filter(may_answer).map(|store| store.address);
         let asked: Vec<_> = addresses
@@ -322,6 +348,27 @@ impl Work {
             // The keeper has ended.
             let _ = done.send(Outcome::Answers(reports));
         });
+    }
+
+    /// Has the stores of this node read its certificate again when that was renewed.
+    fn follow_certificate(&mut self, picture: &Picture, own: NodeNumber) {
+        let file = self.settings.credentials.certificate();
+        let Ok(written) = file.metadata().and_then(|file| file.modified()) else { return };
+        let before = self.certificate.replace(written);
+        if before.is_none_or(|before| before == written) {
+            return;
+        }
+        for store in picture.stores.iter().filter(|store| store.node == own) {
+            let (address, options) = (store.address, self.settings.options.clone());
+            let (certificate, key) = (file.clone(), self.settings.credentials.key());
+            tokio::spawn(async move {
+                match servers::reload_certificate(address, &certificate, &key, &options).await {
+                    Ok(()) => info!(store = %address, "has the renewed certificate"),
+                    // One that does not run reads it when it starts.
+                    Err(error) => info!(store = %address, %error, "has not read the certificate"),
+                }
+            });
+        }
     }
 
     /// Fences a dead primary, and has a replica take its place.

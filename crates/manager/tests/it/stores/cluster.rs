@@ -10,6 +10,7 @@ use state::engine::cluster::servers::{self, Report};
 use state::engine::cluster::{ClusterStore, Options, WriteQuota};
 use state::{Batch, Expect, Key, Space, Store};
 use topology::credentials::{ClusterDirectory, ClusterSecret, NodeCredentials, STORE_USER};
+use topology::protocol::{Answer, Request};
 use topology::{NodeState, ProcessState};
 
 use super::{are_installed, config_with_stores, store_ports};
@@ -331,5 +332,69 @@ fn a_lost_node_is_replaced_and_comes_home() {
     (200..300).for_each(|number| nodes.put(&store, number));
     nodes.must_have(&store, 0..300);
     drop(store);
+    nodes.stop();
+}
+
+#[test]
+fn copies_of_a_node_that_is_lost_for_long_are_made_elsewhere_until_it_is_back() {
+    if !are_installed() {
+        return;
+    }
+    let mut nodes = Nodes::found_with(Duration::from_secs(1));
+    nodes.join();
+    nodes.join();
+    nodes.wait_until_formed();
+    let store = nodes.client(1);
+    (0..200).for_each(|number| nodes.put(&store, number));
+    let ended = nodes.kill_node(3);
+    for number in [1, 2] {
+        let spare = nodes.store(number, 3);
+        testbed::wait::until("a further copy", LIMIT, || {
+            let report = nodes.report(spare).ok_or("no answer")?;
+            if report.is_synced { Ok(()) } else { Err("not in step") }
+        });
+    }
+    // All of it is written again with a copy elsewhere.
+    (200..300).for_each(|number| nodes.put(&store, number));
+    // So the next loss costs nothing, either.
+    nodes.node(2).kill("store1");
+    (300..400).for_each(|number| nodes.put(&store, number));
+    nodes.start_again(3, ended);
+    nodes.wait_until_formed();
+    for number in [1, 2] {
+        nodes.node(number).wait_for("the further store to be dropped", |view| {
+            view.process(&name("store3")).is_none().then_some(())
+        });
+    }
+    nodes.wait_until_formed();
+    nodes.must_have(&store, 0..400);
+    drop(store);
+    nodes.stop();
+}
+
+#[test]
+fn a_node_that_is_removed_leaves_its_share_to_the_others_and_of_two_the_first_goes_on_alone() {
+    if !are_installed() {
+        return;
+    }
+    let mut nodes = Nodes::three();
+    let store = nodes.client(1);
+    (0..200).for_each(|number| nodes.put(&store, number));
+    drop(nodes.kill_node(3));
+    nodes.wait_for_lost(1, "node3");
+    nodes.wait_for_lost(2, "node3");
+    let remove = Request::ClusterRemove { node: "node3".to_owned(), is_leaving: false };
+    assert_eq!(nodes.node(1).request(remove), Answer::Done);
+    nodes.wait_until_formed();
+    nodes.must_have(&store, 0..200);
+    drop(store);
+    let before = nodes.report(nodes.store(2, 1)).unwrap();
+    drop(nodes.kill_node(2));
+    // Its own half has no copy elsewhere now, and is not enough for a vote.
+    nodes.wait_for_successor(nodes.store(1, 1), *before.slots[0].start(), &before.id);
+    let alone = nodes.client(0);
+    nodes.must_have(&alone, 0..200);
+    (200..250).for_each(|number| nodes.put(&alone, number));
+    drop(alone);
     nodes.stop();
 }
