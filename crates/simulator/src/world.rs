@@ -6,18 +6,12 @@ use std::time::{Duration, Instant};
 
 use container::shard::ShardSettings;
 use container::transactions::TransactionSettings;
-use manager::RestartPolicy;
-use manager::process_table::{
-    self, Effect, KillReason, Limits, ProcessSpec, ProcessTable, Recorded, Ticket,
-};
+use manager::process_table::{self, Effect, KillReason, ProcessTable, Ticket};
 use registrar::Registrar;
 use sip::transaction::Timers;
 use state::clock::Clock;
 use topology::protocol::{Command, Request};
-use topology::{
-    EdgeAddress, HeartbeatSettings, Incarnation, KeyRing, ListenerTransport, ProcessName,
-    ProcessType, TopologyView,
-};
+use topology::{HeartbeatSettings, Incarnation, KeyRing, ProcessName, TopologyView};
 
 use crate::clock::NodeClock;
 use crate::container_process::{self, ContainerProcess};
@@ -35,8 +29,10 @@ use crate::word::{Finding, Turned, Word};
 
 mod faults;
 mod node;
+mod processes;
 mod reigns;
 
+use self::node::{Node, NodeId, ProcessId};
 use self::reigns::Reign;
 
 /// The production defaults.
@@ -61,9 +57,9 @@ enum Happening {
     PhoneWake(usize),
     StoreTakesEffect(QuestionId),
     StoreAnswers(QuestionId),
-    Manager(Reign, process_table::Event),
-    ManagerTick,
-    ManagerRevived,
+    Manager(NodeId, Reign, process_table::Event),
+    ManagerTick(NodeId),
+    ManagerRevived(NodeId),
     FindsManager(LifeId),
     Booted(LifeId),
     Said(LifeId, Word),
@@ -92,6 +88,7 @@ enum Process {
 
 /// One life of a process.
 struct Life {
+    node: NodeId,
     name: ProcessName,
     incarnation: Incarnation,
     process: Process,
@@ -109,6 +106,12 @@ struct Life {
     /// Questions to the store that its stop holds up.
     held: Vec<QuestionId>,
     last_word_at: Moment,
+}
+
+impl Life {
+    fn is_of(&self, process: &ProcessId) -> bool {
+        self.node == process.node && self.name == process.name
+    }
 }
 
 /// How bad the store is at the moment.
@@ -133,7 +136,7 @@ pub struct Report {
     pub talked: usize,
 }
 
-/// One node with its phones.
+/// Nodes with their phones.
 pub struct World {
     scenario: Scenario,
     base: Instant,
@@ -143,19 +146,13 @@ pub struct World {
     invariants: Invariants,
     network: Network,
     streams: Streams,
-    clock: NodeClock,
+    nodes: Vec<Node>,
+    /// By which lifetimes end.
+    store_clock: NodeClock,
     store: SimulatedStore,
     store_random: Random,
     trouble: StoreTrouble,
-    /// None: the manager is dead.
-    table: Option<ProcessTable>,
-    /// What the last one has left, and the greatest number that it gave.
-    record: (Vec<Recorded>, u64),
-    reign: Reign,
-    /// When it has carried out so many effects more.
-    manager_dies_after: Option<u8>,
     manager_random: Random,
-    manager_armed: Option<Moment>,
     views_late: Duration,
     faults: Random,
     keys: KeyRing,
@@ -177,9 +174,7 @@ pub fn run(seed: u64, recording: Recording) -> Report {
         if moment > scenario::END {
             break;
         }
-        world.now = moment;
-        world.clock.pass(moment);
-        world.trace.at(moment);
+        world.pass(moment);
         world.happens(happening);
         if !world.serves_anybody() {
             world.invariants.nobody_serves(moment);
@@ -217,10 +212,10 @@ impl World {
     fn new(seed: u64, recording: Recording) -> World {
         let scenario = Scenario::of(seed);
         let random = Random::new(seed);
-        let clock = NodeClock::default();
-        let edges: Vec<SocketAddr> = (1..=scenario.edges)
-            .map(|place| SocketAddr::from(([10, 0, 0, place as u8], 5060)))
-            .collect();
+        let nodes = vec![Node::new(NodeId(0), &scenario)];
+        let edges: Vec<SocketAddr> = nodes.iter().flat_map(|node| node.edges.clone()).collect();
+        // The embedded store looks at the clock of its node.
+        let store_clock = nodes[0].clock.clone();
         let mut world = World {
             base: Instant::now(),
             now: Moment::ZERO,
@@ -229,22 +224,18 @@ impl World {
             invariants: Invariants::new(Promises::of(&scenario)),
             network: Network::new(random.split("network"), scenario.weather),
             streams: Streams::new(random.split("streams")),
-            store: SimulatedStore::new(&clock, random.split("reads")),
-            clock,
+            store: SimulatedStore::new(&store_clock, random.split("reads")),
+            store_clock,
+            nodes,
             store_random: random.split("store"),
             trouble: StoreTrouble::default(),
-            table: Some(node::table(&scenario, &edges, NUMBERS_FROM)),
-            record: (Vec::new(), NUMBERS_FROM),
-            reign: Reign::default(),
-            manager_dies_after: None,
             manager_random: random.split("manager"),
-            manager_armed: None,
             views_late: Duration::ZERO,
             faults: random.split("whom"),
             keys: KeyRing::new([7; 32]),
             lives: Vec::new(),
             sockets: edges.iter().map(|edge| (*edge, VecDeque::new())).collect(),
-            phones: node::phones(&scenario, &edges, &random),
+            phones: processes::phones(&scenario, &edges, &random),
             phone_wakes: vec![None; scenario.phones.len()],
             calls: Vec::new(),
             tickets: 0,
@@ -254,6 +245,14 @@ impl World {
         };
         world.plan();
         world
+    }
+
+    /// Virtual time has come to that moment.
+    fn pass(&mut self, moment: Moment) {
+        self.now = moment;
+        self.trace.at(moment);
+        self.store_clock.pass(moment);
+        self.nodes.iter().for_each(|node| node.clock.pass(moment));
     }
 
     fn ail_store(&mut self, trouble: StoreTrouble) {
@@ -266,7 +265,7 @@ impl World {
         self.ail_store(StoreTrouble::default());
         self.trace.note("scenario", format_args!("{:?}", self.scenario));
         let starts = process_table::Event::NodeStarts;
-        self.schedule.at(Moment::ZERO, Happening::Manager(self.reign, starts));
+        self.schedule.at(Moment::ZERO, Happening::Manager(NodeId(0), Reign::default(), starts));
         for (number, call) in self.scenario.calls.clone().into_iter().enumerate() {
             self.schedule.at(call.at, Happening::Call(format!("call-{number}"), call));
         }
@@ -303,17 +302,18 @@ impl World {
                     self.turn(asker);
                 }
             }
-            Happening::Manager(reign, event) => {
-                if reign == self.reign {
-                    self.manager(|table, now, effects| table.handle(event, now, effects));
+            Happening::Manager(node, reign, event) => {
+                if reign == self.nodes[node.0].reign {
+                    self.manager(node, |table, now, effects| table.handle(event, now, effects));
                 }
             }
-            Happening::ManagerRevived => self.manager_revived(),
+            Happening::ManagerRevived(node) => self.manager_revived(node),
             Happening::FindsManager(life) => self.finds_manager(life),
-            Happening::ManagerTick => {
-                if self.manager_armed == Some(self.now) {
-                    self.manager_armed = None;
-                    self.manager(ProcessTable::tick);
+            Happening::ManagerTick(node) => {
+                let armed = &mut self.nodes[node.0].manager_armed;
+                if *armed == Some(self.now) {
+                    *armed = None;
+                    self.manager(node, ProcessTable::tick);
                 }
             }
             Happening::Booted(life) => self.booted(life),
@@ -357,11 +357,11 @@ impl World {
         if socket.len() < SOCKET_MAX {
             socket.push_back(datagram);
         }
-        let serves = |life: &Life| matches!(life.process, Process::Edge(_));
-        let place = self.edges.iter().position(|edge| *edge == to);
-        let name = place.map(node::edge_name);
-        let life =
-            self.lives.iter().rposition(|life| Some(&life.name) == name.as_ref() && serves(life));
+        let reads = |life: &Life| match &life.process {
+            Process::Edge(edge) => edge.address() == to,
+            Process::Container(_) | Process::Booting | Process::Dead => false,
+        };
+        let life = self.lives.iter().rposition(reads);
         if let Some(life) = life {
             self.turn(LifeId(life));
         }
@@ -407,7 +407,7 @@ impl World {
 
     fn call(&mut self, name: String, call: PlannedCall) {
         let PlannedCall { caller, callee, plan, way, .. } = call;
-        let callee = node::user_name(callee);
+        let callee = processes::user_name(callee);
         self.trace.note(&self.phones[caller].name, format_args!("calls {callee}: {name}"));
         self.calls.push(name.clone());
         let phones: Vec<usize> =
@@ -422,7 +422,9 @@ impl World {
         self.network.set_weather(Weather::FAIR);
         self.ail_store(StoreTrouble::default());
         self.views_late = Duration::ZERO;
-        self.manager_dies_after = None;
+        for node in &mut self.nodes {
+            node.manager_dies_after = None;
+        }
         for phone in &mut self.phones {
             phone.mood = Mood::Eager;
         }
@@ -509,7 +511,7 @@ impl World {
 
     /// What was promised to phones lies in the store.
     fn look_at_records(&mut self) {
-        let judged_at = Clock::now(&self.clock);
+        let judged_at = Clock::now(&self.store_clock);
         self.invariants.bindings_stand(self.now, self.store.engine(), judged_at);
         self.invariants.sessions_stand(self.now, self.store.engine());
     }

@@ -46,20 +46,23 @@ impl World {
                 self.schedule.at(self.now + lasting, Happening::ViewsRecover);
             }
             Fault::Restart(victim) => self.restart(victim),
-            Fault::KillManager => self.manager_dies(),
+            Fault::KillManager => self.manager_dies(NodeId(0)),
             Fault::KillManagerRestarting(place, after) => {
-                self.manager_dies_after = Some(after);
-                self.restart(Victim::Container(place));
+                let victim = Victim::Container(place);
+                let node = node::process_of(victim, &self.scenario).node;
+                self.nodes[node.0].manager_dies_after = Some(after);
+                self.restart(victim);
             }
             Fault::ClockStep(direction, by) => {
+                let clock = &self.nodes[0].clock;
                 // Whoever looks at the clock often, as a store does, has seen the old time.
-                let _ = Clock::now(&self.clock);
+                let _ = Clock::now(clock);
                 match direction {
                     Direction::Forward => {
-                        self.clock.step_forward(by);
+                        clock.step_forward(by);
                         self.invariants.clock_stepped_forward(self.now);
                     }
-                    Direction::Back => self.clock.step_back(by),
+                    Direction::Back => clock.step_back(by),
                 }
             }
             Fault::Wedge(place, lasting) => {
@@ -106,34 +109,29 @@ impl World {
 
     /// Everybody hears that it is dead; it does not hear anything any more, and lives.
     fn disown(&mut self, id: LifeId) {
-        if self.table.is_none() {
+        let node = self.lives[id.0].node;
+        if self.nodes[node.0].table.is_none() {
             return; // nobody is there to be told so
         }
         let life = &mut self.lives[id.0];
         life.is_disowned = true;
         let (name, incarnation) = (life.name.clone(), life.incarnation);
-        self.manager(|table, now, effects| {
+        self.manager(node, |table, now, effects| {
             table.handle(process_table::Event::Exited { name, incarnation }, now, effects);
         });
     }
 
     fn restart(&mut self, victim: Victim) {
         self.tickets += 1;
-        let (ticket, name) = (Ticket(self.tickets), name_of(victim));
+        let ProcessId { node, name } = node::process_of(victim, &self.scenario);
+        let ticket = Ticket(self.tickets);
         let request = Request::Restart { name };
-        self.manager(|table, now, effects| {
+        self.manager(node, |table, now, effects| {
             table.handle(process_table::Event::Requested { ticket, request }, now, effects);
         });
     }
 
     fn victim(&self, victim: Victim) -> Option<LifeId> {
-        self.current(&name_of(victim))
-    }
-}
-
-fn name_of(victim: Victim) -> ProcessName {
-    match victim {
-        Victim::Edge(place) => node::edge_name(place),
-        Victim::Container(place) => node::container_name(place),
+        self.current(&node::process_of(victim, &self.scenario))
     }
 }

@@ -1,364 +1,119 @@
-//! The node's processes: spawned, welcomed, turned, told and killed, as the manager's table wants it.
+//! One node of the world: what is its own, beside the processes that live on it.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
 
-use super::*;
+use manager::RestartPolicy;
+use manager::process_table::{Limits, ProcessSpec, ProcessTable, Recorded};
+use topology::{EdgeAddress, ListenerTransport, ProcessName, ProcessType};
 
-/// Phones begin to register within so long.
-const REGISTERING_FOR: Duration = Duration::from_secs(1);
-/// How often a program looks for the manager that has started it.
-const LOOKS_EVERY: Duration = Duration::from_millis(50);
-/// How long a spawned program takes until it is welcomed.
-const BOOT: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(60));
-/// How long the store takes, when nothing ails it.
-const STORE: (Duration, Duration) = (Duration::from_micros(20), Duration::from_millis(3));
+use super::reigns::Reign;
+use super::{HEARTBEAT, NUMBERS_FROM};
+use crate::clock::NodeClock;
+use crate::scenario::{Scenario, Victim};
+use crate::schedule::Moment;
 
-pub(super) fn edge_name(place: usize) -> ProcessName {
+/// Which node: its place among all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct NodeId(pub(super) usize);
+
+/// A process that a manager starts: of which node, and how that calls it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ProcessId {
+    pub(super) node: NodeId,
+    pub(super) name: ProcessName,
+}
+
+pub(super) struct Node {
+    pub(super) id: NodeId,
+    pub(super) clock: NodeClock,
+    /// Where its edges listen, by UDP.
+    pub(super) edges: Vec<SocketAddr>,
+    containers: usize,
+    /// None: the manager is dead.
+    pub(super) table: Option<ProcessTable>,
+    /// What the last one has left, and the greatest number that it gave.
+    pub(super) record: (Vec<Recorded>, u64),
+    pub(super) reign: Reign,
+    /// When it has carried out so many effects more.
+    pub(super) manager_dies_after: Option<u8>,
+    pub(super) manager_armed: Option<Moment>,
+}
+
+impl Node {
+    /// A node on which nothing runs yet.
+    pub(super) fn new(id: NodeId, scenario: &Scenario) -> Node {
+        let edge = |place| SocketAddr::from(([10, 0, id.0 as u8, place as u8], 5060));
+        let mut node = Node {
+            id,
+            clock: NodeClock::default(),
+            edges: (1..=scenario.edges).map(edge).collect(),
+            containers: scenario.containers,
+            table: None,
+            record: (Vec::new(), NUMBERS_FROM),
+            reign: Reign::default(),
+            manager_dies_after: None,
+            manager_armed: None,
+        };
+        node.table = Some(node.table_from(NUMBERS_FROM));
+        node
+    }
+
+    /// How it is called.
+    pub(super) fn name(&self) -> String {
+        format!("node{}", self.id.0 + 1)
+    }
+
+    /// Its processes, all down; `floor` is below all numbers that are given.
+    pub(super) fn table_from(&self, floor: u64) -> ProcessTable {
+        let edge = |(place, own): (usize, &SocketAddr)| ProcessSpec {
+            name: edge_name(place),
+            process_type: ProcessType::Edge,
+            link: None,
+            link_address: None,
+            weight: topology::view::WEIGHT_DEFAULT,
+            addresses: vec![EdgeAddress {
+                transport: ListenerTransport::Udp,
+                own: *own,
+                public: own.to_string(),
+            }],
+        };
+        let container = |place| ProcessSpec {
+            name: container_name(place),
+            process_type: ProcessType::Container,
+            link: Some(format!("/run/{}.link", container_name(place)).into()),
+            link_address: None,
+            weight: topology::view::WEIGHT_DEFAULT,
+            addresses: Vec::new(),
+        };
+        let specs = self.edges.iter().enumerate().map(edge);
+        let specs = specs.chain((0..self.containers).map(container)).collect();
+        let limits = Limits {
+            restart: RestartPolicy::default(),
+            drain: std::time::Duration::from_secs(5),
+            heartbeat: HEARTBEAT,
+        };
+        ProcessTable::new(self.name(), specs, limits, floor)
+    }
+
+    /// The place of that edge among those of the node; None: it is a container.
+    pub(super) fn edge_place(&self, name: &ProcessName) -> Option<usize> {
+        (0..self.edges.len()).find(|place| edge_name(*place) == *name)
+    }
+}
+
+/// The process that a fault is for: places count through all nodes.
+pub(super) fn process_of(victim: Victim, scenario: &Scenario) -> ProcessId {
+    let (place, of_one, name): (usize, usize, fn(usize) -> ProcessName) = match victim {
+        Victim::Edge(place) => (place, scenario.edges, edge_name),
+        Victim::Container(place) => (place, scenario.containers, container_name),
+    };
+    ProcessId { node: NodeId(place / of_one), name: name(place % of_one) }
+}
+
+fn edge_name(place: usize) -> ProcessName {
     ProcessName::new(format!("edge{}", place + 1))
 }
 
-pub(super) fn container_name(place: usize) -> ProcessName {
+fn container_name(place: usize) -> ProcessName {
     ProcessName::new(format!("container{}", place + 1))
-}
-
-pub(super) fn user_name(place: usize) -> String {
-    ["alice", "bob", "carol", "dave"]
-        .get(place)
-        .map_or(format!("user{place}"), |name| (*name).into())
-}
-
-/// The processes of the scenario, all down; `floor` is below all numbers that are given.
-pub(super) fn table(scenario: &Scenario, edges: &[SocketAddr], floor: u64) -> ProcessTable {
-    let edge = |(place, own): (usize, &SocketAddr)| ProcessSpec {
-        name: edge_name(place),
-        process_type: ProcessType::Edge,
-        link: None,
-        link_address: None,
-        weight: topology::view::WEIGHT_DEFAULT,
-        addresses: vec![EdgeAddress {
-            transport: ListenerTransport::Udp,
-            own: *own,
-            public: own.to_string(),
-        }],
-    };
-    let container = |place| ProcessSpec {
-        name: container_name(place),
-        process_type: ProcessType::Container,
-        link: Some(format!("/run/{}.link", container_name(place)).into()),
-        link_address: None,
-        weight: topology::view::WEIGHT_DEFAULT,
-        addresses: Vec::new(),
-    };
-    let specs = edges.iter().enumerate().map(edge);
-    let specs = specs.chain((0..scenario.containers).map(container)).collect();
-    let limits = Limits {
-        restart: RestartPolicy::default(),
-        drain: Duration::from_secs(5),
-        heartbeat: HEARTBEAT,
-    };
-    ProcessTable::new("node1".to_owned(), specs, limits, floor)
-}
-
-/// The phones of the scenario.
-pub(super) fn phones(scenario: &Scenario, edges: &[SocketAddr], random: &Random) -> Vec<Phone> {
-    let mut phones: Vec<Phone> = Vec::new();
-    for (place, user) in scenario.phones.iter().enumerate() {
-        let user = user_name(*user);
-        let name = format!("{user}{}", place + 1);
-        let mut random = random.split(&name);
-        let registers_at = scenario::REGISTERING + random.between(Duration::ZERO, REGISTERING_FOR);
-        let address = SocketAddr::from(([192, 0, 2, 11 + place as u8], 5060));
-        phones.push(Phone::new((name, user), address, edges.to_vec(), random, registers_at));
-    }
-    phones
-}
-
-impl World {
-    /// The life of that name that the manager knows of.
-    pub(super) fn current(&self, name: &ProcessName) -> Option<LifeId> {
-        let is_it = |life: &Life| {
-            life.name == *name && !life.is_disowned && !matches!(life.process, Process::Dead)
-        };
-        self.lives.iter().rposition(is_it).map(LifeId)
-    }
-
-    pub(super) fn spawned(
-        &mut self,
-        name: ProcessName,
-        incarnation: Incarnation,
-    ) -> process_table::Event {
-        self.serves_alone(&name);
-        let life = LifeId(self.lives.len());
-        self.trace.note(&name, format_args!("is spawned as life {}", life.0));
-        self.lives.push(Life {
-            name: name.clone(),
-            incarnation,
-            process: Process::Booting,
-            is_stopped: false,
-            stood_until: None,
-            is_disowned: false,
-            reign: None,
-            words: Vec::new(),
-            armed: None,
-            held: Vec::new(),
-            last_word_at: self.now,
-        });
-        let at = self.now + self.manager_random.between(BOOT.0, BOOT.1);
-        self.schedule.at(at, Happening::Booted(life));
-        process_table::Event::Spawned { name, pid: life.0 as u32 }
-    }
-
-    pub(super) fn booted(&mut self, id: LifeId) {
-        let life = &self.lives[id.0];
-        if !matches!(life.process, Process::Booting) {
-            return; // killed meanwhile
-        }
-        match self.is_expected(id) {
-            Some(true) => {}
-            // Started by a manager that died before it could note that.
-            Some(false) => return self.dies(id),
-            None => return self.schedule.at(self.now + LOOKS_EVERY, Happening::Booted(id)),
-        }
-        let life = &self.lives[id.0];
-        let (name, incarnation) = (life.name.clone(), life.incarnation);
-        let view = self.view().expect("the manager has just welcomed it");
-        let edge = (0..self.edges.len()).find(|place| edge_name(*place) == name);
-        let process = match edge {
-            Some(place) => self.start_edge(id, &name, incarnation, place, &view),
-            None => {
-                let process = self.start_container(id, &name, incarnation);
-                self.lives[id.0].words.push(Word::View(view));
-                self.tell_manager(id, process_table::Event::Ready { name, incarnation });
-                process
-            }
-        };
-        self.lives[id.0].process = process;
-        self.schedule.at(self.now + HEARTBEAT.beat_interval(), Happening::Beats(id));
-        self.turn(id);
-    }
-
-    fn start_edge(
-        &mut self,
-        life: LifeId,
-        name: &ProcessName,
-        incarnation: Incarnation,
-        place: usize,
-        view: &TopologyView,
-    ) -> Process {
-        let start = EdgeStart {
-            life,
-            name: name.clone(),
-            incarnation,
-            address: self.edges[place],
-            keys: self.keys.clone(),
-            heartbeat: HEARTBEAT,
-        };
-        let instant = self.instant();
-        let socket = self.sockets.get_mut(&self.edges[place]).expect("every edge has its socket");
-        let mut around = edge_process::Surroundings {
-            now: self.now,
-            instant,
-            streams: &mut self.streams,
-            trace: &mut self.trace,
-            socket,
-            sent: &mut Vec::new(),
-            found: &mut Vec::new(),
-        };
-        Process::Edge(Box::new(EdgeProcess::new(start, view, &mut around)))
-    }
-
-    fn start_container(
-        &mut self,
-        life: LifeId,
-        name: &ProcessName,
-        incarnation: Incarnation,
-    ) -> Process {
-        let settings = registrar::Settings {
-            authenticate: false,
-            ..registrar::Settings::for_domains(["example.com"])
-        };
-        let store = self.store.of(life);
-        let registrar =
-            Registrar::new(settings, Arc::new(store.clone()), Arc::new(store.clone()), &self.keys)
-                .expect("the settings are good");
-        let transactions =
-            TransactionSettings { timers: Timers::default(), transactions_max: 10_000 };
-        let settings = ShardSettings {
-            name: name.clone(),
-            incarnation,
-            node: "node1".to_owned(),
-            keys: self.keys.clone(),
-            transactions,
-            commit_conflicts_max: 8,
-        };
-        let mut around = container_process::Surroundings {
-            now: self.now,
-            instant: self.base + self.now,
-            streams: &mut self.streams,
-            trace: &mut self.trace,
-        };
-        let (interval, clock) = (HEARTBEAT.interval, self.clock.clone());
-        let stores = (store, registrar);
-        let container = ContainerProcess::new(life, settings, interval, clock, stores, &mut around);
-        Process::Container(Box::new(container))
-    }
-
-    /// The process is no more.
-    pub(super) fn dies(&mut self, id: LifeId) {
-        let life = &mut self.lives[id.0];
-        if matches!(life.process, Process::Dead) {
-            return;
-        }
-        life.process = Process::Dead;
-        let (name, incarnation) = (life.name.clone(), life.incarnation);
-        for question in std::mem::take(&mut life.held) {
-            self.store.forget(question);
-        }
-        self.trace.note(&name, format_args!("life {} is dead", id.0));
-        self.streams.process_died(id, self.now);
-        self.schedule_wakes();
-        if !self.lives[id.0].is_disowned {
-            self.news(process_table::Event::Exited { name, incarnation });
-        }
-    }
-
-    /// One turn of a process's loop.
-    pub(super) fn turn(&mut self, id: LifeId) {
-        let (now, instant) = (self.now, self.instant());
-        let life = &mut self.lives[id.0];
-        if life.is_stopped {
-            return;
-        }
-        let (mut sent, mut found) = (Vec::new(), Vec::new());
-        let words = std::mem::take(&mut life.words);
-        let (turned, next) = match &mut life.process {
-            Process::Edge(edge) => {
-                let socket =
-                    self.sockets.get_mut(&edge.address()).expect("every edge has a socket");
-                let mut around = edge_process::Surroundings {
-                    now,
-                    instant,
-                    streams: &mut self.streams,
-                    trace: &mut self.trace,
-                    socket,
-                    sent: &mut sent,
-                    found: &mut found,
-                };
-                (edge.turn(words, &mut around), edge.next_turn(now, instant))
-            }
-            Process::Container(container) => {
-                let mut around = container_process::Surroundings {
-                    now,
-                    instant,
-                    streams: &mut self.streams,
-                    trace: &mut self.trace,
-                };
-                (container.turn(words, &mut around), container.next_turn(now, instant))
-            }
-            Process::Booting | Process::Dead => return,
-        };
-        let (name, incarnation) = (life.name.clone(), life.incarnation);
-        if life.armed.is_none_or(|armed| armed <= now || next < armed) {
-            life.armed = Some(next);
-            self.schedule.at(next.max(now), Happening::Wake(id));
-        }
-        for datagram in sent {
-            self.leaves(datagram);
-        }
-        for finding in found {
-            self.found(id, name.clone(), finding);
-        }
-        self.schedule_wakes();
-        self.schedule_questions();
-        match turned {
-            Turned::GoesOn => {}
-            Turned::Serves => {
-                self.tell_manager(id, process_table::Event::Ready { name, incarnation });
-            }
-            Turned::Ends => self.dies(id),
-        }
-    }
-
-    fn found(&mut self, by: LifeId, reporter: ProcessName, finding: Finding) {
-        let Finding { name, incarnation, responds } = finding;
-        let event = match responds {
-            true => process_table::Event::Responsive { reporter, name, incarnation },
-            false => process_table::Event::Unresponsive { reporter, name, incarnation },
-        };
-        self.tell_manager(by, event);
-    }
-
-    /// The process says that it lives, if its loop goes round.
-    pub(super) fn beats(&mut self, id: LifeId) {
-        let life = &self.lives[id.0];
-        if matches!(life.process, Process::Dead) {
-            return;
-        }
-        if !life.is_stopped && !life.is_disowned {
-            let (name, incarnation) = (life.name.clone(), life.incarnation);
-            let left = match &life.process {
-                Process::Container(container) => container.calls_left(),
-                Process::Edge(_) | Process::Booting | Process::Dead => 0,
-            };
-            self.tell_manager(id, process_table::Event::Alive { name, incarnation, left });
-        }
-        self.schedule.at(self.now + HEARTBEAT.beat_interval(), Happening::Beats(id));
-    }
-
-    pub(super) fn schedule_wakes(&mut self) {
-        for (at, life) in std::mem::take(&mut self.streams.wakes) {
-            self.schedule.at(at, Happening::Wake(life));
-        }
-    }
-
-    fn schedule_questions(&mut self) {
-        for question in self.store.unscheduled() {
-            let most = STORE.1.max(self.trouble.delay_max);
-            let at = self.now + self.store_random.between(STORE.0, most);
-            self.schedule.at(at, Happening::StoreTakesEffect(question));
-        }
-    }
-
-    pub(super) fn store_takes_effect(&mut self, question: QuestionId) {
-        let Some(asker) = self.store.asker(question) else { return };
-        let life = &mut self.lives[asker.0];
-        if life.is_stopped {
-            // The engine runs in the process; it goes on when that does.
-            return life.held.push(question);
-        }
-        let is_dead = matches!(life.process, Process::Dead);
-        // The writer of a killed process had it in hand, or not yet.
-        if is_dead && self.store_random.chance(500) {
-            return self.store.forget(question);
-        }
-        let is_commit = self.store.is_commit(question);
-        let per_mille = if is_commit { self.trouble.per_mille } else { 0 };
-        let fate = match self.store_random.chance(per_mille) {
-            false => CommitFate::Done,
-            true => match self.store_random.below(4) {
-                0 => CommitFate::Conflict,
-                1 => CommitFate::AppliedButUnknown,
-                2 => CommitFate::LostAndUnknown,
-                _ => CommitFate::Busy,
-            },
-        };
-        if let Some(applied) = self.store.take_effect(question, fate) {
-            for (key, _) in &applied.writes {
-                self.trace.note(&self.lives[asker.0].name, format_args!("wrote {key}"));
-            }
-            let judged_at = Clock::now(&self.clock);
-            self.invariants.applied(self.now, &applied, self.store.engine(), judged_at);
-        }
-        if is_dead {
-            return self.store.forget(question);
-        }
-        if !is_commit {
-            // Nothing can come between a read and its answer that could not come before the read.
-            self.store.answer(question);
-            return self.turn(asker);
-        }
-        let most = STORE.1.max(self.trouble.delay_max);
-        let at = self.now + self.store_random.between(STORE.0, most);
-        self.schedule.at(at, Happening::StoreAnswers(question));
-    }
 }

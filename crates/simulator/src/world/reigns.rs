@@ -25,43 +25,49 @@ impl World {
     /// Lets the manager's table act, and carries out what it wants; nothing happens while there is none.
     pub(super) fn manager(
         &mut self,
+        node: NodeId,
         act: impl FnOnce(&mut ProcessTable, Instant, &mut Vec<Effect>),
     ) {
         let mut effects = Vec::new();
         let now = self.instant();
-        let Some(table) = &mut self.table else { return };
+        let Some(table) = &mut self.nodes[node.0].table else { return };
         act(table, now, &mut effects);
         while !effects.is_empty() {
             let mut outcomes = Vec::new();
             for effect in effects.drain(..) {
-                match &mut self.manager_dies_after {
-                    Some(0) => return self.manager_dies(),
+                match &mut self.nodes[node.0].manager_dies_after {
+                    Some(0) => return self.manager_dies(node),
                     Some(effects) => *effects -= 1,
                     None => {}
                 }
-                outcomes.extend(self.carry_out(effect));
+                outcomes.extend(self.carry_out(node, effect));
             }
-            let Some(table) = &mut self.table else { return };
+            let Some(table) = &mut self.nodes[node.0].table else { return };
             for outcome in outcomes {
                 table.handle(outcome, now, &mut effects);
             }
         }
-        let deadline = self.table.as_ref().and_then(ProcessTable::next_deadline);
+        let managed = &mut self.nodes[node.0];
+        let deadline = managed.table.as_ref().and_then(ProcessTable::next_deadline);
         if let Some(deadline) = deadline {
             let at = self.now + deadline.saturating_duration_since(now);
-            if self.manager_armed.is_none_or(|armed| at < armed) {
-                self.manager_armed = Some(at);
-                self.schedule.at(at, Happening::ManagerTick);
+            if managed.manager_armed.is_none_or(|armed| at < armed) {
+                managed.manager_armed = Some(at);
+                self.schedule.at(at, Happening::ManagerTick(node));
             }
         }
     }
 
     /// Gives back what the table hears before anything else, as from the manager's loop: that a program was started.
-    fn carry_out(&mut self, effect: Effect) -> Option<process_table::Event> {
+    fn carry_out(&mut self, node: NodeId, effect: Effect) -> Option<process_table::Event> {
         match effect {
-            Effect::Spawn { name, incarnation } => return Some(self.spawned(name, incarnation)),
+            Effect::Spawn { name, incarnation } => {
+                return Some(self.spawned(ProcessId { node, name }, incarnation));
+            }
             Effect::Tell { name, command } => {
-                if let Some(life) = self.current(&name) {
+                let process = ProcessId { node, name };
+                if let Some(life) = self.current(&process) {
+                    let name = &process.name;
                     self.trace.note("manager", format_args!("tells {name} to {command:?}"));
                     let word = match command {
                         Command::Drain { deadline_ms } => {
@@ -81,7 +87,7 @@ impl World {
                 }
                 self.dies(life);
             }
-            Effect::Publish => self.publish(),
+            Effect::Publish => self.publish(node),
             Effect::Prepare { .. } => unreachable!("the simulated node has no servers"),
             Effect::Answer { .. } | Effect::Serving | Effect::Ended => {}
         }
@@ -93,27 +99,33 @@ impl World {
         !life.is_stopped && life.stood_until.is_none_or(|at| self.now > at + SILENCE_FELT)
     }
 
-    fn publish(&mut self) {
-        let Some(view) = self.view() else { return };
+    fn publish(&mut self, node: NodeId) {
+        let Some(view) = self.view(node) else { return };
         let states =
             view.processes.iter().map(|process| format!(" {}={}", process.name, process.state));
         let states: String = states.collect();
         self.trace.note("manager", format_args!("publishes{states}"));
-        for place in 0..self.lives.len() {
-            self.say(LifeId(place), Word::View(Arc::clone(&view)));
+        for place in self.lives_of(node) {
+            self.say(place, Word::View(Arc::clone(&view)));
         }
     }
 
-    /// The picture as the manager has it.
-    pub(super) fn view(&self) -> Option<Arc<TopologyView>> {
-        self.table.as_ref().map(|table| Arc::new(table.view()))
+    /// The lives that began on that node.
+    pub(super) fn lives_of(&self, node: NodeId) -> Vec<LifeId> {
+        let lives = self.lives.iter().enumerate().filter(|(_, life)| life.node == node);
+        lives.map(|(place, _)| LifeId(place)).collect()
+    }
+
+    /// The picture as the node's manager has it.
+    pub(super) fn view(&self, node: NodeId) -> Option<Arc<TopologyView>> {
+        self.nodes[node.0].table.as_ref().map(|table| Arc::new(table.view()))
     }
 
     /// The manager says something to a process that it has welcomed; it arrives in order, and some time.
     pub(super) fn say(&mut self, id: LifeId, word: Word) {
         let life = &mut self.lives[id.0];
         let is_welcomed = matches!(life.process, Process::Edge(_) | Process::Container(_));
-        if life.is_disowned || !is_welcomed || life.reign != Some(self.reign) {
+        if life.is_disowned || !is_welcomed || life.reign != Some(self.nodes[life.node.0].reign) {
             return;
         }
         let most = match word {
@@ -128,30 +140,33 @@ impl World {
 
     /// A process says something to the manager, if it has one.
     pub(super) fn tell_manager(&mut self, by: LifeId, event: process_table::Event) {
-        if self.lives[by.0].reign == Some(self.reign) {
-            self.news(event);
+        let life = &self.lives[by.0];
+        let node = life.node;
+        if life.reign == Some(self.nodes[node.0].reign) {
+            self.news(node, event);
         }
     }
 
     /// Something reaches the manager that is there now.
-    pub(super) fn news(&mut self, event: process_table::Event) {
+    pub(super) fn news(&mut self, node: NodeId, event: process_table::Event) {
         let at = self.now + self.manager_random.between(NEWS.0, NEWS.1);
-        self.schedule.at(at, Happening::Manager(self.reign, event));
+        self.schedule.at(at, Happening::Manager(node, self.nodes[node.0].reign, event));
     }
 
-    pub(super) fn manager_dies(&mut self) {
-        self.manager_dies_after = None;
-        let Some(table) = self.table.take() else { return };
+    pub(super) fn manager_dies(&mut self, id: NodeId) {
+        let node = &mut self.nodes[id.0];
+        node.manager_dies_after = None;
+        let Some(table) = node.table.take() else { return };
         self.trace.note("manager", "is dead");
-        self.record = (table.record(), table.numbers_used());
-        self.manager_armed = None;
-        self.reign.0 += 1;
+        node.record = (table.record(), table.numbers_used());
+        node.manager_armed = None;
+        node.reign.0 += 1;
         let revival = self.manager_random.between(REVIVAL.0, REVIVAL.1);
-        self.schedule.at(self.now + revival, Happening::ManagerRevived);
+        self.schedule.at(self.now + revival, Happening::ManagerRevived(id));
     }
 
-    pub(super) fn manager_revived(&mut self) {
-        let (mut recorded, numbers_used) = std::mem::take(&mut self.record);
+    pub(super) fn manager_revived(&mut self, id: NodeId) {
+        let (mut recorded, numbers_used) = std::mem::take(&mut self.nodes[id.0].record);
         let lives = |pid: u32| {
             let life = self.lives.get(pid as usize);
             life.is_some_and(|life| !life.is_disowned && !matches!(life.process, Process::Dead))
@@ -159,16 +174,18 @@ impl World {
         for process in &mut recorded {
             process.pid = process.pid.filter(|pid| lives(*pid));
         }
-        let mut table = node::table(&self.scenario, &self.edges, numbers_used);
-        table.resume(recorded, self.instant());
-        self.table = Some(table);
-        self.reign.0 += 1;
+        let now = self.instant();
+        let node = &mut self.nodes[id.0];
+        let mut table = node.table_from(numbers_used);
+        table.resume(recorded, now);
+        node.table = Some(table);
+        node.reign.0 += 1;
         self.trace.note("manager", "goes on as another one");
-        self.manager(|table, now, effects| {
+        self.manager(id, |table, now, effects| {
             table.handle(process_table::Event::NodeStarts, now, effects);
         });
-        for place in 0..self.lives.len() {
-            self.looks_for_manager(LifeId(place));
+        for life in self.lives_of(id) {
+            self.looks_for_manager(life);
         }
     }
 
@@ -179,47 +196,51 @@ impl World {
     }
 
     /// It has found one, which welcomes it or not.
-    pub(super) fn finds_manager(&mut self, id: LifeId) {
-        let life = &self.lives[id.0];
+    pub(super) fn finds_manager(&mut self, life_id: LifeId) {
+        let life = &self.lives[life_id.0];
         let state = match &life.process {
             Process::Edge(edge) => edge.state(),
             Process::Container(container) => container.state(),
             Process::Booting | Process::Dead => return,
         };
-        let is_connected = life.reign == Some(self.reign);
-        let Some(table) = &self.table else { return };
+        let node = &self.nodes[life.node.0];
+        let (id, reign) = (node.id, node.reign);
+        let is_connected = life.reign == Some(reign);
+        let Some(table) = &node.table else { return };
         if life.is_stopped || life.is_disowned || is_connected {
             return;
         }
         let (name, incarnation) = (life.name.clone(), life.incarnation);
-        if !table.knows(&name, id.0 as u32, incarnation) {
-            self.trace.note("manager", format_args!("does not know life {} of {name}", id.0));
-            return self.schedule.at(self.now, Happening::Said(id, Word::Stop));
+        if !table.knows(&name, life_id.0 as u32, incarnation) {
+            self.trace.note("manager", format_args!("does not know life {} of {name}", life_id.0));
+            return self.schedule.at(self.now, Happening::Said(life_id, Word::Stop));
         }
         self.trace.note(&name, format_args!("has come back {state}"));
-        self.lives[id.0].reign = Some(self.reign);
-        self.say(id, Word::Keys(self.keys.clone()));
-        if let Some(view) = self.view() {
-            self.say(id, Word::View(view));
+        self.lives[life_id.0].reign = Some(reign);
+        self.say(life_id, Word::Keys(self.keys.clone()));
+        if let Some(view) = self.view(id) {
+            self.say(life_id, Word::View(view));
         }
-        self.news(process_table::Event::Returned { name, incarnation, state });
+        self.news(id, process_table::Event::Returned { name, incarnation, state });
     }
 
     /// A program that was started finds the manager; whether it is welcomed. None: nobody is there yet.
     pub(super) fn is_expected(&mut self, id: LifeId) -> Option<bool> {
-        let table = self.table.as_ref()?;
-        let is_expected = table.expects(&self.lives[id.0].name, id.0 as u32).is_some();
-        self.lives[id.0].reign = Some(self.reign);
+        let life = &mut self.lives[id.0];
+        let node = &self.nodes[life.node.0];
+        let is_expected = node.table.as_ref()?.expects(&life.name, id.0 as u32).is_some();
+        life.reign = Some(node.reign);
         Some(is_expected)
     }
 
     /// Another program of that name is started, so no other life of it may serve.
-    pub(super) fn serves_alone(&mut self, name: &ProcessName) {
+    pub(super) fn serves_alone(&mut self, started: &ProcessId) {
         let serves = |life: &Life| {
             let process = matches!(life.process, Process::Edge(_) | Process::Container(_));
-            life.name == *name && process && !life.is_disowned
+            life.is_of(started) && process && !life.is_disowned
         };
         if self.lives.iter().any(serves) {
+            let name = &started.name;
             let what = format!("{name} is started although it lives");
             self.invariants.violated_by(self.now, name.as_str(), what);
         }
