@@ -22,7 +22,7 @@ use futures_util::future::BoxFuture;
 use registrar::Registrar;
 use state::clock::Clock;
 use state::{CommitError, Key, Record, Store, StoreError, Version};
-use topology::ProcessState;
+use topology::{ProcessName, ProcessState};
 use transport::link::{LinkFrame, LinkReceiver, LinkSender, Refused, SendError};
 
 use crate::agent::Timekeeper;
@@ -85,7 +85,8 @@ struct Link {
 /// One life of a container.
 pub struct ContainerProcess {
     life: LifeId,
-    settings: ShardSettings,
+    /// Its name among all nodes.
+    listens_as: ProcessName,
     heartbeat_interval: Duration,
     clock: NodeClock,
     store: StoreOfLife,
@@ -110,14 +111,16 @@ impl ContainerProcess {
         heartbeat_interval: Duration,
         clock: NodeClock,
         (store, registrar): (StoreOfLife, Registrar),
+        listens_as: ProcessName,
         around: &mut Surroundings<'_>,
     ) -> ContainerProcess {
-        around.streams.listen(&settings.name, life);
-        let mut shard = Shard::new(settings.clone(), around.instant, clock.wall());
+        around.streams.listen(&listens_as, life);
+        let mut shard = Shard::new(settings, around.instant, clock.wall());
         let applications = SessionApplications::new(vec![Arc::new(Timekeeper::default())]);
         shard.host(applications, vec!["example.com".to_owned()]);
         ContainerProcess {
             life,
+            listens_as,
             heartbeat_interval,
             clock,
             store,
@@ -132,7 +135,6 @@ impl ContainerProcess {
             is_ticking: false,
             ends_at: None,
             is_wedged: false,
-            settings,
         }
     }
 
@@ -220,7 +222,7 @@ impl ContainerProcess {
     }
 
     fn accept(&mut self, around: &mut Surroundings<'_>) {
-        while let Some(stream) = around.streams.accept(&self.settings.name, self.life) {
+        while let Some(stream) = around.streams.accept(&self.listens_as, self.life) {
             self.next_link += 1;
             let link = Link { stream, sender: LinkSender::new(), receiver: LinkReceiver::new() };
             self.links.insert(LinkId(self.next_link), link);
@@ -364,7 +366,7 @@ impl ContainerProcess {
 
     fn send(&mut self, link: LinkId, frame: &LinkFrame, around: &mut Surroundings<'_>) {
         if let LinkFrame::Outgoing { bytes, .. } = frame {
-            around.trace.message(&self.settings.name, "sends", bytes);
+            around.trace.message(&self.listens_as, "sends", bytes);
         }
         let error = match self.links.get_mut(&link).map(|link| link.sender.try_send(frame)) {
             Some(Ok(())) => return,
@@ -416,7 +418,7 @@ impl ContainerProcess {
             }
             Ok(Finished::Committed(commit, result)) => {
                 if let Err(error) = &result {
-                    around.trace.note(&self.settings.name, format_args!("commit failed: {error}"));
+                    around.trace.note(&self.listens_as, format_args!("commit failed: {error}"));
                 }
                 self.shard.committed(commit, result, now, effects);
             }

@@ -19,8 +19,8 @@ use edge::server::opening::{Opening, Serves};
 use edge::{Listener, Listeners};
 use sip::{Frame, Message};
 use topology::{
-    HeartbeatSettings, Incarnation, KeyRing, ProcessName, ProcessState, RouteState, RoutingTable,
-    TopologyView,
+    HeartbeatSettings, Incarnation, KeyRing, ProcessEntry, ProcessName, ProcessState, RouteState,
+    RoutingTable, TopologyView,
 };
 use transport::link::{Destination, LinkFrame, SendError};
 use transport::{Flow, Transport};
@@ -62,6 +62,8 @@ pub struct EdgeStart {
     pub life: LifeId,
     /// Its name.
     pub name: ProcessName,
+    /// Its name among all nodes, for the story.
+    pub shown: ProcessName,
     /// Its incarnation.
     pub incarnation: Incarnation,
     /// Where it listens, by UDP.
@@ -214,18 +216,18 @@ impl EdgeProcess {
     fn take_view(&mut self, view: &TopologyView, around: &mut Surroundings<'_>) {
         let mut changes = Vec::new();
         self.routing.notification(view, around.instant, &mut changes);
-        let others = view.edges().filter(|edge| edge.name != self.start.name);
+        let others = view.edges().filter(|edge| edge.name != self.start.name && is_there(edge));
         self.other_edges =
             others.flat_map(|edge| edge.addresses.iter().map(|address| address.own)).collect();
         self.other_edges.sort_unstable();
-        let containers = || view.containers().filter(|container| container.link.is_some());
+        let containers = || view.containers().filter(|container| is_linked_to(container));
         self.named = containers().map(|container| container.name.clone()).collect();
         let is_ready = |state| matches!(state, ProcessState::Ready | ProcessState::Draining);
         self.ready = containers()
             .filter(|container| is_ready(container.state))
             .map(|container| container.name.clone())
             .collect();
-        self.name_links(around.now);
+        self.name_links(view, around);
         self.follow(&changes, around);
     }
 
@@ -331,6 +333,19 @@ impl EdgeProcess {
     fn next_seed(&mut self) -> u64 {
         self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         self.seed
+    }
+}
+
+/// As the edge has it: flows of another node's edge go with that node.
+fn is_there(edge: &ProcessEntry) -> bool {
+    edge.name.parts().1.is_none() || edge.state != ProcessState::Down
+}
+
+/// As the edge has it: by a path on its own node, by an address on another one.
+fn is_linked_to(container: &ProcessEntry) -> bool {
+    match container.name.parts().1 {
+        None => container.link.is_some(),
+        Some(_) => container.link_address.is_some(),
     }
 }
 

@@ -5,7 +5,7 @@
 //! | no acknowledged binding is lost | at each 200, each commit, and the end | REGISTER was answered before its commit |
 //! | a call that goes on is on record, one that is answered as answered | at the caller's first 1xx and 2xx | 100 left before the set-up's commit, a 2xx before its event's; a session acted before its commit, or without one |
 //! | the phone of a callee rings once for a call | at each INVITE that a phone gets | a successor derived its own branches |
-//! | a record of a set-up or session, taken over from a life, is never written by that life again | at each commit | claims and updates expected any version |
+//! | a record of a set-up or session, taken over from a life, is never written by that life again; between nodes that do not hear each other: not without having read it | at each commit | claims and updates expected any version |
 //! | no committed session is lost: its record goes only when all of its legs have ended | at each commit, every five seconds | a claim deleted the record; a record lived eight seconds |
 //! | a timer of a session commits at most once, a periodic one once in a period | at each commit | a timer that had fired stayed; a period was halved |
 //! | who has an acknowledged binding is not called in vain | when a call is refused for want of bindings | a look-up found nobody, sometimes |
@@ -30,7 +30,7 @@ use futures_util::FutureExt;
 use registrar::registrations;
 use sip::Message;
 use state::engine::fake::FakeStore;
-use state::{Change, Key, Store, UnixMillis};
+use state::{Change, Key, Space, Store, UnixMillis};
 
 use crate::agent;
 use crate::phone::{CallName, Observation, Outcome};
@@ -76,7 +76,14 @@ pub struct Promises {
     pub records_may_stay: bool,
     /// Nobody is told of a fault: no 5xx while a container serves, no time-out.
     pub faults_are_hidden: bool,
+    /// Several nodes share the store, and judge each other.
+    pub is_cluster: bool,
 }
+
+/// How far the clocks of two nodes are apart at most: so much earlier than was promised a binding may end.
+const CLOCKS_APART_MAX: Moment = Moment::from_millis(500);
+/// How long before its commit stands a timer may have begun, where commits wait for a failover.
+const COMMITS_WAIT_MAX: Moment = Moment::from_secs(5);
 
 impl Promises {
     /// The promises of the code as it stands.
@@ -84,15 +91,20 @@ impl Promises {
         let kinds = scenario.kinds();
         let has = |kind| kinds.contains(&kind);
         // A store that refuses a commit refuses the call that needs it.
-        let calls_stand = !has(Kind::Store);
+        let store_refuses = has(Kind::Store) || has(Kind::Node) || has(Kind::Partition);
+        let calls_stand = !store_refuses;
         // An edge that is stopped for good leaves no flow to whoever registered by it.
-        let bindings_are_found = !has(Kind::Edge);
+        let bindings_are_found = !has(Kind::Edge) && !has(Kind::Node) && !has(Kind::Partition);
         Promises {
             calls_stand,
             bindings_are_found,
             clock_may_jump: has(Kind::Clock),
-            records_may_stay: has(Kind::Store) || has(Kind::SlowStore) || has(Kind::Clock),
-            faults_are_hidden: !has(Kind::Store),
+            records_may_stay: store_refuses
+                || has(Kind::SlowStore)
+                || has(Kind::Clock)
+                || has(Kind::Primary),
+            faults_are_hidden: !store_refuses && !has(Kind::Primary),
+            is_cluster: scenario.is_cluster(),
         }
     }
 }
@@ -114,6 +126,8 @@ pub struct Invariants {
     reachable: BTreeMap<CallName, Vec<usize>>,
     /// The lives that have written a record, in the order of their first write.
     writers: BTreeMap<Key, Vec<LifeId>>,
+    /// The lives that know how a record was written last, where reads take time.
+    seen: BTreeMap<Key, BTreeSet<LifeId>>,
     rang: BTreeSet<CallName>,
     by_agent: BTreeSet<CallName>,
     /// The calls of which a set-up or a session is on record, and whether it says that they were answered.
@@ -135,6 +149,7 @@ impl Invariants {
             callers: BTreeMap::new(),
             reachable: BTreeMap::new(),
             writers: BTreeMap::new(),
+            seen: BTreeMap::new(),
             rang: BTreeSet::new(),
             by_agent: BTreeSet::new(),
             on_record: BTreeMap::new(),
@@ -255,12 +270,16 @@ impl Invariants {
                 continue;
             }
             let writers = self.writers.entry(key.clone()).or_default();
+            let seen = self.seen.entry(key.clone()).or_default();
+            let has_seen = std::mem::replace(seen, BTreeSet::from([applied.by]));
             if writers.last() == Some(&applied.by) {
                 continue;
             }
+            // Two nodes that do not hear each other may take a record over by turns, but never without having looked.
+            let is_blind = !writers.is_empty() && !has_seen.contains(&applied.by);
             let is_back = writers.contains(&applied.by);
             writers.push(applied.by);
-            if is_back {
+            if if self.promises.is_cluster { is_blind } else { is_back } {
                 let what = format!("{key} has two owners that both commit: {writers:?}");
                 self.violated(now, what);
             }
@@ -274,6 +293,14 @@ impl Invariants {
         }
         if applied.writes.iter().any(|(key, _)| key.space == registrar::bindings::SPACE) {
             self.bindings_stand(now, engine, judged_at);
+        }
+    }
+
+    /// A life reads a record, or some of a space.
+    pub fn read(&mut self, by: LifeId, space: &Space, key: Option<&Key>) {
+        let is_read = |known: &Key| key.map_or(known.space == *space, |key| key == known);
+        for (_, seen) in self.seen.iter_mut().filter(|(known, _)| is_read(known)) {
+            seen.insert(by);
         }
     }
 
@@ -345,7 +372,8 @@ impl Invariants {
             self.noted(&leg.call_id, leg.state == LegState::Confirmed);
         }
         let began = *self.began.entry(key.clone()).or_insert(now);
-        let periods = (now - began).as_millis() / agent::PERIOD.as_millis();
+        let waited = if self.promises.is_cluster { COMMITS_WAIT_MAX } else { Moment::ZERO };
+        let periods = (now - began + waited).as_millis() / agent::PERIOD.as_millis();
         let ticks = u128::from(agent::count(&session, agent::TICKS));
         if !self.promises.clock_may_jump && ticks > periods + 1 {
             self.violated(now, format!("{key}: {ticks} ticks in {periods} periods"));
@@ -360,7 +388,8 @@ impl Invariants {
 
     /// Every acknowledged binding is in the store.
     pub fn bindings_stand(&mut self, now: Moment, engine: &FakeStore, judged_at: UnixMillis) {
-        let promised = self.bindings.values().filter(|binding| binding.until > now);
+        let judged = if self.promises.is_cluster { now + CLOCKS_APART_MAX } else { now };
+        let promised = self.bindings.values().filter(|binding| binding.until > judged);
         let promised: Vec<Binding> = promised.cloned().collect();
         let stored =
             registrations(engine, judged_at).now_or_never().expect("the engine answers at once");

@@ -48,14 +48,35 @@ pub enum Fault {
     LateViews(Duration, Duration),
     /// An operator restarts a process.
     Restart(Victim),
-    /// SIGKILL to the manager.
-    KillManager,
+    /// SIGKILL to the manager of a node.
+    KillManager(usize),
     /// SIGKILL to the manager when it has carried out so many effects of an operator's restart of a container.
     KillManagerRestarting(usize, u8),
     /// Somebody sets the node's clock.
     ClockStep(Direction, Duration),
     /// A container's SIP stands still for so long, while its heart beats.
     Wedge(usize, Duration),
+    /// A node loses its power, and has it again after so long.
+    LoseNode(usize, Duration),
+    /// A node is cut off for so long.
+    CutOff(usize, CutFrom, Duration),
+    /// What the first node sends does not reach the second one for so long.
+    OneWayLoss(usize, usize, Duration),
+    /// What managers tell each other takes up to so long, and is overtaken, for a while.
+    LateSnapshots(Duration, Duration),
+    /// The process that serves a shard of the store dies.
+    KillPrimary(usize),
+}
+
+/// From what a node is cut off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CutFrom {
+    /// The other nodes' managers, edges and containers, but not from the store.
+    Nodes,
+    /// The store's other hosts.
+    Store,
+    /// Both.
+    Everything,
 }
 
 /// Which process.
@@ -95,6 +116,12 @@ pub enum Kind {
     Manager,
     /// The clock is set.
     Clock,
+    /// A node is lost.
+    Node,
+    /// A node is cut off, in one direction or both.
+    Partition,
+    /// A primary of the store is lost.
+    Primary,
 }
 
 impl Fault {
@@ -111,8 +138,11 @@ impl Fault {
             Fault::CutLink => Kind::Link,
             Fault::SlowStore(..) => Kind::SlowStore,
             Fault::TroubledStore(..) => Kind::Store,
-            Fault::LateViews(..) => Kind::Views,
-            Fault::KillManager | Fault::KillManagerRestarting(..) => Kind::Manager,
+            Fault::LateViews(..) | Fault::LateSnapshots(..) => Kind::Views,
+            Fault::LoseNode(..) => Kind::Node,
+            Fault::CutOff(..) | Fault::OneWayLoss(..) => Kind::Partition,
+            Fault::KillPrimary(_) => Kind::Primary,
+            Fault::KillManager(_) | Fault::KillManagerRestarting(..) => Kind::Manager,
             Fault::ClockStep(..) => Kind::Clock,
         }
     }
@@ -155,9 +185,11 @@ pub struct PlannedCall {
 /// Everything that a seed decides beforehand.
 #[derive(Debug, Clone)]
 pub struct Scenario {
-    /// How many edges.
+    /// How many nodes.
+    pub nodes: usize,
+    /// How many edges each node has.
     pub edges: usize,
-    /// How many containers.
+    /// How many containers each node has.
     pub containers: usize,
     /// The place of each phone's user; users have one or two phones.
     pub phones: Vec<usize>,
@@ -192,7 +224,36 @@ impl Scenario {
         });
         let faults = faults.collect();
         let rotation = random.chance(300).then(|| random.between(TROUBLE, CALM));
-        Scenario { edges, containers, phones, weather, calls, faults, rotation }
+        let one =
+            Scenario { nodes: 1, edges, containers, phones, weather, calls, faults, rotation };
+        let mut random = seed.split("nodes");
+        match 1 + random.place(3) {
+            1 => one,
+            nodes => one.on(nodes, &mut random),
+        }
+    }
+
+    /// The same phones and calls on several nodes, with faults of their own.
+    fn on(self, nodes: usize, random: &mut Random) -> Scenario {
+        let (edges, containers) = (1, 1 + random.place(2));
+        let count = random.place(5);
+        let faults = (0..count).map(|_| {
+            let at = moment(random, &self.calls);
+            let is_of_cluster = random.chance(600);
+            let fault = if is_of_cluster {
+                fault_of_cluster(random, nodes)
+            } else {
+                fault(random, nodes * edges, nodes * containers).among(nodes, random)
+            };
+            (at, fault)
+        });
+        let faults = faults.collect();
+        Scenario { nodes, edges, containers, faults, ..self }
+    }
+
+    /// Whether several nodes share the store.
+    pub fn is_cluster(&self) -> bool {
+        self.nodes > 1
     }
 
     /// The kinds of faults that come.
@@ -275,7 +336,7 @@ fn fault(random: &mut Random, edges: usize, containers: usize) -> Fault {
         11 => Fault::Wedge(container, lasting),
         12 if random.chance(500) => Fault::Restart(Victim::Edge(edge)),
         12 => Fault::Restart(Victim::Container(container)),
-        13 => Fault::KillManager,
+        13 => Fault::KillManager(0),
         14 => Fault::KillManagerRestarting(container, random.below(6) as u8),
         _ => {
             let by = millis(2_000, 3_600_000);
@@ -283,6 +344,38 @@ fn fault(random: &mut Random, edges: usize, containers: usize) -> Fault {
             let direction = if random.chance(500) { Direction::Forward } else { Direction::Back };
             Fault::ClockStep(direction, by)
         }
+    }
+}
+
+impl Fault {
+    /// The same fault in a cluster.
+    fn among(self, nodes: usize, random: &mut Random) -> Fault {
+        match self {
+            Fault::KillManager(_) => Fault::KillManager(random.place(nodes)),
+            // A node whose clock is that far off does not become ready.
+            Fault::ClockStep(_, by) => {
+                Fault::LateSnapshots(Duration::from_secs(2), by.min(Duration::from_secs(8)))
+            }
+            other => other,
+        }
+    }
+}
+
+fn fault_of_cluster(random: &mut Random, nodes: usize) -> Fault {
+    let lasting = random.between(Duration::from_millis(200), Duration::from_secs(12));
+    let node = random.place(nodes);
+    let other = (node + 1 + random.place(nodes - 1)) % nodes;
+    match random.below(8) {
+        0 | 1 => Fault::LoseNode(node, lasting),
+        2 => Fault::CutOff(node, CutFrom::Nodes, lasting),
+        3 => Fault::CutOff(node, CutFrom::Store, lasting),
+        4 => Fault::CutOff(node, CutFrom::Everything, lasting),
+        5 => Fault::OneWayLoss(node, other, lasting),
+        6 => {
+            let delay_max = random.between(Duration::from_millis(50), Duration::from_secs(3));
+            Fault::LateSnapshots(delay_max, lasting)
+        }
+        _ => Fault::KillPrimary(node),
     }
 }
 
@@ -299,6 +392,6 @@ mod tests {
             assert!(scenario.faults.iter().all(|(at, _)| (TROUBLE..CALM).contains(at)));
             assert!(scenario.calls.iter().all(|call| call.callee < scenario.users()));
         }
-        assert_eq!(kinds.len(), 8, "{kinds:?}");
+        assert_eq!(kinds.len(), 11, "{kinds:?}");
     }
 }

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
@@ -21,6 +22,7 @@ use state::{
 
 use crate::clock::NodeClock;
 use crate::random::Random;
+use crate::schedule::Moment;
 use crate::streams::LifeId;
 
 /// Names a question to the store; never given twice in a world.
@@ -40,6 +42,8 @@ pub enum CommitFate {
     LostAndUnknown,
     /// Too many wait.
     Busy,
+    /// There are too few copies.
+    BelowQuota,
 }
 
 /// What was asked.
@@ -60,6 +64,7 @@ enum Answer {
 #[derive(Debug)]
 struct Entry {
     by: LifeId,
+    asked: Moment,
     question: Option<Question>,
     answer: Option<Answer>,
     is_told: bool,
@@ -73,6 +78,7 @@ struct Desk {
     next: u64,
     /// Of a thousand reads so many are answered at once.
     instant_reads: u32,
+    now: Moment,
     random: Random,
 }
 
@@ -107,6 +113,7 @@ impl SimulatedStore {
             unscheduled: Vec::new(),
             next: 0,
             instant_reads: 0,
+            now: Moment::ZERO,
             random,
         };
         SimulatedStore { engine, desk: Arc::new(Mutex::new(desk)) }
@@ -115,6 +122,53 @@ impl SimulatedStore {
     /// Of a thousand reads so many are answered at once, as those of a memory map are; the others lie on the desk.
     pub fn set_instant_reads(&self, per_mille: u32) {
         self.desk().instant_reads = per_mille;
+    }
+
+    /// Virtual time has come to that moment.
+    pub fn pass(&self, now: Moment) {
+        self.desk().now = now;
+    }
+
+    /// When it was asked, and the hash of the tag that it is about; None: it is about all of them.
+    pub fn asked(&self, id: QuestionId) -> Option<(Moment, Option<u64>)> {
+        let desk = self.desk();
+        let entry = desk.entries.get(&id)?;
+        let tag = match entry.question.as_ref()? {
+            Question::Read(key) => Some(&key.tag),
+            Question::Scan { prefix: Prefix::Tag { tag, .. }, .. } => Some(tag),
+            Question::Scan { .. } => None,
+            Question::Commit(batch) => batch.writes.first().map(|write| &write.key.tag),
+        };
+        let hash = tag.map(|tag| {
+            let mut hasher = DefaultHasher::new();
+            tag.hash(&mut hasher);
+            hasher.finish()
+        });
+        Some((entry.asked, hash))
+    }
+
+    /// The records that it reads: one, or all of a space.
+    pub fn reads(&self, id: QuestionId) -> Option<(Space, Option<Key>)> {
+        match self.desk().entries.get(&id)?.question.as_ref()? {
+            Question::Read(key) => Some((key.space.clone(), Some(key.clone()))),
+            Question::Scan { space, .. } => Some((space.clone(), None)),
+            Question::Commit(_) => None,
+        }
+    }
+
+    /// Nobody who could answer is reached in time: nothing is done.
+    pub fn give_up(&self, id: QuestionId) {
+        let unreachable = || StoreError::Unreachable {
+            shard: "a shard".to_owned(),
+            reason: "the simulator cut it off".to_owned(),
+        };
+        if let Some(entry) = self.desk().entries.get_mut(&id) {
+            entry.answer = entry.question.take().map(|question| match question {
+                Question::Read(_) => Answer::Read(Err(unreachable())),
+                Question::Scan { .. } => Answer::Scan(Err(unreachable())),
+                Question::Commit(_) => Answer::Commit(Err(unreachable().into())),
+            });
+        }
     }
 
     fn reads_at_once(&self) -> bool {
@@ -213,6 +267,7 @@ impl SimulatedStore {
         let unknown = || CommitError::Unknown { reason: "the simulator says so" };
         match fate {
             CommitFate::Busy => (Err(StoreError::Busy { waiting: 1 }.into()), None),
+            CommitFate::BelowQuota => (Err(below_quota().into()), None),
             CommitFate::LostAndUnknown => (Err(unknown()), None),
             CommitFate::Conflict => match batch.writes.into_iter().next() {
                 Some(first) => {
@@ -243,6 +298,7 @@ impl SimulatedStore {
         let id = QuestionId(desk.next);
         let entry = Entry {
             by,
+            asked: desk.now,
             question: Some(question),
             answer: None,
             is_told: false,
@@ -256,6 +312,10 @@ impl SimulatedStore {
     fn desk(&self) -> MutexGuard<'_, Desk> {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn below_quota() -> StoreError {
+    StoreError::BelowQuota { primary: ([10, 0, 0, 1], 6220).into(), copies: 1, found: 0 }
 }
 
 /// The fake engine never waits by itself.
@@ -389,6 +449,7 @@ mod tests {
             (CommitFate::LostAndUnknown, false),
             (CommitFate::Conflict, false),
             (CommitFate::Busy, false),
+            (CommitFate::BelowQuota, false),
         ] {
             let store = SimulatedStore::new(&NodeClock::default(), Random::new(1));
             let handle = store.of(LifeId(0));

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use container::shard::ShardSettings;
@@ -11,8 +12,9 @@ use registrar::Registrar;
 use sip::transaction::Timers;
 use state::clock::Clock;
 use topology::protocol::{Command, Request};
-use topology::{HeartbeatSettings, Incarnation, KeyRing, ProcessName, TopologyView};
+use topology::{HeartbeatSettings, Incarnation, KeyRing, ProcessName, ProcessType, TopologyView};
 
+use crate::cables::{CutId, Net};
 use crate::clock::NodeClock;
 use crate::container_process::{self, ContainerProcess};
 use crate::edge_process::{self, EdgeProcess, EdgeStart};
@@ -22,18 +24,22 @@ use crate::phone::{Mood, Observation, Phone, Plan};
 use crate::random::Random;
 use crate::scenario::{self, CallWay, Direction, Fault, PlannedCall, Scenario, Victim};
 use crate::schedule::{Moment, Schedule};
+use crate::shards::Shards;
 use crate::store::{CommitFate, QuestionId, SimulatedStore};
 use crate::streams::{LifeId, Streams};
 use crate::trace::{Recording, Trace};
 use crate::word::{Finding, Turned, Word};
 
 mod faults;
+mod members;
 mod node;
+mod partitions;
 mod processes;
 mod reigns;
 
+use self::members::Telling;
 use self::node::{Node, NodeId, ProcessId};
-use self::reigns::Reign;
+use self::reigns::{NEWS, Reign};
 
 /// The production defaults.
 const HEARTBEAT: HeartbeatSettings =
@@ -57,6 +63,12 @@ enum Happening {
     PhoneWake(usize),
     StoreTakesEffect(QuestionId),
     StoreAnswers(QuestionId),
+    /// A manager tells the others that it is there.
+    Speaks(NodeId, Reign),
+    Told(Box<Telling>),
+    PowerReturns(NodeId),
+    Mended(CutId),
+    GivenUp(CutId),
     Manager(NodeId, Reign, process_table::Event),
     ManagerTick(NodeId),
     ManagerRevived(NodeId),
@@ -90,6 +102,8 @@ enum Process {
 struct Life {
     node: NodeId,
     name: ProcessName,
+    /// Its name among all nodes.
+    shown: ProcessName,
     incarnation: Incarnation,
     process: Process,
     is_stopped: bool,
@@ -152,12 +166,16 @@ pub struct World {
     store: SimulatedStore,
     store_random: Random,
     trouble: StoreTrouble,
+    /// None: one node has all of the store.
+    shards: Option<Shards>,
+    members_random: Random,
+    snapshots_late: Duration,
+    /// When the last session message between two managers arrives.
+    last_told: BTreeMap<(NodeId, NodeId), Moment>,
     manager_random: Random,
     views_late: Duration,
     faults: Random,
-    keys: KeyRing,
     lives: Vec<Life>,
-    edges: Vec<SocketAddr>,
     sockets: BTreeMap<SocketAddr, VecDeque<Datagram>>,
     phones: Vec<Phone>,
     phone_wakes: Vec<Option<Moment>>,
@@ -212,12 +230,15 @@ impl World {
     fn new(seed: u64, recording: Recording) -> World {
         let scenario = Scenario::of(seed);
         let random = Random::new(seed);
-        let nodes = vec![Node::new(NodeId(0), &scenario)];
+        let base = Instant::now();
+        let node = |place| Node::new(NodeId(place), &scenario, base);
+        let nodes: Vec<Node> = (0..scenario.nodes).map(node).collect();
         let edges: Vec<SocketAddr> = nodes.iter().flat_map(|node| node.edges.clone()).collect();
-        // The embedded store looks at the clock of its node.
-        let store_clock = nodes[0].clock.clone();
+        let store_clock = processes::clocks(&nodes, &random);
+        let shards =
+            scenario.is_cluster().then(|| Shards::new(nodes.len(), random.split("shards")));
         let mut world = World {
-            base: Instant::now(),
+            base,
             now: Moment::ZERO,
             schedule: Schedule::default(),
             trace: Trace::new(recording),
@@ -229,10 +250,13 @@ impl World {
             nodes,
             store_random: random.split("store"),
             trouble: StoreTrouble::default(),
+            shards,
+            members_random: random.split("members"),
+            snapshots_late: Duration::ZERO,
+            last_told: BTreeMap::new(),
             manager_random: random.split("manager"),
             views_late: Duration::ZERO,
             faults: random.split("whom"),
-            keys: KeyRing::new([7; 32]),
             lives: Vec::new(),
             sockets: edges.iter().map(|edge| (*edge, VecDeque::new())).collect(),
             phones: processes::phones(&scenario, &edges, &random),
@@ -240,7 +264,6 @@ impl World {
             calls: Vec::new(),
             tickets: 0,
             is_over: false,
-            edges,
             scenario,
         };
         world.plan();
@@ -252,20 +275,27 @@ impl World {
         self.now = moment;
         self.trace.at(moment);
         self.store_clock.pass(moment);
+        self.store.pass(moment);
         self.nodes.iter().for_each(|node| node.clock.pass(moment));
     }
 
     fn ail_store(&mut self, trouble: StoreTrouble) {
         self.trouble = trouble;
-        self.store.set_instant_reads(if trouble.delay_max.is_zero() { INSTANT_READS } else { 0 });
+        let is_instant = trouble.delay_max.is_zero() && !self.scenario.is_cluster();
+        self.store.set_instant_reads(if is_instant { INSTANT_READS } else { 0 });
     }
 
     /// Schedules what the scenario has.
     fn plan(&mut self) {
         self.ail_store(StoreTrouble::default());
         self.trace.note("scenario", format_args!("{:?}", self.scenario));
-        let starts = process_table::Event::NodeStarts;
-        self.schedule.at(Moment::ZERO, Happening::Manager(NodeId(0), Reign::default(), starts));
+        for node in (0..self.nodes.len()).map(NodeId) {
+            let (starts, reign) = (process_table::Event::NodeStarts, Reign::default());
+            self.schedule.at(Moment::ZERO, Happening::Manager(node, reign, starts));
+            if self.scenario.is_cluster() {
+                self.schedule.at(Moment::ZERO, Happening::Speaks(node, reign));
+            }
+        }
         for (number, call) in self.scenario.calls.clone().into_iter().enumerate() {
             self.schedule.at(call.at, Happening::Call(format!("call-{number}"), call));
         }
@@ -302,6 +332,11 @@ impl World {
                     self.turn(asker);
                 }
             }
+            Happening::Speaks(node, reign) => self.speaks(node, reign),
+            Happening::Told(telling) => self.told(*telling),
+            Happening::PowerReturns(node) => self.power_returns(node),
+            Happening::Mended(cut) => self.is_mended(cut),
+            Happening::GivenUp(cut) => self.given_up(cut),
             Happening::Manager(node, reign, event) => {
                 if reign == self.nodes[node.0].reign {
                     self.manager(node, |table, now, effects| table.handle(event, now, effects));
@@ -318,6 +353,9 @@ impl World {
             }
             Happening::Booted(life) => self.booted(life),
             Happening::Said(life, word) => {
+                if let Word::View(view) = &word {
+                    self.says_where(life, &Arc::clone(view));
+                }
                 self.lives[life.0].words.push(word);
                 self.turn(life);
             }
@@ -328,22 +366,28 @@ impl World {
             Happening::RotateKeys => self.rotate_keys(),
             Happening::DiesAtLast(life) => self.dies(life),
             Happening::StoreRecovers => self.ail_store(StoreTrouble::default()),
-            Happening::ViewsRecover => self.views_late = Duration::ZERO,
+            Happening::ViewsRecover => {
+                (self.views_late, self.snapshots_late) = (Duration::ZERO, Duration::ZERO);
+            }
             Happening::Call(name, call) => self.call(name, call),
             Happening::Calm => self.calm(),
-            Happening::RegisterAgain => {
-                for place in 0..self.phones.len() {
-                    self.with_phone(place, |phone, now| phone.register_now(now));
-                }
-            }
+            Happening::RegisterAgain => self.register_again(),
             Happening::Encore => self.encore(),
-            Happening::Look => {
-                self.look_at_records();
-                self.is_over =
-                    self.now > scenario::ENCORE + Duration::from_secs(30) && self.rests();
-                self.schedule.at(self.now + scenario::LOOKS_EVERY, Happening::Look);
-            }
+            Happening::Look => self.look(),
         }
+    }
+
+    fn register_again(&mut self) {
+        for place in 0..self.phones.len() {
+            self.with_phone(place, |phone, now| phone.register_now(now));
+        }
+    }
+
+    /// Looks whether everything that must hold does, and whether everything is over.
+    fn look(&mut self) {
+        self.look_at_records();
+        self.is_over = self.now > scenario::ENCORE + Duration::from_secs(30) && self.rests();
+        self.schedule.at(self.now + scenario::LOOKS_EVERY, Happening::Look);
     }
 
     fn arrives(&mut self, datagram: Datagram) {
@@ -353,6 +397,9 @@ impl World {
             return self.with_phone(place, |phone, now| phone.datagram(datagram, now));
         }
         let to = datagram.to;
+        if self.node_at(to).is_some_and(|node| self.streams.cables.is_dark(node.0)) {
+            return;
+        }
         let Some(socket) = self.sockets.get_mut(&to) else { return };
         if socket.len() < SOCKET_MAX {
             socket.push_back(datagram);
@@ -395,14 +442,26 @@ impl World {
     }
 
     fn leaves(&mut self, datagram: Datagram) {
+        let (from, to) = (self.node_at(datagram.from), self.node_at(datagram.to));
+        if let (Some(from), Some(to)) = (from, to)
+            && !self.streams.cables.carry(Net::Nodes, from.0, to.0)
+        {
+            return;
+        }
         // Two edges of one node speak over its loopback, which is never bad.
-        if self.edges.contains(&datagram.from) && self.edges.contains(&datagram.to) {
+        if from.is_some() && from == to {
             let arrival = self.now + Duration::from_micros(50);
             return self.schedule.at(arrival, Happening::Datagram(datagram));
         }
         for arrival in self.network.arrivals(self.now) {
             self.schedule.at(arrival, Happening::Datagram(datagram.clone()));
         }
+    }
+
+    /// The node whose edge listens there.
+    fn node_at(&self, address: SocketAddr) -> Option<NodeId> {
+        let node = self.nodes.iter().find(|node| node.edges.contains(&address));
+        node.map(|node| node.id)
     }
 
     fn call(&mut self, name: String, call: PlannedCall) {
@@ -421,7 +480,8 @@ impl World {
         self.trace.note("world", "calm");
         self.network.set_weather(Weather::FAIR);
         self.ail_store(StoreTrouble::default());
-        self.views_late = Duration::ZERO;
+        (self.views_late, self.snapshots_late) = (Duration::ZERO, Duration::ZERO);
+        self.mend_everything();
         for node in &mut self.nodes {
             node.manager_dies_after = None;
         }
@@ -477,7 +537,7 @@ impl World {
             Process::Booting => Some("it is still booting".to_owned()),
             Process::Dead => None,
         };
-        let unrest = self.lives.iter().filter_map(|life| Some((life.name.clone(), left(life)?)));
+        let unrest = self.lives.iter().filter_map(|life| Some((life.shown.clone(), left(life)?)));
         // A record that could not be deleted is left to its lifetime.
         let may_be_kept = self.invariants.promises().records_may_stay;
         let kept = if may_be_kept { Vec::new() } else { self.store.kept(&CALL_SPACES) };
@@ -503,7 +563,7 @@ impl World {
         }
         // A round of a container's duties may be under way, with one question at a time.
         let waiting = self.store.waiting();
-        if waiting > self.scenario.containers {
+        if waiting > self.scenario.containers * self.scenario.nodes {
             self.invariants.violated(now, format!("{waiting} questions to the store wait on"));
         }
         self.look_at_records();

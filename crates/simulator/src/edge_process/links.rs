@@ -6,7 +6,7 @@ use bytes::Bytes;
 use edge::forward::{self, Attempt, Decision};
 use edge::server::handed_on::HandedOn;
 use sip::Message;
-use topology::{Accepting, Incarnation, ProcessName, RoutingChange};
+use topology::{Accepting, Incarnation, ProcessName, RoutingChange, TopologyView};
 use transport::Flow;
 use transport::link::{
     Accepting as LinkAccepting, EdgeAddress, LinkFrame, LinkReceiver, LinkSender,
@@ -21,9 +21,31 @@ use crate::word::Finding;
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+const ANSWER_USUAL: Duration = Duration::from_secs(1);
+
+/// Where a container listens: on which host, under which of all names.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) host: usize,
+    pub(super) name: ProcessName,
+    pub(super) is_here: bool,
+}
+
+impl Place {
+    fn of(name: &ProcessName, view: &TopologyView) -> Place {
+        let node = name.parts().1.unwrap_or(&view.node);
+        let entry = view.nodes.iter().find(|entry| entry.name == node);
+        Place {
+            host: entry.map_or(0, |entry| usize::from(entry.number.get())),
+            name: view.cluster_name(name),
+            is_here: name.parts().1.is_none(),
+        }
+    }
+}
 
 pub(super) struct Link {
     pub(super) name: ProcessName,
+    pub(super) place: Place,
     pub(super) stream: Option<StreamId>,
     pub(super) sender: LinkSender,
     pub(super) receiver: LinkReceiver,
@@ -34,9 +56,10 @@ pub(super) struct Link {
 }
 
 impl Link {
-    fn new(name: ProcessName, now: Moment) -> Link {
+    fn new(name: ProcessName, place: Place, now: Moment) -> Link {
         Link {
             name,
+            place,
             stream: None,
             sender: LinkSender::new(),
             receiver: LinkReceiver::new(),
@@ -47,18 +70,32 @@ impl Link {
     }
 }
 
+impl Link {
+    /// As the edge's links have it: whether whoever is waited for was not there when the wait began.
+    fn named_again(&mut self, place: Place, now: Moment) -> bool {
+        self.place = place;
+        self.backoff = BACKOFF_MIN;
+        if self.stream.is_none() {
+            self.due = now;
+        }
+        let waited = (now + HELLO_TIMEOUT).saturating_sub(self.due);
+        let is_late = !self.place.is_here && waited > ANSWER_USUAL;
+        self.stream.is_some() && self.answered.is_none() && is_late
+    }
+}
+
 impl EdgeProcess {
     /// Has a link for each container that the manager names; what it names again is connected to at once.
-    pub(super) fn name_links(&mut self, now: Moment) {
-        for name in &self.named {
-            match self.links.iter_mut().find(|link| link.name == *name) {
+    pub(super) fn name_links(&mut self, view: &TopologyView, around: &mut Surroundings<'_>) {
+        for name in self.named.clone() {
+            let place = Place::of(&name, view);
+            match self.links.iter().position(|link| link.name == name) {
                 Some(link) => {
-                    link.backoff = BACKOFF_MIN;
-                    if link.stream.is_none() {
-                        link.due = now;
+                    if self.links[link].named_again(place, around.now) {
+                        self.lose_link(link, around);
                     }
                 }
-                None => self.links.push(Link::new(name.clone(), now)),
+                None => self.links.push(Link::new(name, place, around.now)),
             }
         }
     }
@@ -80,7 +117,7 @@ impl EdgeProcess {
             self.routing.asked(container, around.instant);
         }
         let word = if is_offered { "offered" } else { "not offered" };
-        around.trace.message(format_args!("{} to {name}", self.start.name), word, bytes);
+        around.trace.message(format_args!("{} to {name}", self.start.shown), word, bytes);
         is_offered
     }
 
@@ -101,8 +138,9 @@ impl EdgeProcess {
             let link = &mut self.links[place];
             link.due = around.now + link.backoff;
             link.backoff = (link.backoff * 2).min(BACKOFF_MAX);
-            let Some(stream) = around.streams.connect(self.start.life, &link.name, around.now)
-            else {
+            let Place { host, name, .. } = &link.place;
+            let life = self.start.life;
+            let Some(stream) = around.streams.connect(life, name, *host, around.now) else {
                 continue;
             };
             link.sender = LinkSender::new();

@@ -46,31 +46,38 @@ impl World {
                 self.schedule.at(self.now + lasting, Happening::ViewsRecover);
             }
             Fault::Restart(victim) => self.restart(victim),
-            Fault::KillManager => self.manager_dies(NodeId(0)),
+            Fault::KillManager(node) => self.manager_dies(NodeId(node)),
             Fault::KillManagerRestarting(place, after) => {
                 let victim = Victim::Container(place);
                 let node = node::process_of(victim, &self.scenario).node;
                 self.nodes[node.0].manager_dies_after = Some(after);
                 self.restart(victim);
             }
-            Fault::ClockStep(direction, by) => {
-                let clock = &self.nodes[0].clock;
-                // Whoever looks at the clock often, as a store does, has seen the old time.
-                let _ = Clock::now(clock);
-                match direction {
-                    Direction::Forward => {
-                        clock.step_forward(by);
-                        self.invariants.clock_stepped_forward(self.now);
-                    }
-                    Direction::Back => clock.step_back(by),
-                }
-            }
+            Fault::ClockStep(direction, by) => self.step_clock(direction, by),
             Fault::Wedge(place, lasting) => {
                 if let Some(life) = self.victim(Victim::Container(place)) {
                     self.set_wedged(life, true);
                     self.schedule.at(self.now + lasting, Happening::Unwedge(life));
                 }
             }
+            Fault::LoseNode(..)
+            | Fault::CutOff(..)
+            | Fault::OneWayLoss(..)
+            | Fault::LateSnapshots(..)
+            | Fault::KillPrimary(_) => self.fault_between_nodes(fault),
+        }
+    }
+
+    fn step_clock(&mut self, direction: Direction, by: Duration) {
+        let clock = &self.nodes[0].clock;
+        // Whoever looks at the clock often, as a store does, has seen the old time.
+        let _ = Clock::now(clock);
+        match direction {
+            Direction::Forward => {
+                clock.step_forward(by);
+                self.invariants.clock_stepped_forward(self.now);
+            }
+            Direction::Back => clock.step_back(by),
         }
     }
 
@@ -84,8 +91,7 @@ impl World {
         for question in std::mem::take(&mut life.held) {
             self.schedule.at(self.now, Happening::StoreTakesEffect(question));
         }
-        let name = life.name.clone();
-        self.trace.note(name, "goes on");
+        self.trace.note(&life.shown, "goes on");
         self.looks_for_manager(id);
         self.turn(id);
     }
@@ -98,13 +104,11 @@ impl World {
         }
     }
 
-    /// The keys are rotated; whoever starts from now on has the new ones.
+    /// The keys are rotated; whoever starts from now on has the new ones, and the other nodes hear of them.
     pub(super) fn rotate_keys(&mut self) {
-        self.keys = self.keys.rotated([8; 32], 1);
-        self.trace.note("manager", "rotates the keys");
-        for place in 0..self.lives.len() {
-            self.say(LifeId(place), Word::Keys(self.keys.clone()));
-        }
+        let first = NodeId(0);
+        let keys = self.nodes[first.0].keys.rotated([8; 32], 1);
+        self.use_keys(first, keys);
     }
 
     /// Everybody hears that it is dead; it does not hear anything any more, and lives.

@@ -1,16 +1,19 @@
 //! One node of the world: what is its own, beside the processes that live on it.
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use manager::RestartPolicy;
 use manager::process_table::{Limits, ProcessSpec, ProcessTable, Recorded};
-use topology::{EdgeAddress, ListenerTransport, ProcessName, ProcessType};
+use topology::{EdgeAddress, KeyRing, ListenerTransport, ProcessName, ProcessType};
 
+use super::members::{self, Membered};
 use super::reigns::Reign;
 use super::{HEARTBEAT, NUMBERS_FROM};
 use crate::clock::NodeClock;
 use crate::scenario::{Scenario, Victim};
 use crate::schedule::Moment;
+use crate::streams::LifeId;
 
 /// Which node: its place among all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,11 +40,15 @@ pub(super) struct Node {
     /// When it has carried out so many effects more.
     pub(super) manager_dies_after: Option<u8>,
     pub(super) manager_armed: Option<Moment>,
+    /// What the manager knows of other nodes; None: it is dead, or there are no others.
+    pub(super) member: Option<Membered>,
+    pub(super) keys: KeyRing,
+    nodes: usize,
 }
 
 impl Node {
     /// A node on which nothing runs yet.
-    pub(super) fn new(id: NodeId, scenario: &Scenario) -> Node {
+    pub(super) fn new(id: NodeId, scenario: &Scenario, now: Instant) -> Node {
         let edge = |place| SocketAddr::from(([10, 0, id.0 as u8, place as u8], 5060));
         let mut node = Node {
             id,
@@ -53,9 +60,28 @@ impl Node {
             reign: Reign::default(),
             manager_dies_after: None,
             manager_armed: None,
+            member: None,
+            keys: KeyRing::new([7; 32]),
+            nodes: scenario.nodes,
         };
         node.table = Some(node.table_from(NUMBERS_FROM));
+        node.member = node.member_from(now);
         node
+    }
+
+    /// What a new manager knows of the other nodes.
+    pub(super) fn member_from(&self, now: Instant) -> Option<Membered> {
+        (self.nodes > 1).then(|| Membered::new(self.id, self.name(), self.nodes, now))
+    }
+
+    /// How a process of this node is called among all nodes.
+    pub(super) fn process_name(&self, name: &ProcessName) -> ProcessName {
+        if self.nodes > 1 { ProcessName::of_node(name, &self.name()) } else { name.clone() }
+    }
+
+    /// Where the edges of other nodes reach a container.
+    pub(super) fn link_address(&self, life: LifeId) -> SocketAddr {
+        SocketAddr::from(([10, 0, self.id.0 as u8, 100], 10_000 + life.0 as u16))
     }
 
     /// How it is called.
@@ -92,7 +118,7 @@ impl Node {
             drain: std::time::Duration::from_secs(5),
             heartbeat: HEARTBEAT,
         };
-        ProcessTable::new(self.name(), specs, limits, floor)
+        ProcessTable::new(self.name(), specs, limits, floor).of_member(members::number(self.id))
     }
 
     /// The place of that edge among those of the node; None: it is a container.

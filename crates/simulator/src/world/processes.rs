@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::partitions::Reached;
 use super::*;
 
 /// Phones begin to register within so long.
@@ -12,6 +13,9 @@ const LOOKS_EVERY: Duration = Duration::from_millis(50);
 const BOOT: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(60));
 /// How long the store takes, when nothing ails it.
 const STORE: (Duration, Duration) = (Duration::from_micros(20), Duration::from_millis(3));
+
+/// Nodes that are further apart do not become ready.
+const CLOCKS_APART_MAX: Duration = Duration::from_millis(500);
 
 pub(super) fn user_name(place: usize) -> String {
     ["alice", "bob", "carol", "dave"]
@@ -33,6 +37,21 @@ pub(super) fn phones(scenario: &Scenario, edges: &[SocketAddr], random: &Random)
     phones
 }
 
+/// The clocks of several nodes are up to half a second apart; that of the store, by which lifetimes end, is in between.
+/// The embedded store looks at the clock of its node.
+pub(super) fn clocks(nodes: &[Node], random: &Random) -> NodeClock {
+    if let [only] = nodes {
+        return only.clock.clone();
+    }
+    let mut random = random.split("clocks");
+    for node in nodes {
+        node.clock.step_forward(random.between(Duration::ZERO, CLOCKS_APART_MAX));
+    }
+    let between = NodeClock::default();
+    between.step_forward(CLOCKS_APART_MAX / 2);
+    between
+}
+
 impl World {
     /// The life of that process that its manager knows of.
     pub(super) fn current(&self, process: &ProcessId) -> Option<LifeId> {
@@ -50,9 +69,12 @@ impl World {
         self.serves_alone(&process);
         let life = LifeId(self.lives.len());
         let ProcessId { node, name } = process;
-        self.trace.note(&name, format_args!("is spawned as life {}", life.0));
+        let shown = self.nodes[node.0].process_name(&name);
+        self.trace.note(&shown, format_args!("is spawned as life {}", life.0));
+        self.streams.begins_on(node.0);
         self.lives.push(Life {
             node,
+            shown,
             name: name.clone(),
             incarnation,
             process: Process::Booting,
@@ -89,7 +111,8 @@ impl World {
             Some(place) => self.start_edge(id, &name, incarnation, place, &view),
             None => {
                 let process = self.start_container(id, &name, incarnation);
-                self.lives[id.0].words.push(Word::View(view));
+                self.lives[id.0].words.push(Word::View(Arc::clone(&view)));
+                self.says_where(id, &view);
                 self.tell_manager(id, process_table::Event::Ready { name, incarnation });
                 process
             }
@@ -113,7 +136,8 @@ impl World {
             name: name.clone(),
             incarnation,
             address,
-            keys: self.keys.clone(),
+            shown: self.lives[life.0].shown.clone(),
+            keys: self.nodes[self.lives[life.0].node.0].keys.clone(),
             heartbeat: HEARTBEAT,
         };
         let instant = self.instant();
@@ -143,7 +167,7 @@ impl World {
         let node = &self.nodes[self.lives[life.0].node.0];
         let store = self.store.of(life);
         let registrar =
-            Registrar::new(settings, Arc::new(store.clone()), Arc::new(store.clone()), &self.keys)
+            Registrar::new(settings, Arc::new(store.clone()), Arc::new(store.clone()), &node.keys)
                 .expect("the settings are good");
         let transactions =
             TransactionSettings { timers: Timers::default(), transactions_max: 10_000 };
@@ -151,7 +175,7 @@ impl World {
             name: name.clone(),
             incarnation,
             node: node.name(),
-            keys: self.keys.clone(),
+            keys: node.keys.clone(),
             transactions,
             commit_conflicts_max: 8,
         };
@@ -163,7 +187,15 @@ impl World {
         };
         let (interval, clock) = (HEARTBEAT.interval, node.clock.clone());
         let stores = (store, registrar);
-        let container = ContainerProcess::new(life, settings, interval, clock, stores, &mut around);
+        let container = ContainerProcess::new(
+            life,
+            settings,
+            interval,
+            clock,
+            stores,
+            self.lives[life.0].shown.clone(),
+            &mut around,
+        );
         Process::Container(Box::new(container))
     }
 
@@ -178,7 +210,7 @@ impl World {
         for question in std::mem::take(&mut life.held) {
             self.store.forget(question);
         }
-        self.trace.note(&name, format_args!("life {} is dead", id.0));
+        self.trace.note(&life.shown, format_args!("life {} is dead", id.0));
         self.streams.process_died(id, self.now);
         self.schedule_wakes();
         if !self.lives[id.0].is_disowned {
@@ -243,6 +275,20 @@ impl World {
         }
     }
 
+    /// A container of a cluster says where edges of other nodes reach it, if the view does not.
+    pub(super) fn says_where(&mut self, id: LifeId, view: &TopologyView) {
+        let life = &self.lives[id.0];
+        let own = view.process(&life.name);
+        let is_known = own.is_some_and(|own| own.link_address.is_some());
+        let is_container = own.is_some_and(|own| own.process_type == ProcessType::Container);
+        if view.nodes.is_empty() || is_known || !is_container {
+            return;
+        }
+        let (name, incarnation) = (life.name.clone(), life.incarnation);
+        let address = self.nodes[life.node.0].link_address(id);
+        self.tell_manager(id, process_table::Event::ServesNodes { name, incarnation, address });
+    }
+
     fn found(&mut self, by: LifeId, reporter: ProcessName, finding: Finding) {
         let Finding { name, incarnation, responds } = finding;
         let event = match responds {
@@ -296,19 +342,28 @@ impl World {
             return self.store.forget(question);
         }
         let is_commit = self.store.is_commit(question);
+        let reached = self.reaches_store(question, asker);
         let per_mille = if is_commit { self.trouble.per_mille } else { 0 };
-        let fate = match self.store_random.chance(per_mille) {
-            false => CommitFate::Done,
-            true => match self.store_random.below(4) {
+        let fate = match reached {
+            Reached::No if is_dead => return self.store.forget(question),
+            Reached::No => return,
+            Reached::With(fate) => fate,
+            Reached::Yes if !self.store_random.chance(per_mille) => CommitFate::Done,
+            Reached::Yes => match self.store_random.below(4) {
                 0 => CommitFate::Conflict,
                 1 => CommitFate::AppliedButUnknown,
                 2 => CommitFate::LostAndUnknown,
                 _ => CommitFate::Busy,
             },
         };
+        if self.scenario.is_cluster()
+            && let Some((space, key)) = self.store.reads(question)
+        {
+            self.invariants.read(asker, &space, key.as_ref());
+        }
         if let Some(applied) = self.store.take_effect(question, fate) {
             for (key, _) in &applied.writes {
-                self.trace.note(&self.lives[asker.0].name, format_args!("wrote {key}"));
+                self.trace.note(&self.lives[asker.0].shown, format_args!("wrote {key}"));
             }
             let judged_at = Clock::now(&self.store_clock);
             self.invariants.applied(self.now, &applied, self.store.engine(), judged_at);

@@ -18,7 +18,7 @@ const LOOKS_FOR_MANAGER_EVERY: Duration = Duration::from_millis(50);
 const SILENCE_FELT: Duration = Duration::from_secs(1);
 
 /// Counts managers and the times without one: what was said to another one reaches nobody.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Reign(u32);
 
 impl World {
@@ -68,7 +68,8 @@ impl World {
                 let process = ProcessId { node, name };
                 if let Some(life) = self.current(&process) {
                     let name = &process.name;
-                    self.trace.note("manager", format_args!("tells {name} to {command:?}"));
+                    let shown = self.manager_of(process.node);
+                    self.trace.note(shown, format_args!("tells {name} to {command:?}"));
                     let word = match command {
                         Command::Drain { deadline_ms } => {
                             Word::Drain(Duration::from_millis(deadline_ms))
@@ -79,7 +80,7 @@ impl World {
                 }
             }
             Effect::Kill { name, pid, reason } => {
-                self.trace.note("manager", format_args!("kills {name}: {reason}"));
+                self.trace.note(self.manager_of(node), format_args!("kills {name}: {reason}"));
                 let life = LifeId(pid as usize);
                 if matches!(reason, KillReason::Silent { .. }) && self.is_well(life) {
                     let what = format!("{name} is killed for its silence, and has not been silent");
@@ -87,7 +88,10 @@ impl World {
                 }
                 self.dies(life);
             }
-            Effect::Publish => self.publish(node),
+            Effect::Publish => {
+                self.show(node);
+                self.tell_members(node);
+            }
             Effect::Prepare { .. } => unreachable!("the simulated node has no servers"),
             Effect::Answer { .. } | Effect::Serving | Effect::Ended => {}
         }
@@ -99,17 +103,6 @@ impl World {
         !life.is_stopped && life.stood_until.is_none_or(|at| self.now > at + SILENCE_FELT)
     }
 
-    fn publish(&mut self, node: NodeId) {
-        let Some(view) = self.view(node) else { return };
-        let states =
-            view.processes.iter().map(|process| format!(" {}={}", process.name, process.state));
-        let states: String = states.collect();
-        self.trace.note("manager", format_args!("publishes{states}"));
-        for place in self.lives_of(node) {
-            self.say(place, Word::View(Arc::clone(&view)));
-        }
-    }
-
     /// The lives that began on that node.
     pub(super) fn lives_of(&self, node: NodeId) -> Vec<LifeId> {
         let lives = self.lives.iter().enumerate().filter(|(_, life)| life.node == node);
@@ -117,8 +110,19 @@ impl World {
     }
 
     /// The picture as the node's manager has it.
-    pub(super) fn view(&self, node: NodeId) -> Option<Arc<TopologyView>> {
-        self.nodes[node.0].table.as_ref().map(|table| Arc::new(table.view()))
+    pub(super) fn view(&mut self, id: NodeId) -> Option<Arc<TopologyView>> {
+        let node = &mut self.nodes[id.0];
+        let table = node.table.as_ref()?;
+        let view = match &mut node.member {
+            Some(member) => member.view(table, id),
+            None => table.view(),
+        };
+        Some(Arc::new(view))
+    }
+
+    /// Who speaks when the node's manager does.
+    pub(super) fn manager_of(&self, node: NodeId) -> ProcessName {
+        self.nodes[node.0].process_name(&ProcessName::new("manager"))
     }
 
     /// The manager says something to a process that it has welcomed; it arrives in order, and some time.
@@ -154,18 +158,29 @@ impl World {
     }
 
     pub(super) fn manager_dies(&mut self, id: NodeId) {
+        if self.manager_ends(id) {
+            let revival = self.manager_random.between(REVIVAL.0, REVIVAL.1);
+            self.schedule.at(self.now + revival, Happening::ManagerRevived(id));
+        }
+    }
+
+    /// There is no manager any more; whether there was one.
+    pub(super) fn manager_ends(&mut self, id: NodeId) -> bool {
+        let shown = self.manager_of(id);
         let node = &mut self.nodes[id.0];
         node.manager_dies_after = None;
-        let Some(table) = node.table.take() else { return };
-        self.trace.note("manager", "is dead");
+        let Some(table) = node.table.take() else { return false };
+        self.trace.note(shown, "is dead");
         node.record = (table.record(), table.numbers_used());
-        node.manager_armed = None;
+        (node.manager_armed, node.member) = (None, None);
         node.reign.0 += 1;
-        let revival = self.manager_random.between(REVIVAL.0, REVIVAL.1);
-        self.schedule.at(self.now + revival, Happening::ManagerRevived(id));
+        true
     }
 
     pub(super) fn manager_revived(&mut self, id: NodeId) {
+        if self.nodes[id.0].table.is_some() || self.streams.cables.is_dark(id.0) {
+            return; // the node was started meanwhile, or will be
+        }
         let (mut recorded, numbers_used) = std::mem::take(&mut self.nodes[id.0].record);
         let lives = |pid: u32| {
             let life = self.lives.get(pid as usize);
@@ -179,13 +194,19 @@ impl World {
         let mut table = node.table_from(numbers_used);
         table.resume(recorded, now);
         node.table = Some(table);
+        node.member = node.member_from(now);
         node.reign.0 += 1;
-        self.trace.note("manager", "goes on as another one");
+        let reign = node.reign;
+        let shown = self.manager_of(id);
+        self.trace.note(shown, "goes on as another one");
         self.manager(id, |table, now, effects| {
             table.handle(process_table::Event::NodeStarts, now, effects);
         });
         for life in self.lives_of(id) {
             self.looks_for_manager(life);
+        }
+        if self.scenario.is_cluster() {
+            self.speaks(id, reign);
         }
     }
 
@@ -212,12 +233,13 @@ impl World {
         }
         let (name, incarnation) = (life.name.clone(), life.incarnation);
         if !table.knows(&name, life_id.0 as u32, incarnation) {
-            self.trace.note("manager", format_args!("does not know life {} of {name}", life_id.0));
+            let shown = self.manager_of(id);
+            self.trace.note(shown, format_args!("does not know life {} of {name}", life_id.0));
             return self.schedule.at(self.now, Happening::Said(life_id, Word::Stop));
         }
-        self.trace.note(&name, format_args!("has come back {state}"));
+        self.trace.note(&life.shown, format_args!("has come back {state}"));
         self.lives[life_id.0].reign = Some(reign);
-        self.say(life_id, Word::Keys(self.keys.clone()));
+        self.say(life_id, Word::Keys(self.nodes[id.0].keys.clone()));
         if let Some(view) = self.view(id) {
             self.say(life_id, Word::View(view));
         }

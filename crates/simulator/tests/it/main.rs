@@ -31,7 +31,7 @@ fn seeds_that_failed_once_keep_every_invariant() {
     }
 }
 
-/// `OUTLAST_SEEDS` sets how many (200), `OUTLAST_SEED` runs one and tells its story.
+/// `OUTLAST_SEEDS` sets how many (150), `OUTLAST_SEED` runs one and tells its story.
 #[test]
 fn every_seed_keeps_every_invariant() {
     if let Some(seed) = number("OUTLAST_SEED") {
@@ -41,7 +41,7 @@ fn every_seed_keeps_every_invariant() {
         return;
     }
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let summary = run_all(0..number("OUTLAST_SEEDS").unwrap_or(200), threads);
+    let summary = run_all(0..number("OUTLAST_SEEDS").unwrap_or(150), threads);
     let told: Vec<&str> = summary.failures.iter().map(|(_, text)| text.as_str()).collect();
     assert!(told.is_empty(), "{}", told.join("\n"));
     assert!(summary.talked as u64 > summary.seeds, "the worlds live: calls are answered in them");
