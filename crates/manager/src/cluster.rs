@@ -13,12 +13,15 @@ use std::time::{Duration, Instant};
 
 use topology::protocol::ClusterStatus;
 use topology::{
-    HeartbeatSettings, Member, MemberFile, Membership, NodeNumber, NodeSnapshot, Picture,
-    TopologyView, cluster_view,
+    ClockOffset, ClockOffsets, HeartbeatSettings, Member, MemberFile, Membership, NodeNumber,
+    NodeSnapshot, Picture, TopologyView, cluster_view,
 };
 
+pub mod clock;
 #[cfg(test)]
 mod tests;
+
+use clock::Verdict;
 
 /// One connection to another member, numbered by this manager.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,6 +47,8 @@ pub struct Cluster {
     address: SocketAddr,
     heartbeat: HeartbeatSettings,
     others: BTreeMap<NodeNumber, Other>,
+    /// As the connections tell.
+    clocks: ClockOffsets,
     session_last: u64,
     looked: Instant,
     view: TopologyView,
@@ -73,6 +78,7 @@ impl Cluster {
             address,
             heartbeat,
             others: BTreeMap::new(),
+            clocks: ClockOffsets::default(),
             session_last: 0,
             looked: now,
             view: TopologyView::default(),
@@ -168,6 +174,38 @@ impl Cluster {
         let Some(other) = self.in_session(number, session) else { return false };
         other.heard = now;
         std::mem::replace(&mut other.is_lost, false)
+    }
+
+    /// It answered at `answered_at` by its clock a question of `asked_at`, and that came at `now`, by ours: Unix
+    /// microseconds.
+    pub fn told_the_time(
+        &mut self,
+        number: NodeNumber,
+        session: Session,
+        (asked_at, answered_at, now): (u64, u64, u64),
+    ) {
+        if self.in_session(number, session).is_some() {
+            self.clocks.answered(number, asked_at, answered_at, now);
+        }
+    }
+
+    /// How far the clocks of the others are from this node's, as far as they were read; gossip reads them, too.
+    pub fn clocks(
+        &self,
+        gossiped: BTreeMap<NodeNumber, ClockOffset>,
+    ) -> BTreeMap<NodeNumber, ClockOffset> {
+        let mut clocks = gossiped;
+        clocks.extend(self.clocks.best());
+        clocks.retain(|number, _| self.others.contains_key(number));
+        clocks
+    }
+
+    /// Whether this node's clock is the cluster's.
+    pub fn judge_clock(&self, gossiped: BTreeMap<NodeNumber, ClockOffset>) -> Verdict {
+        let clocks = self.clocks(gossiped);
+        let living = self.others.iter().filter(|(_, other)| !other.is_lost);
+        let living = living.map(|(number, _)| (*number, clocks.get(number).copied()));
+        clock::judge(self.file.number, &living.collect(), self.file.membership.members.len())
     }
 
     /// It told its processes. Whether the view may be another one.
@@ -312,6 +350,31 @@ impl Cluster {
         Ok(member)
     }
 
+    /// Brings the list up to where members say that they are, if that is this node's to do. Whether it is another one now.
+    pub fn follow_addresses(&mut self, now: Instant) -> bool {
+        if !self.coordinates() || !self.hears_most() {
+            return false;
+        }
+        let own = (self.file.number, self.address);
+        let heard = self.others.values().map(|other| &other.snapshot);
+        // One that was not heard yet is where the list says.
+        let heard = heard.filter(|snapshot| snapshot.version > 0);
+        let are: Vec<_> =
+            heard.map(|snapshot| (snapshot.number, snapshot.address)).chain([own]).collect();
+        let mut has_changed = false;
+        for (number, address) in are {
+            let list = &self.file.membership;
+            if let Some(changed) = list.moved(number, address, self.file.number) {
+                self.file.membership = changed;
+                has_changed = true;
+            }
+        }
+        if has_changed {
+            self.follow_list(now);
+        }
+        has_changed
+    }
+
     /// Takes a member out that is lost or wants to leave.
     ///
     /// # Errors
@@ -350,6 +413,11 @@ impl Cluster {
         &self.view
     }
 
+    /// The greatest version that a view of the cluster has had.
+    pub fn version(&self) -> u64 {
+        self.view.version
+    }
+
     /// For `outlast status`; of gossip it says nothing.
     pub fn status(&self, refused: u64) -> ClusterStatus {
         let coordinator = self.file.membership.member(self.coordinator());
@@ -360,6 +428,7 @@ impl Cluster {
             refused,
             is_removed: self.is_removed(),
             clocks: BTreeMap::new(),
+            waits: None,
             gossip: topology::GossipCounters::default(),
         }
     }

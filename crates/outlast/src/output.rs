@@ -4,12 +4,16 @@ use std::io::{self, Write as _};
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::failure::Failure;
 use crate::outlet::Outlet;
 
 /// Whoever reads an error at all reads it within this.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Names of lives in JSON: their greatest are above 2^53.
+const LIVES: [&str; 2] = ["incarnation", "last_life"];
 
 /// Prints a line on stdout. Who closed the pipe wants no more: that is not an error.
 pub(crate) fn line(text: &str) {
@@ -34,6 +38,31 @@ pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string(value).map_err(anyhow::Error::from)?;
     line(&text);
     Ok(())
+}
+
+/// Prints a value as JSON on one line, with the lives in it as text, as logs show them: programs that read numbers as floating
+/// point would take two lives of one node for the same.
+pub(crate) fn json_with_lives(value: &impl Serialize) -> Result<(), Failure> {
+    let mut value = serde_json::to_value(value).map_err(anyhow::Error::from)?;
+    lives_as_text(&mut value);
+    json(&value)
+}
+
+fn lives_as_text(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            for (name, value) in members {
+                match value.as_u64() {
+                    Some(life) if LIVES.contains(&name.as_str()) => {
+                        *value = Value::String(format!("{life:x}"));
+                    }
+                    Some(_) | None => lives_as_text(value),
+                }
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(lives_as_text),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
 }
 
 /// Prints rows in columns as wide as their widest cell.
@@ -65,6 +94,19 @@ fn columns(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lives_are_text_wherever_they_stand() {
+        let life = (1_u64 << 52) * 3 + 1;
+        let mut value = serde_json::json!({
+            "pid": 7, "processes": [{"incarnation": life, "restarts": 2}], "node": {"last_life": 255},
+        });
+        lives_as_text(&mut value);
+        let expected = serde_json::json!({
+            "pid": 7, "processes": [{"incarnation": "30000000000001", "restarts": 2}], "node": {"last_life": "ff"},
+        });
+        assert_eq!(value, expected);
+    }
 
     #[test]
     fn columns_are_aligned_and_command_no_terminal() {

@@ -61,6 +61,7 @@ fn show_cluster(status: &NodeStatus) {
             "removed from its cluster: nobody there speaks with it; outlast cluster leave makes it a single node",
         );
     }
+    cluster.waits.iter().for_each(|reason| output::line(reason));
     if status.view.nodes.is_empty() {
         return;
     }
@@ -84,7 +85,7 @@ fn show_cluster(status: &NodeStatus) {
 fn show(directory: &Path, status: NodeStatus, reader: Reader) -> Result<(), Failure> {
     let state = Report::read(directory)?;
     match reader {
-        Reader::Program => output::json(&Shown { status, state }),
+        Reader::Program => output::json_with_lives(&Shown { status, state }),
         Reader::Person => {
             output::line(&format!("node {}", status.view.node));
             output::line(&managed_by(&status));

@@ -31,7 +31,7 @@ fn show(directory: &Path, reader: Reader) -> Result<(), Failure> {
         other => return Err(unexpected(&other)),
     };
     match reader {
-        Reader::Program => output::json(&status),
+        Reader::Program => output::json_with_lives(&status),
         Reader::Person => {
             show_nodes(&status);
             output::line("");

@@ -27,7 +27,9 @@ pub mod view;
 
 pub use choice::{BucketTable, Candidate, Candidates, ChoiceHash, ChoiceKey};
 pub use cluster_view::{Cluster, cluster_view};
-pub use gossip::{ClockOffset, Discovery, Gossip, GossipCounters, GossipSettings, Picture};
+pub use gossip::{
+    ClockOffset, ClockOffsets, Discovery, Gossip, GossipCounters, GossipSettings, Picture,
+};
 pub use keys::{Key, KeyRing};
 pub use membership::{MEMBERS_MAX, Member, MemberFile, Membership, MembershipError};
 pub use node::{NodeEntry, NodeNumber, NodeSnapshot, NodeState};

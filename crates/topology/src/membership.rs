@@ -155,6 +155,20 @@ impl Membership {
         let members = self.members.iter().filter(|member| member.name != name).cloned().collect();
         Ok(Membership { version: self.version + 1, by, members, ..self.clone() })
     }
+
+    /// The list with a member at another address; `None` if it is there already, or another member is.
+    pub fn moved(
+        &self,
+        number: NodeNumber,
+        address: SocketAddr,
+        by: NodeNumber,
+    ) -> Option<Membership> {
+        let is_taken = self.members.iter().any(|member| member.address == address);
+        let at = self.members.iter().position(|member| member.number == number)?;
+        let mut changed = Membership { version: self.version + 1, by, ..self.clone() };
+        changed.members[at].address = address;
+        (!is_taken).then_some(changed)
+    }
 }
 
 /// `DIR/cluster/cluster.json`: which cluster, as whom, with whom.

@@ -214,6 +214,34 @@ fn a_snapshot_counts_in_its_connection_and_in_order() {
     assert!(cluster.told(number(1), second, snapshot(1, 3)));
 }
 
+#[test]
+fn a_member_that_moves_is_where_it_is_for_all_and_after_a_restart_too() {
+    let start = Instant::now();
+    let mut first = member(0, 3, start);
+    let mut second = member(1, 3, start);
+    let moved = NodeSnapshot { address: address(9), ..snapshot(2, 10) };
+    for cluster in [&mut first, &mut second] {
+        assert!(!cluster.follow_addresses(start), "whoever was not heard is where the list says");
+        let two = cluster.greeted(greeting(2, list(3)), "node2", false, start).unwrap();
+        assert!(cluster.told(number(2), two, moved.clone()));
+    }
+    assert!(!second.follow_addresses(start), "that is for the first to say");
+    assert!(first.follow_addresses(start) && !first.follow_addresses(start));
+    assert!(second.learn(first.membership().clone(), start));
+    for cluster in [&first, &second] {
+        assert_eq!(cluster.file().membership.member(number(2)).unwrap().address, address(9));
+    }
+    // Not where somebody else is, and not while most are lost.
+    let two = first.greeted(greeting(2, list(3)), "node2", false, start).unwrap();
+    first.told(number(2), two, NodeSnapshot { address: address(1), ..snapshot(2, 11) });
+    assert!(!first.follow_addresses(start));
+    first.told(number(2), two, NodeSnapshot { address: address(8), ..snapshot(2, 12) });
+    for step in 1..=3 {
+        first.tick(start + INTERVAL * step);
+    }
+    assert!(!first.follow_addresses(start), "two of three are lost");
+}
+
 fn picture(heard: &[NodeSnapshot], lost: &[u16]) -> Picture {
     Picture {
         snapshots: heard.iter().map(|said| (said.number, said.clone())).collect(),

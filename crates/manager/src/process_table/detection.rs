@@ -12,7 +12,7 @@
 use std::time::{Duration, Instant};
 
 use topology::HeartbeatSettings;
-use topology::view::{Incarnation, ProcessName, ProcessState};
+use topology::view::{Incarnation, ProcessName, ProcessState, TopologyView};
 
 use super::event::{Effect, KillReason};
 use super::process::{Accusation, LockReport, Process};
@@ -181,21 +181,46 @@ impl ProcessTable {
         }
     }
 
+    /// Of the edges of other nodes those keep their word that serve in this view.
+    pub fn keep_witnesses(&mut self, view: &TopologyView) {
+        let serves = |edge: &ProcessName| {
+            edge.parts().1.is_none()
+                || view.process(edge).is_some_and(|edge| edge.state.may_serve())
+        };
+        for process in &mut self.processes {
+            process.accusations.retain(|known| serves(&known.reporter));
+        }
+    }
+
+    /// An edge of the node itself that serves knows better than those of other nodes, whose network may be at fault.
+    fn has_own_witness(&self) -> bool {
+        let is_witness =
+            |process: &Process| process.is_edge() && process.state == ProcessState::Ready;
+        self.processes.iter().any(is_witness)
+    }
+
     fn judge_accusations(&mut self, at: usize, now: Instant, effects: &mut Vec<Effect>) {
-        if self.processes[at].accusations.iter().all(|accusation| now < accusation.due) {
+        let is_due = |accusation: &&Accusation| now >= accusation.due;
+        let mut due = self.processes[at].accusations.iter().filter(is_due).peekable();
+        if due.peek().is_none() {
             return;
         }
+        let own_only = self.has_own_witness();
+        let counts = due.any(|accusation| !own_only || accusation.reporter.parts().1.is_none());
         let is_lost = |(other, process): (usize, &Process)| {
             process.is_container() && (other == at || process.state != ProcessState::Ready)
         };
         let containers = self.processes.iter().filter(|process| process.is_container()).count();
         let lost = self.processes.iter().enumerate().filter(|seen| is_lost(*seen)).count();
-        if lost * 2 <= containers {
+        if counts && lost * 2 <= containers {
             return self.processes[at].hangs(KillReason::Unresponsive, effects);
         }
+        let later = now + self.limits.heartbeat.interval;
         for accusation in &mut self.processes[at].accusations {
-            // Others may be ready by then.
-            accusation.due = accusation.due.max(now + self.limits.heartbeat.interval);
+            if now >= accusation.due {
+                // Others may be ready by then, or there may be no edge here.
+                accusation.due = later;
+            }
         }
     }
 }

@@ -25,7 +25,11 @@ use super::gossiping::Gossiping;
 use super::peers::connection::{PeerInput, Refusal};
 use super::peers::protocol::ToPeer;
 use super::peers::{Port, Said, accept, dial, unix_time};
+use crate::cluster::clock::Verdict;
 use crate::cluster::{Cluster, Session};
+use crate::process_table::Event;
+
+mod witnesses;
 
 /// Requests that wait for answers of other nodes. More are refused.
 const PENDING_MAX: usize = 256;
@@ -40,6 +44,8 @@ pub(super) enum Consequence {
     View,
     /// The keys of the cluster; whether the one who leads said so.
     Keys(KeyRing, FromCoordinator),
+    /// An edge of another node says something of a container of this one.
+    Told(Event),
 }
 
 /// Whether the living member with the lowest number said it.
@@ -97,6 +103,10 @@ impl ClusterNode {
             reason: "neither this list nor [cluster] in outlast.toml says where the node is"
                 .to_owned(),
         })?;
+        if listed.is_some_and(|listed| listed.ip() != address.ip()) {
+            info!(%address, "the node has another address: making its certificate anew");
+            issue(&directory, &file, address)?;
+        }
         let credentials = credentials(&directory, &file, address)?;
         let secret = ClusterSecret::load(&directory.secret())?;
         let gossip = GossipSettings {
@@ -164,13 +174,32 @@ impl ClusterNode {
     }
 
     pub(super) fn status(&self) -> ClusterStatus {
-        let offsets = self.gossiping.as_ref().map(Gossiping::clock_offsets).unwrap_or_default();
+        let offsets = self.cluster.clocks(self.gossiped_clocks());
         let clocks = offsets.into_iter().map(|(number, clock)| (self.name_of(number), clock));
         ClusterStatus {
             clocks: clocks.collect(),
             gossip: self.gossiping.as_ref().map(Gossiping::counters).unwrap_or_default(),
             ..self.cluster.status(self.port.refused())
         }
+    }
+
+    fn gossiped_clocks(&self) -> BTreeMap<NodeNumber, topology::ClockOffset> {
+        self.gossiping.as_ref().map(Gossiping::clock_offsets).unwrap_or_default()
+    }
+
+    /// Whether this node's clock is the cluster's.
+    pub(super) fn judge_clock(&self) -> Verdict {
+        self.cluster.judge_clock(self.gossiped_clocks())
+    }
+
+    /// After this silence a member is lost.
+    pub(super) fn silence_max(&self) -> Duration {
+        self.cluster.silence_max()
+    }
+
+    /// No view of the cluster had a greater version.
+    pub(super) fn version(&self) -> u64 {
+        self.cluster.version()
     }
 
     /// Finds the others as is said there now.
@@ -207,7 +236,16 @@ impl ClusterNode {
             }
             self.follow_list();
         }
+        self.follow_addresses(now);
         has_changed
+    }
+
+    /// Whoever says that it is elsewhere is there for all members.
+    fn follow_addresses(&mut self, now: Instant) {
+        if self.cluster.follow_addresses(now) {
+            info!(version = self.cluster.membership().version, "members have other addresses");
+            self.follow_list();
+        }
     }
 
     /// Something came by a connection.
@@ -232,7 +270,15 @@ impl ClusterNode {
                 let _ = reply.send(greeted);
                 Consequence::View
             }
-            PeerInput::Said { number, session, said } => self.said(number, session, said, now),
+            PeerInput::Said { number, session, said } => {
+                let consequence = self.said(number, session, said, now);
+                self.follow_addresses(now);
+                consequence
+            }
+            PeerInput::Time { number, session, asked_at, answered_at, now } => {
+                self.cluster.told_the_time(number, session, (asked_at, answered_at, now));
+                Consequence::None
+            }
             PeerInput::Gone { number, session } => {
                 self.cluster.gone(number, session);
                 if self.sessions.get(&number).is_some_and(|(present, _)| *present == session) {
@@ -253,6 +299,7 @@ impl ClusterNode {
                     return Consequence::None;
                 }
                 self.follow_list();
+                self.follow_addresses(now);
                 Consequence::View
             }
             PeerInput::Asked { .. } => unreachable!("the manager carries requests out by itself"),
@@ -276,7 +323,7 @@ impl ClusterNode {
             return Consequence::None;
         }
         let has_changed = match said {
-            ToPeer::Ping => false,
+            ToPeer::Ping { .. } => false,
             ToPeer::Snapshot(snapshot) => self.cluster.told(number, session, snapshot),
             ToPeer::Membership(membership) => {
                 let is_later = self.cluster.learn(membership, now);
@@ -294,7 +341,16 @@ impl ClusterNode {
                 self.answered(id, answer);
                 false
             }
-            ToPeer::Greeting(_) | ToPeer::Refused { .. } | ToPeer::Request { .. } => {
+            ToPeer::Unresponsive(seen) => {
+                return Consequence::Told(self.witnessed(number, &seen, false));
+            }
+            ToPeer::Responsive(seen) => {
+                return Consequence::Told(self.witnessed(number, &seen, true));
+            }
+            ToPeer::Greeting(_)
+            | ToPeer::Refused { .. }
+            | ToPeer::Request { .. }
+            | ToPeer::Time { .. } => {
                 warn!(node = self.name_of(number), "said something out of turn; ignored");
                 false
             }

@@ -36,6 +36,7 @@ use crate::guardian::BEAT_INTERVAL;
 use crate::guardian::protocol::{EdgeSockets, Serving};
 use crate::process_table::{Effect, Event, Limits, ProcessSpec, ProcessTable, Recorded, Ticket};
 
+mod clock;
 mod cluster;
 mod servers;
 
@@ -111,6 +112,8 @@ pub(super) struct Manager {
     /// How often managers of this node were replaced.
     restarts: u32,
     is_stopping: bool,
+    /// Nothing is started yet.
+    waits: Option<clock::Wait>,
     record: RecordFile,
     record_clock: Clock,
 }
@@ -163,6 +166,7 @@ impl Manager {
             guardian: parts.guardian,
             restarts,
             is_stopping: false,
+            waits: None,
             record,
             record_clock,
         };
@@ -195,7 +199,7 @@ impl Manager {
         self.answer_all(answers);
         let mut step = match first {
             First::Stop => self.receive(Input::Stop),
-            First::Start => self.handle(Event::NodeStarts),
+            First::Start => self.start(),
         };
         loop {
             match step {
@@ -224,6 +228,7 @@ impl Manager {
 
     fn stop(&mut self) -> Step {
         self.is_stopping = true;
+        self.waits = None;
         self.link.serving(None);
         self.handle(Event::NodeStops)
     }
@@ -268,6 +273,9 @@ impl Manager {
             Input::Told(event) => {
                 if let Event::Ready { name, incarnation } = &event {
                     info!(%name, %incarnation, "ready");
+                }
+                if let Some(cluster) = &self.cluster {
+                    cluster.pass_on_witness(&event);
                 }
                 self.handle(event)
             }
@@ -394,6 +402,7 @@ impl Manager {
         let others =
             self.table.next_deadline().into_iter().chain(self.applications.next_deadline());
         let others = others.chain(self.cluster.as_ref().map(ClusterNode::next_deadline));
+        let others = others.chain(self.waits.as_ref().map(clock::Wait::deadline));
         others.fold(self.keys.next_deadline(), Instant::min)
     }
 
@@ -421,7 +430,10 @@ impl Manager {
         self.look_at_cluster(now);
         let mut effects = Vec::new();
         self.table.tick(now, &mut effects);
-        self.carry_out(effects)
+        match self.carry_out(effects) {
+            Step::Going => self.look_at_clock(now),
+            step => step,
+        }
     }
 
     fn handle(&mut self, event: Event) -> Step {
@@ -477,7 +489,7 @@ impl Manager {
         let record = Record {
             manager_restarts: self.restarts,
             settings: self.link.settings().clone(),
-            numbers_used: self.table.numbers_used(),
+            numbers_used: self.numbers_used(),
             edges: self.described_listeners(),
             processes: self.table.record().into_iter().map(process).collect(),
             ..Record::default()
@@ -499,7 +511,7 @@ impl Manager {
             status.manager = Some(ManagerStatus { pid, restarts });
             status.clock = self.clock;
             status.applications = self.applications.status();
-            status.cluster = self.cluster.as_ref().map(|cluster| Box::new(cluster.status()));
+            status.cluster = self.cluster_status().map(Box::new);
             status.view = self.whole_view();
         }
         if answer.is_progress() {
@@ -620,7 +632,7 @@ impl Manager {
     }
 }
 
-pub(super) fn unix_micros() -> u64 {
+pub(in crate::server) fn unix_micros() -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX / 2)
 }

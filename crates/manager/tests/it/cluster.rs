@@ -311,6 +311,68 @@ fn a_single_node_becomes_a_member_while_it_runs() {
 }
 
 #[test]
+fn a_container_that_an_edge_of_another_node_finds_silent_is_ended_by_its_own_manager() {
+    let port = free_port();
+    let directory = tempfile::tempdir().unwrap();
+    found(directory.path(), "node1", address(1, port)).unwrap();
+    let accuses = [("edge1", "accuses container1@node2")];
+    let one = Node::start_prepared_with(directory, config(1, address(1, port)), &accuses);
+    // Whoever has an edge of its own believes that one.
+    let mut without_edges = config(2, address(2, port));
+    without_edges.edge.instances.clear();
+    let two = Node::start_prepared(joined(&one, 2, port), without_edges);
+    two.wait_for("another life of it", |view| {
+        let process = view.process(&name("container1"))?;
+        (process.restarts > 0).then_some(())
+    });
+    assert_eq!(two.process("container2").restarts, 0);
+    stop(vec![one, two]);
+}
+
+#[test]
+fn a_member_at_another_address_is_found_by_who_comes_up_while_it_is_the_only_one() {
+    let (port, mut nodes) = cluster_of(3);
+    let ended = nodes.pop().unwrap().stop();
+    let elsewhere = address(33, port);
+    nodes.push(Node::start_again(ended, config(3, elsewhere)));
+    wait_until_complete(&nodes);
+    for node in &nodes {
+        let file = node.directory().join("cluster/cluster.json");
+        until("the list to have it", || {
+            let list = fs::read_to_string(&file).ok()?;
+            list.contains(&elsewhere.to_string()).then_some(())
+        });
+    }
+    // All but the one that moved stop; whoever comes up again knows of it by the list only.
+    let second = nodes.remove(1).stop();
+    let first = nodes.remove(0).stop();
+    nodes.push(Node::start_again(second, config(2, address(2, port))));
+    nodes.push(Node::start_again(first, config(1, address(1, port))));
+    wait_until_complete(&nodes);
+    stop(nodes);
+}
+
+#[test]
+fn a_manager_shows_no_version_that_the_one_before_it_has_shown() {
+    let (_, nodes) = cluster_of(2);
+    let before = nodes[0].manager_pid();
+    signal(before, Signal::KILL);
+    // From now on its own processes do not change, those of the other node do.
+    nodes[0].wait_for_manager_after(before);
+    wait_until_complete(&nodes);
+    for _ in 0..2 {
+        assert_eq!(nodes[1].request(Request::Restart { name: name("container1") }), Answer::Done);
+    }
+    wait_until_complete(&nodes);
+    let version = nodes[0].status().version;
+    let record = fs::read_to_string(nodes[0].directory().join("run/processes.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_str(&record).unwrap();
+    let used = record["numbers_used"].as_u64().unwrap();
+    assert!(used >= version, "{used} stands in the record, {version} was shown");
+    stop(nodes);
+}
+
+#[test]
 fn members_hear_each_other_by_gossip_and_can_be_told_another_way_to_find_others() {
     let (port, nodes) = cluster_of(3);
     let begun = Instant::now();

@@ -21,7 +21,7 @@ use topology::protocol::{
     ToManager,
 };
 use topology::server::{Event, Reporter, Subscription, beat};
-use topology::{ListenerTransport, ProcessName, ProcessState, ProcessType};
+use topology::{ListenerTransport, ProcessName, ProcessState, ProcessType, TopologyView};
 
 const NAME: &str = "FAKE_CHILD_NAME";
 const SOCKET: &str = "FAKE_CHILD_SOCKET";
@@ -123,6 +123,7 @@ fn live(
     for event in events {
         match event {
             Event::View(view) => {
+                accuse(&view, behaviour, &applications.reporter);
                 for process in view.processes {
                     if states.insert(process.name.clone(), process.state) != Some(process.state) {
                         notes.write(&format!("{} {}", process.name, process.state));
@@ -147,6 +148,17 @@ fn live(
             Event::Command(Command::Fault(_)) => {}
             Event::ManagerGone => return,
         }
+    }
+}
+
+/// An edge that "accuses NAME" gets no answers from that container, whichever life it has.
+fn accuse(view: &TopologyView, behaviour: &str, reporter: &Reporter) {
+    let accused = behaviour.strip_prefix("accuses ").map(ProcessName::new);
+    if let Some(process) = accused.and_then(|name| view.process(&name))
+        && process.state == ProcessState::Ready
+    {
+        let (name, incarnation) = (process.name.clone(), process.incarnation);
+        reporter.report(&ToManager::Unresponsive { name, incarnation });
     }
 }
 

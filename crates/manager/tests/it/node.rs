@@ -241,6 +241,15 @@ impl Node {
         Node::start_in(directory, config, &[]).serves()
     }
 
+    /// On a directory that somebody else has prepared.
+    pub(crate) fn start_prepared_with(
+        directory: tempfile::TempDir,
+        config: NodeConfig,
+        behaviours: &[(&str, &str)],
+    ) -> Node {
+        Node::start_in(directory, config, behaviours).serves()
+    }
+
     /// Before its manager answers.
     pub(crate) fn start_hidden(config: NodeConfig, behaviours: &[(&str, &str)]) -> Node {
         Node::start_in(tempfile::tempdir().unwrap(), config, behaviours)

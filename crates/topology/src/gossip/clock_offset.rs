@@ -16,6 +16,9 @@ const READINGS_MAX: usize = 16;
 /// A question that was longer under way says nothing.
 const ROUND_TRIP_MAX_US: u64 = 2_000_000;
 
+/// How far two clocks may go apart by themselves, or by who slews them, between readings that are kept.
+const DRIFT_MAX_US: u64 = 10_000;
+
 /// What is known of a member's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClockOffset {
@@ -30,31 +33,41 @@ impl ClockOffset {
     pub fn is_off_by(&self, limit_us: u64) -> bool {
         self.ahead_us.unsigned_abs() > limit_us.saturating_add(self.error_us)
     }
+
+    /// Whether both may be readings of one clock that nobody set in between.
+    fn agrees_with(&self, other: &ClockOffset) -> bool {
+        let error_us = self.error_us.saturating_add(other.error_us).saturating_add(DRIFT_MAX_US);
+        self.ahead_us.abs_diff(other.ahead_us) <= error_us
+    }
 }
 
 /// The last readings of all members.
 #[derive(Debug, Default)]
-pub(super) struct ClockOffsets(BTreeMap<NodeNumber, VecDeque<ClockOffset>>);
+pub struct ClockOffsets(BTreeMap<NodeNumber, VecDeque<ClockOffset>>);
 
 impl ClockOffsets {
     /// A member answered at `now` a question of `asked_at`, both by our clock, at `answered_at` by its own; all in Unix
-    /// microseconds.
-    pub(super) fn answered(&mut self, node: NodeNumber, asked_at: u64, answered_at: u64, now: u64) {
+    /// microseconds. A reading that cannot be of the same clock as those before makes them worthless: it was set.
+    pub fn answered(&mut self, node: NodeNumber, asked_at: u64, answered_at: u64, now: u64) {
         let Some(round_trip) = now.checked_sub(asked_at) else { return };
         if round_trip > ROUND_TRIP_MAX_US {
             return;
         }
         let middle = (asked_at + round_trip / 2).cast_signed();
         let ahead_us = answered_at.cast_signed().saturating_sub(middle);
+        let read = ClockOffset { ahead_us, error_us: round_trip.div_ceil(2) };
         let readings = self.0.entry(node).or_default();
+        if readings.iter().any(|before| !before.agrees_with(&read)) {
+            readings.clear();
+        }
         if readings.len() >= READINGS_MAX {
             readings.pop_front();
         }
-        readings.push_back(ClockOffset { ahead_us, error_us: round_trip.div_ceil(2) });
+        readings.push_back(read);
     }
 
     /// The best reading of each member.
-    pub(super) fn best(&self) -> BTreeMap<NodeNumber, ClockOffset> {
+    pub fn best(&self) -> BTreeMap<NodeNumber, ClockOffset> {
         let best = |readings: &VecDeque<ClockOffset>| {
             readings.iter().rev().min_by_key(|reading| reading.error_us).copied()
         };
@@ -99,6 +112,16 @@ mod tests {
             offsets.answered(ONE, NOW + step, NOW + step + 500, NOW + step + 1_000);
         }
         assert_eq!(offsets.best()[&ONE].ahead_us, 0, "the clock was set meanwhile");
+    }
+
+    #[test]
+    fn a_clock_that_was_set_is_known_by_the_next_reading() {
+        let mut offsets = ClockOffsets::default();
+        for step in 0..8 {
+            offsets.answered(ONE, NOW + step, NOW + step + 3_600_000_100, NOW + step + 200);
+        }
+        offsets.answered(ONE, NOW + 9, NOW + 9 + 40_000, NOW + 9 + 80_000);
+        assert_eq!(offsets.best()[&ONE], ClockOffset { ahead_us: 0, error_us: 40_000 });
     }
 
     #[test]

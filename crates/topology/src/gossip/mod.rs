@@ -39,7 +39,7 @@ mod socket;
 mod tests;
 mod word;
 
-pub use clock_offset::ClockOffset;
+pub use clock_offset::{ClockOffset, ClockOffsets};
 pub use seeking::Discovery;
 pub use socket::GossipCounters;
 

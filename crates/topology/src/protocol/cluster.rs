@@ -47,6 +47,9 @@ pub struct ClusterStatus {
     /// How far the clocks of other nodes are from this one's, by their names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub clocks: BTreeMap<String, ClockOffset>,
+    /// Why this node starts nothing yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
     /// Datagrams of gossip, and those that were dropped.
     #[serde(default)]
     pub gossip: GossipCounters,

@@ -205,6 +205,34 @@ fn never_are_more_than_half_of_the_containers_killed_for_what_edges_say() {
 }
 
 #[test]
+fn what_edges_of_other_nodes_say_counts_where_no_edge_of_the_node_serves() {
+    let mut node = Node::serving();
+    node.unresponsive("edge1@node2", "container1");
+    node.pass(SILENCE * 4);
+    assert_eq!(node.take_log(), [""; 0], "its own edge has answers");
+    node.request(1, |name| Request::Stop { name }, "edge1");
+    node.pass(INTERVAL);
+    assert_eq!(node.take_log(), ["drain edge1", "kill container1"]);
+}
+
+#[test]
+fn an_edge_of_another_node_that_serves_no_more_accuses_nobody() {
+    let mut node = Node::serving();
+    node.request(1, |name| Request::Stop { name }, "edge1");
+    node.unresponsive("edge1@node2", "container1");
+    let mut view = node.table.view();
+    let edge = ProcessEntry { name: ProcessName::new("edge1@node2"), ..node.entry("edge1") };
+    view.processes.push(ProcessEntry { state: ProcessState::Ready, ..edge.clone() });
+    node.table.keep_witnesses(&view);
+    node.pass(SILENCE - INTERVAL);
+    view.processes.push(ProcessEntry { state: ProcessState::Down, ..edge });
+    view.processes.swap_remove(view.processes.len() - 2);
+    node.table.keep_witnesses(&view);
+    node.pass(SILENCE * 4);
+    assert_eq!(node.state("container1"), ProcessState::Ready);
+}
+
+#[test]
 fn an_edge_is_not_judged_by_what_edges_say() {
     let mut node = Node::serving();
     node.unresponsive("edge1", "edge1");

@@ -3,10 +3,11 @@
 use std::time::Instant;
 
 use tokio::sync::mpsc;
-use topology::protocol::{Answer, Request};
+use topology::protocol::{Answer, ClusterStatus, Request};
 use topology::{ProcessName, RepositoryList, TopologyView};
 use tracing::{error, info};
 
+use super::clock::Wait;
 use super::{Manager, Step, limits, view_line};
 use crate::process_table::Event;
 use crate::process_table::Ticket;
@@ -85,6 +86,11 @@ impl Manager {
             let leads = self.cluster.as_ref().is_some_and(ClusterNode::leads);
             repository.look(&view, leads);
         }
+        self.table.keep_witnesses(&view);
+        if self.cluster.is_some() {
+            // Another manager shall not show a lower version.
+            self.note();
+        }
         let line = view_line(view);
         self.views.send_if_modified(|shown| {
             let is_new = **shown != *line;
@@ -118,6 +124,7 @@ impl Manager {
         self.keys.lead(cluster.coordinates());
         match consequence {
             Consequence::None => {}
+            Consequence::Told(event) => return self.handle(event),
             Consequence::View => self.show_view(),
             Consequence::Keys(ring, from) => {
                 if let Some(write) = self.keys.adopt(ring, from == FromCoordinator::Yes) {
@@ -129,7 +136,18 @@ impl Manager {
                 }
             }
         }
-        Step::Going
+        self.look_at_clock(now)
+    }
+
+    pub(super) fn cluster_status(&self) -> Option<ClusterStatus> {
+        let waits = self.waits.as_ref().map(Wait::reason);
+        self.cluster.as_ref().map(|cluster| ClusterStatus { waits, ..cluster.status() })
+    }
+
+    /// No version that was shown is greater, and no life's microseconds are.
+    pub(super) fn numbers_used(&self) -> u64 {
+        let shown = self.cluster.as_ref().map_or(0, ClusterNode::version);
+        self.table.numbers_used().max(shown)
     }
 
     pub(super) fn requested(
@@ -168,6 +186,9 @@ impl Manager {
                     ));
                 }
             }
+        }
+        if let (Some(wait), Some(_)) = (&self.waits, process_of(&mut request)) {
+            return refuse(wait.reason());
         }
         if is_for_coordinator(&request)
             && let Some(cluster) = &mut self.cluster

@@ -16,6 +16,7 @@ use super::protocol::{LINE_BYTES_MAX, ToPeer};
 use super::{HANDSHAKE_TIMEOUT, Port, Said};
 use crate::cluster::{Greeting, Session};
 use crate::server::Input;
+use crate::server::manager::unix_micros;
 
 /// Requests and answers that wait for one member to read. More are refused.
 const OUTBOUND_MAX: usize = 64;
@@ -38,6 +39,9 @@ pub(crate) enum PeerInput {
     },
     /// A member says something.
     Said { number: NodeNumber, session: Session, said: ToPeer },
+    /// It answered at `answered_at` by its clock what was asked at `asked_at`, and came at `now`, by ours: Unix
+    /// microseconds.
+    Time { number: NodeNumber, session: Session, asked_at: u64, answered_at: u64, now: u64 },
     /// A member asks for something; the reply takes progress too.
     Asked { request: topology::protocol::Request, reply: mpsc::Sender<Answer> },
     /// The connection is over.
@@ -186,7 +190,18 @@ impl Talk<'_> {
                         drop(place);
                     });
                 }
+                ToPeer::Time { asked_at, answered_at } => {
+                    let Talk { number, session, .. } = *self;
+                    let now = unix_micros();
+                    let time = PeerInput::Time { number, session, asked_at, answered_at, now };
+                    send(self.port, time).await?;
+                }
                 said => {
+                    if let ToPeer::Ping { asked_at } = said {
+                        let answered_at = unix_micros();
+                        // Who does not read has no use for it.
+                        let _ = answers.try_send(ToPeer::Time { asked_at, answered_at });
+                    }
                     let Talk { number, session, .. } = *self;
                     send(self.port, PeerInput::Said { number, session, said }).await?;
                 }
@@ -235,7 +250,9 @@ impl Talk<'_> {
                     None => return Ok(()),
                 },
                 Some(answer) = answered.recv() => Arc::new(encode_line(&answer)),
-                _ = pings.tick() => Arc::new(encode_line(&ToPeer::Ping)),
+                _ = pings.tick() => {
+                    Arc::new(encode_line(&ToPeer::Ping { asked_at: unix_micros() }))
+                }
             };
             write(writer, &line, within).await?;
         }

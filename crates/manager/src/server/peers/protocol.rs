@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 use topology::protocol::{Admission, Answer, Request};
-use topology::{KeyRing, Membership, NodeSnapshot};
+use topology::{Incarnation, KeyRing, Membership, NodeSnapshot, ProcessName};
 
 use crate::cluster::Greeting;
 
@@ -33,8 +33,22 @@ pub(crate) enum ToPeer {
     Membership(Membership),
     /// The keys have changed. Written like `FromManager::Keys`, whose lines are passed on.
     Keys(KeyRing),
-    /// The sender is there. At every heartbeat interval.
-    Ping,
+    /// The sender is there, and asks for the time. At every heartbeat interval.
+    Ping {
+        /// Unix microseconds by its clock.
+        asked_at: u64,
+    },
+    /// To a ping.
+    Time {
+        /// Of the ping.
+        asked_at: u64,
+        /// Unix microseconds by the clock of who answers.
+        answered_at: u64,
+    },
+    /// An edge of the sender's node gets no answers to its probes from a container of the receiver's.
+    Unresponsive(Witness),
+    /// That edge gets answers again.
+    Responsive(Witness),
     /// For the receiver to carry out.
     Request {
         /// Comes back with every answer.
@@ -49,6 +63,15 @@ pub(crate) enum ToPeer {
         /// What.
         answer: Answer,
     },
+}
+
+/// What an edge has seen of a container of another node; both by their names on their own nodes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Witness {
+    pub(crate) edge: ProcessName,
+    pub(crate) container: ProcessName,
+    /// Which life of the container.
+    pub(crate) incarnation: Incarnation,
 }
 
 /// What a node says that wants to be admitted.
