@@ -47,6 +47,11 @@ impl Cables {
         self.cuts.contains_key(&cut)
     }
 
+    /// Whether any cable is cut.
+    pub fn are_cut(&self) -> bool {
+        !self.cuts.is_empty()
+    }
+
     /// Everything is mended.
     pub fn mend_all(&mut self) {
         self.cuts.clear();

@@ -8,7 +8,7 @@
 //! | a record of a set-up or session, taken over from a life, is never written by that life again; between nodes that do not hear each other: not without having read it | at each commit | claims and updates expected any version |
 //! | no committed session is lost: its record goes only when all of its legs have ended | at each commit, every five seconds | a claim deleted the record; a record lived eight seconds |
 //! | a timer of a session commits at most once, a periodic one once in a period | at each commit | a timer that had fired stayed; a period was halved |
-//! | who has an acknowledged binding is not called in vain | when a call is refused for want of bindings | a look-up found nobody, sometimes |
+//! | who has an acknowledged binding, by an edge that has had power since, is not called in vain while nodes reach each other | when a call is refused for want of bindings | a look-up found nobody, sometimes |
 //! | who picks up is connected | when a callee gives up waiting for the ACK | a response for a dead owner was dropped |
 //! | every request of a phone is answered | when it ends, unless the store refuses | every second REGISTER got no answer |
 //! | faults are hidden: no 5xx while a container serves | at each answer, unless the store refuses | an edge answered what a dead container had not taken |
@@ -16,6 +16,7 @@
 //! | nothing is left: transactions, untaken messages, records of calls, questions to the store | at the end | no record of a set-up was removed |
 //! | every user can be called | after everything failed | a container never trusted its calls again; a look-up found nobody |
 //! | nobody is started who lives | when a program is started | a manager forgot what the last one left |
+//! | nobody is taken for lost who was heard, and who is silent is taken for lost | when a manager shows its view, and speaks | a silence of one interval was enough; a node was never lost |
 //! | nobody is killed for a silence that was none | when the manager kills | a manager gave no grace to those whom it adopted |
 //!
 //! What a seed's faults may cost is said in [`Promises`]: as little as the code as it stands promises.
@@ -68,6 +69,8 @@ const ABSENCE_FELT: Moment = Moment::from_secs(5);
 pub struct Promises {
     /// Who picks up is connected, and every call ends.
     pub calls_stand: bool,
+    /// A record says that a call was answered before its caller hears so.
+    pub answers_are_on_record: bool,
     /// A callee with an acknowledged binding is found.
     pub bindings_are_found: bool,
     /// Periods of timers mean nothing: the clock is set.
@@ -82,6 +85,8 @@ pub struct Promises {
 
 /// How far the clocks of two nodes are apart at most: so much earlier than was promised a binding may end.
 const CLOCKS_APART_MAX: Moment = Moment::from_millis(500);
+/// How long after a cut, or a loss of power, everybody knows all processes again and links to them.
+const SETTLED_IN: Moment = Moment::from_secs(5);
 /// How long before its commit stands a timer may have begun, where commits wait for a failover.
 const COMMITS_WAIT_MAX: Moment = Moment::from_secs(5);
 
@@ -92,11 +97,12 @@ impl Promises {
         let has = |kind| kinds.contains(&kind);
         // A store that refuses a commit refuses the call that needs it.
         let store_refuses = has(Kind::Store) || has(Kind::Node) || has(Kind::Partition);
-        let calls_stand = !store_refuses;
+        let calls_stand = !has(Kind::Store);
         // An edge that is stopped for good leaves no flow to whoever registered by it.
-        let bindings_are_found = !has(Kind::Edge) && !has(Kind::Node) && !has(Kind::Partition);
+        let bindings_are_found = !has(Kind::Edge);
         Promises {
             calls_stand,
+            answers_are_on_record: !store_refuses && !has(Kind::Primary),
             bindings_are_found,
             clock_may_jump: has(Kind::Clock),
             records_may_stay: store_refuses
@@ -134,6 +140,12 @@ pub struct Invariants {
     on_record: BTreeMap<CallName, bool>,
     /// When no container served last.
     nobody_served_at: Option<Moment>,
+    /// When nodes did not reach each other last.
+    cables_cut_at: Option<Moment>,
+    /// When the edge that a phone registered by had no power last, if it has not registered since.
+    flow_broken: BTreeMap<usize, Moment>,
+    /// When each call began.
+    calls_began: BTreeMap<CallName, Moment>,
     /// The sessions that have a record, and whether a leg of it stands.
     standing: BTreeMap<Key, bool>,
     began: BTreeMap<Key, Moment>,
@@ -154,6 +166,9 @@ impl Invariants {
             by_agent: BTreeSet::new(),
             on_record: BTreeMap::new(),
             nobody_served_at: None,
+            cables_cut_at: None,
+            flow_broken: BTreeMap::new(),
+            calls_began: BTreeMap::new(),
             standing: BTreeMap::new(),
             began: BTreeMap::new(),
             violations: Vec::new(),
@@ -182,7 +197,14 @@ impl Invariants {
     }
 
     /// A call to these phones begins.
-    pub fn call_begins(&mut self, call: CallName, mut phones: Vec<usize>, way: CallWay) {
+    pub fn call_begins(
+        &mut self,
+        now: Moment,
+        call: CallName,
+        mut phones: Vec<usize>,
+        way: CallWay,
+    ) {
+        self.calls_began.insert(call.clone(), now);
         if way == CallWay::Agent {
             self.by_agent.insert(call.clone());
         }
@@ -194,6 +216,16 @@ impl Invariants {
     /// No container is there to serve anybody.
     pub fn nobody_serves(&mut self, now: Moment) {
         self.nobody_served_at = Some(now);
+    }
+
+    /// Some nodes do not reach each other.
+    pub fn cables_are_cut(&mut self, now: Moment) {
+        self.cables_cut_at = Some(now);
+    }
+
+    /// The edge that a phone registered by has no power.
+    pub fn flow_is_broken(&mut self, now: Moment, phone: usize) {
+        self.flow_broken.insert(phone, now);
     }
 
     /// The clock was set forward: expiry stands still for a minute, and whoever has not registered anew by then is gone.
@@ -226,6 +258,7 @@ impl Invariants {
             Observation::Registered { until } => {
                 let binding = Binding { contact: contact.to_owned(), until: *until };
                 self.bindings.insert(place, binding);
+                self.flow_broken.remove(&place);
             }
             Observation::BindingMissing => {
                 self.violated(now, format!("a 200 to REGISTER does not list {contact}"));
@@ -311,7 +344,7 @@ impl Invariants {
     /// A caller has a provisional response, or an answer: what it says must outlast whoever said it.
     fn heard(&mut self, now: Moment, call: &CallName, is_answer: bool) {
         // A store that refuses everything is not waited for for ever.
-        let may_be_answered_without = !self.promises.calls_stand;
+        let may_be_answered_without = !self.promises.answers_are_on_record;
         match self.on_record.get(call) {
             None => self.violated_by(now, call, format!("{call} goes on and is not on record")),
             Some(false) if is_answer && !may_be_answered_without => {
@@ -438,8 +471,14 @@ impl Invariants {
     }
 
     fn calling_over(&mut self, now: Moment, call: &CallName, outcome: Outcome) {
-        let lasts =
-            |phone: &usize| self.bindings.get(phone).is_some_and(|binding| binding.until > now);
+        let began = self.calls_began.get(call).copied().unwrap_or_default();
+        let is_settled = |broken: Option<&Moment>| broken.is_none_or(|at| *at + SETTLED_IN < began);
+        let lasts = |phone: &usize| {
+            let binding = self.bindings.get(phone);
+            binding.is_some_and(|binding| binding.until > now)
+                && is_settled(self.flow_broken.get(phone))
+                && is_settled(self.cables_cut_at.as_ref())
+        };
         let is_reachable = self.reachable.get(call).is_some_and(|phones| phones.iter().any(lasts));
         // The agent gives up with 480 who rang for too long.
         let is_given_up = self.is_by_agent(call) && self.rang.contains(call);

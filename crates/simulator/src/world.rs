@@ -179,6 +179,8 @@ pub struct World {
     sockets: BTreeMap<SocketAddr, VecDeque<Datagram>>,
     phones: Vec<Phone>,
     phone_wakes: Vec<Option<Moment>>,
+    /// The edge by which each phone has an acknowledged binding.
+    registered_by: BTreeMap<usize, SocketAddr>,
     calls: Vec<String>,
     tickets: u64,
     is_over: bool,
@@ -197,6 +199,7 @@ pub fn run(seed: u64, recording: Recording) -> Report {
         if !world.serves_anybody() {
             world.invariants.nobody_serves(moment);
         }
+        world.look_at_cables();
         steps += 1;
         if !world.invariants.violations().is_empty() {
             break;
@@ -261,6 +264,7 @@ impl World {
             sockets: edges.iter().map(|edge| (*edge, VecDeque::new())).collect(),
             phones: processes::phones(&scenario, &edges, &random),
             phone_wakes: vec![None; scenario.phones.len()],
+            registered_by: BTreeMap::new(),
             calls: Vec::new(),
             tickets: 0,
             is_over: false,
@@ -421,6 +425,7 @@ impl World {
             self.trace.note(&self.phones[place].name, format_args!("{observation:?}"));
             self.invariants.observed(self.now, (place, &contact), &observation);
             if matches!(observation, Observation::Registered { .. }) {
+                self.registered_by.insert(place, self.phones[place].registers_by());
                 self.look_at_records();
             }
         }
@@ -471,7 +476,7 @@ impl World {
         self.calls.push(name.clone());
         let phones: Vec<usize> =
             (0..self.phones.len()).filter(|phone| self.phones[*phone].user == callee).collect();
-        self.invariants.call_begins(name.clone(), phones, way);
+        self.invariants.call_begins(self.now, name.clone(), phones, way);
         let uri = format!("{callee}@{}", way.domain());
         self.with_phone(caller, |phone, now| phone.call(name, &uri, plan, now));
     }

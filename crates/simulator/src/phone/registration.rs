@@ -1,5 +1,6 @@
 //! REGISTER: at the beginning, and again when half of the lifetime is over (RFC 3261 §10.2).
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use sip::Message;
@@ -46,6 +47,11 @@ impl Phone {
         if self.registration.next.is_some() {
             self.registration.next = Some(now);
         }
+    }
+
+    /// The edge by which it registers now.
+    pub fn registers_by(&self) -> SocketAddr {
+        self.edges[self.registration.edge]
     }
 
     pub(super) fn wake_registration(&mut self, now: Moment) {

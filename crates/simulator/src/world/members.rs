@@ -11,6 +11,8 @@ use topology::{MemberFile, Membership, NodeNumber, NodeSnapshot, Picture};
 
 use super::*;
 
+/// How long after the silence that is allowed a node is lost at the latest.
+const NOTICED_IN: Duration = Duration::from_secs(1);
 /// How long gossip takes.
 const GOSSIP: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(40));
 
@@ -21,6 +23,9 @@ pub(super) struct Membered {
     /// What gossip has brought, and when it brought something last.
     said: BTreeMap<NodeNumber, NodeSnapshot>,
     heard: BTreeMap<NodeNumber, Instant>,
+    /// When anything came from whom last, for those who watch.
+    words: BTreeMap<NodeNumber, Instant>,
+    began: Instant,
     shown: Option<TopologyView>,
 }
 
@@ -72,6 +77,8 @@ impl Membered {
             sessions: BTreeMap::new(),
             said: BTreeMap::new(),
             heard: BTreeMap::new(),
+            words: BTreeMap::new(),
+            began: now,
             shown: None,
         }
     }
@@ -137,6 +144,7 @@ impl World {
         for place in self.lives_of(node) {
             self.say(place, Word::View(Arc::clone(&view)));
         }
+        self.judges_justly(node);
     }
 
     /// The manager tells every other one what it is now, and goes on to do so.
@@ -204,6 +212,7 @@ impl World {
                 member.look(now)
             }
         };
+        member.words.insert(number(from), now);
         if keys.current_since() > node.keys.current_since() {
             self.use_keys(to, keys);
         }
@@ -218,6 +227,28 @@ impl World {
         let Some(member) = &mut self.nodes[node.0].member else { return };
         if member.look(now) {
             self.show(node);
+        }
+        self.judges_justly(node);
+    }
+
+    /// Who was heard is not lost, and who was not for too long is.
+    fn judges_justly(&mut self, node: NodeId) {
+        let now = self.instant();
+        let Some(member) = &self.nodes[node.0].member else { return };
+        let lost = member.cluster.lost();
+        let others = (0..self.nodes.len()).map(NodeId).filter(|other| *other != node);
+        for other in others {
+            let heard = member.words.get(&number(other)).copied().unwrap_or(member.began);
+            let silent_for = now.duration_since(heard);
+            let wrong = match lost.contains(&number(other)) {
+                true if silent_for < HEARTBEAT.silence_max() => "is lost, and has been heard",
+                false if silent_for > HEARTBEAT.silence_max() + NOTICED_IN => {
+                    "is not lost, and has been silent"
+                }
+                true | false => continue,
+            };
+            let [by, about] = [node, other].map(|node| self.nodes[node.0].name());
+            self.invariants.violated(self.now, format!("to {by}, {about} {wrong}: {silent_for:?}"));
         }
     }
 

@@ -110,6 +110,19 @@ impl World {
         self.schedule_wakes();
     }
 
+    /// Those who watch know what is cut and dark.
+    pub(super) fn look_at_cables(&mut self) {
+        let cables = &self.streams.cables;
+        if cables.are_cut() {
+            self.invariants.cables_are_cut(self.now);
+        }
+        for node in self.nodes.iter().filter(|node| cables.is_dark(node.id.0)) {
+            for (phone, _) in self.registered_by.iter().filter(|(_, by)| node.edges.contains(by)) {
+                self.invariants.flow_is_broken(self.now, *phone);
+            }
+        }
+    }
+
     pub(super) fn mend_everything(&mut self) {
         self.streams.cables.mend_all();
         self.mended();
