@@ -72,6 +72,8 @@ pub(super) struct Applications {
     unused: BTreeSet<String>,
     /// No session begins with them any more, but some that did are not stored yet.
     beginning: BTreeSet<String>,
+    /// The first table is hosted. Before, the container's loop does not run: nothing begins, and nobody would answer.
+    is_serving: bool,
 }
 
 impl Applications {
@@ -95,6 +97,7 @@ impl Applications {
             looking: None,
             unused: BTreeSet::new(),
             beginning: BTreeSet::new(),
+            is_serving: false,
         }
     }
 
@@ -112,6 +115,7 @@ impl Applications {
             self.take_over(table).await;
             // Whoever waited may have given up.
             first.take().map(|first| first.send(()));
+            self.is_serving = true;
             loop {
                 tokio::select! {
                     changed = tables.changed() => match changed {
@@ -149,7 +153,9 @@ impl Applications {
         // Sessions may have begun meanwhile, here or elsewhere, with what was unused before.
         self.looking.take().inspect(JoinHandle::abort);
         self.unused.clear();
-        self.await_beginning().await;
+        if self.is_serving {
+            self.await_beginning().await;
+        }
         self.look_for_usage();
         self.reported = self.report();
         self.reporter.report(&ToManager::Applications(self.reported.clone()));
