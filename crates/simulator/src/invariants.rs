@@ -97,7 +97,8 @@ impl Promises {
         let has = |kind| kinds.contains(&kind);
         // A store that refuses a commit refuses the call that needs it.
         let store_refuses = has(Kind::Store) || has(Kind::Node) || has(Kind::Partition);
-        let calls_stand = !has(Kind::Store);
+        // Who is cut off while a phone rings takes its flow for gone, and the phone is not told that the call is over.
+        let calls_stand = !has(Kind::Store) && !has(Kind::Partition);
         // An edge that is stopped for good leaves no flow to whoever registered by it.
         let bindings_are_found = !has(Kind::Edge);
         Promises {
