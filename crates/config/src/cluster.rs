@@ -61,8 +61,8 @@ pub struct ClusterSettings {
     /// that `stores` leaves over are for copies that another node should have and is lost. Default: `6220-6227`.
     #[serde(default = "store_ports")]
     pub store_ports: PortRange,
-    /// The ports of the repository, at the host of `address`: one for clients, one for its other members. Default:
-    /// `6230-6231`.
+    /// The ports of the repository, at the host of `address`: one for clients, one for its other members. Default: 30 and 31
+    /// above that of `address`, so `6230-6231`.
     #[serde(default = "repository_ports")]
     pub repository_ports: PortRange,
     /// Whether a copy may lie on the host of what it is a copy of, for want of another. It outlives a process then, not a
@@ -119,6 +119,17 @@ fn store_ports() -> PortRange {
     PortRange { first: 6220, last: 6227 }
 }
 
+/// As far above the port of `address` as the usual ones are above [`CLUSTER_PORT`], so that several members have room on one
+/// address; the usual ones where there is no room above.
+fn repository_ports_of(address: SocketAddr) -> PortRange {
+    let usual = repository_ports();
+    let above = |port: u16| address.port().checked_add(port - CLUSTER_PORT);
+    match (above(usual.first), above(usual.last)) {
+        (Some(first), Some(last)) => PortRange { first, last },
+        (None | Some(_), _) => usual,
+    }
+}
+
 fn repository_ports() -> PortRange {
     PortRange { first: 6230, last: 6231 }
 }
@@ -133,7 +144,7 @@ impl ClusterSettings {
             link_ports: None,
             stores: Stores::default(),
             store_ports: store_ports(),
-            repository_ports: repository_ports(),
+            repository_ports: repository_ports_of(address),
             allow_colocation: false,
             copy_after: copy_after(),
         }
@@ -373,14 +384,15 @@ pub(crate) fn cluster_settings(
     let repository_ports = section.text(reader, "repository_ports", REPOSITORY_PORTS, |text| {
         text.parse().ok().filter(|ports: &PortRange| ports.count() == 2)
     });
+    let at = address.unwrap_or(default.address);
     let settings = ClusterSettings {
-        address: address.unwrap_or(default.address),
+        address: at,
         discover,
         nodes: nodes.unwrap_or_default(),
         link_ports,
         stores: stores.unwrap_or_default(),
         store_ports: store_ports.unwrap_or(default.store_ports),
-        repository_ports: repository_ports.unwrap_or(default.repository_ports),
+        repository_ports: repository_ports.unwrap_or_else(|| repository_ports_of(at)),
         allow_colocation: section.flag(reader, "allow_colocation", default.allow_colocation),
         copy_after: section.time(
             reader,

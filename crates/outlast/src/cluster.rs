@@ -20,7 +20,10 @@ use topology::protocol::{Answer, Request};
 use crate::command_line::{ClusterCommand, JoinWishes};
 use crate::control::{ask, unexpected};
 use crate::failure::Failure;
-use crate::{output, stores};
+use crate::output;
+use crate::stores::{self, accounts};
+
+mod accounts_along;
 
 /// `[cluster]` of `outlast.toml`.
 const SECTION: &str = "cluster";
@@ -42,6 +45,11 @@ pub(crate) fn cluster(directory: &Path, command: ClusterCommand) -> Result<(), F
 }
 
 fn create(directory: &Path, address: Option<SocketAddr>) -> Result<(), Failure> {
+    if founding::is_member(directory) && address.is_none() && accounts_along::is_due(directory)? {
+        // It was made one, and what comes then came to no end, or could not begin.
+        return accounts_along::carry_along(directory);
+    }
+    manager::server::etcd().context("the cluster's repository needs etcd; nothing was changed")?;
     let file = ConfigFile::open(directory, &FirstRun::default())?;
     let address = match (address, &file.config.cluster) {
         (Some(address), _) => address,
@@ -49,7 +57,7 @@ fn create(directory: &Path, address: Option<SocketAddr>) -> Result<(), Failure> 
         (None, None) => own_address()?,
     };
     let name = &file.config.node.name;
-    founding::found(directory, name, address).map_err(anyhow::Error::from)?;
+    founding::found_with_repository(directory, name, address).map_err(anyhow::Error::from)?;
     if let Err(error) = file.write(&file.with_address(address)) {
         // Half a member would come up as one.
         founding::forget(directory).context("DIR/cluster cannot be removed again; remove it")?;
@@ -57,8 +65,13 @@ fn create(directory: &Path, address: Option<SocketAddr>) -> Result<(), Failure> 
     }
     let is_up = open(directory)?;
     output::line(&format!("{name} is the first member of a new cluster, at {address}"));
-    if !is_up {
-        output::line(&format!("start it: outlast up --dir {}", directory.display()));
+    if is_up {
+        accounts_along::carry_along(directory)?;
+    } else {
+        output::line(&format!(
+            "start it: outlast up --dir {dir}; then have it carry its accounts along: outlast cluster create --dir {dir}",
+            dir = directory.display()
+        ));
     }
     output::line("to let other nodes join it, get a token: outlast cluster token");
     Ok(())
@@ -168,8 +181,8 @@ fn held(directory: &Path) -> Result<Vec<String>, Failure> {
         }
     };
     let runtime = stores::runtime()?;
-    if directory.join("accounts").exists() {
-        let accounts = AccountStore::new(Arc::new(stores::open_accounts(directory)?));
+    if directory.join("accounts").exists() && !accounts::are_shared(directory)? {
+        let accounts = AccountStore::new(Arc::new(accounts::open_own(directory)?));
         count(runtime.block_on(accounts.list()).map_err(anyhow::Error::from)?.len(), "accounts");
     }
     if stores::state(directory).exists() {
@@ -223,12 +236,16 @@ fn leave(directory: &Path, force: bool) -> Result<(), Failure> {
             );
             return Err(anyhow::Error::msg(told).into());
         }
+        leave_repository(directory)?;
         let request = Request::ClusterRemove { node: member.name.clone(), is_leaving: true };
         match ask(directory, request)? {
             Answer::Done => {}
             Answer::Refused { reason } => return Err(anyhow::Error::msg(reason).into()),
             other => return Err(unexpected(&other)),
         }
+    }
+    if is_alone {
+        stores::runtime()?.block_on(accounts::carry_back(directory))?;
     }
     let file = ConfigFile::open(directory, &FirstRun::default())?;
     founding::forget(directory).context("DIR/cluster cannot be removed; remove it")?;
@@ -239,6 +256,15 @@ fn leave(directory: &Path, force: bool) -> Result<(), Failure> {
         "it goes on as a single node; stop it and start it again when its calls have ended",
     );
     Ok(())
+}
+
+/// Another node takes this one's place in the repository, if it has one there.
+fn leave_repository(directory: &Path) -> Result<(), Failure> {
+    match ask(directory, Request::RepositoryLeave)? {
+        Answer::Done => Ok(()),
+        Answer::Refused { reason } => Err(anyhow::Error::msg(reason).into()),
+        other => Err(unexpected(&other)),
+    }
 }
 
 fn remove(directory: &Path, node: &str) -> Result<(), Failure> {

@@ -10,6 +10,8 @@ use state::engine::embedded::{Durability, EmbeddedStore, LockWait, OnLockWait, O
 
 use crate::failure::Failure;
 
+pub(crate) mod accounts;
+
 const STATE: &str = "state";
 
 /// Bindings and set-up records: fast, and the last second may be lost with the machine's power, unless configured
@@ -35,13 +37,6 @@ pub(crate) fn open_state_reporting(
     open(directory, STATE, options)
 }
 
-/// Accounts and names: on the disk before a command, or an application, is told that it is done. Nobody is told of long
-/// waits: it is the disk that is slow, and who hangs is found by his heartbeats.
-pub(crate) fn open_accounts(directory: &Path) -> anyhow::Result<EmbeddedStore> {
-    let options = Options { durability: Durability::EveryCommit, ..Options::default() };
-    open(directory, "accounts", options)
-}
-
 fn open(directory: &Path, name: &str, options: Options) -> anyhow::Result<EmbeddedStore> {
     let path = directory.join(name);
     EmbeddedStore::open(&path, options)
@@ -58,16 +53,17 @@ pub(crate) fn snapshots(directory: &Path) -> std::path::PathBuf {
     directory.join("snapshots")
 }
 
-/// Runs a command on the account store, whether the node is up or down.
+/// Runs a command on the accounts, whether the node is up or down.
 pub(crate) fn with_accounts<T>(
     directory: &Path,
     command: impl AsyncFnOnce(AccountStore) -> Result<T, registrar::AccountError>,
 ) -> Result<T, Failure> {
     must_exist(directory)?;
-    let store = open_accounts(directory)?;
-    let accounts = AccountStore::new(Arc::new(store));
-    let runtime = runtime()?;
-    Ok(runtime.block_on(command(accounts)).map_err(anyhow::Error::from)?)
+    let done = runtime()?.block_on(async {
+        let opened = accounts::open(directory).await?;
+        command(AccountStore::new(opened.store())).await.map_err(anyhow::Error::from)
+    });
+    Ok(done?)
 }
 
 /// A misspelt directory is told, not created.

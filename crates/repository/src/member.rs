@@ -41,6 +41,21 @@ impl RepositoryDirectory {
         RepositoryDirectory(directory.join("repository"))
     }
 
+    /// The directory itself.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Takes all of it away, the note first.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn remove(&self) -> io::Result<()> {
+        self.forget_member()?;
+        absent_is_fine(fs::remove_dir_all(&self.0))
+    }
+
     /// Where the copy lies.
     #[must_use]
     pub fn copy(&self) -> PathBuf {

@@ -9,6 +9,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::time::Duration;
 
+use repository::member::RepositoryDirectory;
 use topology::credentials::{
     Authority, ClusterDirectory, ClusterSecret, CredentialError, JoinToken, NodeCredentials,
 };
@@ -119,6 +120,9 @@ fn write(
     remove_stores(directory)
         .map_err(|source| CredentialError::Io { path: directory.to_owned(), source })?;
     let final_place = ClusterDirectory::of_node(directory);
+    // Of a cluster that the node was a member of once.
+    let left = RepositoryDirectory::of_node(directory);
+    left.remove().map_err(|source| CredentialError::Io { path: left.path().to_owned(), source })?;
     let beside = directory.join("cluster.new");
     let failed = |source| CredentialError::Io { path: beside.clone(), source };
     // One that a crash left.

@@ -37,7 +37,7 @@ use super::guests::Guests;
 use super::http::Teller;
 use super::usage::Usage;
 use super::{Joined, http, snapshots};
-use crate::stores;
+use crate::stores::{self, accounts};
 
 /// Events of the manager that wait for the container; more wait in the socket.
 const EVENTS_MAX: usize = 16;
@@ -72,7 +72,8 @@ pub(super) fn run(joined: Joined) -> anyhow::Result<()> {
         stores::open_state_reporting(&directory, durability, Arc::clone(&clock), move |wait| {
             report(&reporter, wait)
         })?;
-    let accounts: Arc<dyn Store> = Arc::new(stores::open_accounts(&directory)?);
+    let runtime = stores::runtime()?;
+    let accounts = runtime.block_on(accounts::open_to_serve(&directory))?.store();
     let snapshots = stores::snapshots(&directory);
     snapshots::take_regularly(state.clone(), snapshots, joined.config.state.snapshot_every);
     let state: Arc<dyn Store> = Arc::new(state);
@@ -87,7 +88,7 @@ pub(super) fn run(joined: Joined) -> anyhow::Result<()> {
     let keyed = KeyedNames::new(&joined.welcome.keys);
     let services = Stored::new(Arc::clone(&state), accounts, clock, keyed);
     let loader = Arc::new(Guests::new(applications, Arc::new(services)));
-    stores::runtime()?.block_on(serve(joined, settings, state, registrar, loader))
+    runtime.block_on(serve(joined, settings, state, registrar, loader))
 }
 
 async fn serve(

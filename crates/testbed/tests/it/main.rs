@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
+mod accounts;
 mod applications;
 mod back_to_back;
 mod calls;

@@ -63,6 +63,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "guest",
             "registrar",
             "manager",
+            "repository",
             "demo",
         ],
     ),

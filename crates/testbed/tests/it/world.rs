@@ -84,3 +84,13 @@ pub(crate) async fn registered_openly(node: &Node, user: &str, transport: LineTr
     phone.register(600).await.expect("anybody may register");
     phone
 }
+
+/// Whether there is etcd, which every cluster needs; says so where not.
+pub(crate) fn has_etcd() -> bool {
+    if std::path::Path::new("/usr/bin/etcd").exists() {
+        return true;
+    }
+    assert!(std::env::var_os("CI").is_none(), "install etcd-server");
+    eprintln!("skipped: there is no etcd; ./test says how to install it");
+    false
+}

@@ -1,8 +1,9 @@
 //! The node's member of the repository as a process: started, asked whether it serves, ended.
 //!
 //! etcd answers its clients only when it has told the others who it is, which takes a majority; before, it answers other
-//! members. So a member that waits for the others lives, and is not taken for one that never serves. Questions may take
-//! long on a busy machine; they are asked by a task of their own, and what that heard last holds for a while.
+//! members. One that waits for the others does all that it can, and counts as ready: nobody else's start waits for a
+//! majority. Questions may take long on a busy machine; they are asked by a task of their own, and what that heard last
+//! holds for a while.
 
 use std::io;
 use std::process::Command as Program;
@@ -113,7 +114,7 @@ async fn ask_on(client: Client, peer: Vec<Endpoint>, heard: Arc<Mutex<Heard>>) {
         let asked = Instant::now();
         let pulse = match (own.first(), peer.first()) {
             (Some(own), _) if client.status(own).await.is_ok() => Some(Pulse::Serves),
-            (_, Some(peer)) if client.is_there(peer).await => Some(Pulse::Begins),
+            (_, Some(peer)) if client.is_there(peer).await => Some(Pulse::Serves),
             _ => None,
         };
         if let Some(pulse) = pulse {
