@@ -7,7 +7,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use crate::FILE_NAME;
-use crate::cluster::cluster_settings;
+use crate::cluster::{STORES_MAX, cluster_settings};
 use crate::listen::{Listen, domain_name};
 use crate::problem::Problem;
 use crate::reader::{Expected, Reader, Section, integer_in, read};
@@ -63,6 +63,11 @@ fn node_config(reader: &mut Reader<'_>, mut root: Section<'_>) -> NodeConfig {
             "container.count".to_owned(),
             &format!("container{number}"),
         );
+    }
+    // A node may become a member of a cluster at any time.
+    let stores = (1..=STORES_MAX).map(|number| format!("store{number}"));
+    for name in stores.chain(["repository".to_owned()]) {
+        names.take(reader, container_at, "a server of the cluster".to_owned(), &name);
     }
     let edge = root.section(reader, "edge");
     let edge = edge_settings(reader, edge, &mut names);

@@ -451,3 +451,12 @@ fn stores_that_cannot_be_are_refused() {
         ],
     );
 }
+
+#[test]
+fn no_process_has_the_name_of_a_server_of_the_cluster() {
+    for name in ["store1", "store4", "repository"] {
+        let text = format!("[[edge.instances]]\nname = \"{name}\"\nlisten = [\"0.0.0.0:5060\"]\n");
+        let problems = parse(&text).unwrap_err();
+        assert!(problems[0].message.contains("a server of the cluster"), "{problems:?}");
+    }
+}
