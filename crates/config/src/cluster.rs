@@ -58,7 +58,8 @@ pub struct ClusterSettings {
     #[serde(default)]
     pub stores: Stores,
     /// The ports of the stores, at the host of `address`: two for each, one for clients and one for the other stores. Those
-    /// that `stores` leaves over are for copies that another node should have and is lost. Default: `6220-6227`.
+    /// that `stores` leaves over are for copies that another node should have and is lost. Default: 20 to 27 above that of `address`,
+    /// so `6220-6227`.
     #[serde(default = "store_ports")]
     pub store_ports: PortRange,
     /// The ports of the repository, at the host of `address`: one for clients, one for its other members. Default: 30 and 31
@@ -121,8 +122,7 @@ fn store_ports() -> PortRange {
 
 /// As far above the port of `address` as the usual ones are above [`CLUSTER_PORT`], so that several members have room on one
 /// address; the usual ones where there is no room above.
-fn repository_ports_of(address: SocketAddr) -> PortRange {
-    let usual = repository_ports();
+fn ports_of(address: SocketAddr, usual: PortRange) -> PortRange {
     let above = |port: u16| address.port().checked_add(port - CLUSTER_PORT);
     match (above(usual.first), above(usual.last)) {
         (Some(first), Some(last)) => PortRange { first, last },
@@ -143,8 +143,8 @@ impl ClusterSettings {
             nodes: Vec::new(),
             link_ports: None,
             stores: Stores::default(),
-            store_ports: store_ports(),
-            repository_ports: repository_ports_of(address),
+            store_ports: ports_of(address, store_ports()),
+            repository_ports: ports_of(address, repository_ports()),
             allow_colocation: false,
             copy_after: copy_after(),
         }
@@ -385,14 +385,15 @@ pub(crate) fn cluster_settings(
         text.parse().ok().filter(|ports: &PortRange| ports.count() == 2)
     });
     let at = address.unwrap_or(default.address);
+    let usual = ClusterSettings::at(at);
     let settings = ClusterSettings {
         address: at,
         discover,
         nodes: nodes.unwrap_or_default(),
         link_ports,
         stores: stores.unwrap_or_default(),
-        store_ports: store_ports.unwrap_or(default.store_ports),
-        repository_ports: repository_ports.unwrap_or_else(|| repository_ports_of(at)),
+        store_ports: store_ports.unwrap_or(usual.store_ports),
+        repository_ports: repository_ports.unwrap_or(usual.repository_ports),
         allow_colocation: section.flag(reader, "allow_colocation", default.allow_colocation),
         copy_after: section.time(
             reader,

@@ -460,3 +460,15 @@ fn no_process_has_the_name_of_a_server_of_the_cluster() {
         assert!(problems[0].message.contains("a server of the cluster"), "{problems:?}");
     }
 }
+
+#[test]
+fn ports_that_are_not_named_follow_that_of_the_address() {
+    let ports = |address: &str| {
+        let read =
+            parse(&format!("[cluster]\naddress = \"{address}\"\n")).unwrap().cluster.unwrap();
+        [read.store_ports, read.repository_ports].map(|ports| ports.to_string())
+    };
+    assert_eq!(ports("192.0.2.11:6200"), ["6220-6227", "6230-6231"]);
+    assert_eq!(ports("192.0.2.11:7000"), ["7020-7027", "7030-7031"]);
+    assert_eq!(ports("192.0.2.11:65535"), ["6220-6227", "6230-6231"], "there is no room above");
+}
