@@ -54,6 +54,13 @@ pub enum Chore {
         /// Which.
         slots: Vec<u16>,
     },
+    /// That one no longer holds slots for on their way that have arrived.
+    Settle {
+        /// Who.
+        at: SocketAddr,
+        /// Which.
+        slots: Vec<u16>,
+    },
     /// A replica takes over from its primary, which is well, in order.
     HandOver {
         /// The replica.
@@ -135,17 +142,26 @@ impl Picture {
         }
     }
 
+    /// Whoever moved slots may have died in the middle: what has arrived is done, the rest moves on.
     fn unfinished_moves(&self, shards: &[Shard], _: &Plan) -> Vec<Chore> {
-        for shard in shards {
-            let Some(from) = shard.at.map(|at| &self.stores[at]) else { continue };
-            let Some(report) = &from.report else { continue };
+        for (at, from) in self.stores.iter().enumerate() {
+            let Some(report) = from.report.as_ref().filter(|it| !it.leaving.is_empty()) else {
+                continue;
+            };
+            let shard = shards.iter().find(|shard| shard.at == Some(at));
+            let has = |slot: u16| shard.is_some_and(|it| it.slots.binary_search(&slot).is_ok());
+            let arrived = report.leaving.iter().map(|(slot, _)| *slot).filter(|slot| !has(*slot));
+            let arrived: Vec<u16> = arrived.collect();
+            if !arrived.is_empty() {
+                return vec![Chore::Settle { at: from.address, slots: arrived }];
+            }
             let Some((_, to)) = report.leaving.first() else { continue };
             let slots = report.leaving.iter().filter(|(_, target)| target == to);
             let slots = slots.map(|(slot, _)| *slot).take(SLOTS_AT_A_TIME).collect();
             if let Some(target) = self.of_id(to).map(|at| &self.stores[at])
                 && target.report.as_ref().is_some_and(|report| report.replica_of.is_none())
             {
-                let from = Place { id: shard.primary.clone(), address: from.address };
+                let from = Place { id: report.id.clone(), address: from.address };
                 let to = Place { id: to.clone(), address: target.address };
                 return vec![Chore::Move { from, to, slots }];
             }

@@ -166,6 +166,7 @@ impl World {
                 to.slots.extend(slots);
                 to.epoch = epoch;
             }
+            Chore::Settle { .. } => unreachable!("moves of this world are done at once"),
             Chore::HandOver { to } => {
                 let id = self.at(to).id.clone();
                 self.promote(&id);
@@ -536,4 +537,31 @@ fn a_node_gets_its_share_when_somebody_has_a_copy_of_it() {
     world.server("n1s2").answers = true;
     world.settle();
     assert_eq!((world.role("n2s1"), world.role("n1s2")), ("5461".into(), "of n2s1".into()));
+}
+
+#[test]
+fn a_move_that_was_interrupted_goes_on_where_it_was() {
+    let picture = World::of(2).picture();
+    let plan = Plan { long: LONG, vacant: Vec::new() };
+    let slots = |at: usize| picture.stores[at].report.as_ref().unwrap().slots.clone();
+    let first = picture.stores.iter().position(|it| it.address == address(0)).unwrap();
+    let second = picture.stores.iter().position(|it| it.address == address(1)).unwrap();
+    let (own, others) = (*slots(first)[0].start(), *slots(second)[0].start());
+    let chores = |leaving: &[u16]| {
+        let mut picture = picture.clone();
+        let leaving = leaving.iter().map(|slot| (*slot, "n1s1".to_owned())).collect();
+        picture.stores[first].report.as_mut().unwrap().leaving = leaving;
+        picture.chores(&plan)
+    };
+    assert_eq!(
+        chores(&[own, others]),
+        [Chore::Settle { at: address(0), slots: vec![others] }],
+        "that one has arrived"
+    );
+    let moved = chores(&[own]);
+    assert!(matches!(&moved[..], [Chore::Move { slots, .. }] if slots == &[own]), "{moved:?}");
+}
+
+fn address(node: u16) -> SocketAddr {
+    Server::new(node, 1).address()
 }

@@ -1,12 +1,17 @@
 //! Stores as processes of a node: real Redis servers, started, asked, killed, adopted and stopped by the manager.
 
-use std::net::{SocketAddr, TcpListener};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use config::{ClusterSettings, NodeConfig, PortRange, Stores};
 use manager::founding::found;
 use rustix::process::Signal;
+use state::engine::cluster::Options;
+use state::engine::cluster::servers::{Pinger, Pulse};
+use topology::credentials::{ClusterDirectory, ClusterSecret, NodeCredentials, STORE_USER};
 use topology::{ProcessEntry, ProcessState};
 
 mod cluster;
@@ -49,6 +54,19 @@ pub(crate) fn config_with_stores(number: u8, address: SocketAddr, ports: PortRan
         ..ClusterSettings::at(address)
     });
     config
+}
+
+/// How the member whose directory this is reaches the stores.
+pub(crate) fn member_options(directory: &Path) -> Options {
+    let files = ClusterDirectory::of_node(directory);
+    let tls = NodeCredentials::load(files.path()).unwrap().store_client_config().unwrap();
+    let password = ClusterSecret::load(&files.secret()).unwrap().store_password();
+    Options {
+        tls: Some(tls),
+        user: Some(STORE_USER.to_owned()),
+        password: Some(password),
+        ..Options::default()
+    }
 }
 
 fn wait_for_store(node: &Node, what: &str, is_so: impl Fn(&ProcessEntry) -> bool) -> ProcessEntry {
@@ -108,4 +126,49 @@ fn a_store_is_a_process_like_any() {
     assert!(pids.iter().all(|pid| !lives(*pid)), "they end with the node");
     let log = std::fs::read_to_string(ended.path().join("log/store1.log")).unwrap();
     assert!(log.contains("Redis is now ready to exit"), "in order: {log}");
+}
+
+#[test]
+fn strangers_learn_nothing_from_a_store() {
+    if !are_installed() {
+        return;
+    }
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let ports = store_ports(1);
+    let directory = tempfile::tempdir().unwrap();
+    found(directory.path(), "node1", address).unwrap();
+    let member = member_options(directory.path());
+    let node = Node::start_prepared(directory, config_with_stores(1, address, ports));
+    let store = SocketAddr::new(address.ip(), ports.first);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let ping = |options: &Options| runtime.block_on(Pinger::new(store, options.clone()).ask());
+    testbed::wait::until("a member to be answered", Duration::from_secs(20), || {
+        if ping(&member) == Pulse::Serves { Ok(()) } else { Err("silent") }
+    });
+    // Of another cluster; without a password; with none of the cluster's passwords.
+    let other = tempfile::tempdir().unwrap();
+    found(other.path(), "node1", address).unwrap();
+    let strangers = [
+        Options { tls: member_options(other.path()).tls, ..member.clone() },
+        Options { user: None, password: None, ..member.clone() },
+        Options { password: Some("guessed".to_owned()), ..member.clone() },
+        Options { tls: None, ..member.clone() },
+    ];
+    for stranger in &strangers[..1] {
+        assert_eq!(ping(stranger), Pulse::Silent);
+    }
+    for port in [ports.first, ports.first + 1] {
+        let mut plain = TcpStream::connect(SocketAddr::new(address.ip(), port)).unwrap();
+        plain.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        // A connection that is ended meanwhile says nothing, either.
+        let _ = plain.write_all(b"PING\r\n");
+        let mut answer = Vec::new();
+        let _ = plain.read_to_end(&mut answer);
+        assert!(!answer.windows(4).any(|part| part == b"PONG"), "{answer:?}");
+    }
+    for stranger in &strangers[1..] {
+        let told = runtime.block_on(state::engine::cluster::servers::report(store, stranger));
+        assert!(told.is_err(), "{stranger:?} is told {told:?}");
+    }
+    node.stop();
 }

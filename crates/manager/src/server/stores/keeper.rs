@@ -452,6 +452,7 @@ async fn carry_out(chore: &Chore, options: &Options) -> Result<(), StoreError> {
         Chore::ClaimAll { at } => servers::claim(*at, 0..=SLOTS - 1, options).await,
         Chore::Follow { replica, primary } => servers::follow(*replica, primary, options).await,
         Chore::Move { from, to, slots } => servers::move_slots(from, to, slots, options).await,
+        Chore::Settle { at, slots } => servers::settle(*at, slots, options).await,
         Chore::HandOver { to } => servers::hand_over(*to, options, HAND_OVER_MAX).await,
         Chore::Forget { at, id } => {
             for at in at {

@@ -9,11 +9,10 @@ use rustix::process::Signal;
 use state::engine::cluster::servers::{self, Report};
 use state::engine::cluster::{ClusterStore, Options, WriteQuota};
 use state::{Batch, Expect, Key, Space, Store};
-use topology::credentials::{ClusterDirectory, ClusterSecret, NodeCredentials, STORE_USER};
 use topology::protocol::{Answer, Request};
 use topology::{NodeState, ProcessState};
 
-use super::{are_installed, config_with_stores, store_ports};
+use super::{are_installed, config_with_stores, member_options, store_ports};
 use crate::cluster::{address, joined};
 use crate::name;
 use crate::node::{Ended, Node, free_port, signal};
@@ -41,15 +40,7 @@ impl Nodes {
         let port = free_port();
         let directory = tempfile::tempdir().unwrap();
         found(directory.path(), "node1", address(1, port)).unwrap();
-        let files = ClusterDirectory::of_node(directory.path());
-        let tls = NodeCredentials::load(files.path()).unwrap().store_client_config().unwrap();
-        let password = ClusterSecret::load(&files.secret()).unwrap().store_password();
-        let options = Options {
-            tls: Some(tls),
-            user: Some(STORE_USER.to_owned()),
-            password: Some(password),
-            ..Options::default()
-        };
+        let options = member_options(directory.path());
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let mut nodes = Nodes {

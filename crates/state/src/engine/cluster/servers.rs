@@ -324,6 +324,26 @@ pub async fn move_slots(
     set_slots(&source, slots, "NODE", &to.id).await.map_err(at(from))
 }
 
+/// Ends a primary's part in moves of slots that have arrived where they were to go.
+///
+/// # Errors
+/// As [`report`].
+pub async fn settle(
+    server: SocketAddr,
+    slots: &[u16],
+    options: &Options,
+) -> Result<(), StoreError> {
+    let settled = async {
+        let connection = Connection::open(server, options).await?;
+        let mut all = Pipeline::with_capacity(slots.len());
+        for slot in slots {
+            all.cmd("CLUSTER").arg("SETSLOT").arg(*slot).arg("STABLE");
+        }
+        at_length(connection.exchange(&all)).await
+    };
+    settled.await.map(drop).map_err(|error| unreachable_at(server, &error))
+}
+
 async fn set_slots(
     server: &Connection,
     slots: &[u16],
