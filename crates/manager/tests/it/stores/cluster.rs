@@ -144,10 +144,11 @@ impl Nodes {
             let found = testbed::wait::until("a record to be read", LIMIT, || {
                 self.runtime.block_on(store.read(&key(number)))
             });
-            assert_eq!(
-                found.unwrap().value,
-                number.to_string(),
-                "record {number} was acknowledged"
+            let value = found.map(|record| record.value);
+            assert!(
+                value.as_deref() == Some(number.to_string().as_bytes()),
+                "record {number} was acknowledged, and is {value:?}\n{}",
+                self.shown()
             );
         }
     }
