@@ -35,6 +35,8 @@ const STORE_PORTS: Expected<'_> =
     Expected { needs: "the first and the last of some ports", example: "\"6220-6227\"" };
 const REPOSITORY_PORTS: Expected<'_> =
     Expected { needs: "two ports, the first and the last", example: "\"6230-6231\"" };
+const BELOW_QUOTA: Expected<'_> =
+    Expected { needs: "\"refuse\" or \"continue\"", example: "\"refuse\"" };
 const MEMBER: Expected<'_> =
     Expected { needs: "host:port", example: "\"node1:6200\" or \"192.0.2.11:6200\"" };
 
@@ -66,13 +68,46 @@ pub struct ClusterSettings {
     /// above that of `address`, so `6230-6231`.
     #[serde(default = "repository_ports")]
     pub repository_ports: PortRange,
-    /// Whether a copy may lie on the host of what it is a copy of, for want of another. It outlives a process then, not a
+    /// How many other members must hold a write before it counts as done, 0 to 8; never more than there are other members.
+    /// The same on all nodes. Default: 1.
+    #[serde(default = "write_quota")]
+    pub write_quota: u8,
+    /// What happens to writes while so many copies cannot be had. Default: they are refused.
+    #[serde(default)]
+    pub below_quota: BelowQuota,
+    /// Whether a copy may lie on the host of what it is a copy of, and count, for want of another. It outlives a process then, not a
     /// host. Default: `false`.
     #[serde(default)]
     pub allow_colocation: bool,
     /// When a node was lost for so long, the copies that it had are made on other hosts. Default: 60 s.
     #[serde(default = "copy_after", with = "time_text")]
     pub copy_after: Duration,
+}
+
+/// `cluster.below_quota`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BelowQuota {
+    /// They are refused: new calls and registrations are told to try again. What was acknowledged is never lost.
+    #[default]
+    Refuse,
+    /// They go on with the copies there are, alarmed: a second fault may lose them.
+    Continue,
+}
+
+impl BelowQuota {
+    fn parse(text: &str) -> Option<BelowQuota> {
+        match text {
+            "refuse" => Some(BelowQuota::Refuse),
+            "continue" => Some(BelowQuota::Continue),
+            _ => None,
+        }
+    }
+}
+
+/// One copy: the loss of any one host loses nothing.
+fn write_quota() -> u8 {
+    1
 }
 
 /// What a node runs of the cluster's state; written as a number or `"vote"`.
@@ -145,9 +180,16 @@ impl ClusterSettings {
             stores: Stores::default(),
             store_ports: ports_of(address, store_ports()),
             repository_ports: ports_of(address, repository_ports()),
+            write_quota: write_quota(),
+            below_quota: BelowQuota::default(),
             allow_colocation: false,
             copy_after: copy_after(),
         }
+    }
+
+    /// How many copies a write must have in a cluster of so many members.
+    pub fn copies_among(&self, members: usize) -> usize {
+        usize::from(self.write_quota).min(members.saturating_sub(1))
     }
 }
 
@@ -386,6 +428,7 @@ pub(crate) fn cluster_settings(
     });
     let at = address.unwrap_or(default.address);
     let usual = ClusterSettings::at(at);
+    let below_quota = section.text(reader, "below_quota", BELOW_QUOTA, BelowQuota::parse);
     let settings = ClusterSettings {
         address: at,
         discover,
@@ -394,6 +437,8 @@ pub(crate) fn cluster_settings(
         stores: stores.unwrap_or_default(),
         store_ports: store_ports.unwrap_or(usual.store_ports),
         repository_ports: repository_ports.unwrap_or(usual.repository_ports),
+        write_quota: section.integer(reader, "write_quota", default.write_quota, 0..=8),
+        below_quota: below_quota.unwrap_or_default(),
         allow_colocation: section.flag(reader, "allow_colocation", default.allow_colocation),
         copy_after: section.time(
             reader,

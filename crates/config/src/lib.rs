@@ -27,8 +27,8 @@ pub mod settings;
 mod time_text;
 
 pub use cluster::{
-    CLUSTER_PORT, ClusterAddressError, ClusterSettings, Discover, MemberAddress, MulticastAddress,
-    PortRange, STORES_MAX, Stores, Vote, cluster_address,
+    BelowQuota, CLUSTER_PORT, ClusterAddressError, ClusterSettings, Discover, MemberAddress,
+    MulticastAddress, PortRange, STORES_MAX, Stores, Vote, cluster_address,
 };
 pub use first_run::{FirstRun, first_run};
 pub use listen::{Listen, ListenTransports, PublicAddress, domain_name};

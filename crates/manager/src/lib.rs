@@ -29,5 +29,5 @@ pub use server::founding;
 pub use server::{
     ApplicationsDirectory, ChildStart, GuardOptions, Guarded, GuardianError, Hook, HookError,
     JoinError, Joined, OperatorLines, OperatorWriter, Options, UpError, applications_directory,
-    guard, join, run,
+    guard, join, run, store_options, stores_are_installed,
 };

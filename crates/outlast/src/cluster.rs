@@ -21,9 +21,10 @@ use crate::command_line::{ClusterCommand, JoinWishes};
 use crate::control::{ask, unexpected};
 use crate::failure::Failure;
 use crate::output;
-use crate::stores::{self, accounts};
+use crate::stores::{self, accounts, shared};
 
 mod accounts_along;
+mod carrying;
 
 /// `[cluster]` of `outlast.toml`.
 const SECTION: &str = "cluster";
@@ -45,9 +46,11 @@ pub(crate) fn cluster(directory: &Path, command: ClusterCommand) -> Result<(), F
 }
 
 fn create(directory: &Path, address: Option<SocketAddr>) -> Result<(), Failure> {
-    if founding::is_member(directory) && address.is_none() && accounts_along::is_due(directory)? {
+    let is_due =
+        || Ok::<_, Failure>(accounts_along::is_due(directory)? || carrying::is_due(directory)?);
+    if founding::is_member(directory) && address.is_none() && is_due()? {
         // It was made one, and what comes then came to no end, or could not begin.
-        return accounts_along::carry_along(directory);
+        return carry_along(directory);
     }
     manager::server::etcd().context("the cluster's repository needs etcd; nothing was changed")?;
     let file = ConfigFile::open(directory, &FirstRun::default())?;
@@ -56,6 +59,11 @@ fn create(directory: &Path, address: Option<SocketAddr>) -> Result<(), Failure> 
         (None, Some(cluster)) => cluster.address,
         (None, None) => own_address()?,
     };
+    let settings = file.config.cluster.as_ref();
+    if settings.is_none_or(|settings| settings.stores.count() > 0) {
+        manager::stores_are_installed()
+            .context("the cluster's state would have nowhere to lie, and nothing has changed")?;
+    }
     let name = &file.config.node.name;
     founding::found_with_repository(directory, name, address).map_err(anyhow::Error::from)?;
     if let Err(error) = file.write(&file.with_address(address)) {
@@ -66,15 +74,23 @@ fn create(directory: &Path, address: Option<SocketAddr>) -> Result<(), Failure> 
     let is_up = open(directory)?;
     output::line(&format!("{name} is the first member of a new cluster, at {address}"));
     if is_up {
-        accounts_along::carry_along(directory)?;
+        carry_along(directory)?;
     } else {
         output::line(&format!(
-            "start it: outlast up --dir {dir}; then have it carry its accounts along: outlast cluster create --dir {dir}",
+            "start it: outlast up --dir {dir}; then have it carry what it has along: outlast cluster create --dir {dir}",
             dir = directory.display()
         ));
     }
     output::line("to let other nodes join it, get a token: outlast cluster token");
     Ok(())
+}
+
+/// What a node that was alone has: its accounts and names first, then its state.
+fn carry_along(directory: &Path) -> Result<(), Failure> {
+    if accounts_along::is_due(directory)? {
+        accounts_along::carry_along(directory)?;
+    }
+    carrying::carry_along(directory)
 }
 
 /// The address from which this host reaches others.
@@ -186,7 +202,7 @@ fn held(directory: &Path) -> Result<Vec<String>, Failure> {
         count(runtime.block_on(accounts.list()).map_err(anyhow::Error::from)?.len(), "accounts");
     }
     if stores::state(directory).exists() {
-        let store = stores::open_state(directory)?;
+        let store = stores::open_own_state(directory)?;
         let now = UnixMillis::from(std::time::SystemTime::now());
         let listed = runtime.block_on(registrar::registrations(&store, now));
         count(listed.map_err(anyhow::Error::from)?.len(), "registrations");
@@ -225,6 +241,14 @@ fn leave(directory: &Path, force: bool) -> Result<(), Failure> {
     };
     let is_removed = status.cluster.as_ref().is_some_and(|cluster| cluster.is_removed);
     let is_alone = member.membership.members.len() == 1 && !is_removed;
+    if is_alone && !force && shared::list(directory)?.is_some() {
+        let told = format!(
+            "{} is the last member, and the state lies in the cluster's stores, which end with it: a single node would begin \
+             without registrations and sessions; leave all the same with --force",
+            member.name
+        );
+        return Err(anyhow::Error::msg(told).into());
+    }
     if !is_removed && !is_alone {
         let holds = held(directory)?;
         if !force && !holds.is_empty() {

@@ -103,6 +103,9 @@ pub(crate) enum Task {
     /// The nodes of the cluster and their processes, and how members find each other
     #[command(subcommand, after_help = EXIT_CODES)]
     Topology(TopologyCommand),
+    /// Where the state lies, and how many copies there are
+    #[command(subcommand, after_help = EXIT_CODES)]
+    State(StateCommand),
     /// The node's keys, behind tokens and nonces
     #[command(subcommand, after_help = EXIT_CODES)]
     Keys(KeysCommand),
@@ -435,6 +438,29 @@ fn token_validity(text: &str) -> Result<Duration, String> {
 fn node_name(text: &str) -> Result<String, &'static str> {
     config::node_name(text)
         .ok_or("needs 1 to 32 of a-z, 0-9 and - that begin with a letter, for example node2")
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StateCommand {
+    /// Have copies serve what nobody serves any more, because the nodes that did will not come back
+    ///
+    /// The managers do so by themselves wherever they can know it. Of two nodes the second cannot know that it alone is
+    /// left: when the first is lost for good, say so with this command on the second, and take it out of the cluster after that.
+    /// It is refused where it would lose writes, and says which.
+    #[command(after_help = EXIT_CODES)]
+    Recover {
+        /// Also where the last writes may be lost: they are, then
+        #[arg(long)]
+        force: bool,
+    },
+    /// Every shard of the cluster's state: who serves it, its copies and how far they are behind, and the write quota
+    ///
+    /// Exit code 1 if a part of the state answers nobody, or has fewer copies than the quota asks for.
+    #[command(after_help = EXIT_CODES)]
+    Status {
+        #[command(flatten)]
+        json: Json,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -23,6 +23,7 @@ mod process;
 mod recovery;
 mod registrations;
 mod sessions;
+mod state_command;
 mod status;
 mod stores;
 mod topology;
@@ -74,6 +75,7 @@ fn carry_out(command_line: CommandLine, given: Option<PathBuf>) -> Result<(), Fa
         Task::Sessions(wishes) => sessions::sessions(&directory, &wishes),
         Task::Config(ConfigCommand::Check) => config_check::check(&directory),
         Task::Cluster(command) => cluster::cluster(&directory, command),
+        Task::State(command) => state_command::state(&directory, command),
         Task::Topology(command) => topology::topology(&directory, command),
         Task::Keys(command) => keys::keys(&directory, command),
         #[cfg(feature = "faults")]

@@ -4,7 +4,7 @@
 //! The node's start notices (another boot id than the one noted) and has the store verified, and written anew if it is
 //! sound, by a child process, because damage can be bad enough to end the process that looks, or to keep it for ever.
 //! Accounts are synced with each commit and need none of this. What was found is logged, and kept in a file
-//! beside the store for `outlast status` ([`report`]).
+//! beside the store for `outlast status` ([`report`]). A member whose state lies in its cluster's stores has none of this.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -27,6 +27,9 @@ use verifying::Verdict;
 
 /// Before any process opens the state.
 pub(crate) fn before_start(directory: &Path) -> anyhow::Result<()> {
+    if stores::shared::list(directory)?.is_some() {
+        return Ok(());
+    }
     let state = stores::state(directory);
     DirBuilder::new()
         .recursive(true)
@@ -57,8 +60,11 @@ pub(crate) fn before_start(directory: &Path) -> anyhow::Result<()> {
 
 /// After every process has closed the state.
 pub(crate) fn after_stop(directory: &Path) -> anyhow::Result<()> {
+    if stores::shared::list(directory)?.is_some() {
+        return Ok(());
+    }
     // A container that was killed at its deadline has not synced what it wrote last.
-    stores::open_state(directory)?.sync()?;
+    stores::open_own_state(directory)?.sync()?;
     Ok(embedded::mark_stopped(&stores::state(directory))?)
 }
 

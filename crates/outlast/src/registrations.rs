@@ -14,7 +14,7 @@ pub(crate) fn registrations(directory: &Path, reader: Reader) -> Result<(), Fail
     stores::must_exist(directory)?;
     let store = stores::open_state(directory)?;
     let now = UnixMillis::from(std::time::SystemTime::now());
-    let listed = stores::runtime()?.block_on(registrar::registrations(&store, now));
+    let listed = stores::runtime()?.block_on(registrar::registrations(&*store, now));
     let all = listed.map_err(anyhow::Error::from)?;
     match reader {
         Reader::Program => output::json(&all),

@@ -53,7 +53,7 @@ pub(crate) fn count_all(directory: &Path) -> Result<usize, Failure> {
 fn each(directory: &Path, each: impl FnMut(SessionSummary)) -> Result<(), Failure> {
     stores::must_exist(directory)?;
     let store = stores::open_state(directory)?;
-    let listed = stores::runtime()?.block_on(shard::sessions(&store, each));
+    let listed = stores::runtime()?.block_on(shard::sessions(&*store, each));
     Ok(listed.map_err(anyhow::Error::from)?)
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
-use topology::protocol::{Answer, ClockStatus, NodeStatus, Request};
+use topology::protocol::{Answer, ClockStatus, NodeStatus, Request, StoresReport};
 use topology::{EdgeAddress, NodeEntry, ProcessEntry, TopologyView};
 
 use crate::app::show::list;
@@ -91,6 +91,8 @@ fn show(directory: &Path, status: NodeStatus, reader: Reader) -> Result<(), Fail
             output::line(&managed_by(&status));
             state.iter().flat_map(Report::lines).for_each(|line| output::line(&line));
             status.clock.iter().for_each(|clock| output::line(&clock_line(clock)));
+            let stores = status.stores.as_deref();
+            stores.into_iter().flat_map(stores_lines).for_each(|line| output::line(&line));
             show_cluster(&status);
             processes(&status.view);
             let applications = &status.applications;
@@ -117,6 +119,32 @@ struct Shown {
     /// Once the state was verified after a loss of power.
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<Report>,
+}
+
+/// What is amiss with the cluster's stores.
+fn stores_lines(report: &StoresReport) -> Vec<String> {
+    let mut lines = Vec::new();
+    if report.unserved_per_mille > 0 || !report.silent.is_empty() {
+        let silent: Vec<String> = report.silent.iter().map(ToString::to_string).collect();
+        let who =
+            if silent.is_empty() { String::new() } else { format!(" ({})", silent.join(", ")) };
+        lines.push(format!(
+            "stores: {} of 1000 records are served by nobody{who}: what needs them is told to try again; see outlast state status",
+            report.unserved_per_mille
+        ));
+    }
+    for shard in &report.below {
+        let what = if report.continues_below {
+            "writes go on, and a second fault may lose them"
+        } else {
+            "writes are refused"
+        };
+        lines.push(format!(
+            "stores: below the write quota at {}: {} of {} copies; {what}",
+            shard.primary, shard.found, report.copies
+        ));
+    }
+    lines
 }
 
 fn clock_line(clock: &ClockStatus) -> String {

@@ -1,40 +1,80 @@
-//! The node's two stores: where they lie and how they are opened, alike in every process.
+//! The stores of a node: where they lie and how they are opened, alike in every process.
+//!
+//! The state of a single node is in its own directory, that of a cluster's member in the cluster's stores ([`shared`]).
 
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use config::NodeConfig;
 use registrar::AccountStore;
+use state::Store;
 use state::clock::Clock;
+use state::engine::cluster::ClusterStore;
 use state::engine::embedded::{Durability, EmbeddedStore, LockWait, OnLockWait, Options};
+use topology::{StoreList, TopologyView};
 
 use crate::failure::Failure;
 
 pub(crate) mod accounts;
+pub(crate) mod shared;
 
 const STATE: &str = "state";
 
-/// Bindings and set-up records: fast, and the last second may be lost with the machine's power, unless configured
-/// otherwise. Who only reads may open it either way.
-pub(crate) fn open_state(directory: &Path) -> anyhow::Result<EmbeddedStore> {
+/// The state, opened by whichever engine has it.
+pub(crate) enum State {
+    /// The node's own directory has it.
+    OwnNode(EmbeddedStore),
+    /// The stores of its cluster have it.
+    Cluster(ClusterStore),
+}
+
+impl State {
+    /// Whichever it is.
+    pub(crate) fn store(self) -> Arc<dyn Store> {
+        match self {
+            State::OwnNode(store) => Arc::new(store),
+            State::Cluster(store) => Arc::new(store),
+        }
+    }
+}
+
+/// Bindings, set-up records and sessions, for who only reads.
+pub(crate) fn open_state(directory: &Path) -> anyhow::Result<Arc<dyn Store>> {
+    let state = match shared::list(directory)? {
+        Some(list) => State::Cluster(shared::open(directory, &list, None, shared::clock())?),
+        None => State::OwnNode(open_own_state(directory)?),
+    };
+    Ok(state.store())
+}
+
+/// The state that lies in the node's own directory: fast, and the last second may be lost with the machine's power, unless
+/// configured otherwise. Who only reads may open it either way.
+pub(crate) fn open_own_state(directory: &Path) -> anyhow::Result<EmbeddedStore> {
     open(directory, STATE, Options { durability: Durability::Relaxed, ..Options::default() })
 }
 
-/// The same for a process that writes, and has somebody to tell who holds the write lock for long.
+/// The state for a process that writes, and has somebody to tell who holds the lock of the node's own for long.
 pub(crate) fn open_state_reporting(
     directory: &Path,
-    durability: config::Durability,
+    config: &NodeConfig,
+    view: &TopologyView,
     clock: Arc<dyn Clock>,
     on_lock_wait: impl Fn(&LockWait) + Send + Sync + 'static,
-) -> anyhow::Result<EmbeddedStore> {
-    let durability = match durability {
+) -> anyhow::Result<State> {
+    if let Some(known) = shared::list(directory)? {
+        let list = StoreList::of(view).and_then(&known);
+        let settings = config.cluster.as_ref();
+        return Ok(State::Cluster(shared::open(directory, &list, settings, clock)?));
+    }
+    let durability = match config.state.durability {
         config::Durability::Normal => Durability::Relaxed,
         config::Durability::Power => Durability::EveryCommit,
     };
     let on_lock_wait: OnLockWait = Arc::new(on_lock_wait);
     let options =
         Options { durability, clock, on_lock_wait: Some(on_lock_wait), ..Options::default() };
-    open(directory, STATE, options)
+    Ok(State::OwnNode(open(directory, STATE, options)?))
 }
 
 fn open(directory: &Path, name: &str, options: Options) -> anyhow::Result<EmbeddedStore> {
@@ -43,9 +83,14 @@ fn open(directory: &Path, name: &str, options: Options) -> anyhow::Result<Embedd
         .with_context(|| format!("the store {} cannot be opened", path.display()))
 }
 
-/// Where the state lies.
+/// Where the node's own state lies.
 pub(crate) fn state(directory: &Path) -> std::path::PathBuf {
     directory.join(STATE)
+}
+
+/// Where the node's own state was left when it was carried along into a cluster.
+pub(crate) fn state_before_cluster(directory: &Path) -> std::path::PathBuf {
+    directory.join("state.before-cluster")
 }
 
 /// Where snapshots of the state lie.

@@ -8,6 +8,7 @@
 //! - [`store`]: the [`Store`] trait, the same for every engine; [`watch`]: news of changes.
 //! - [`engine::embedded`]: LMDB, shared by all processes of one node. [`engine::fake`]: in memory, with
 //!   faults on demand, for the tests of whoever uses a store.
+//! - [`carry`]: everything of one store into another.
 //! - [`codec`]: numbers and octets in records, for whoever writes them.
 //! - `contract` (feature of that name): what every engine must do, as functions that tests run on each of them.
 //!
@@ -15,6 +16,7 @@
 //! bytes, versions and lifetimes.
 
 pub mod batch;
+pub mod carry;
 pub mod clock;
 pub mod codec;
 #[cfg(any(test, feature = "contract"))]

@@ -7,10 +7,12 @@
 //! | [`clock`] | the wall clock of a node, set without touching the machine's |
 //! | [`crowd`] | thousands of registrations through one socket |
 //! | [`lab`] | several hosts on this machine, and faults of the network between them |
+//! | [`loopback`] | addresses that no other test has |
 //! | [`members`] | nodes on hosts of a lab, one on each |
 //! | [`node`] | a running node on a temporary directory: start, status, kill, stop |
 //! | [`pace`] | how much slower the machine was than an idle one while a time was taken |
 //! | [`sipp`] | SIPp as an independent peer |
+//! | [`stores`] | Redis servers as the stores of a node, without a manager |
 //! | [`wait`] | waiting for a condition with a deadline and a message, in place of sleeping |
 //!
 //! Nothing outside the tests depends on this crate. Everything listens on loopback with ports that the
@@ -20,8 +22,10 @@ pub mod binary;
 pub mod clock;
 pub mod crowd;
 pub mod lab;
+pub mod loopback;
 pub mod members;
 pub mod node;
 pub mod pace;
 pub mod sipp;
+pub mod stores;
 pub mod wait;

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 
+use crate::stores::Stores;
 use crate::{binary, wait};
 
 /// How long a node may take to serve; a debug build on a busy machine needs a part of it.
@@ -107,9 +108,44 @@ pub struct Node {
     guardian: Child,
     ready_line: String,
     ready_after: Duration,
+    /// Where its state lies, if not in its directory.
+    stores: Option<Stores>,
 }
 
 impl Node {
+    /// Starts a node that is the only member of a cluster, with its state in Redis servers that the test runs.
+    ///
+    /// # Panics
+    /// Like [`Node::start`].
+    pub fn start_on_stores(options: &NodeOptions, stores: usize) -> Node {
+        let alone = format!("[cluster]\naddress = \"{}\"\nstores = 0\n", own_address());
+        let config = options.config.as_ref().map(|config| format!("{config}\n{alone}"));
+        let node = Node::start(&NodeOptions { config, ..options.clone() });
+        let created = node.outlast(&["cluster", "create"]);
+        assert!(created.status.success(), "{created:?}");
+        let config = node.config_with_its_ports();
+        let directory = node.stop();
+        // Nobody wrote to it, and nobody shall by mistake.
+        std::fs::remove_dir_all(directory.path().join("state")).expect("the state can be removed");
+        let cluster = directory.path().join("cluster");
+        let stores = Stores::start(stores, &cluster);
+        let places: Vec<String> = stores.addresses().iter().map(|at| format!("\"{at}\"")).collect();
+        let list = format!("{{\"stores\":[{}]}}", places.join(","));
+        std::fs::write(cluster.join("stores.json"), list).expect("the directory is writable");
+        let options = NodeOptions { config: Some(config), arguments: Vec::new() };
+        let mut node = Node::start_in(directory, &options);
+        node.stores = Some(stores);
+        node
+    }
+
+    /// The servers that have its state.
+    ///
+    /// # Panics
+    /// When its state is in its directory.
+    pub fn stores(&self) -> &Stores {
+        self.stores.as_ref().expect("started on stores")
+    }
+
     /// Starts a node and waits for its ready line.
     ///
     /// # Panics
@@ -164,8 +200,13 @@ impl Node {
                 .expect("the directory is writable");
         }
         let guardian = up(directory.path(), &options.arguments, stderr, environment);
-        let mut node =
-            Node { directory, guardian, ready_line: String::new(), ready_after: Duration::ZERO };
+        let mut node = Node {
+            directory,
+            guardian,
+            ready_line: String::new(),
+            ready_after: Duration::ZERO,
+            stores: None,
+        };
         node.await_ready_line();
         node
     }
@@ -452,6 +493,11 @@ impl Drop for Node {
             gone.expect("processes end that are killed");
         }
     }
+}
+
+/// Where a node alone in its cluster is reached by nobody.
+fn own_address() -> String {
+    format!("127.0.0.1:{}", crate::sipp::free_port())
 }
 
 /// `outlast up` on that directory.

@@ -68,6 +68,11 @@ impl ClusterDirectory {
         self.0.join("repository.json")
     }
 
+    /// That the node's state lies in the cluster's stores, and where these were last ([`crate::StoreList`]).
+    pub fn stores(&self) -> PathBuf {
+        self.0.join("stores.json")
+    }
+
     /// The cluster's secret, 64 hexadecimal digits.
     pub fn secret(&self) -> PathBuf {
         self.0.join("secret")

@@ -22,6 +22,7 @@ pub mod protocol;
 pub mod repository_list;
 pub mod routing_table;
 pub mod server;
+mod store_list;
 pub mod token;
 pub mod view;
 
@@ -37,6 +38,7 @@ pub use repository_list::{RepositoryList, RepositoryMember};
 pub use routing_table::{
     Accepting, HeartbeatSettings, Route, RouteState, RoutingChange, RoutingTable,
 };
+pub use store_list::StoreList;
 pub use token::{OwnerToken, SessionToken, TokenError};
 pub use view::{
     EdgeAddress, Incarnation, ListenerTransport, ProcessEntry, ProcessName, ProcessState,

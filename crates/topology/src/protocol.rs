@@ -27,7 +27,7 @@ pub use applications::{
     VersionStatus,
 };
 
-pub use cluster::{Admission, ClusterStatus};
+pub use cluster::{Admission, ClusterStatus, ShardBelow, StoresReport};
 
 use crate::keys::KeyRing;
 use crate::view::{
@@ -92,6 +92,8 @@ pub enum ToManager {
     },
     /// A container: the machine's clock was stepped, and no lifetime ends for a while.
     ClockStepped(ClockStatus),
+    /// A container: how the cluster's stores are. Said again from time to time.
+    Stores(StoresReport),
     /// A container: what became of the last [`FromManager::Applications`], or its counts have changed.
     Applications(ApplicationsReport),
     /// A command's only line.
@@ -388,6 +390,9 @@ pub struct NodeStatus {
     /// Once the machine's clock was stepped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock: Option<ClockStatus>,
+    /// How the cluster's stores are, as a container of the node sees them; none while none is ready, and of a single node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stores: Option<Box<StoresReport>>,
     /// The deployed applications.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub applications: Vec<ApplicationStatus>,

@@ -75,13 +75,14 @@ impl Manifest {
 pub struct ClusterSettings {
     /// Whether they are replicated; `false` is the same as `distributable = false`.
     pub enabled: bool,
-    /// The containers among which they are.
+    /// The containers among which they are: `"default"`, all of the cluster. Another name is refused by a cluster.
     pub group_name: String,
     /// When messages leave.
     pub replication: Replication,
-    /// How many other hosts must hold a write. Without effect on a single node, whose store has no copies.
+    /// How many other hosts must hold a write: a cluster that keeps fewer copies refuses the application, one that keeps more
+    /// keeps them for it, too. Without effect on a single node, whose store has no copies.
     pub write_quota: u8,
-    /// Whether copies may lie on one host. Without effect on a single node.
+    /// Whether copies may lie on one host; `false` is refused by a cluster that allows it. Without effect on a single node.
     pub allow_colocation: bool,
 }
 

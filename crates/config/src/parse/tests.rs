@@ -361,6 +361,28 @@ fn a_member_says_where_it_is_and_how_it_finds_the_others() {
 }
 
 #[test]
+fn a_member_says_how_many_copies_a_write_must_have() {
+    let cluster = |more: &str| {
+        let text = format!("[cluster]\naddress = \"192.0.2.11:6200\"\n{more}");
+        parse(&text).unwrap().cluster.unwrap()
+    };
+    let usual = cluster("");
+    assert_eq!((usual.write_quota, usual.below_quota), (1, crate::BelowQuota::Refuse));
+    let copies = [1, 2, 8].map(|members| usual.copies_among(members));
+    assert_eq!(copies, [0, 1, 1], "never more than there are other members");
+    let asked = cluster("write_quota = 2\nbelow_quota = \"continue\"\n");
+    assert_eq!((asked.copies_among(3), asked.below_quota), (2, crate::BelowQuota::Continue));
+    assert_eq!(cluster("write_quota = 0\n").copies_among(3), 0);
+    check(
+        "[cluster]\naddress = \"192.0.2.11:6200\"\nwrite_quota = 9\nbelow_quota = \"go\"\n",
+        &[
+            "outlast.toml:3 cluster.write_quota: 9 needs a whole number from 0 to 8, for example 1",
+            r#"outlast.toml:4 cluster.below_quota: "go" needs "refuse" or "continue", for example "refuse""#,
+        ],
+    );
+}
+
+#[test]
 fn mistakes_in_the_cluster_section_are_told() {
     check(
         r#"[cluster]

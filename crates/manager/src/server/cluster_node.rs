@@ -16,7 +16,7 @@ use topology::credentials::{
 use topology::protocol::{Admission, Answer, ClusterStatus, Request, encode_line};
 use topology::{
     Discovery, GossipSettings, HeartbeatSettings, KeyRing, Member, MemberFile, Membership,
-    NodeNumber, NodeSnapshot, ProcessName, RepositoryList, TopologyView,
+    NodeNumber, NodeSnapshot, ProcessName, RepositoryList, StoreList, TopologyView,
 };
 use tracing::{error, info, warn};
 
@@ -454,6 +454,7 @@ impl ClusterNode {
         address: std::net::SocketAddr,
         keys: KeyRing,
         repository: Option<RepositoryList>,
+        stores: Option<StoreList>,
         reply: mpsc::Sender<Answer>,
     ) {
         match self.cluster.admit(name, address, Instant::now()) {
@@ -465,6 +466,7 @@ impl ClusterNode {
                     membership: self.cluster.membership().clone(),
                     keys,
                     repository,
+                    stores,
                 };
                 self.list_changed(reply, Answer::Admitted(Box::new(admission)));
             }

@@ -102,7 +102,8 @@ async fn serve(stream: UnixStream, inputs: mpsc::Sender<Input>) -> Result<(), Co
             | ToManager::ServesHttp { .. }
             | ToManager::ServesNodes { .. }
             | ToManager::Applications(_)
-            | ToManager::ClockStepped(_),
+            | ToManager::ClockStepped(_)
+            | ToManager::Stores(_),
         ) => Err(ConnectionError::Order("a report before hello")),
         None => Ok(()),
     }
@@ -245,6 +246,7 @@ fn meaning(
             return Err(ConnectionError::Order("a child says hello once and requests nothing"));
         }
         ToManager::Applications(report) => return Ok(Input::Reported { name: reporter, report }),
+        ToManager::Stores(report) => return Ok(Input::StoresReported { name: reporter, report }),
         ToManager::ClockStepped(clock) => return Ok(Input::ClockStepped(clock)),
     }))
 }

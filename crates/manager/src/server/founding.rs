@@ -14,7 +14,7 @@ use topology::credentials::{
     Authority, ClusterDirectory, ClusterSecret, CredentialError, JoinToken, NodeCredentials,
 };
 use topology::keys::file::{self, KeyFileError};
-use topology::{MemberFile, Membership, NodeNumber, RepositoryList};
+use topology::{MemberFile, Membership, NodeNumber, RepositoryList, StoreList};
 
 use super::peers::admission::Joined;
 use super::peers::unix_time;
@@ -83,7 +83,9 @@ fn found_with(
         membership: Membership::created(name, address),
     };
     let authority = Authority::make(unix_time())?;
-    write(directory, &member, &ClusterSecret::make()?, &authority, address, repository)
+    // The state is its own until it was carried along.
+    let lists = (repository, None);
+    write(directory, &member, &ClusterSecret::make()?, &authority, address, lists)
 }
 
 impl Joined {
@@ -101,8 +103,8 @@ impl Joined {
         };
         file::write(&directory.join("keys.json"), &admission.keys)?;
         let address = admission.member.address;
-        let repository = admission.repository.as_ref();
-        write(directory, &file, &self.secret, &self.authority, address, repository)
+        let lists = (admission.repository.as_ref(), admission.stores.as_ref());
+        write(directory, &file, &self.secret, &self.authority, address, lists)
     }
 }
 
@@ -112,7 +114,7 @@ fn write(
     secret: &ClusterSecret,
     authority: &Authority,
     address: SocketAddr,
-    repository: Option<&RepositoryList>,
+    (repository, stores): (Option<&RepositoryList>, Option<&StoreList>),
 ) -> Result<(), FoundingError> {
     if is_member(directory) {
         return Err(FoundingError::IsMember { directory: directory.display().to_string() });
@@ -135,6 +137,9 @@ fn write(
     member.write(&files.members())?;
     if let Some(repository) = repository {
         repository.write(&files.repository())?;
+    }
+    if let Some(stores) = stores {
+        stores.write(&files.stores())?;
     }
     remove(final_place.path()).map_err(failed)?;
     fs::rename(&beside, final_place.path()).map_err(failed)?;

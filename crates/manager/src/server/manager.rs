@@ -39,8 +39,10 @@ use crate::process_table::{Effect, Event, Limits, ProcessSpec, ProcessTable, Rec
 mod clock;
 mod cluster;
 mod servers;
+mod shared_state;
 
 use cluster::Asker;
+use shared_state::SharedState;
 
 /// Commands that wait for one child. More are dropped: the child does not read, its deadline ends it.
 const COMMANDS_MAX: usize = 8;
@@ -90,6 +92,8 @@ pub(super) struct Manager {
     cluster_settings: Option<config::ClusterSettings>,
     /// Of a member of a cluster that has one.
     repository: Option<RepositoryNode>,
+    /// Of a member whose state lies in the cluster's stores.
+    shared_state: Option<SharedState>,
     directory: NodeDirectory,
     child: Box<dyn Fn(&ChildStart) -> Program>,
     keys: Keys,
@@ -150,6 +154,7 @@ impl Manager {
             cluster: None,
             cluster_settings: None,
             repository: None,
+            shared_state: None,
             directory,
             child: parts.child,
             keys: parts.keys,
@@ -306,6 +311,12 @@ impl Manager {
                     "the machine's clock was stepped: no lifetime ends for a minute"
                 );
                 self.clock = Some(clock);
+                Step::Going
+            }
+            Input::StoresReported { name, report } => {
+                if let Some(shared) = &mut self.shared_state {
+                    shared.reported(name, report);
+                }
                 Step::Going
             }
             Input::Reported { name, report } => {
@@ -510,6 +521,8 @@ impl Manager {
             let (pid, restarts) = (std::process::id(), self.restarts);
             status.manager = Some(ManagerStatus { pid, restarts });
             status.clock = self.clock;
+            let shared = self.shared_state.as_ref();
+            status.stores = shared.and_then(SharedState::worst).map(Box::new);
             status.applications = self.applications.status();
             status.cluster = self.cluster_status().map(Box::new);
             status.view = self.whole_view();

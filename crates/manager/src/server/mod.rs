@@ -17,7 +17,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use topology::keys::file::KeyFileError;
-use topology::protocol::{Answer, ApplicationsReport, ClockStatus, Hello, Request};
+use topology::protocol::{Answer, ApplicationsReport, ClockStatus, Hello, Request, StoresReport};
 use topology::view::{Incarnation, ProcessName, ProcessType};
 use tracing::{error, info, warn};
 
@@ -72,6 +72,7 @@ use peers::connection::PeerInput;
 use predecessor::Predecessor;
 use repository::RepositoryInput;
 pub use repository::etcd;
+pub use stores::{are_installed as stores_are_installed, options as store_options};
 pub use up_error::UpError;
 
 /// What happened, from every source; senders wait when the loop is this far behind.
@@ -130,6 +131,11 @@ enum Input {
         reply: mpsc::Sender<Answer>,
     },
     ClockStepped(ClockStatus),
+    /// How a container sees the cluster's stores.
+    StoresReported {
+        name: ProcessName,
+        report: StoresReport,
+    },
     /// What became of a container's table of applications.
     Reported {
         name: ProcessName,
@@ -385,6 +391,7 @@ fn refuse(input: Input) {
         }
         Input::Told(_)
         | Input::ClockStepped(_)
+        | Input::StoresReported { .. }
         | Input::Exited { .. }
         | Input::SparesWanted(_)
         | Input::ServerPrepared { .. }

@@ -34,6 +34,9 @@ const HAND_OVER_MAX: Duration = Duration::from_secs(2);
 /// In this order.
 const PROGRAMS: [&str; 2] = ["redis-server", "valkey-server"];
 
+/// What an operator installs.
+const PACKAGE: &str = "Debian's redis-server";
+
 /// One store of this node.
 pub(crate) struct StoreServer {
     name: ProcessName,
@@ -51,6 +54,30 @@ pub(crate) struct StoreServer {
     keeper: KeeperHandle,
 }
 
+/// How the cluster's stores are spoken with by the member whose files lie in that node's directory; no seeds.
+///
+/// # Errors
+/// [`CredentialError`] when these are not in order.
+pub fn options(directory: &Path) -> Result<Options, CredentialError> {
+    let files = ClusterDirectory::of_node(directory);
+    let tls = NodeCredentials::load(files.path())?.store_client_config()?;
+    let password = ClusterSecret::load(&files.secret())?.store_password();
+    Ok(Options {
+        tls: Some(tls),
+        user: Some(STORE_USER.to_owned()),
+        password: Some(password),
+        ..Options::default()
+    })
+}
+
+/// Whether this machine has a program that a store is.
+///
+/// # Errors
+/// The message says what to install.
+pub fn are_installed() -> io::Result<()> {
+    installed(&PROGRAMS, PACKAGE).map(drop)
+}
+
 /// How this member reaches and keeps the cluster's stores.
 ///
 /// # Errors
@@ -60,18 +87,9 @@ pub(crate) fn settings(
     settings: &ClusterSettings,
     heartbeat: &HeartbeatSettings,
 ) -> Result<Settings, CredentialError> {
-    let files = ClusterDirectory::of_node(directory);
-    let tls = NodeCredentials::load(files.path())?.store_client_config()?;
-    let password = ClusterSecret::load(&files.secret())?.store_password();
-    let options = Options {
-        tls: Some(tls),
-        user: Some(STORE_USER.to_owned()),
-        password: Some(password),
-        ..Options::default()
-    };
     Ok(Settings {
-        options,
-        credentials: files,
+        options: options(directory)?,
+        credentials: ClusterDirectory::of_node(directory),
         interval: heartbeat.interval,
         silence_max: silence_max(heartbeat),
         allow_colocation: settings.allow_colocation,
@@ -174,7 +192,7 @@ impl Server for StoreServer {
     }
 
     fn program(&self) -> io::Result<Program> {
-        let server = installed(&PROGRAMS, "Debian's redis-server")?;
+        let server = installed(&PROGRAMS, PACKAGE)?;
         create_private(&self.directory)?;
         let configuration = StoreConfiguration {
             directory: &self.directory,

@@ -60,7 +60,9 @@ impl StoreConfiguration<'_> {
         line(&["tls-replication yes"]);
         line(&["tls-cluster yes"]);
         line(&["tls-protocols TLSv1.3"]);
-        line(&["user default off"]);
+        // Nobody is let in as this one, but as this one a store reads its own file again: without rights it would leave out
+        // whatever a function has written.
+        line(&["user default off ~* &* +@all"]);
         line(&["user", STORE_USER, "on", &format!(">{password}"), "~* &* +@all", FORBIDDEN]);
         line(&["masteruser", STORE_USER]);
         line(&["masterauth", password]);
@@ -119,7 +121,7 @@ mod tests {
             "tls-auth-clients yes",
             "tls-replication yes",
             "tls-cluster yes",
-            "user default off",
+            "user default off ~* &* +@all",
             "appendonly yes",
             "appendfsync everysec",
             "repl-diskless-sync-delay 0",

@@ -17,6 +17,7 @@ use topology::protocol::ApplicationStatus;
 use crate::failure::Failure;
 use crate::guest_limits::guest_limits;
 use crate::output;
+use crate::stores::shared;
 
 /// A directory that waits to be moved; it is removed with this value, if it is still there.
 pub(super) struct Staged {
@@ -50,6 +51,11 @@ impl Staged {
         let wasm = read_component(&component)?;
         let before = deployed.iter().find(|one| one.name == manifest.name);
         is_new(&manifest, before)?;
+        if shared::list(directory)?.is_some()
+            && let Some(cluster) = shared::settings(directory)
+        {
+            is_kept(&manifest, &cluster)?;
+        }
         let apps = ApplicationsDirectory::of_node(directory);
         let settings = settings(&apps, &manifest, before, set)?;
 
@@ -187,6 +193,34 @@ fn is_new(manifest: &Manifest, deployed: Option<&ApplicationStatus>) -> Result<(
     Ok(())
 }
 
+/// What the manifest asks of the copies of its sessions, and the cluster does not keep. On a single node, which has no
+/// copies, it asks in vain and is told so by `outlast app show`.
+fn is_kept(manifest: &Manifest, cluster: &config::ClusterSettings) -> Result<(), Failure> {
+    let asked = &manifest.cluster;
+    if !manifest.distributable || !asked.enabled {
+        return Ok(());
+    }
+    let reason = match () {
+        () if asked.write_quota > cluster.write_quota => format!(
+            "[cluster] write_quota = {} asks for more copies of its sessions than this cluster keeps, which is {}; set \
+             [cluster] write_quota in outlast.toml of every node, or ask for fewer",
+            asked.write_quota, cluster.write_quota
+        ),
+        () if !asked.allow_colocation && cluster.allow_colocation => {
+            "[cluster] allow_colocation = false wants copies on other hosts only, and outlast.toml of this cluster has \
+             allow_colocation = true; one of them must change"
+                .to_owned()
+        }
+        () if asked.group_name != manifest::ClusterSettings::default().group_name => format!(
+            "[cluster] group_name = {:?}: the containers of a cluster are one group, \"default\", and each may take over \
+             every session; leave it out",
+            asked.group_name
+        ),
+        () => return Ok(()),
+    };
+    Err(Failure::Application(format!("{}: {reason}", manifest::FILE_NAME)))
+}
+
 /// What the manifest promises and the component has not, or the other way round.
 fn has_its_handlers(manifest: &Manifest, handlers: Handlers) -> Result<(), Failure> {
     let reason = match () {
@@ -265,6 +299,32 @@ mod tests {
         let message = other.fits(&read).unwrap_err().to_string();
         assert!(message.contains("echo.wasm") && message.contains("other.wasm"), "{message}");
         assert!(Source::find(&directory.path().join("nothing")).is_err());
+    }
+
+    #[test]
+    fn what_the_cluster_does_not_keep_is_refused() {
+        let cluster = config::ClusterSettings::at(([192, 0, 2, 1], 6200).into());
+        let asks = |more: &str| {
+            let text = "name = \"echo\"\nversion = \"1.0.0\"\ncomponent = \"echo.wasm\"\n";
+            manifest::parse(&format!("{text}{more}")).unwrap()
+        };
+        for kept in ["", "[cluster]\nwrite_quota = 1\nallow_colocation = false\n"] {
+            is_kept(&asks(kept), &cluster).unwrap();
+        }
+        is_kept(&asks("distributable = false\n[cluster]\nwrite_quota = 8\n"), &cluster).unwrap();
+        for (asked, told) in [
+            (
+                "[cluster]\nwrite_quota = 2\n",
+                "more copies of its sessions than this cluster keeps, which is 1",
+            ),
+            ("[cluster]\ngroup_name = \"voice\"\n", "are one group"),
+        ] {
+            let refused = is_kept(&asks(asked), &cluster).unwrap_err().to_string();
+            assert!(refused.contains(told), "{refused}");
+        }
+        let shares = config::ClusterSettings { allow_colocation: true, ..cluster };
+        let refused = is_kept(&asks("[cluster]\nallow_colocation = false\n"), &shares).unwrap_err();
+        assert!(refused.to_string().contains("other hosts only"), "{refused}");
     }
 
     #[test]

@@ -22,6 +22,7 @@ use sip::transaction::Timers;
 use state::Store;
 use state::clock::{Clock, SystemClock};
 use state::engine::embedded::LockWait;
+use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use topology::TopologyView;
@@ -35,9 +36,10 @@ use super::applications::Applications;
 use super::cluster::{Membership, Outside};
 use super::guests::Guests;
 use super::http::Teller;
+use super::shared_state::SharedState;
 use super::usage::Usage;
 use super::{Joined, http, snapshots};
-use crate::stores::{self, accounts};
+use crate::stores::{self, State, accounts};
 
 /// Events of the manager that wait for the container; more wait in the socket.
 const EVENTS_MAX: usize = 16;
@@ -48,6 +50,9 @@ const TICK_INTERVAL: Duration = Duration::from_secs(5);
 /// For a handler, and for a commit. The registrar works on a local store: what takes longer hangs, and holds up
 /// the acknowledgements of its link.
 const HANDLER_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// The same where the state lies in a cluster's stores: two reads, each of which may wait for a store's successor.
+const HANDLER_TIME_MAX_SHARED: Duration = Duration::from_secs(5);
 
 /// Two phones that register one address-of-record at a time conflict once or twice, never so often.
 const COMMIT_CONFLICTS_MAX: u32 = 8;
@@ -65,36 +70,56 @@ const CONTACTS_MAX: usize = 10;
 
 pub(super) fn run(joined: Joined) -> anyhow::Result<()> {
     let directory = joined.welcome.directory.clone();
-    let reporter = joined.subscription.reporter();
-    let durability = joined.config.state.durability;
     let clock = guarded_clock(joined.subscription.reporter());
-    let state =
-        stores::open_state_reporting(&directory, durability, Arc::clone(&clock), move |wait| {
-            report(&reporter, wait)
-        })?;
     let runtime = stores::runtime()?;
+    let (state, shared) = open_state(&joined, &runtime, Arc::clone(&clock))?;
     let accounts = runtime.block_on(accounts::open_to_serve(&directory))?.store();
-    let snapshots = stores::snapshots(&directory);
-    snapshots::take_regularly(state.clone(), snapshots, joined.config.state.snapshot_every);
-    let state: Arc<dyn Store> = Arc::new(state);
     let registrar = Registrar::new(
         registrar_settings(&joined.config, &joined.welcome.view),
         Arc::clone(&state),
         Arc::clone(&accounts),
         &joined.welcome.keys,
     )?;
-    let settings = server_settings(&joined, Arc::clone(&clock))?;
+    let handler_time_max = shared.as_ref().map_or(HANDLER_TIME_MAX, |_| HANDLER_TIME_MAX_SHARED);
+    let settings =
+        ServerSettings { handler_time_max, ..server_settings(&joined, Arc::clone(&clock))? };
     let applications = ApplicationsDirectory::of_node(&directory);
     let keyed = KeyedNames::new(&joined.welcome.keys);
     let services = Stored::new(Arc::clone(&state), accounts, clock, keyed);
     let loader = Arc::new(Guests::new(applications, Arc::new(services)));
-    runtime.block_on(serve(joined, settings, state, registrar, loader))
+    runtime.block_on(serve(joined, settings, state, shared, registrar, loader))
+}
+
+/// The state, and the same again if it is a cluster's.
+fn open_state(
+    joined: &Joined,
+    runtime: &Runtime,
+    clock: Arc<dyn Clock>,
+) -> anyhow::Result<(Arc<dyn Store>, Option<SharedState>)> {
+    let Joined { config, welcome, subscription, .. } = joined;
+    let reporter = subscription.reporter();
+    let on_lock_wait = move |wait: &LockWait| report(&reporter, wait);
+    let directory = &welcome.directory;
+    match stores::open_state_reporting(directory, config, &welcome.view, clock, on_lock_wait)? {
+        State::OwnNode(own) => {
+            let snapshots = stores::snapshots(directory);
+            snapshots::take_regularly(own.clone(), snapshots, config.state.snapshot_every);
+            Ok((Arc::new(own), None))
+        }
+        State::Cluster(store) => {
+            runtime.block_on(stores::shared::opened(&store))?;
+            let shared = SharedState::new(store.clone(), config.cluster.clone());
+            runtime.spawn(shared.clone().look_after(subscription.reporter()));
+            Ok((Arc::new(store), Some(shared)))
+        }
+    }
 }
 
 async fn serve(
     joined: Joined,
     settings: ServerSettings,
     state: Arc<dyn Store>,
+    shared: Option<SharedState>,
     registrar: Registrar,
     loader: Arc<Guests>,
 ) -> anyhow::Result<()> {
@@ -127,7 +152,8 @@ async fn serve(
     };
     // Before it is ready: then everybody who links to it at once can.
     outside.follow(&joined.welcome.view);
-    let told = Told { handle: handle.clone(), http: http.clone(), teller: teller(), outside };
+    let told =
+        Told { handle: handle.clone(), http: http.clone(), teller: teller(), outside, shared };
     handle.view(joined.welcome.view).await;
     let (tables, received) = watch::channel(joined.welcome.applications);
     let usage = Usage { handle: handle.clone(), store };
@@ -168,6 +194,7 @@ struct Told {
     http: HttpHandle,
     teller: Teller,
     outside: Outside,
+    shared: Option<SharedState>,
 }
 
 /// Passes the manager's events on.
@@ -177,12 +204,13 @@ async fn follow(
     registrar: Arc<Registrar>,
     tables: watch::Sender<ApplicationTable>,
 ) {
-    let Told { handle, http, teller, mut outside } = told;
+    let Told { handle, http, teller, mut outside, shared } = told;
     while let Some(event) = events.recv().await {
         match event {
             Event::View(view) => {
                 teller.tell_if_unknown(&view);
                 outside.follow(&view);
+                shared.iter().for_each(|shared| shared.follow(&view));
                 if let Err(error) = registrar.use_own_hosts(&own_hosts(&view)) {
                     warn!(%error, "an edge has an address that is none");
                 }

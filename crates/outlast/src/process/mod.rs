@@ -24,6 +24,7 @@ mod edge;
 mod guests;
 mod http;
 mod manager;
+mod shared_state;
 mod snapshots;
 mod usage;
 

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::batch::{Batch, Change, Expect};
+use crate::carry::Whole;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{CommitError, StoreError};
 use crate::key::{Key, Prefix, Space};
@@ -211,6 +212,21 @@ impl State {
             let concerned = watcher.space == key.space && watcher.prefix.matches(key);
             !concerned || watcher.events.try_send(Ok(event.clone())).is_ok()
         });
+    }
+}
+
+impl Whole for FakeStore {
+    fn page<'a>(
+        &'a self,
+        after: Option<&'a Key>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<(Key, Record)>, StoreError>> {
+        Box::pin(async move {
+            let state = self.state_for_read()?;
+            let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+            let all = state.records.range((from, Bound::Unbounded));
+            Ok(all.take(limit).map(|(key, record)| (key.clone(), record.clone())).collect())
+        })
     }
 }
 

@@ -31,6 +31,7 @@ mod registration;
 mod revival;
 mod samples;
 mod set_ups;
+mod shared_state;
 mod sipp_peer;
 mod strangers;
 mod survival;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use testbed::loopback::Loopback;
 use testbed::node::{Node, NodeOptions, outlast_in};
 use testbed::pace::Pace;
 use testbed::wait;
@@ -14,13 +15,8 @@ use crate::world::has_etcd;
 /// How long a debug build on a busy machine may take to see what an idle one sees in milliseconds.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A port that all the loopback addresses of a cluster share.
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-fn address(node: u8, port: u16) -> String {
-    SocketAddr::from(([127, 0, 0, node], port)).to_string()
+fn address(node: u8, hosts: Loopback) -> String {
+    SocketAddr::from((hosts.host(node), 6200)).to_string()
 }
 
 fn told(output: &std::process::Output) -> (Option<i32>, String) {
@@ -66,16 +62,16 @@ fn token(node: &Node) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-fn join(directory: &Path, token: &str, number: u8, port: u16) -> std::process::Output {
-    let (name, address) = (format!("node{number}"), address(number, port));
+fn join(directory: &Path, token: &str, number: u8, hosts: Loopback) -> std::process::Output {
+    let (name, address) = (format!("node{number}"), address(number, hosts));
     let arguments =
         ["cluster", "join", token, "--name", &name, "--address", &address, "--sip", "127.0.0.1:0"];
     outlast_in(directory, &[&arguments[..], &["--domain", "example.com"]].concat(), b"")
 }
 
-fn start_joined(member: &Node, number: u8, port: u16) -> Node {
+fn start_joined(member: &Node, number: u8, hosts: Loopback) -> Node {
     let directory = tempfile::tempdir().unwrap();
-    done(&join(directory.path(), &token(member), number, port));
+    done(&join(directory.path(), &token(member), number, hosts));
     Node::start_in(directory, &NodeOptions::arguments(&[]))
 }
 
@@ -96,20 +92,20 @@ fn three_nodes_become_one_system_by_copy_and_paste_and_see_each_others_deaths() 
     if !has_etcd() {
         return;
     }
-    let port = free_port();
+    let hosts = Loopback::new();
     let one = Node::start(&NodeOptions::default());
     one.add_user("alice@example.com", "secret");
     refused(&one.outlast(&["status", "--cluster"]), "in no cluster");
     refused(&one.outlast(&["cluster", "token"]), "outlast cluster create");
-    let created = done(&one.outlast(&["cluster", "create", "--address", &address(1, port)]));
+    let created = done(&one.outlast(&["cluster", "create", "--address", &address(1, hosts)]));
     assert!(created.contains("node1 is the first member"), "{created}");
     refused(&one.outlast(&["cluster", "create"]), "already");
     let config = std::fs::read_to_string(one.directory().join("outlast.toml")).unwrap();
-    assert!(config.contains(&format!("address = \"{}\"", address(1, port))), "{config}");
+    assert!(config.contains(&format!("address = \"{}\"", address(1, hosts))), "{config}");
 
     let before = one.process("container1");
-    let two = start_joined(&one, 2, port);
-    let three = start_joined(&two, 3, port);
+    let two = start_joined(&one, 2, hosts);
+    let three = start_joined(&two, 3, hosts);
     assert_eq!(one.process("container1").pid, before.pid, "nothing was restarted");
     wait_until_whole([&one, &two, &three]);
     let shown = done(&two.outlast(&["status", "--cluster"]));
@@ -188,29 +184,29 @@ fn who_may_not_join_is_told_what_to_do_and_who_leaves_is_a_single_node_again() {
     if !has_etcd() {
         return;
     }
-    let port = free_port();
+    let hosts = Loopback::new();
     let one = Node::start(&NodeOptions::default());
-    done(&one.outlast(&["cluster", "create", "--address", &address(1, port)]));
+    done(&one.outlast(&["cluster", "create", "--address", &address(1, hosts)]));
 
     // A node that runs, one that holds something, one without a token, one that is a member.
     let two = Node::start(&NodeOptions::default());
     let token_of_one = token(&one);
-    refused(&join(two.directory(), &token_of_one, 2, port), "stop it before it joins");
+    refused(&join(two.directory(), &token_of_one, 2, hosts), "stop it before it joins");
     two.add_user("bob@example.com", "secret");
     let directory = two.stop();
-    refused(&join(directory.path(), &token_of_one, 2, port), "1 accounts");
+    refused(&join(directory.path(), &token_of_one, 2, hosts), "1 accounts");
     let directory = tempfile::tempdir().unwrap();
-    refused(&join(directory.path(), "nonsense", 2, port), "no join token");
+    refused(&join(directory.path(), "nonsense", 2, hosts), "no join token");
     assert!(!directory.path().join("outlast.toml").exists(), "wishes that did not work are kept");
     let expired = done(&one.outlast(&["cluster", "token", "--valid-for", "0s"]));
     let expired = expired.lines().next().unwrap().to_owned();
     std::thread::sleep(Duration::from_millis(2100)); // its second is over
-    refused(&join(directory.path(), &expired, 2, port), "has expired");
-    done(&join(directory.path(), &token_of_one, 2, port));
-    refused(&join(directory.path(), &token_of_one, 2, port), "already");
+    refused(&join(directory.path(), &expired, 2, hosts), "has expired");
+    done(&join(directory.path(), &token_of_one, 2, hosts));
+    refused(&join(directory.path(), &token_of_one, 2, hosts), "already");
 
     leaves(&one, Node::start_in(directory, &NodeOptions::arguments(&[])));
-    hears_that_it_was_removed(&one, start_joined(&one, 3, port));
+    hears_that_it_was_removed(&one, start_joined(&one, 3, hosts));
 }
 
 fn leaves(one: &Node, two: Node) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use phone::{LineTransport, Phone};
 use testbed::node::{Node, NodeOptions};
+use testbed::stores::Stores;
 
 pub(crate) const DOMAIN: &str = "example.com";
 pub(crate) const PASSWORD: &str = "correct-horse";
@@ -16,9 +17,29 @@ pub(crate) fn node() -> Node {
     Node::start(&NodeOptions::default())
 }
 
-/// A node of this configuration; edges listen where it says.
+/// A node of this configuration; edges listen where it says. `OUTLAST_STATE=shared` gives any test one whose state lies in
+/// the stores of a cluster.
 pub(crate) fn node_of(config: &str) -> Node {
+    let options = NodeOptions { config: Some(config.to_owned()), arguments: Vec::new() };
+    match std::env::var("OUTLAST_STATE").as_deref() {
+        Ok("shared") => Node::start_on_stores(&options, STORES),
+        Ok(other) => panic!("OUTLAST_STATE={other}: needs shared, or not to be set"),
+        Err(_) => Node::start(&options),
+    }
+}
+
+/// The same with the state in the node's own directory, whatever `OUTLAST_STATE` says.
+pub(crate) fn node_of_its_own(config: &str) -> Node {
     Node::start(&NodeOptions { config: Some(config.to_owned()), arguments: Vec::new() })
+}
+
+/// How many stores: enough for what lies in one to be found by who asks another.
+pub(crate) const STORES: usize = 3;
+
+/// A node of this configuration whose state lies in the stores of a cluster; None: there are none on this machine.
+pub(crate) fn node_on_stores(config: &str) -> Option<Node> {
+    let options = NodeOptions { config: Some(config.to_owned()), arguments: Vec::new() };
+    Stores::are_installed().then(|| Node::start_on_stores(&options, STORES))
 }
 
 /// Configuration of a node with so many edges on 127.0.0.1, no authentication, and more lines.

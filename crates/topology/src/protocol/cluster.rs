@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::StoreList;
 use crate::gossip::{ClockOffset, GossipCounters};
 use crate::keys::KeyRing;
 use crate::membership::{Member, Membership};
@@ -24,6 +26,9 @@ pub struct Admission {
     /// Where the cluster's accounts and names are. None: in each node's own directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository: Option<RepositoryList>,
+    /// Where the cluster's state lies. None: every member has its own still.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stores: Option<StoreList>,
 }
 
 impl fmt::Debug for Admission {
@@ -56,4 +61,28 @@ pub struct ClusterStatus {
     /// This node was removed from the cluster, and nobody of it speaks with it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_removed: bool,
+}
+
+/// How the cluster's stores are, as a container sees them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoresReport {
+    /// How many copies on other hosts a write must have at present.
+    pub copies: usize,
+    /// Writes go on below that; else they are refused.
+    pub continues_below: bool,
+    /// How many of a thousand records nobody serves.
+    pub unserved_per_mille: usize,
+    /// Primaries that do not answer.
+    pub silent: Vec<SocketAddr>,
+    /// Shards of which not so many copies can be had.
+    pub below: Vec<ShardBelow>,
+}
+
+/// A shard that lacks copies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardBelow {
+    /// Who serves it.
+    pub primary: SocketAddr,
+    /// How many copies can be had.
+    pub found: usize,
 }

@@ -3,11 +3,13 @@
 use std::time::Instant;
 
 use tokio::sync::mpsc;
+use topology::credentials::ClusterDirectory;
 use topology::protocol::{Answer, ClusterStatus, Request};
 use topology::{ProcessName, RepositoryList, TopologyView};
 use tracing::{error, info};
 
 use super::clock::Wait;
+use super::shared_state::SharedState;
 use super::{Manager, Step, limits, view_line};
 use crate::process_table::Event;
 use crate::process_table::Ticket;
@@ -37,6 +39,10 @@ impl Manager {
         let heartbeat = limits(&self.config).heartbeat;
         let (keys, inputs) = (self.keys.subscribe(), self.inputs.clone());
         let node = ClusterNode::open(path, settings.as_ref(), heartbeat, keys, inputs)?;
+        self.shared_state = match &node {
+            Some(_) => SharedState::open(&ClusterDirectory::of_node(path))?,
+            None => None,
+        };
         self.keys.lead(node.as_ref().is_none_or(ClusterNode::coordinates));
         self.cluster_settings = node.as_ref().map(|node| config::ClusterSettings {
             address: node.address(),
@@ -81,6 +87,17 @@ impl Manager {
     /// Shows the view to all processes of the node, and to the other members what is new of this one.
     pub(super) fn show_view(&mut self) {
         let view = self.whole_view();
+        if self.shared_state.is_none() && self.cluster.is_some() {
+            // It was carried along meanwhile, perhaps.
+            let files = ClusterDirectory::of_node(self.directory.path());
+            self.shared_state = SharedState::open(&files).unwrap_or_else(|error| {
+                error!(%error, "where the cluster's stores are cannot be read");
+                None
+            });
+        }
+        if let Some(shared) = &mut self.shared_state {
+            shared.seen(&view);
+        }
         self.show_keeper(&view);
         if let Some(repository) = &self.repository {
             let leads = self.cluster.as_ref().is_some_and(ClusterNode::leads);
@@ -225,7 +242,8 @@ impl Manager {
                 Some(cluster) => match admitting(self.repository.as_ref()) {
                     Ok(list) => {
                         let keys = self.keys.ring();
-                        cluster.admit(name.as_deref(), address, keys, list, reply);
+                        let stores = self.shared_state.as_ref().map(|it| it.list().clone());
+                        cluster.admit(name.as_deref(), address, keys, list, stores, reply);
                     }
                     Err(reason) => {
                         let _ = reply.try_send(Answer::Refused { reason });

@@ -52,6 +52,7 @@ use redis::{Value, cmd};
 use tokio::sync::oneshot;
 
 use crate::batch::Batch;
+use crate::carry::Whole;
 use crate::error::{CommitError, StoreError};
 use crate::key::{Key, Prefix, Space};
 use crate::record::Record;
@@ -163,6 +164,17 @@ impl ClusterStore {
         self.open.shared.runtime.spawn(wait).await.unwrap_or(false)
     }
 
+    /// Has every write reach so many copies: fewer than before at once, more as soon as every shard has them. As long as it
+    /// lacks them, those before hold: a node that joins its first copies would have everything refused for a while.
+    pub fn want_copies(&self, copies: usize) {
+        self.open.shared.want_copies(copies);
+    }
+
+    /// How many copies a write must have at present.
+    pub fn copies(&self) -> usize {
+        self.open.shared.quota().copies
+    }
+
     /// Asks every primary how its shard is.
     ///
     /// # Errors
@@ -208,6 +220,20 @@ async fn read(shared: &Arc<Shared>, key: &Key) -> Result<Option<Record>, StoreEr
     };
     let record = record.map_err(|damage| scan::damaged(key.to_string(), damage))?;
     Ok((!record.is_expired(shared.options.clock.now())).then_some(record))
+}
+
+impl Whole for ClusterStore {
+    fn page<'a>(
+        &'a self,
+        after: Option<&'a Key>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<(Key, Record)>, StoreError>> {
+        let (shared, after) = (Arc::clone(&self.open.shared), after.cloned());
+        let runtime = self.open.shared.runtime.clone();
+        let listing =
+            runtime.spawn(async move { scan::page(&shared, after.as_ref(), limit).await });
+        Box::pin(async move { listing.await.unwrap_or(Err(StoreError::Closed)) })
+    }
 }
 
 impl Store for ClusterStore {

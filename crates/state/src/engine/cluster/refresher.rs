@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use redis::{Pipeline, cmd};
+use redis::{Pipeline, Value, cmd};
 use tracing::{debug, info};
 
 use super::connection::{Connection, Lost, text};
 use super::job::Job;
 use super::node::Node;
 use super::nodes::{self, Picture, View};
-use super::quota::Standing;
+use super::quota::{Copies, Standing};
 use super::routes::{RETRY_AFTER, Shared};
 use super::writer;
 
@@ -44,6 +44,7 @@ pub(super) async fn find_room(shared: Arc<Shared>) {
 pub(super) async fn look_after_copies(shared: Arc<Shared>) {
     loop {
         tokio::time::sleep(BELOW_INTERVAL).await;
+        follow_wanted_copies(&shared).await;
         for node in shared.primaries() {
             match node.standing() {
                 Some(Standing::Below { .. }) => {
@@ -63,7 +64,41 @@ pub(super) async fn look_after_copies(shared: Arc<Shared>) {
     }
 }
 
+/// Fewer copies are enough at once; more are asked for as soon as every shard has them, so that nothing is refused while
+/// they are being made.
+async fn follow_wanted_copies(shared: &Arc<Shared>) {
+    let (wanted, present) = (shared.copies_wanted(), shared.quota());
+    if wanted < present.copies {
+        shared.set_copies(wanted);
+    }
+    if wanted <= present.copies || !shared.is_complete() {
+        return;
+    }
+    for node in shared.primaries() {
+        let found = look(shared, &node).await.and_then(|[nodes, replication]| {
+            let view = nodes::parse(&text(nodes)?, node.address);
+            Ok(Copies::of(&view, &text(replication)?).caught_up(&present))
+        });
+        match found {
+            Ok(found) if found >= wanted => {}
+            Ok(_) => return,
+            Err(error) => {
+                debug!(node = %node.address, %error, "a shard does not say how many copies it has");
+                return;
+            }
+        }
+    }
+    info!(copies = wanted, "every shard has so many copies: every write has them from now on");
+    shared.set_copies(wanted);
+}
+
 async fn assess(shared: &Shared, node: &Arc<Node>) -> Result<(), Lost> {
+    let [nodes, replication] = look(shared, node).await?;
+    writer::assess(shared, node, nodes, replication).map(drop)
+}
+
+/// What a primary says of its replicas.
+async fn look(shared: &Shared, node: &Arc<Node>) -> Result<[Value; 2], Lost> {
     let connection = node.control(&shared.options).await?;
     let mut ask = Pipeline::with_capacity(2);
     writer::look(&mut ask);
@@ -71,8 +106,7 @@ async fn assess(shared: &Shared, node: &Arc<Node>) -> Result<(), Lost> {
     if answers.is_err() {
         node.give_up(&connection).await;
     }
-    let [nodes, replication] = writer::all_of(answers?)?;
-    writer::assess(shared, node, nodes, replication).map(drop)
+    writer::all_of(answers?)
 }
 
 /// Keeps the map, as long as the client lives. A node that is silent holds up nobody: what it owes is waited for beside

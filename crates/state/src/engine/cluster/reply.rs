@@ -38,6 +38,8 @@ fn refusal(error: &ServerError, asked: SocketAddr) -> Reply {
         "TRYAGAIN" | "CLUSTERDOWN" | "LOADING" | "MASTERDOWN" | "READONLY" | "BUSY"
         | "NOREPLICAS" | "UNBLOCKED" => Reply::Later,
         _ if details.contains("Function not found") => Reply::NoLibrary,
+        // A list of many slots is asked of a node that sees no majority, or does not since a moment ago.
+        _ if details.contains("while the cluster is down") => Reply::Later,
         // A list ran into a slot that has just left, or is about to.
         _ if details.contains("non local key") => Reply::Later,
         code => Reply::Refused(format!("{code} {details}")),
@@ -93,6 +95,12 @@ mod tests {
         assert!(matches!(
             reply(
                 "ERR Script attempted to access a non local key in a cluster node script: x, on @user_function:1."
+            ),
+            Reply::Later
+        ));
+        assert!(matches!(
+            reply(
+                "ERR Script attempted to execute a command while the cluster is down script: x, on @user_function:1."
             ),
             Reply::Later
         ));

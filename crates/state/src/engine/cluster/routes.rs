@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use super::layout::{Layout, PARTITIONS, Partition};
 use super::library::Library;
 use super::node::{Node, lock};
 use super::nodes::{NodeId, Picture};
-use super::options::Options;
+use super::options::{Options, WriteQuota};
 use crate::batch::Batch;
 use crate::error::StoreError;
 use crate::store::CommitOutcome;
@@ -29,6 +29,10 @@ pub(super) struct Shared {
     pub(super) functions: Library,
     pub(super) runtime: Handle,
     map: Mutex<Map>,
+    /// Of the write quota, at present.
+    copies: AtomicUsize,
+    /// What the copies shall be.
+    copies_wanted: AtomicUsize,
     /// Grows with every change of the map.
     pub(super) map_changes: watch::Sender<u64>,
     /// Somebody needs a newer map.
@@ -57,6 +61,8 @@ impl Shared {
         Self {
             layout: Layout::new(&options.namespace),
             functions: Library::new(),
+            copies: AtomicUsize::new(options.quota.copies),
+            copies_wanted: AtomicUsize::new(options.quota.copies),
             options,
             runtime,
             map: Mutex::new(map),
@@ -69,6 +75,24 @@ impl Shared {
             ids: AtomicU64::new(RandomState::new().hash_one(0)),
             under_way: Arc::default(),
         }
+    }
+
+    /// The write quota, at present.
+    pub(super) fn quota(&self) -> WriteQuota {
+        WriteQuota { copies: self.copies.load(Ordering::Relaxed), ..self.options.quota }
+    }
+
+    /// So many copies from now on.
+    pub(super) fn set_copies(&self, copies: usize) {
+        self.copies.store(copies, Ordering::Relaxed);
+    }
+
+    pub(super) fn copies_wanted(&self) -> usize {
+        self.copies_wanted.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn want_copies(&self, copies: usize) {
+        self.copies_wanted.store(copies, Ordering::Relaxed);
     }
 
     /// The node that serves a partition. `None`: nobody known does.

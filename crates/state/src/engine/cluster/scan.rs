@@ -53,21 +53,45 @@ pub(super) async fn scan(
     limit: usize,
     want: Want,
 ) -> Result<Vec<(Key, Record)>, StoreError> {
+    let start = ordered_key::prefix(space, prefix);
+    let end = behind(&start);
+    let after = after.map(ordered_key::encode).filter(|after| *after >= start);
+    let is_beyond = after.as_ref().is_some_and(|after| *after >= end);
+    let partitions: Vec<_> = match prefix {
+        Prefix::Tag { tag, .. } => vec![Partition::of(tag)],
+        Prefix::All | Prefix::TagStart(_) => Partition::all().collect(),
+    };
+    let from = after.map_or_else(|| [b"[", &start[..]].concat(), |at| [b"(", &at[..]].concat());
+    let end = [b"(", end.as_slice()].concat();
+    list(shared, partitions, from, &end, is_beyond, limit, want).await
+}
+
+/// As [`scan`], of all spaces.
+pub(super) async fn page(
+    shared: &Arc<Shared>,
+    after: Option<&Key>,
+    limit: usize,
+) -> Result<Vec<(Key, Record)>, StoreError> {
+    let after = after.map(ordered_key::encode);
+    let from = after.map_or_else(|| b"-".to_vec(), |at| [b"(", &at[..]].concat());
+    list(shared, Partition::all().collect(), from, b"+", false, limit, Want::Whole).await
+}
+
+/// What lies in these partitions between two marks, as `ZRANGE BYLEX` has them.
+async fn list(
+    shared: &Arc<Shared>,
+    partitions: Vec<Partition>,
+    from: Vec<u8>,
+    end: &[u8],
+    is_beyond: bool,
+    limit: usize,
+    want: Want,
+) -> Result<Vec<(Key, Record)>, StoreError> {
     let limit = limit.min(SCAN_RECORDS_MAX);
     let mut page = Vec::new();
     if limit == 0 {
         return Ok(page);
     }
-    let start = ordered_key::prefix(space, prefix);
-    let end = behind(&start);
-    let after = after.map(ordered_key::encode).filter(|after| *after >= start);
-    let is_beyond = after.as_ref().is_some_and(|after| *after >= end);
-    let end = [b"(", end.as_slice()].concat();
-    let from = after.map_or_else(|| [b"[", &start[..]].concat(), |at| [b"(", &at[..]].concat());
-    let partitions: Vec<_> = match prefix {
-        Prefix::Tag { tag, .. } => vec![Partition::of(tag)],
-        Prefix::All | Prefix::TagStart(_) => Partition::all().collect(),
-    };
     let part = |partition| Part {
         partition,
         from: from.clone(),
@@ -79,7 +103,7 @@ pub(super) async fn scan(
     let step = if parts.len() == 1 { limit } else { limit.div_ceil(parts.len()) + 2 };
     let now = shared.options.clock.now();
     while page.len() < limit {
-        fill(shared, &mut parts, &end, step.min(limit), want).await?;
+        fill(shared, &mut parts, end, step.min(limit), want).await?;
         let next = parts.iter_mut().filter(|part| !part.found.is_empty());
         let Some(part) = next.min_by(|one, other| one.found[0].0.cmp(&other.found[0].0)) else {
             break;

@@ -113,7 +113,7 @@ async fn ask(shared: &Shared, node: &Arc<Node>) -> Result<ShardAnswer, Lost> {
     }
     let [view, replication] = writer::all_of(answers?)?;
     let copies = Copies::of(&nodes::parse(&text(view)?, node.address), &text(replication)?);
-    let quota = match Standing::of(&copies, &shared.options.quota, node.standing()) {
+    let quota = match Standing::of(&copies, &shared.quota(), node.standing()) {
         Standing::Kept { .. } => QuotaStatus::Kept,
         Standing::Below { awaited, .. } => QuotaStatus::Below { found: awaited },
     };

@@ -85,7 +85,7 @@ fn without_late(group: Vec<Job>) -> Vec<Job> {
 
 /// What may not be written now is refused unsent.
 fn without_refused(shared: &Shared, node: &Node, group: Vec<Job>) -> Vec<Job> {
-    let quota = &shared.options.quota;
+    let quota = shared.quota();
     let Some(Standing::Below { awaited, .. }) = node.standing() else { return group };
     if quota.below == BelowQuota::Continue {
         return group;
@@ -103,7 +103,7 @@ fn without_refused(shared: &Shared, node: &Node, group: Vec<Job>) -> Vec<Job> {
 
 /// What is answered while a node lacks copies.
 pub(super) fn refusal(shared: &Shared, node: &Node, found: usize) -> StoreError {
-    StoreError::BelowQuota { primary: node.address, copies: shared.options.quota.copies, found }
+    StoreError::BelowQuota { primary: node.address, copies: shared.quota().copies, found }
 }
 
 async fn open(
@@ -163,8 +163,8 @@ pub(super) fn assess(
 ) -> Result<Standing, Lost> {
     let view = nodes::parse(&text(nodes)?, node.address);
     let copies = Copies::of(&view, &text(replication)?);
-    let quota = &shared.options.quota;
-    let standing = Standing::of(&copies, quota, node.standing());
+    let quota = shared.quota();
+    let standing = Standing::of(&copies, &quota, node.standing());
     let before = node.set_standing(standing);
     let below = |standing| match standing {
         Standing::Kept { .. } => None,
@@ -318,7 +318,7 @@ fn version(job: &Job) -> Version {
 }
 
 fn needed(shared: &Shared, node: &Node) -> usize {
-    node.standing().map_or(0, |standing| standing.needed(&shared.options.quota))
+    node.standing().map_or(0, |standing| standing.needed(&shared.quota()))
 }
 
 fn wait(commands: &mut Pipeline, needed: usize) {

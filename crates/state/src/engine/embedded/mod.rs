@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
 use crate::batch::{BATCH_WRITES_MAX, Batch};
+use crate::carry::Whole;
 use crate::error::{CommitError, StoreError};
 use crate::key::{Key, Prefix, Space};
 use crate::record::{Record, VALUE_BYTES_MAX};
@@ -159,6 +160,17 @@ impl EmbeddedStore {
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.open.shared.environment.path
+    }
+}
+
+impl Whole for EmbeddedStore {
+    fn page<'a>(
+        &'a self,
+        after: Option<&'a Key>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<(Key, Record)>, StoreError>> {
+        let shared = &self.open.shared;
+        ready(reads::page(&shared.environment, after, limit, shared.options.clock.now()))
     }
 }
 

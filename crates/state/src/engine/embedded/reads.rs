@@ -61,6 +61,24 @@ pub(super) fn scan(
     Ok(page)
 }
 
+/// As [`scan`], of all spaces.
+pub(super) fn page(
+    environment: &Environment,
+    after: Option<&Key>,
+    limit: usize,
+    now: UnixMillis,
+) -> Result<Vec<(Key, Record)>, StoreError> {
+    let mut page = Vec::new();
+    let after = after.map(|key| StoredKey::of(key).filed);
+    visit_from(environment, &[], after.as_deref(), &mut |_filed, key, record| {
+        if !record.is_expired(now) {
+            page.push((key, to_record(record)));
+        }
+        page.len() < limit
+    })?;
+    Ok(page)
+}
+
 /// Shows every record of a prefix, expired ones included, in the order in which they are filed, until `show` says
 /// `false`. All of one consistent state: the one after the transaction whose number is returned.
 pub(super) fn visit(
@@ -70,23 +88,37 @@ pub(super) fn visit(
     after: Option<&[u8]>,
     show: &mut dyn FnMut(&[u8], Key, &StoredRecord<'_>) -> bool,
 ) -> Result<usize, StoreError> {
-    let failed = |source| environment.error("scan", source);
     let start = stored_key::filed_prefix(space, prefix);
+    visit_from(environment, &start, after, &mut |filed, key, record| {
+        !prefix.matches(&key) || show(filed, key, record)
+    })
+}
+
+/// The same for all that is filed under names that begin with `start`.
+fn visit_from(
+    environment: &Environment,
+    start: &[u8],
+    after: Option<&[u8]>,
+    show: &mut dyn FnMut(&[u8], Key, &StoredRecord<'_>) -> bool,
+) -> Result<usize, StoreError> {
+    let failed = |source| environment.error("scan", source);
     let from = match after {
-        Some(after) if after >= start.as_slice() => Bound::Excluded(after),
-        Some(_) | None => Bound::Included(start.as_slice()),
+        Some(after) if after >= start => Bound::Excluded(after),
+        // LMDB knows no empty key.
+        Some(_) | None if start.is_empty() => Bound::Unbounded,
+        Some(_) | None => Bound::Included(start),
     };
     let txn = environment.read()?;
     let range = environment.records.range(&txn, &(from, Bound::Unbounded)).map_err(failed)?;
     for item in range {
         let (filed, bytes) = item.map_err(failed)?;
-        if !filed.starts_with(&start) {
+        if !filed.starts_with(start) {
             break;
         }
         let record = StoredRecord::decode(filed, bytes)
             .map_err(|damage| damage_error(&shown(filed), damage))?;
         let key = key_of(filed, &record)?;
-        if prefix.matches(&key) && !show(filed, key, &record) {
+        if !show(filed, key, &record) {
             break;
         }
     }

@@ -1,5 +1,7 @@
 //! The cluster engine on real servers.
 
+mod carrying;
+mod copies;
 mod credentials;
 mod faults;
 pub(crate) mod servers;

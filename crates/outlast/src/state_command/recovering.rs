@@ -1,0 +1,197 @@
+//! `outlast state recover`: copies take the place of primaries that are gone for good, where no manager may order it.
+//!
+//! What is refused and why is decided by [`lost`], from what the stores that answer say. A write was acknowledged when so many
+//! copies had it as the quota asks for; so as long as fewer copies than that are out of reach, one of those that
+//! answer has all of them, and the one with the highest offset is it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use state::engine::cluster::failover;
+use state::engine::cluster::servers::{Report, report};
+use topology::{NodeState, StoreList, TopologyView};
+
+use super::view;
+use crate::failure::Failure;
+use crate::output;
+use crate::stores::{self, shared};
+
+/// A primary that is cut off has stopped by itself after so long.
+const STOPPED_AFTER: Duration = Duration::from_secs(3);
+
+const PROMOTED_WITHIN: Duration = Duration::from_secs(10);
+
+/// A part of the state that nobody serves.
+#[derive(Debug, PartialEq, Eq)]
+struct Lost {
+    /// Who served it, where that is known.
+    primary: Option<SocketAddr>,
+    /// Its copies that answer.
+    copies: Vec<SocketAddr>,
+    /// Why promoting one of these may lose writes.
+    risk: Option<String>,
+}
+
+pub(super) fn recover(directory: &Path, force: bool) -> Result<(), Failure> {
+    let Some(list) = shared::list(directory)? else {
+        return Err(refusal(
+            "the state lies in this node's own directory: nobody else has a part of it",
+        ));
+    };
+    let view = view(directory);
+    let seen = view.as_ref().map(StoreList::of).unwrap_or_default();
+    let places = seen.and_then(&list).stores;
+    let options = manager::store_options(directory).map_err(anyhow::Error::from)?;
+    stores::runtime()?.block_on(async {
+        let mut reports = BTreeMap::new();
+        for at in places {
+            reports.insert(at, report(at, &options).await.ok());
+        }
+        let lost = lost(&reports, list.copies)?;
+        for part in &lost {
+            let name = part.primary.map_or_else(|| "a store".to_owned(), |at| at.to_string());
+            if let Some(node) = part.primary.and_then(|at| node_up(view.as_ref(), at)) {
+                return Err(refusal(&format!(
+                    "{node}, which has {name}, is up: its manager starts it again, or puts a copy in its place"
+                )));
+            }
+            if part.copies.is_empty() {
+                return Err(refusal(&format!(
+                    "no copy of what {name} served answers: start its node, or the node of a copy"
+                )));
+            }
+            if let Some(risk) = part.risk.as_ref().filter(|_| !force) {
+                return Err(refusal(&format!("{name} would lose writes: {risk}; --force loses them")));
+            }
+        }
+        for part in lost {
+            if let Some(primary) = part.primary {
+                failover::fence(primary, &options).await;
+            }
+            tokio::time::sleep(STOPPED_AFTER).await;
+            let serves = failover::promote_unasked(&part.copies, &options, PROMOTED_WITHIN).await;
+            let serves = serves.map_err(anyhow::Error::from)?;
+            let name = part.primary.map_or_else(|| "a lost store".to_owned(), |at| at.to_string());
+            output::line(&format!("{serves} serves what {name} served"));
+        }
+        Ok(())
+    })
+}
+
+fn refusal(told: &str) -> Failure {
+    anyhow::Error::msg(told.to_owned()).into()
+}
+
+/// The node that has a store there, if it is up.
+fn node_up(view: Option<&TopologyView>, store: SocketAddr) -> Option<String> {
+    let node = view?.nodes.iter().find(|node| node.address.ip() == store.ip())?;
+    (node.state == NodeState::Up).then(|| node.name.clone())
+}
+
+/// What nobody serves, by what those stores say that answer.
+fn lost(
+    reports: &BTreeMap<SocketAddr, Option<Report>>,
+    quota: usize,
+) -> Result<Vec<Lost>, Failure> {
+    let answers: Vec<(&SocketAddr, &Report)> =
+        reports.iter().filter_map(|(at, report)| Some((at, report.as_ref()?))).collect();
+    let Some((_, newest)) = answers
+        .iter()
+        .max_by_key(|(_, report)| report.known.iter().map(|known| known.epoch).max().unwrap_or(0))
+    else {
+        return Err(refusal("no store answers: start the node first, and see outlast status"));
+    };
+    let is_there = |id: &str| answers.iter().any(|(_, report)| report.id == id);
+    let mut lost = Vec::new();
+    for primary in newest.known.iter().filter(|known| !known.slots.is_empty()) {
+        if is_there(&primary.id) {
+            continue;
+        }
+        let copies = newest.known.iter().filter(|it| it.replica_of.as_ref() == Some(&primary.id));
+        let (here, away): (Vec<_>, Vec<_>) = copies.partition(|copy| is_there(&copy.id));
+        let is_whole = |report: &Report| report.is_synced || report.offset > 0;
+        let copies: Vec<SocketAddr> = answers
+            .iter()
+            .filter(|(_, report)| here.iter().any(|copy| copy.id == report.id) && is_whole(report))
+            .map(|(at, _)| **at)
+            .collect();
+        let risk = if quota == 0 {
+            Some("writes had to have no copy, so its last ones may have none".to_owned())
+        } else if away.len() + here.len() - copies.len() >= quota {
+            let places: Vec<String> =
+                away.iter().filter_map(|copy| copy.address).map(|at| at.to_string()).collect();
+            Some(format!("another copy ({}) may have more, and does not answer", places.join(", ")))
+        } else {
+            None
+        };
+        lost.push(Lost { primary: primary.address, copies, risk });
+    }
+    if lost.is_empty() {
+        return Err(refusal("every part of the state is served; see outlast state status"));
+    }
+    Ok(lost)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const NODES: &str = "aa 192.0.2.1:6220@6221 master,fail - 0 0 5 disconnected 0-16383\n\
+        bb 192.0.2.2:6222@6223 slave aa 0 0 5 connected\n\
+        cc 192.0.2.3:6222@6223 slave aa 0 0 5 connected\n\
+        dd 192.0.2.2:6220@6221 master - 0 0 2 connected\n";
+
+    fn at(host: u8, port: u16) -> SocketAddr {
+        ([192, 0, 2, host], port).into()
+    }
+
+    /// Which of them answer: by host and port, what `INFO` says of their stream.
+    fn reports(answering: &[(u8, u16, &str)]) -> BTreeMap<SocketAddr, Option<Report>> {
+        let all = [(1, 6220), (2, 6222), (3, 6222), (2, 6220)].map(|(host, port)| at(host, port));
+        let mut reports: BTreeMap<_, _> = all.into_iter().map(|at| (at, None)).collect();
+        for (host, port, info) in answering {
+            let at = at(*host, *port);
+            let own = format!(" {at}@");
+            let line = |line: &str| match line.contains(&own) {
+                true => {
+                    line.replacen("slave", "myself,slave", 1).replacen("master", "myself,master", 1)
+                }
+                false => line.to_owned(),
+            };
+            let nodes = NODES.lines().map(line).collect::<Vec<_>>().join("\n");
+            reports.insert(at, Some(Report::of(&nodes, info, at)));
+        }
+        reports
+    }
+
+    const COPY: &str = "role:slave\r\nmaster_link_status:down\r\nslave_repl_offset:500\r\nmaster_repl_offset:500\r\n";
+
+    #[test]
+    fn copies_that_have_every_acknowledged_write_may_serve() {
+        let both = lost(&reports(&[(2, 6222, COPY), (3, 6222, COPY)]), 1).unwrap();
+        let copies = vec![at(2, 6222), at(3, 6222)];
+        assert_eq!(both, [Lost { primary: Some(at(1, 6220)), copies, risk: None }]);
+        // Two copies had each write, so either has all of them.
+        assert_eq!(lost(&reports(&[(2, 6222, COPY)]), 2).unwrap()[0].risk, None);
+    }
+
+    #[test]
+    fn what_may_lose_writes_is_told() {
+        let one = lost(&reports(&[(2, 6222, COPY)]), 1).unwrap();
+        assert!(one[0].risk.as_ref().unwrap().contains("192.0.2.3:6222"), "{one:?}");
+        let without = lost(&reports(&[(2, 6222, COPY), (3, 6222, COPY)]), 0).unwrap();
+        assert!(without[0].risk.is_some());
+        let none = lost(&reports(&[(2, 6220, "role:master\r\n")]), 1).unwrap();
+        assert_eq!(none[0].copies, []);
+    }
+
+    #[test]
+    fn what_is_served_is_left_alone() {
+        let served = reports(&[(1, 6220, "role:master\r\n"), (2, 6222, COPY)]);
+        assert!(lost(&served, 1).unwrap_err().to_string().contains("every part"));
+        assert!(lost(&reports(&[]), 1).unwrap_err().to_string().contains("no store answers"));
+    }
+}

@@ -1,0 +1,74 @@
+//! The write quota as members come and go: more copies are asked for when they are there, fewer at once.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use state::engine::cluster::{BelowQuota, ClusterStore, Options, QuotaStatus, WriteQuota};
+use state::{Batch, CommitError, Expect, Key, Space, Store, StoreError};
+
+use super::servers::{PRIMARIES, Plan, Servers, are_installed};
+
+const SPACE: Space = Space::named("copies");
+const LIMIT: Duration = Duration::from_secs(30);
+
+async fn write(store: &ClusterStore, id: usize) -> Result<(), CommitError> {
+    // One in each shard, most likely.
+    for tag in 0..12 {
+        let key = Key::new(SPACE, tag.to_string(), id.to_string());
+        store.commit(Batch::new().put(key, Expect::Any, "value", None)).await?;
+    }
+    Ok(())
+}
+
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !is_so().await {
+        assert!(Instant::now() < deadline, "not within {LIMIT:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn more_copies_are_asked_for_when_every_shard_has_them() {
+    if !are_installed() {
+        return;
+    }
+    let mut servers = Servers::start(&Plan { replicas: 1, ..Plan::default() });
+    let quota = WriteQuota { copies: 0, below: BelowQuota::Refuse, own_host_counts: true };
+    let options = Options { seeds: servers.seeds(), quota, ..Options::default() };
+    let store = ClusterStore::connect(options).expect("the store is opened");
+    // One shard's copy is not there yet.
+    let missing = PRIMARIES;
+    servers.nodes[missing].signal(Signal::KILL);
+    assert!(store.is_ready_within(LIMIT).await, "all partitions are served");
+    store.want_copies(1);
+    until("that server is held failed", async || {
+        write(&store, 0).await.expect("nothing is refused for the want of a copy");
+        let status = store.status().await.expect("the client lives");
+        let mut answers = status.shards.iter().filter_map(|shard| shard.answer.as_ref());
+        answers.any(|answer| answer.replicas.iter().any(|replica| replica.is_failed))
+    })
+    .await;
+    assert_eq!(store.copies(), 0, "one shard has none");
+
+    servers.restart(missing);
+    until("every shard has its copy", async || store.copies() == 1).await;
+    write(&store, 1).await.expect("every shard has its copy");
+    // From now on it is missed.
+    servers.nodes[missing].signal(Signal::KILL);
+    until("writes are refused", async || {
+        let refused = write(&store, 2).await;
+        matches!(
+            refused,
+            Err(CommitError::Store(StoreError::BelowQuota { copies: 1, found: 0, .. }))
+        )
+    })
+    .await;
+    let status = store.status().await.expect("the client lives");
+    let below = |quota| quota == QuotaStatus::Below { found: 0 };
+    assert!(status.shards.iter().any(|it| it.answer.as_ref().is_some_and(|it| below(it.quota))));
+
+    store.want_copies(0);
+    until("fewer are enough", async || write(&store, 3).await.is_ok()).await;
+    assert_eq!(store.copies(), 0);
+}
