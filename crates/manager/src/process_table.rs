@@ -260,6 +260,7 @@ impl ProcessTable {
         }
         self.processes
             .retain(|process| !process.is_dismissed || process.state != ProcessState::Down);
+        self.rest_if_nobody_is_watched();
         if self.entries() != before {
             self.version += 1;
             // Before the other effects: who waits for an answer may look at the view next.

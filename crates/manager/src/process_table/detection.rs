@@ -43,6 +43,11 @@ impl Rounds {
         self.next
     }
 
+    /// Nobody is watched, so nobody asks for a look: the next one is not late, whenever it comes.
+    pub(super) fn rest(&mut self) {
+        self.next = None;
+    }
+
     /// The table looks; how late it is, if that is more than an interval.
     fn look(&mut self, now: Instant) -> Option<Duration> {
         let expected = self.next.replace(now + self.interval);
@@ -102,12 +107,24 @@ impl ProcessTable {
 
     /// When [`look_round`](Self::look_round) has something to find.
     pub(super) fn next_look(&self) -> Option<Instant> {
+        self.first_watched().map(|at| self.rounds.next().map_or(at, |next| next.min(at)))
+    }
+
+    /// Something happened: perhaps nobody is watched any more, or for the first time again.
+    pub(super) fn rest_if_nobody_is_watched(&mut self) {
+        if self.first_watched().is_none() {
+            self.rounds.rest();
+        }
+    }
+
+    /// When the patience with the first of those who are watched ends.
+    fn first_watched(&self) -> Option<Instant> {
         let silence_max = self.limits.heartbeat.silence_max();
         let watched = self.processes.iter().filter_map(|process| {
             let accused = process.accusations.iter().map(|accusation| accusation.due);
             accused.chain(process.heard.map(|heard| heard + silence_max)).min()
         });
-        watched.min().map(|at| self.rounds.next().map_or(at, |next| next.min(at)))
+        watched.min()
     }
 
     /// Somebody waits for the lock that a process of this number holds.

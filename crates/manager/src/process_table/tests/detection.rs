@@ -233,6 +233,23 @@ fn an_edge_of_another_node_that_serves_no_more_accuses_nobody() {
 }
 
 #[test]
+fn a_stop_ends_at_its_deadline_also_when_nobody_is_watched_meanwhile() {
+    let mut node = Node::serving();
+    node.pass(INTERVAL);
+    node.handle(Event::NodeStops);
+    node.exit("container1");
+    node.exit("container2");
+    assert_eq!(node.state("edge1"), ProcessState::Stopping);
+    let told = node.now;
+    node.take_log();
+    while node.take_log().is_empty() {
+        node.now = node.table.next_deadline().unwrap().max(node.now);
+        node.look();
+    }
+    assert!(node.now - told <= STOP_LIMIT, "killed {:?} after it was told", node.now - told);
+}
+
+#[test]
 fn an_edge_is_not_judged_by_what_edges_say() {
     let mut node = Node::serving();
     node.unresponsive("edge1", "edge1");
