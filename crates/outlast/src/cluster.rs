@@ -6,7 +6,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use config::{CLUSTER_PORT, FirstRun, NodeConfig, NodeSettings, edit};
@@ -28,6 +28,10 @@ mod carrying;
 
 /// `[cluster]` of `outlast.toml`.
 const SECTION: &str = "cluster";
+
+/// How long a node that joins tries to reach a member, and how often.
+const REACHED_WITHIN: Duration = Duration::from_secs(5);
+const AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 pub(crate) fn cluster(directory: &Path, command: ClusterCommand) -> Result<(), Failure> {
     match command {
@@ -145,8 +149,7 @@ fn join_with(directory: &Path, wishes: &JoinWishes, file: &ConfigFile) -> Result
     let chosen = (file.config.node != NodeSettings::default()).then_some(&file.config.node.name);
     let name = wishes.name.as_ref().or(chosen).cloned();
     let address = wishes.address.or(file.config.cluster.as_ref().map(|cluster| cluster.address));
-    let joining = manager::join(&wishes.token, name, address, CLUSTER_PORT);
-    let joined = stores::runtime()?.block_on(joining).map_err(anyhow::Error::from)?;
+    let joined = stores::runtime()?.block_on(admitted(&wishes.token, name, address))?;
     let member = &joined.admission.member;
     let written = joined.write(directory).map_err(anyhow::Error::from).and_then(|()| {
         let named =
@@ -171,6 +174,23 @@ fn join_with(directory: &Path, wishes: &JoinWishes, file: &ConfigFile) -> Result
     ));
     output::line(&format!("start it: outlast up --dir {}", directory.display()));
     Ok(())
+}
+
+/// Asks to be admitted, for a while: the member that was asked for the token may just be coming up.
+async fn admitted(
+    token: &str,
+    name: Option<String>,
+    address: Option<SocketAddr>,
+) -> anyhow::Result<manager::Joined> {
+    let until = Instant::now() + REACHED_WITHIN;
+    loop {
+        match manager::join(token, name.clone(), address, CLUSTER_PORT).await {
+            Err(manager::JoinError::OutOfReach { .. }) if Instant::now() < until => {
+                tokio::time::sleep(AGAIN_AFTER).await;
+            }
+            joined => return Ok(joined?),
+        }
+    }
 }
 
 /// What a node has of its own would be out of reach for the cluster, and its lives would be others'.
