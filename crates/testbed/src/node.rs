@@ -184,6 +184,18 @@ impl Node {
     /// Like [`Node::start`].
     pub fn start_with_environment(options: &NodeOptions, environment: &[(&str, &str)]) -> Node {
         let directory = tempfile::tempdir().expect("a temporary directory");
+        Self::start_in_with_environment(directory, options, environment)
+    }
+
+    /// Starts a node on a directory that exists already, with these variables in the environment of all its processes.
+    ///
+    /// # Panics
+    /// Like [`Node::start`].
+    pub fn start_in_with_environment(
+        directory: tempfile::TempDir,
+        options: &NodeOptions,
+        environment: &[(&str, &str)],
+    ) -> Node {
         let stderr =
             File::create(directory.path().join(STDERR)).expect("the directory is writable");
         Self::launch(directory, options, stderr.into(), environment)

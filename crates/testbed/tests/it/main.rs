@@ -7,6 +7,8 @@ mod applications;
 mod back_to_back;
 mod calls;
 mod clock;
+mod cluster_page;
+mod clusters;
 mod composition;
 mod deployable;
 mod detection;
