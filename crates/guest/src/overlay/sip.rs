@@ -51,8 +51,12 @@ impl Overlay {
             return Ok(());
         }
         let leg = &mut self.view.legs[leg];
+        // What was asked while the INVITE had no answer (a PRACK, an UPDATE) leaves the leg to that.
+        let is_beside_its_invite =
+            leg.unanswered[..at].iter().any(|(_, method)| &method[..] == b"INVITE");
         leg.unanswered.remove(at);
-        if leg.state == LegState::Early && leg.direction == LegDirection::Incoming {
+        let is_early = leg.state == LegState::Early && leg.direction == LegDirection::Incoming;
+        if is_early && !is_beside_its_invite {
             let makes_dialog = status < 300 && &method[..] == b"INVITE";
             leg.state = if makes_dialog { LegState::Confirmed } else { LegState::Ended };
         }

@@ -182,6 +182,20 @@ fn an_answer_takes_the_request_away_and_moves_the_leg() {
     assert_eq!(overlay.view().leg(CALLER).unwrap().state, LegState::Confirmed);
 }
 
+// RFC 3262 §4, RFC 3311 §5.1.
+#[test]
+fn an_answer_beside_the_invites_leaves_the_leg_early() {
+    for (status, state) in [(200, LegState::Confirmed), (486, LegState::Ended)] {
+        let asked = [(INVITE, "INVITE"), (INFO, "PRACK")];
+        let mut overlay = session(vec![leg(CALLER, LegState::Early, &asked)]);
+        let stands = |overlay: &Overlay| overlay.view().leg(CALLER).unwrap().state;
+        overlay.respond(INFO, Response::new(status)).unwrap();
+        assert_eq!(stands(&overlay), LegState::Early, "{status}");
+        overlay.respond(INVITE, Response::new(status)).unwrap();
+        assert_eq!(stands(&overlay), state, "{status}");
+    }
+}
+
 #[test]
 fn an_answer_that_breaks_a_rule_is_refused() {
     for (request, response, why) in [
