@@ -158,8 +158,8 @@ fn unanswered(directory: &Path, source: io::Error) -> Failure {
 /// Whether the manager seems to have died, so that the next one can be asked the same.
 fn may_be_replaced(error: &ManagerError, request: &Request) -> bool {
     match error {
-        // One that ends in an orderly way takes its socket along.
-        ManagerError::NotUp { source, .. } => source.kind() == io::ErrorKind::ConnectionRefused,
+        // The next one takes the dead one's socket away before it has its own.
+        ManagerError::NotUp { source, .. } => says_that_nobody_listens(source),
         // It may have carried out what it did not answer any more: only what changes nothing is asked twice.
         ManagerError::Broken(_) => {
             matches!(request, Request::Status | Request::Keys | Request::Applications)

@@ -9,7 +9,7 @@ use manager::founding::{found, join_token};
 use rustix::process::Signal;
 use testbed::pace::Pace;
 use topology::protocol::{Answer, ClusterStatus, KeysStatus, Request};
-use topology::{NodeState, ProcessName, ProcessState, TopologyView};
+use topology::{NodeState, ProcessName, ProcessState, ProcessType, TopologyView};
 
 use crate::name;
 use crate::node::{Ended, Node, config_on_free_ports, free_port, signal, until};
@@ -71,11 +71,16 @@ fn cluster_of(count: usize) -> (u16, Vec<Node>) {
     (port, nodes)
 }
 
+/// Whatever servers there are beside: a node that becomes a member while it runs has the usual ones.
 fn wait_until_complete(nodes: &[Node]) {
     for node in nodes {
         node.wait_for("all nodes with all their processes", |view| {
             let up = view.nodes.iter().filter(|node| node.state == NodeState::Up).count();
-            let ready = |process: &&topology::ProcessEntry| process.state == ProcessState::Ready;
+            let ready = |process: &&topology::ProcessEntry| {
+                let is_ours =
+                    matches!(process.process_type, ProcessType::Edge | ProcessType::Container);
+                is_ours && process.state == ProcessState::Ready
+            };
             let ready = view.processes.iter().filter(ready).count();
             (up == nodes.len() && ready == 3 * nodes.len()).then_some(())
         });
