@@ -21,7 +21,7 @@ use crate::command_line::{ClusterCommand, JoinWishes};
 use crate::control::{ask, unexpected};
 use crate::failure::Failure;
 use crate::output;
-use crate::stores::{self, accounts, shared};
+use crate::stores::{self, accounts, cluster};
 
 mod accounts_along;
 mod carrying;
@@ -261,7 +261,7 @@ fn leave(directory: &Path, force: bool) -> Result<(), Failure> {
     };
     let is_removed = status.cluster.as_ref().is_some_and(|cluster| cluster.is_removed);
     let is_alone = member.membership.members.len() == 1 && !is_removed;
-    if is_alone && !force && shared::list(directory)?.is_some() {
+    if is_alone && !force && cluster::list(directory)?.is_some() {
         let told = format!(
             "{} is the last member, and the state lies in the cluster's stores, which end with it: a single node would begin \
              without registrations and sessions; leave all the same with --force",

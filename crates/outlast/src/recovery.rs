@@ -27,7 +27,7 @@ use verifying::Verdict;
 
 /// Before any process opens the state.
 pub(crate) fn before_start(directory: &Path) -> anyhow::Result<()> {
-    if stores::shared::list(directory)?.is_some() {
+    if stores::cluster::list(directory)?.is_some() {
         return Ok(());
     }
     let state = stores::state(directory);
@@ -60,7 +60,7 @@ pub(crate) fn before_start(directory: &Path) -> anyhow::Result<()> {
 
 /// After every process has closed the state.
 pub(crate) fn after_stop(directory: &Path) -> anyhow::Result<()> {
-    if stores::shared::list(directory)?.is_some() {
+    if stores::cluster::list(directory)?.is_some() {
         return Ok(());
     }
     // A container that was killed at its deadline has not synced what it wrote last.

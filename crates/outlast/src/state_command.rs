@@ -13,7 +13,7 @@ use crate::command_line::{Reader, StateCommand};
 use crate::control::ask;
 use crate::failure::Failure;
 use crate::output;
-use crate::stores::{self, shared};
+use crate::stores::{self, cluster};
 
 mod recovering;
 
@@ -26,7 +26,7 @@ pub(crate) fn state(directory: &Path, command: StateCommand) -> Result<(), Failu
 }
 
 fn status(directory: &Path, reader: Reader) -> Result<(), Failure> {
-    let Some(list) = shared::list(directory)? else {
+    let Some(list) = cluster::list(directory)? else {
         let shown = Shown { state: Place::Node, ..Shown::default() };
         return match reader {
             Reader::Program => output::json(&shown),
@@ -38,11 +38,11 @@ fn status(directory: &Path, reader: Reader) -> Result<(), Failure> {
             }
         };
     };
-    let settings = shared::settings(directory);
-    let store = shared::open(directory, &list, settings.as_ref(), shared::clock())?;
+    let settings = cluster::settings(directory);
+    let store = cluster::open(directory, &list, settings.as_ref(), cluster::clock())?;
     let status = stores::runtime()?.block_on(async {
         // Whatever it comes to is shown.
-        store.is_ready_within(shared::COMMAND_WAITS).await;
+        store.is_ready_within(cluster::COMMAND_WAITS).await;
         store.status().await
     });
     let status = status.map_err(anyhow::Error::from)?;

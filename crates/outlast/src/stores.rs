@@ -1,6 +1,6 @@
 //! The stores of a node: where they lie and how they are opened, alike in every process.
 //!
-//! The state of a single node is in its own directory, that of a cluster's member in the cluster's stores ([`shared`]).
+//! The state of a single node is in its own directory, that of a cluster's member in the cluster's stores ([`cluster`]).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use topology::{StoreList, TopologyView};
 use crate::failure::Failure;
 
 pub(crate) mod accounts;
-pub(crate) mod shared;
+pub(crate) mod cluster;
 
 const STATE: &str = "state";
 
@@ -41,8 +41,8 @@ impl State {
 
 /// Bindings, set-up records and sessions, for who only reads.
 pub(crate) fn open_state(directory: &Path) -> anyhow::Result<Arc<dyn Store>> {
-    let state = match shared::list(directory)? {
-        Some(list) => State::Cluster(shared::open(directory, &list, None, shared::clock())?),
+    let state = match cluster::list(directory)? {
+        Some(list) => State::Cluster(cluster::open(directory, &list, None, cluster::clock())?),
         None => State::OwnNode(open_own_state(directory)?),
     };
     Ok(state.store())
@@ -62,10 +62,10 @@ pub(crate) fn open_state_reporting(
     clock: Arc<dyn Clock>,
     on_lock_wait: impl Fn(&LockWait) + Send + Sync + 'static,
 ) -> anyhow::Result<State> {
-    if let Some(known) = shared::list(directory)? {
+    if let Some(known) = cluster::list(directory)? {
         let list = StoreList::of(view).and_then(&known);
         let settings = config.cluster.as_ref();
-        return Ok(State::Cluster(shared::open(directory, &list, settings, clock)?));
+        return Ok(State::Cluster(cluster::open(directory, &list, settings, clock)?));
     }
     let durability = match config.state.durability {
         config::Durability::Normal => Durability::Relaxed,

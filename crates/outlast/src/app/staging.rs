@@ -17,7 +17,7 @@ use topology::protocol::ApplicationStatus;
 use crate::failure::Failure;
 use crate::guest_limits::guest_limits;
 use crate::output;
-use crate::stores::shared;
+use crate::stores::cluster;
 
 /// A directory that waits to be moved; it is removed with this value, if it is still there.
 pub(super) struct Staged {
@@ -51,8 +51,8 @@ impl Staged {
         let wasm = read_component(&component)?;
         let before = deployed.iter().find(|one| one.name == manifest.name);
         is_new(&manifest, before)?;
-        if shared::list(directory)?.is_some()
-            && let Some(cluster) = shared::settings(directory)
+        if cluster::list(directory)?.is_some()
+            && let Some(cluster) = cluster::settings(directory)
         {
             is_kept(&manifest, &cluster)?;
         }

@@ -17,7 +17,7 @@ use topology::{ProcessName, ProcessState, StoreList, TopologyView};
 use crate::control::{ask, unexpected};
 use crate::failure::Failure;
 use crate::output;
-use crate::stores::{self, shared};
+use crate::stores::{self, cluster};
 
 /// How long the stores may take to serve all records. They have just been started.
 const STORES_WITHIN: Duration = Duration::from_secs(60);
@@ -29,13 +29,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Whether that is still to be done.
 pub(super) fn is_due(directory: &Path) -> anyhow::Result<bool> {
-    let has_stores = shared::settings(directory).is_none_or(|it| it.stores.count() > 0);
-    Ok(has_stores && shared::list(directory)?.is_none())
+    let has_stores = cluster::settings(directory).is_none_or(|it| it.stores.count() > 0);
+    Ok(has_stores && cluster::list(directory)?.is_none())
 }
 
 /// Carries it along, if that is still to be done and this member runs stores. The node is up.
 pub(super) fn carry_along(directory: &Path) -> Result<(), Failure> {
-    if shared::list(directory)?.is_some() {
+    if cluster::list(directory)?.is_some() {
         return Ok(());
     }
     let Some(list) = stores_of(directory)? else {
@@ -88,8 +88,8 @@ fn view(directory: &Path) -> Result<TopologyView, Failure> {
 
 /// A client of the stores, which serve all records.
 async fn ready(directory: &Path, list: &StoreList) -> anyhow::Result<ClusterStore> {
-    let settings = shared::settings(directory);
-    let mut options = shared::options(directory, list, settings.as_ref(), 1)?;
+    let settings = cluster::settings(directory);
+    let mut options = cluster::options(directory, list, settings.as_ref(), 1)?;
     // There is nobody yet to have a copy.
     options.quota = WriteQuota { copies: 0, ..options.quota };
     options.patience = Duration::from_secs(10);

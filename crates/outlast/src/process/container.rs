@@ -107,7 +107,7 @@ fn open_state(
             Ok((Arc::new(own), None))
         }
         State::Cluster(store) => {
-            runtime.block_on(stores::shared::opened(&store))?;
+            runtime.block_on(stores::cluster::opened(&store))?;
             let shared = SharedState::new(store.clone(), config.cluster.clone());
             runtime.spawn(shared.clone().look_after(subscription.reporter()));
             Ok((Arc::new(store), Some(shared)))

@@ -16,7 +16,7 @@ use topology::{NodeState, StoreList, TopologyView};
 use super::view;
 use crate::failure::Failure;
 use crate::output;
-use crate::stores::{self, shared};
+use crate::stores::{self, cluster};
 
 /// A primary that is cut off has stopped by itself after so long.
 const STOPPED_AFTER: Duration = Duration::from_secs(3);
@@ -35,7 +35,7 @@ struct Lost {
 }
 
 pub(super) fn recover(directory: &Path, force: bool) -> Result<(), Failure> {
-    let Some(list) = shared::list(directory)? else {
+    let Some(list) = cluster::list(directory)? else {
         return Err(refusal(
             "the state lies in this node's own directory: nobody else has a part of it",
         ));

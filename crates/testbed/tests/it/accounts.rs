@@ -1,12 +1,12 @@
 //! Three real nodes whose accounts lie in the repository that they run: made by the commands that an operator uses, used by
 //! phones, and with members of it dead.
 
-use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::Duration;
 
 use phone::{LineTransport, Phone, PhoneError};
 use rustix::process::Signal;
+use testbed::loopback::Loopback;
 use testbed::node::{Node, NodeOptions, outlast_in};
 use testbed::wait;
 
@@ -14,20 +14,6 @@ use crate::world::{DOMAIN, PASSWORD, address, has_etcd};
 
 /// etcd wants to see its members for five seconds before it takes another one; the rest is for a busy machine.
 const LIMIT: Duration = Duration::from_secs(120);
-
-/// Ports in a row that were free a moment ago at that host: the first for the peer port.
-fn free_ports(host: u8, count: u16) -> u16 {
-    loop {
-        let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, host], 0))).unwrap();
-        let first = listener.local_addr().unwrap().port();
-        drop(listener);
-        let is_free =
-            |port: u16| TcpListener::bind(SocketAddr::from(([127, 0, 0, host], port))).is_ok();
-        if first < u16::MAX - count && (first..first + count).all(is_free) {
-            return first;
-        }
-    }
-}
 
 fn done(directory: &Path, arguments: &[&str], input: &str) -> String {
     let output = outlast_in(directory, arguments, input.as_bytes());
@@ -38,16 +24,13 @@ fn done(directory: &Path, arguments: &[&str], input: &str) -> String {
 }
 
 /// A directory with the configuration of that node, at a loopback address of its own.
-fn configured(number: u8) -> (tempfile::TempDir, String) {
+fn configured(number: u8, hosts: Loopback) -> (tempfile::TempDir, String) {
     let directory = tempfile::tempdir().unwrap();
-    let first = free_ports(number, 3);
-    let at = format!("127.0.0.{number}:{first}");
+    let at = hosts.host(number).to_string();
     let config = format!(
         "[node]\nname = \"node{number}\"\n[registrar]\ndomains = [\"{DOMAIN}\"]\n[container]\nhttp = \"off\"\n\
-         [cluster]\naddress = \"{at}\"\nstores = 0\nrepository_ports = \"{}-{}\"\n\
-         [[edge.instances]]\nname = \"edge1\"\nlisten = [\"127.0.0.{number}:0\"]\n",
-        first + 1,
-        first + 2
+         [cluster]\naddress = \"{at}:6200\"\nstores = 0\n\
+         [[edge.instances]]\nname = \"edge1\"\nlisten = [\"127.0.0.{number}:0\"]\n"
     );
     std::fs::write(directory.path().join("outlast.toml"), config).unwrap();
     (directory, at)
@@ -76,14 +59,15 @@ fn wait_for_members(nodes: &[Node], expected: &[&str]) {
 
 /// A cluster of three, whose first node had an account before it had others.
 fn three() -> Vec<Node> {
-    let (directory, _) = configured(1);
+    let hosts = Loopback::new();
+    let (directory, _) = configured(1, hosts);
     let one = start(directory);
     one.add_user(&format!("alice@{DOMAIN}"), PASSWORD);
     let created = done(one.directory(), &["cluster", "create"], "");
     assert!(created.contains("lie in the cluster's repository now"), "{created}");
     let mut nodes = vec![one];
     for number in [2, 3] {
-        let (directory, at) = configured(number);
+        let (directory, at) = configured(number, hosts);
         let token = done(nodes[0].directory(), &["cluster", "token"], "");
         let token = token.lines().next().unwrap_or_default().to_owned();
         done(directory.path(), &["cluster", "join", &token, "--address", &at], "");

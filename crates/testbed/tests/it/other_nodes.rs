@@ -1,15 +1,13 @@
 //! Two nodes of a cluster, each on a loopback address of its own: what comes to the edge of one is served by containers
 //! of the other, over TLS.
-//!
-//! The nodes have no state in common here, so whatever is asked for lies on the one whose containers run.
 
-use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use phone::{LineTransport, Phone};
 use rustix::process::Signal;
 use sip::Method;
+use testbed::loopback::Loopback;
 use testbed::node::{Node, NodeOptions, outlast_in};
 use testbed::wait;
 
@@ -17,7 +15,7 @@ use crate::world::{DOMAIN, LIMIT, PASSWORD, address, has_etcd};
 
 const CONTAINERS: [&str; 2] = ["container1", "container2"];
 
-/// Two nodes of one cluster, at 127.0.0.1 and 127.0.0.2.
+/// Two nodes of one cluster, each at an address of its own.
 struct Pair {
     one: Node,
     two: Node,
@@ -36,11 +34,13 @@ impl Pair {
             directory
         });
         let options = NodeOptions { config: None, arguments: Vec::new() };
-        done(one.path(), &["cluster", "create", "--address", &free_address(1)]);
+        let hosts = Loopback::new();
+        let host = |number| hosts.host(number).to_string();
+        done(one.path(), &["cluster", "create", "--address", &host(1)]);
         let one = Node::start_in(one, &options);
         done(one.directory(), &["cluster", "create"]);
         let token = done(one.directory(), &["cluster", "token"]);
-        done(two.path(), &["cluster", "join", &token, "--address", &free_address(2)]);
+        done(two.path(), &["cluster", "join", &token, "--address", &host(2)]);
         Pair { one, two: Node::start_in(two, &options) }
     }
 
@@ -55,11 +55,6 @@ fn done(directory: &Path, arguments: &[&str]) -> String {
     let output = outlast_in(directory, arguments, b"");
     assert!(output.status.success(), "{arguments:?}: {output:?}");
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
-
-fn free_address(host: u8) -> String {
-    let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, host], 0))).unwrap();
-    listener.local_addr().unwrap().to_string()
 }
 
 /// The containers of a node are stopped or started.
@@ -95,7 +90,7 @@ async fn containers_of_another_node_serve_phones_and_their_calls() {
         let here = registered(near, "here", LineTransport::Udp).await;
         let streams = registered(near, "streams", LineTransport::Tcp).await;
         let there = registered(far, "there", LineTransport::Udp).await;
-        assert_eq!(far.registrations().len(), 3, "the containers that run have their stores there");
+        assert_eq!(far.registrations().len(), 3, "the registrations are the cluster's");
         for n in 0..20 {
             let options = here.request(0, Method::Options, &format!("sip:{DOMAIN}"));
             let answer = options.call_id(&format!("options{n}")).send().await.unwrap();
