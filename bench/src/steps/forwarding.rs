@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use edge::forward::{Arrival, Attempt, Decision, Keys, NatTraversal, Source, View, from_outside};
-use edge::{Listener, Listeners};
+use edge::{FellowEdges, Listener, Listeners};
 use sip::{HeaderName, Message};
 use topology::{Accepting, HeartbeatSettings, Incarnation, KeyRing, ProcessName, RoutingTable};
 use transport::{Flow, Transport};
@@ -53,7 +53,7 @@ impl Surroundings {
             listeners: &self.listeners,
             routing: &self.routing,
             peers: &[],
-            other_edges: &[],
+            fellows: &FellowEdges::default(),
             keys: &self.keys,
             nat_traversal: NatTraversal::On,
         };

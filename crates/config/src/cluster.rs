@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -28,11 +29,14 @@ const DISCOVER: Expected<'_> = Expected {
 const PORTS: Expected<'_> =
     Expected { needs: "the first and the last of some ports", example: "\"6210-6219\"" };
 const STORES: Expected<'_> = Expected {
-    needs: "a whole number from 0 to 4, or \"vote\" for a store that holds no data",
+    needs: "a whole number from 0 to 4, \"vote\" for a store that holds no data, or a list of host:port of your own servers",
     example: "2",
 };
 const STORE_PORTS: Expected<'_> =
     Expected { needs: "the first and the last of some ports", example: "\"6220-6227\"" };
+const STORE_USER: Expected<'_> = Expected { needs: "a name", example: "\"outlast\"" };
+const STORE_FILE: Expected<'_> =
+    Expected { needs: "the path of a file", example: "\"/etc/outlast/redis-password\"" };
 const REPOSITORY_PORTS: Expected<'_> =
     Expected { needs: "two ports, the first and the last", example: "\"6230-6231\"" };
 const BELOW_QUOTA: Expected<'_> =
@@ -59,6 +63,9 @@ pub struct ClusterSettings {
     /// The stores that this node runs. Default: 2.
     #[serde(default)]
     pub stores: Stores,
+    /// How the operator's own stores are spoken with.
+    #[serde(default)]
+    pub store_access: StoreAccess,
     /// The ports of the stores, at the host of `address`: two for each, one for clients and one for the other stores. Those
     /// that `stores` leaves over are for copies that another node should have and is lost. Default: 20 to 27 above that of `address`,
     /// so `6220-6227`.
@@ -79,7 +86,8 @@ pub struct ClusterSettings {
     /// host. Default: `false`.
     #[serde(default)]
     pub allow_colocation: bool,
-    /// When a node was lost for so long, the copies that it had are made on other hosts. Default: 60 s.
+    /// When a node was lost for so long, the copies that it had are made on other hosts. Default: at once, for until they are made
+    /// `below_quota` holds. More than that spares the copying where hosts are often gone for a moment.
     #[serde(default = "copy_after", with = "time_text")]
     pub copy_after: Duration,
 }
@@ -110,14 +118,37 @@ fn write_quota() -> u8 {
     1
 }
 
-/// What a node runs of the cluster's state; written as a number or `"vote"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What a node runs of the cluster's state; written as a number, `"vote"`, or a list of addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Stores {
     /// So many stores: the first serves a share of the records, each further one has a copy of another node's. 0: none.
     Count(u8),
     /// One store that holds no data, and votes on who serves: for the smallest of three hosts.
     Vote(Vote),
+    /// None: the state lies in the operator's own Redis or Valkey Cluster, of which these are some servers. The same on all nodes.
+    Own(Vec<MemberAddress>),
+}
+
+/// How the operator's own stores are spoken with. Always by TLS.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreAccess {
+    /// The user to log in as. Default: Redis's `default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// A file with the password in its first line, which nobody else may read. Default: none is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// The certificates of the authorities that the servers' certificates are of, in PEM. Default: the cluster's own authority.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<PathBuf>,
+    /// The certificate that is shown to the servers, in PEM. Default: with an `authority` none, else the node's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<PathBuf>,
+    /// Its key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
 }
 
 /// `"vote"`
@@ -139,16 +170,25 @@ impl Default for Stores {
 
 impl Stores {
     /// How many processes these are.
-    pub fn count(self) -> u8 {
+    pub fn count(&self) -> u8 {
         match self {
-            Stores::Count(count) => count,
+            Stores::Count(count) => *count,
             Stores::Vote(_) => 1,
+            Stores::Own(_) => 0,
+        }
+    }
+
+    /// Where the operator's own ones are; none: the nodes run some.
+    pub fn own(&self) -> &[MemberAddress] {
+        match self {
+            Stores::Own(addresses) => addresses,
+            Stores::Count(_) | Stores::Vote(_) => &[],
         }
     }
 }
 
 fn copy_after() -> Duration {
-    Duration::from_secs(60)
+    Duration::ZERO
 }
 
 fn store_ports() -> PortRange {
@@ -178,6 +218,7 @@ impl ClusterSettings {
             nodes: Vec::new(),
             link_ports: None,
             stores: Stores::default(),
+            store_access: StoreAccess::default(),
             store_ports: ports_of(address, store_ports()),
             repository_ports: ports_of(address, repository_ports()),
             write_quota: write_quota(),
@@ -187,9 +228,13 @@ impl ClusterSettings {
         }
     }
 
-    /// How many copies a write must have in a cluster of so many members.
+    /// How many copies a write must have in a cluster of so many members; an operator's own stores are on other hosts.
     pub fn copies_among(&self, members: usize) -> usize {
-        usize::from(self.write_quota).min(members.saturating_sub(1))
+        let others = match self.stores {
+            Stores::Own(_) => usize::MAX,
+            Stores::Count(_) | Stores::Vote(_) => members.saturating_sub(1),
+        };
+        usize::from(self.write_quota).min(others)
     }
 }
 
@@ -392,16 +437,7 @@ pub(crate) fn cluster_settings(
     section.require(reader, "address", ADDRESS.example);
     let discover = section.optional(reader, "discover", DISCOVER, |value| match value {
         toml::de::DeValue::String(text) => text.parse().ok().map(Discover::Multicast),
-        toml::de::DeValue::Array(array) => {
-            let address = |element: &toml::Spanned<toml::de::DeValue<'_>>| match element.get_ref() {
-                toml::de::DeValue::String(text) => text.parse().ok(),
-                _ => None,
-            };
-            let servers: Option<Vec<MemberAddress>> = array.iter().map(address).collect();
-            servers
-                .filter(|servers| (1..=ADDRESSES_MAX).contains(&servers.len()))
-                .map(Discover::Servers)
-        }
+        toml::de::DeValue::Array(array) => addresses(array).map(Discover::Servers),
         _ => None,
     });
     let nodes = section.texts(reader, "nodes", MEMBER, |text| text.parse().ok());
@@ -419,8 +455,10 @@ pub(crate) fn cluster_settings(
     let default = ClusterSettings::at(SocketAddr::from(([127, 0, 0, 1], CLUSTER_PORT)));
     let stores = section.optional(reader, "stores", STORES, |value| match value {
         toml::de::DeValue::String(text) if text == "vote" => Some(Stores::Vote(Vote::Vote)),
+        toml::de::DeValue::Array(array) => addresses(array).map(Stores::Own),
         value => integer_in(value, &(0..=u64::from(STORES_MAX))).map(Stores::Count),
     });
+    let store_access = store_access(reader, &mut section, stores.as_ref());
     let store_ports =
         section.text(reader, "store_ports", STORE_PORTS, |text| text.parse::<PortRange>().ok());
     let repository_ports = section.text(reader, "repository_ports", REPOSITORY_PORTS, |text| {
@@ -435,6 +473,7 @@ pub(crate) fn cluster_settings(
         nodes: nodes.unwrap_or_default(),
         link_ports,
         stores: stores.unwrap_or_default(),
+        store_access,
         store_ports: store_ports.unwrap_or(usual.store_ports),
         repository_ports: repository_ports.unwrap_or(usual.repository_ports),
         write_quota: section.integer(reader, "write_quota", default.write_quota, 0..=8),
@@ -444,12 +483,51 @@ pub(crate) fn cluster_settings(
             reader,
             "copy_after",
             default.copy_after,
-            Duration::from_secs(1)..=Duration::from_secs(86_400),
+            Duration::ZERO..=Duration::from_secs(86_400),
         ),
     };
     check_ports(reader, &section, &settings);
     section.finish(reader);
     address.map(|_| settings)
+}
+
+/// Some `host:port`, at least one.
+fn addresses(array: &toml::de::DeArray<'_>) -> Option<Vec<MemberAddress>> {
+    let address = |element: &toml::Spanned<toml::de::DeValue<'_>>| match element.get_ref() {
+        toml::de::DeValue::String(text) => text.parse().ok(),
+        _ => None,
+    };
+    let addresses: Option<Vec<MemberAddress>> = array.iter().map(address).collect();
+    addresses.filter(|addresses| (1..=ADDRESSES_MAX).contains(&addresses.len()))
+}
+
+/// `store_user` and the like.
+fn store_access(
+    reader: &mut Reader<'_>,
+    section: &mut Section<'_>,
+    stores: Option<&Stores>,
+) -> StoreAccess {
+    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let path = |text: &str| some(text).map(PathBuf::from);
+    let access = StoreAccess {
+        user: section.text(reader, "store_user", STORE_USER, some),
+        password_file: section.text(reader, "store_password_file", STORE_FILE, path),
+        authority: section.text(reader, "store_authority", STORE_FILE, path),
+        certificate: section.text(reader, "store_certificate", STORE_FILE, path),
+        key: section.text(reader, "store_key", STORE_FILE, path),
+    };
+    let own = stores.is_some_and(|stores| !stores.own().is_empty());
+    if access != StoreAccess::default() && !own {
+        let message =
+            "names no servers that store_user and the like could be for; needs a list of host:port";
+        reader.report(section.at_key("stores"), section.key("stores"), message.to_owned());
+    }
+    if access.certificate.is_some() != access.key.is_some() {
+        let message = "needs both store_certificate and store_key";
+        let at = if access.key.is_some() { "store_key" } else { "store_certificate" };
+        reader.report(section.at_key(at), section.key(at), message.to_owned());
+    }
+    access
 }
 
 /// What each port is for must be clear.

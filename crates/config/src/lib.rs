@@ -28,7 +28,7 @@ mod time_text;
 
 pub use cluster::{
     BelowQuota, CLUSTER_PORT, ClusterAddressError, ClusterSettings, Discover, MemberAddress,
-    MulticastAddress, PortRange, STORES_MAX, Stores, Vote, cluster_address,
+    MulticastAddress, PortRange, STORES_MAX, StoreAccess, Stores, Vote, cluster_address,
 };
 pub use first_run::{FirstRun, first_run};
 pub use listen::{Listen, ListenTransports, PublicAddress, domain_name};

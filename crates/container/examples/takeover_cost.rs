@@ -109,6 +109,7 @@ fn view() -> TopologyView {
         link_address: None,
         addresses: Vec::new(),
         weight: 100,
+        is_silent: false,
         http: None,
     };
     let dead = entry("c1", DEAD, ProcessState::Backoff);

@@ -396,6 +396,7 @@ mod tests {
                 link_address: None,
                 addresses: transports.iter().map(address).collect(),
                 weight: 0,
+                is_silent: false,
                 http: None,
             }
         };
@@ -478,6 +479,7 @@ mod tests {
             }],
             weight: 0,
             http: None,
+            is_silent: false,
         };
         let processes = vec![edge("edge1", near), edge("edge1@other", far)];
         edges.learn(&TopologyView { processes, ..TopologyView::default() });
@@ -525,6 +527,7 @@ mod tests {
                 })
                 .collect(),
             weight: 0,
+            is_silent: false,
             http: None,
         };
         let processes = vec![edge("edge1", &[own, "127.0.0.1:5060"]), edge("edge1@two", &[far])];

@@ -106,7 +106,8 @@ impl TokenKind {
         }
     }
 
-    const fn is_of_dialog(self) -> bool {
+    /// Whether it is good inside one dialog only.
+    pub(crate) const fn is_of_dialog(self) -> bool {
         match self {
             TokenKind::Dialog | TokenKind::Relay => true,
             TokenKind::Flow | TokenKind::Response => false,
@@ -235,9 +236,10 @@ mod tests {
             }
             // Containers look at no more than that.
             let key = KeyRing::new([7; 32]).derive("dialog");
-            let is_of = |call_id| topology::token::is_flow_of_dialog(&text, &key, call_id);
-            assert_eq!(is_of(CALL), kind.is_of_dialog(), "{kind:?}");
-            assert!(!is_of(b"c2@10.0.0.1"), "{kind:?}");
+            let of = |call_id| topology::token::flow_of_dialog(&text, &key, call_id);
+            let flow = kind.is_of_dialog().then(|| token.flow.to_bytes().to_vec());
+            assert_eq!(of(CALL), flow, "{kind:?}");
+            assert_eq!(of(b"c2@10.0.0.1"), None, "{kind:?}");
         }
     }
 

@@ -25,13 +25,14 @@ use transport::link::{Destination, SendError};
 use transport::{Flow, Transport};
 
 use crate::branch::Sender;
+use crate::fellow_edges::FellowEdges;
 use crate::flow_token::FlowKeys;
 use crate::header_value::HeaderValue;
 use crate::listener::{Listeners, PORT_DEFAULT};
 use crate::owner::Owner;
 use crate::peer::Peer;
 use crate::reply::{self, Refusal};
-use crate::route::{Named, Names};
+use crate::route::{Named, Names, Spoken};
 use crate::route_set::RouteSet;
 use crate::via::ReplyAddress;
 
@@ -87,8 +88,8 @@ pub struct View<'a> {
     pub routing: &'a RoutingTable,
     /// The plain SIP peers in a container's place; each is a route of its name in `routing`.
     pub peers: &'a [Peer],
-    /// Own addresses of the other edges of the node.
-    pub other_edges: &'a [SocketAddr],
+    /// The other edges of the node and its cluster.
+    pub fellows: &'a FellowEdges,
     /// The node's keys.
     pub keys: &'a Keys,
     /// See [`NatTraversal`].
@@ -368,9 +369,14 @@ impl<'a> View<'a> {
         Names {
             listeners: self.listeners,
             peers: self.peers,
-            other_edges: self.other_edges,
+            fellows: self.fellows,
             owner_key: &self.keys.owner,
         }
+    }
+
+    /// The edges whose Routes are consumed in what comes from outside.
+    fn spoken_for(&self) -> Spoken<'a> {
+        Spoken::ForDeparted { listeners: self.listeners, fellows: self.fellows }
     }
 
     /// Who wrote the top Via of a request that came by `flow`, or by a link. Anybody can write the address of an edge into a
@@ -390,7 +396,7 @@ impl<'a> View<'a> {
     fn is_from_edge(&self, flow: &Flow) -> bool {
         let remote = SocketAddr::new(flow.remote.ip().to_canonical(), flow.remote.port());
         let own = self.listeners.iter().map(|listener| listener.own);
-        let mut edges = own.chain(self.other_edges.iter().copied());
+        let mut edges = own.chain(self.fellows.there().iter().copied());
         let is_stream = flow.transport.is_stream();
         edges.any(|edge| {
             let ip = edge.ip().to_canonical();
@@ -402,7 +408,7 @@ impl<'a> View<'a> {
     fn of_other_edge(&self, via: &Via<'_>) -> Option<SocketAddr> {
         let port = via.port.unwrap_or(PORT_DEFAULT);
         let address = SocketAddr::new(via.host.ip()?.to_canonical(), port);
-        self.other_edges.contains(&address).then_some(address)
+        self.fellows.has(&address).then_some(address)
     }
 
     /// Whom the next Route names, or without one the Request-URI.
@@ -462,7 +468,7 @@ impl<'a> View<'a> {
 
     /// Whether another edge of the node has the local address of that flow, and this one has not.
     fn is_held_by_other_edge(&self, flow: &Flow) -> bool {
-        self.other_edges.contains(&flow.local) && !self.listeners.hold(flow.transport, flow.local)
+        self.fellows.has(&flow.local) && !self.listeners.hold(flow.transport, flow.local)
     }
 
     fn peer_serves(&self, peer: usize) -> bool {

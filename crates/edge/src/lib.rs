@@ -10,6 +10,7 @@
 //! | [`forward`] | one message and a picture of the surroundings into one [`forward::Decision`] |
 //! | `via`, `branch` | the Via that is added, filled in, followed and popped |
 //! | `route`, `record_route`, `path` | the routes that are consumed and left behind |
+//! | `fellow_edges` | a picture of the cluster into the edges that are there and those that were |
 //! | `owner` | the token of a container into the life and session that it names |
 //! | `reply` | a request that goes nowhere into a stateless error response |
 //! | [`keep_alive`] | CRLF and STUN keep-alives into their answers |
@@ -21,6 +22,7 @@
 //! which later issues bring.
 
 mod branch;
+mod fellow_edges;
 pub mod flow_token;
 pub mod forward;
 mod header_value;
@@ -36,6 +38,7 @@ mod route_set;
 pub mod server;
 mod via;
 
+pub use fellow_edges::FellowEdges;
 pub use listener::{Listener, Listeners, PublicAddressError};
 pub use peer::Peer;
 pub use reply::Refusal;

@@ -101,6 +101,12 @@ impl Listener {
         &self.via_start
     }
 
+    /// Whether the URI names this address, own or public.
+    pub(crate) fn is_named_by(&self, uri: &SipUri<'_>) -> bool {
+        let port = uri.port.unwrap_or(PORT_DEFAULT);
+        self.is_own(&uri.host, port) || self.is_public(&uri.host, port)
+    }
+
     fn is_own(&self, host: &Host<'_>, port: u16) -> bool {
         host.ip() == Some(self.own.ip()) && port == self.own.port()
     }
@@ -137,10 +143,7 @@ impl Listeners {
 
     /// Whether the URI names this edge, by an own or by a public address.
     pub fn are_named_by(&self, uri: &SipUri<'_>) -> bool {
-        let port = uri.port.unwrap_or(PORT_DEFAULT);
-        self.0
-            .iter()
-            .any(|listener| listener.is_own(&uri.host, port) || listener.is_public(&uri.host, port))
+        self.0.iter().any(|listener| listener.is_named_by(uri))
     }
 
     /// Whether this edge wrote that Via: its sent-by is an own address. Source: RFC 3261 §16.7(3),

@@ -2,7 +2,8 @@
 //!
 //! RFC 3261 §16.4, §16.6(6), §16.12; RFC 5626 §5.3; RFC 5658 (both values of a double Record-Route
 //! come back). All leading values that name this edge are consumed at once; the tokens in them say
-//! where the request may go.
+//! where the request may go. A dialog outlives the edges that it was set up through: what one that has departed
+//! wrote is consumed as if it were this one's, for nobody else will.
 
 use std::net::SocketAddr;
 
@@ -10,6 +11,7 @@ use sip::{NameAddr, SipUri, Uri};
 use topology::Key;
 use transport::{Flow, Transport};
 
+use crate::fellow_edges::FellowEdges;
 use crate::flow_token::{FlowKeys, FlowToken, FlowTokenError, TokenKind};
 use crate::listener::{Listeners, PORT_DEFAULT};
 use crate::owner::Owner;
@@ -19,10 +21,67 @@ use crate::peer::Peer;
 /// §6.4).
 pub(crate) const CONTAINER_HOST_END: &[u8] = b".outlast.invalid";
 
-/// What the leading Route values that name this edge say.
+/// For whom an edge consumes Route values.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Spoken<'a> {
+    /// For itself.
+    ForItself(&'a Listeners),
+    /// For those that have departed, too.
+    ForDeparted {
+        /// Itself.
+        listeners: &'a Listeners,
+        /// What names one of these that is there is left to it.
+        fellows: &'a FellowEdges,
+    },
+}
+
+impl Spoken<'_> {
+    /// Whether a value with that URI, and with what its user part was read as, is one that this edge consumes.
+    fn consumes(&self, uri: &SipUri<'_>, token: Option<&Read>) -> bool {
+        match self {
+            Spoken::ForItself(listeners) => listeners.are_named_by(uri),
+            Spoken::ForDeparted { listeners, fellows } => {
+                listeners.are_named_by(uri) || is_of_departed(uri, token, listeners, fellows)
+            }
+        }
+    }
+}
+
+/// Whether a departed edge of ours wrote a value.
+///
+/// A token proves by its tag that one of ours at that address did, also one that nobody remembers: it is of this dialog, and
+/// no edge that is there has that address. The value without one that an edge with two addresses writes beside it, and a
+/// public address, are believed of an edge that the topology knows. Whatever else a host names is a stranger's.
+fn is_of_departed(
+    uri: &SipUri<'_>,
+    token: Option<&Read>,
+    listeners: &Listeners,
+    fellows: &FellowEdges,
+) -> bool {
+    let is_known = || fellows.were_named_by(uri);
+    match token {
+        Some(Ok(token)) => {
+            let own = listeners.iter().map(|listener| listener.own);
+            let mut living = own.chain(fellows.there().iter().copied());
+            let port = uri.port.unwrap_or(PORT_DEFAULT);
+            let host = uri.host.ip().map(|ip| SocketAddr::new(ip, port));
+            let is_there = || host.is_some_and(|host| token.flow.may_be_of(host));
+            token.kind.is_of_dialog()
+                && !living.any(|edge| token.flow.may_be_of(edge))
+                && (is_there() || is_known())
+        }
+        Some(Err(FlowTokenError::NoToken | FlowTokenError::Forged)) => false,
+        None => is_known(),
+    }
+}
+
+/// What a user part was read as.
+type Read = Result<FlowToken, FlowTokenError>;
+
+/// What the leading Route values that name this edge, or a departed one, say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct OwnRoutes {
-    /// How many leading values are this edge's own.
+    /// How many leading values are consumed.
     pub count: usize,
     /// How many of them have a token.
     pub token_count: usize,
@@ -38,22 +97,26 @@ pub(crate) struct OwnRoutes {
 pub(crate) struct Tampered;
 
 impl OwnRoutes {
-    /// Reads the leading own values among `routes`, those of a request that are left; `dialog` as
-    /// [`dialog_of`](crate::flow_token::dialog_of) says it of the request.
+    /// Reads the leading values among `routes`, those of a request that are left, of the edges that are `spoken` for;
+    /// `dialog` as [`dialog_of`](crate::flow_token::dialog_of) says it of the request.
     ///
     /// # Errors
     /// [`Tampered`]: to be answered with 403 (RFC 5626 §5.3).
     pub(crate) fn read<'a>(
         routes: impl Iterator<Item = &'a [u8]>,
-        listeners: &Listeners,
+        spoken: Spoken<'_>,
         dialog: Option<&[u8]>,
         keys: &FlowKeys,
     ) -> Result<OwnRoutes, Tampered> {
         let mut own = OwnRoutes::default();
         for value in routes {
-            let Some(uri) = sip_uri(value).filter(|uri| listeners.are_named_by(uri)) else { break };
+            let Some(uri) = sip_uri(value) else { break };
+            let token = uri.user.map(|user| FlowToken::decode(user, keys, dialog));
+            if !spoken.consumes(&uri, token.as_ref()) {
+                break;
+            }
             own.count += 1;
-            match uri.user.map(|user| FlowToken::decode(user, keys, dialog)) {
+            match token {
                 Some(
                     Ok(FlowToken { kind: TokenKind::Response, .. }) | Err(FlowTokenError::Forged),
                 ) => {
@@ -144,8 +207,8 @@ pub(crate) struct Names<'a> {
     pub listeners: &'a Listeners,
     /// The plain SIP peers.
     pub peers: &'a [Peer],
-    /// Own addresses of the other edges.
-    pub other_edges: &'a [SocketAddr],
+    /// The other edges.
+    pub fellows: &'a FellowEdges,
     /// The key of purpose `"owner"`.
     pub owner_key: &'a Key,
 }
@@ -177,7 +240,7 @@ impl Names<'_> {
         if self.listeners.are_named_by(uri) {
             return Named::Myself;
         }
-        if self.other_edges.contains(&address) {
+        if self.fellows.has(&address) {
             return Named::OtherEdge { transport, address };
         }
         // There is no TLS here, and sips is never downgraded (RFC 5630 §3).
@@ -233,7 +296,7 @@ mod tests {
                 "192.0.2.1:5060".parse().unwrap(),
             )]),
             peers: &peers,
-            other_edges: &["192.0.2.2:5060".parse().unwrap()],
+            fellows: &FellowEdges::new(vec!["192.0.2.2:5060".parse().unwrap()], Vec::new()),
             owner_key: &ring.derive("owner"),
         };
         let Ok(Uri::Sip(parsed)) = Uri::parse(uri.as_bytes()) else { panic!("no SIP URI: {uri}") };

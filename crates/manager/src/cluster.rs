@@ -40,6 +40,15 @@ pub struct Greeting {
     pub membership: Membership,
 }
 
+/// What a manager knew of another member: the next one of the same node begins with it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct KnownMember {
+    /// As it was last heard.
+    pub snapshot: NodeSnapshot,
+    /// It was silent for too long.
+    pub is_lost: bool,
+}
+
 /// What a member knows.
 #[derive(Debug)]
 pub struct Cluster {
@@ -85,6 +94,27 @@ impl Cluster {
         };
         cluster.follow_list(now);
         cluster
+    }
+
+    /// Begins with what the manager before this one knew. Its node's processes go on with it: a view without the others' would
+    /// part edges from containers that serve. Whoever was not lost has to be heard within the usual time from now.
+    pub fn recall(&mut self, known: Vec<KnownMember>, now: Instant) {
+        for KnownMember { snapshot, is_lost } in known {
+            if let Some(other) = self.others.get_mut(&snapshot.number)
+                && other.snapshot.node == snapshot.node
+            {
+                (other.snapshot, other.is_lost, other.heard) = (snapshot, is_lost, now);
+            }
+        }
+    }
+
+    /// What another manager of this node would have to know of the others.
+    pub fn known(&self) -> Vec<KnownMember> {
+        let known = |other: &Other| KnownMember {
+            snapshot: other.snapshot.clone(),
+            is_lost: other.is_lost,
+        };
+        self.others.values().map(known).collect()
     }
 
     /// What is to be kept on the disk.

@@ -32,6 +32,10 @@ pub const BEAT_INTERVAL: Duration = Duration::from_millis(100);
 /// A manager that was silent for this long hangs.
 pub const SILENCE_MAX: Duration = Duration::from_millis(600);
 
+/// So much longer it may be silent if it waited for a processor all the while. Killing it would take more of what is scarce: the
+/// next one has to begin first.
+pub const STARVATION_MAX: Duration = Duration::from_secs(5);
+
 /// How long a manager that another guardian left may take to say hello.
 pub const RETURN_LIMIT: Duration = Duration::from_secs(2);
 
@@ -143,8 +147,8 @@ enum Manager {
     Spawned { until: Instant },
     /// Welcomed; its loop does not run yet.
     Starting,
-    /// Beats.
-    Watched { heard: Instant },
+    /// Beats; since the last one it waited so long for a processor.
+    Watched { heard: Instant, starved: Duration },
     /// On its last steps.
     Ending,
     /// Killed; not gone yet.
@@ -212,8 +216,10 @@ impl Guardian {
         }
     }
 
-    /// Looks at the clock; to be called every [`BEAT_INTERVAL`].
-    pub fn tick(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+    /// Looks at the clock; to be called every [`BEAT_INTERVAL`]. `starved`: how long the manager's threads have waited for a
+    /// processor since the last call, all together.
+    pub fn tick(&mut self, now: Instant, starved: Duration, effects: &mut Vec<Effect>) {
+        let starved = starved.min(now.saturating_duration_since(self.ticked));
         let late = now.saturating_duration_since(self.ticked) > BEAT_INTERVAL + LATE;
         self.ticked = now;
         match self.manager {
@@ -233,16 +239,20 @@ impl Guardian {
             Manager::Spawned { until } if now >= until => {
                 self.kill("it was started and says nothing", effects);
             }
-            Manager::Watched { .. } if late => self.manager = Manager::Watched { heard: now },
-            Manager::Watched { heard } if now.saturating_duration_since(heard) > SILENCE_MAX => {
-                self.kill("it hangs", effects);
+            Manager::Watched { .. } if late => self.manager = watched(now),
+            Manager::Watched { heard, starved: before } => {
+                let starved = (before + starved).min(STARVATION_MAX);
+                if now.saturating_duration_since(heard) > SILENCE_MAX + starved {
+                    self.kill("it hangs", effects);
+                } else {
+                    self.manager = Manager::Watched { heard, starved };
+                }
             }
             Manager::Gone { .. }
             | Manager::Sought
             | Manager::Found { .. }
             | Manager::Spawned { .. }
             | Manager::Starting
-            | Manager::Watched { .. }
             | Manager::Ending
             | Manager::Killed => {}
         }
@@ -292,7 +302,7 @@ impl Guardian {
             Manager::Spawned { .. } | Manager::Starting => self.manager = Manager::Starting,
             // Its loop runs: it has found its way back to a guardian.
             Manager::Found { .. } | Manager::Watched { .. } => {
-                self.manager = Manager::Watched { heard: now };
+                self.manager = watched(now);
             }
             Manager::Gone { .. } | Manager::Sought | Manager::Ending | Manager::Killed => return,
         }
@@ -305,9 +315,9 @@ impl Guardian {
         match self.manager {
             Manager::Starting => {
                 self.backoff.ready(now);
-                self.manager = Manager::Watched { heard: now };
+                self.manager = watched(now);
             }
-            Manager::Watched { .. } => self.manager = Manager::Watched { heard: now },
+            Manager::Watched { .. } => self.manager = watched(now),
             Manager::Gone { .. }
             | Manager::Sought
             | Manager::Found { .. }
@@ -369,6 +379,10 @@ impl Guardian {
             }
         }
     }
+}
+
+fn watched(heard: Instant) -> Manager {
+    Manager::Watched { heard, starved: Duration::ZERO }
 }
 
 #[cfg(test)]

@@ -28,6 +28,6 @@ pub use restart::RestartPolicy;
 pub use server::founding;
 pub use server::{
     ApplicationsDirectory, ChildStart, GuardOptions, Guarded, GuardianError, Hook, HookError,
-    JoinError, Joined, OperatorLines, OperatorWriter, Options, UpError, applications_directory,
-    guard, join, run, store_options, stores_are_installed,
+    JoinError, Joined, OperatorLines, OperatorWriter, Options, Prepare, UpError,
+    applications_directory, guard, join, run, store_options, stores_are_installed,
 };

@@ -22,7 +22,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use topology::protocol::Answer;
-use topology::view::{Incarnation, ProcessEntry, ProcessName, ProcessState, TopologyView};
+use topology::view::{
+    Incarnation, ProcessEntry, ProcessName, ProcessState, ProcessType, TopologyView,
+};
 use topology::{NodeNumber, NodeSnapshot};
 
 mod adoption;
@@ -76,6 +78,8 @@ pub struct ProcessTable {
     incarnation_last: u64,
     rounds: Rounds,
     processes: Vec<Process>,
+    /// Other nodes see the stores that serve as draining: they take over what these have.
+    stores_leave: bool,
 }
 
 impl ProcessTable {
@@ -91,6 +95,7 @@ impl ProcessTable {
             rounds: Rounds::new(&limits.heartbeat),
             processes: specs.into_iter().map(|spec| Process::new(spec, &limits)).collect(),
             limits,
+            stores_leave: false,
         }
     }
 
@@ -160,6 +165,7 @@ impl ProcessTable {
                 }
             }
             Event::Servers(specs) => self.set_servers(specs, now, effects),
+            Event::StoresLeave(leave) => self.stores_leave = leave,
             Event::Prepared { name } => {
                 if let Some(at) = self.position(&name)
                     && self.processes[at].is_prepared_for
@@ -247,7 +253,15 @@ impl ProcessTable {
     }
 
     fn entries(&self) -> Vec<ProcessEntry> {
-        self.processes.iter().map(Process::entry).collect()
+        let mut entries: Vec<ProcessEntry> = self.processes.iter().map(Process::entry).collect();
+        let serves = |entry: &&mut ProcessEntry| {
+            entry.process_type == ProcessType::Store && entry.state == ProcessState::Ready
+        };
+        if self.stores_leave {
+            let serving = entries.iter_mut().filter(serves);
+            serving.for_each(|store| store.state = ProcessState::Draining);
+        }
+        entries
     }
 
     /// Carries the start or stop of the node on, publishes a change, and tells the two moments that the

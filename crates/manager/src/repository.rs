@@ -18,6 +18,7 @@ use repository::member::{MemberNote, MemberSettings, address_in};
 use repository::seats::{Seat, Step, next_step};
 use topology::{NodeEntry, NodeNumber, NodeState};
 
+pub mod applications;
 #[cfg(test)]
 mod tests;
 

@@ -8,6 +8,7 @@
 //! - [`failover`]: which primaries are dead, who takes their place, and when a dead one may be started again.
 //! - [`chores`]: what the coordinator does next so that the servers become what they should be: they meet, the first one
 //!   takes all slots, replicas follow, slots move, primaries move back home, those that are gone are forgotten.
+//! - [`leaving`]: when a node may leave, because others have all that its stores had.
 //! - [`configuration`] is the text of `redis.conf`.
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use topology::NodeNumber;
 pub mod chores;
 pub mod configuration;
 pub mod failover;
+pub mod leaving;
 pub mod placement;
 #[cfg(test)]
 mod tests;
@@ -56,8 +58,10 @@ pub struct Store {
     pub ordinal: u8,
     /// Where clients reach it.
     pub address: SocketAddr,
-    /// Else it only votes.
+    /// Else it only votes, or leaves.
     pub holds_data: bool,
+    /// Its node is about to leave the cluster: what it has goes to others.
+    pub leaves: bool,
     /// Its process.
     pub presence: Presence,
     /// What it said a moment ago; `None`: it did not answer.
@@ -163,11 +167,11 @@ impl Picture {
     }
 
     /// Of a primary that answers: its replicas on other hosts that have everything, without `except`.
-    fn copies(&self, primary: &Store, except: Option<SocketAddr>) -> usize {
+    fn copies(&self, primary: &Store, except: &[SocketAddr]) -> usize {
         let followers = primary.report.iter().flat_map(|report| &report.followers);
         let counted = followers.filter(|(address, is_online)| {
             let is_elsewhere = address.ip() != primary.host() || self.allow_colocation;
-            *is_online && is_elsewhere && Some(*address) != except
+            *is_online && is_elsewhere && !except.contains(address)
         });
         counted.count()
     }

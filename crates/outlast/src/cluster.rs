@@ -13,18 +13,21 @@ use config::{CLUSTER_PORT, FirstRun, NodeConfig, NodeSettings, edit};
 use manager::founding;
 use registrar::AccountStore;
 use state::UnixMillis;
-use topology::MemberFile;
 use topology::credentials::ClusterDirectory;
 use topology::protocol::{Answer, Request};
+use topology::{MemberFile, NodeState};
 
 use crate::command_line::{ClusterCommand, JoinWishes};
 use crate::control::{ask, unexpected};
 use crate::failure::Failure;
 use crate::output;
-use crate::stores::{self, accounts, cluster};
+use crate::state_command::must_be_elsewhere;
+use crate::stores::{self, accounts};
 
 mod accounts_along;
 mod carrying;
+mod containers;
+mod leaving;
 
 /// `[cluster]` of `outlast.toml`.
 const SECTION: &str = "cluster";
@@ -38,7 +41,7 @@ pub(crate) fn cluster(directory: &Path, command: ClusterCommand) -> Result<(), F
         ClusterCommand::Create { address } => create(directory, address),
         ClusterCommand::Token { valid_for } => token(directory, valid_for),
         ClusterCommand::Join(wishes) => join(directory, &wishes),
-        ClusterCommand::Leave { force } => leave(directory, force),
+        ClusterCommand::Leave { force } => leaving::leave(directory, force),
         ClusterCommand::Remove { node } => remove(directory, &node),
         ClusterCommand::RotateCertificates => {
             must_be_member(directory)?;
@@ -195,7 +198,15 @@ async fn admitted(
 
 /// What a node has of its own would be out of reach for the cluster, and its lives would be others'.
 fn must_be_empty(directory: &Path) -> Result<(), Failure> {
-    let holds = held(directory)?;
+    let mut holds = held(directory)?;
+    let applications = fs::read_dir(directory.join("apps")).into_iter().flatten().flatten();
+    let is_one = |entry: &fs::DirEntry| {
+        !entry.file_name().to_string_lossy().starts_with('.') && entry.path().is_dir()
+    };
+    let applications = applications.filter(is_one).count();
+    if applications > 0 {
+        holds.push(format!("{applications} applications"));
+    }
     if holds.is_empty() {
         return Ok(());
     }
@@ -208,7 +219,7 @@ fn must_be_empty(directory: &Path) -> Result<(), Failure> {
     Err(anyhow::Error::msg(told).into())
 }
 
-/// What lies in the node's own stores, by kinds.
+/// What lies in the node's own stores, by kinds. Its applications are the cluster's, if it is a member.
 fn held(directory: &Path) -> Result<Vec<String>, Failure> {
     let mut held = Vec::new();
     let mut count = |count: usize, what: &str| {
@@ -229,11 +240,6 @@ fn held(directory: &Path) -> Result<Vec<String>, Failure> {
         drop(store);
         count(crate::sessions::count_all(directory)?, "sessions");
     }
-    let applications = fs::read_dir(directory.join("apps")).into_iter().flatten().flatten();
-    let is_one = |entry: &fs::DirEntry| {
-        !entry.file_name().to_string_lossy().starts_with('.') && entry.path().is_dir()
-    };
-    count(applications.filter(is_one).count(), "applications");
     Ok(held)
 }
 
@@ -251,68 +257,15 @@ fn must_be_down(directory: &Path) -> Result<(), Failure> {
     }
 }
 
-fn leave(directory: &Path, force: bool) -> Result<(), Failure> {
-    must_be_member(directory)?;
-    let files = ClusterDirectory::of_node(directory);
-    let member = MemberFile::load(&files.members()).map_err(anyhow::Error::from)?;
-    let status = match ask(directory, Request::Status)? {
-        Answer::Status(status) => status,
-        other => return Err(unexpected(&other)),
-    };
-    let is_removed = status.cluster.as_ref().is_some_and(|cluster| cluster.is_removed);
-    let is_alone = member.membership.members.len() == 1 && !is_removed;
-    if is_alone && !force && cluster::list(directory)?.is_some() {
-        let told = format!(
-            "{} is the last member, and the state lies in the cluster's stores, which end with it: a single node would begin \
-             without registrations and sessions; leave all the same with --force",
-            member.name
-        );
-        return Err(anyhow::Error::msg(told).into());
-    }
-    if !is_removed && !is_alone {
-        let holds = held(directory)?;
-        if !force && !holds.is_empty() {
-            let told = format!(
-                "{} holds {} in its own stores, which the cluster would lose; let them end or move them first, or take them \
-                 along with --force",
-                member.name,
-                holds.join(", ")
-            );
-            return Err(anyhow::Error::msg(told).into());
-        }
-        leave_repository(directory)?;
-        let request = Request::ClusterRemove { node: member.name.clone(), is_leaving: true };
-        match ask(directory, request)? {
-            Answer::Done => {}
-            Answer::Refused { reason } => return Err(anyhow::Error::msg(reason).into()),
-            other => return Err(unexpected(&other)),
-        }
-    }
-    if is_alone {
-        stores::runtime()?.block_on(accounts::carry_back(directory))?;
-    }
-    let file = ConfigFile::open(directory, &FirstRun::default())?;
-    founding::forget(directory).context("DIR/cluster cannot be removed; remove it")?;
-    file.write(&edit::remove_section(&file.text, SECTION))?;
-    open(directory)?;
-    output::line(&format!("{} has left the cluster", member.name));
-    output::line(
-        "it goes on as a single node; stop it and start it again when its calls have ended",
-    );
-    Ok(())
-}
-
-/// Another node takes this one's place in the repository, if it has one there.
-fn leave_repository(directory: &Path) -> Result<(), Failure> {
-    match ask(directory, Request::RepositoryLeave)? {
-        Answer::Done => Ok(()),
-        Answer::Refused { reason } => Err(anyhow::Error::msg(reason).into()),
-        other => Err(unexpected(&other)),
-    }
-}
-
 fn remove(directory: &Path, node: &str) -> Result<(), Failure> {
     must_be_member(directory)?;
+    let files = ClusterDirectory::of_node(directory);
+    let file = MemberFile::load(&files.members()).map_err(anyhow::Error::from)?;
+    if let Some(member) = file.membership.named(node)
+        && is_lost(directory, node)?
+    {
+        must_be_elsewhere(directory, node, member.address.ip())?;
+    }
     let request = Request::ClusterRemove { node: node.to_owned(), is_leaving: false };
     match ask(directory, request)? {
         Answer::Done => {
@@ -322,6 +275,12 @@ fn remove(directory: &Path, node: &str) -> Result<(), Failure> {
         Answer::Refused { reason } => Err(anyhow::Error::msg(reason).into()),
         other => Err(unexpected(&other)),
     }
+}
+
+fn is_lost(directory: &Path, node: &str) -> Result<bool, Failure> {
+    let view = containers::view(directory)?;
+    let node = view.nodes.iter().find(|entry| entry.name == node);
+    Ok(node.is_some_and(|entry| entry.state == NodeState::Lost))
 }
 
 fn must_be_member(directory: &Path) -> Result<(), Failure> {

@@ -442,6 +442,19 @@ fn node_name(text: &str) -> Result<String, &'static str> {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum StateCommand {
+    /// Make a copy of a part of the state anew: a store that is a copy forgets what it has, and gets everything again
+    ///
+    /// The managers make copies by themselves wherever one is missing: at a node that joins, on other hosts when a node is lost
+    /// (cluster.copy_after), at a node that is back. So this is for a copy that is not trusted. It is refused for a store that
+    /// serves, and where it would lose records or could: while nobody else has a copy, or who serves it does not answer.
+    #[command(after_help = EXIT_CODES)]
+    Duplicate {
+        /// The store that shall be a copy anew: a name as in outlast state status, store2@node1, or its address
+        store: String,
+        /// Also if it is the only copy: until it is made, the loss of one host loses records
+        #[arg(long)]
+        force: bool,
+    },
     /// Have copies serve what nobody serves any more, because the nodes that did will not come back
     ///
     /// The managers do so by themselves wherever they can know it. Of two nodes the second cannot know that it alone is
@@ -518,6 +531,12 @@ pub(crate) enum Child {
         /// The guardian's socket
         #[arg(long)]
         socket: PathBuf,
+    },
+    /// Compiles the component of an application for this machine
+    Prepare {
+        /// Where its files lie
+        #[arg(long)]
+        at: PathBuf,
     },
     /// Looks at every record of a store that is not in use
     Verify {

@@ -162,7 +162,13 @@ fn may_be_replaced(error: &ManagerError, request: &Request) -> bool {
         ManagerError::NotUp { source, .. } => says_that_nobody_listens(source),
         // It may have carried out what it did not answer any more: only what changes nothing is asked twice.
         ManagerError::Broken(_) => {
-            matches!(request, Request::Status | Request::Keys | Request::Applications)
+            matches!(
+                request,
+                Request::Status
+                    | Request::Keys
+                    | Request::Applications
+                    | Request::ClusterApplications
+            )
         }
         ManagerError::Unexpected(_) | ManagerError::Refused(_) => false,
     }

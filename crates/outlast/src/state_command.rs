@@ -1,4 +1,5 @@
-//! `outlast state`: every shard of the cluster's state, and whether it has its copies; what nobody serves, served again.
+//! `outlast state`: every shard of the cluster's state, and whether it has its copies; a copy made anew; what nobody serves, served
+//! again.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,12 +16,18 @@ use crate::failure::Failure;
 use crate::output;
 use crate::stores::{self, cluster};
 
+mod duplicating;
 mod recovering;
+
+pub(crate) use recovering::must_be_elsewhere;
 
 pub(crate) fn state(directory: &Path, command: StateCommand) -> Result<(), Failure> {
     stores::must_exist(directory)?;
     match command {
         StateCommand::Status { json } => status(directory, json.into()),
+        StateCommand::Duplicate { store, force } => {
+            duplicating::duplicate(directory, &store, force)
+        }
         StateCommand::Recover { force } => recovering::recover(directory, force),
     }
 }
@@ -75,6 +82,8 @@ enum Place {
     /// In the stores of its cluster.
     #[default]
     Cluster,
+    /// In the operator's own Redis or Valkey cluster.
+    Own,
 }
 
 /// What programs read.
@@ -159,8 +168,9 @@ impl Shown {
             }),
             replicas: shard.answer.iter().flat_map(|it| &it.replicas).map(replica).collect(),
         };
+        let own = settings.is_some_and(|settings| !settings.stores.own().is_empty());
         Shown {
-            state: Place::Cluster,
+            state: if own { Place::Own } else { Place::Cluster },
             write_quota: settings.map_or(0, |settings| settings.write_quota),
             copies,
             below_quota: settings.map(|settings| settings.below_quota),
@@ -192,6 +202,11 @@ fn show(shown: &Shown) {
         BelowQuota::Refuse => "refused",
         BelowQuota::Continue => "continued",
     };
+    if shown.state == Place::Own {
+        output::line(
+            "the state lies in your own Redis or Valkey cluster, which keeps its copies by itself",
+        );
+    }
     output::line(&format!(
         "write quota {}: every write has {} copies on other hosts; with fewer, writes are {below}",
         shown.write_quota, shown.copies

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
-use topology::protocol::{Answer, ClockStatus, NodeStatus, Request, StoresReport};
+use topology::protocol::{
+    Answer, ClockStatus, NodeApplications, NodeStatus, Request, StoresReport,
+};
 use topology::{EdgeAddress, NodeEntry, ProcessEntry, TopologyView};
 
 use crate::app::show::list;
@@ -95,10 +97,11 @@ fn show(directory: &Path, status: NodeStatus, reader: Reader) -> Result<(), Fail
             stores.into_iter().flat_map(stores_lines).for_each(|line| output::line(&line));
             show_cluster(&status);
             processes(&status.view);
-            let applications = &status.applications;
-            if !applications.is_empty() {
+            if !status.applications.is_empty() {
                 output::line("");
-                list(directory, applications, Reader::Person)?;
+                let applications = status.applications.clone();
+                let node = NodeApplications { applications, ..NodeApplications::default() };
+                list(directory, &[node], Reader::Person)?;
             }
             Ok(())
         }

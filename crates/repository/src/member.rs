@@ -27,8 +27,11 @@ const ELECTION_MS: &str = "500";
 const TXN_OPERATIONS_MAX: &str = "1100";
 /// The longest request, in octets: a batch of the greatest size, or a piece of an application.
 const REQUEST_BYTES_MAX: &str = "4194304";
+/// The greatest size of etcd's file, in octets: what all current versions of applications take (512 MiB), the last changes, each of
+/// which may be a piece of 1 MiB, and those of the five minutes until the next compaction.
+const BACKEND_BYTES_MAX: &str = "8589934592";
 /// How many changes are kept for those who were away; who was away for longer reads everything.
-const REVISIONS_KEPT: &str = "10000";
+const REVISIONS_KEPT: &str = "1000";
 
 /// The node's directory for all of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -208,6 +211,7 @@ impl MemberSettings {
         option("election-timeout", &ELECTION_MS);
         option("max-txn-ops", &TXN_OPERATIONS_MAX);
         option("max-request-bytes", &REQUEST_BYTES_MAX);
+        option("quota-backend-bytes", &BACKEND_BYTES_MAX);
         option("auto-compaction-mode", &"revision");
         option("auto-compaction-retention", &REVISIONS_KEPT);
         option("logger", &"zap");

@@ -16,7 +16,7 @@ use edge::forward::{
 use edge::keep_alive::NAT_KEEP_ALIVE;
 use edge::server::handed_on::{HandedOn, WaitingRoom};
 use edge::server::opening::{Opening, Serves};
-use edge::{Listener, Listeners};
+use edge::{FellowEdges, Listener, Listeners};
 use sip::{Frame, Message};
 use topology::{
     HeartbeatSettings, Incarnation, KeyRing, ProcessEntry, ProcessName, ProcessState, RouteState,
@@ -79,7 +79,7 @@ pub struct EdgeProcess {
     start: EdgeStart,
     listeners: Listeners,
     keys: Keys,
-    other_edges: Vec<SocketAddr>,
+    fellows: FellowEdges,
     named: Vec<ProcessName>,
     ready: Vec<ProcessName>,
     routing: RoutingTable,
@@ -101,7 +101,7 @@ impl EdgeProcess {
         let mut edge = EdgeProcess {
             listeners: Listeners::new(vec![Listener::direct(Transport::Udp, start.address)]),
             keys: Keys::derive(&start.keys),
-            other_edges: Vec::new(),
+            fellows: FellowEdges::default(),
             named: Vec::new(),
             ready: Vec::new(),
             routing: RoutingTable::new(start.heartbeat),
@@ -207,7 +207,7 @@ impl EdgeProcess {
             listeners: &self.listeners,
             routing: &self.routing,
             peers: &[],
-            other_edges: &self.other_edges,
+            fellows: &self.fellows,
             keys: &self.keys,
             nat_traversal: NatTraversal::On,
         }
@@ -216,10 +216,7 @@ impl EdgeProcess {
     fn take_view(&mut self, view: &TopologyView, around: &mut Surroundings<'_>) {
         let mut changes = Vec::new();
         self.routing.notification(view, around.instant, &mut changes);
-        let others = view.edges().filter(|edge| edge.name != self.start.name && is_there(edge));
-        self.other_edges =
-            others.flat_map(|edge| edge.addresses.iter().map(|address| address.own)).collect();
-        self.other_edges.sort_unstable();
+        self.fellows = FellowEdges::of(view, &self.start.name, &self.listeners);
         let containers = || view.containers().filter(|container| is_linked_to(container));
         self.named = containers().map(|container| container.name.clone()).collect();
         let is_ready = |state| matches!(state, ProcessState::Ready | ProcessState::Draining);
@@ -262,11 +259,8 @@ impl EdgeProcess {
         let flow = Flow::new(Transport::Udp, datagram.to, datagram.from);
         let Some(Frame::Message(bytes)) = sip::framer::datagram(datagram.bytes) else { return };
         let Ok(message) = Message::parse(bytes) else { return };
-        let source = if self.other_edges.binary_search(&flow.remote).is_ok() {
-            Source::OtherEdge
-        } else {
-            Source::Outside
-        };
+        let source =
+            if self.fellows.has(&flow.remote) { Source::OtherEdge } else { Source::Outside };
         let mut attempt = Attempt::First;
         loop {
             let seed = self.next_seed();
@@ -334,11 +328,6 @@ impl EdgeProcess {
         self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         self.seed
     }
-}
-
-/// As the edge has it: flows of another node's edge go with that node.
-fn is_there(edge: &ProcessEntry) -> bool {
-    edge.name.parts().1.is_none() || edge.state != ProcessState::Down
 }
 
 /// As the edge has it: by a path on its own node, by an address on another one.

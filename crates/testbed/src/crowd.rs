@@ -31,8 +31,16 @@ pub struct Outcome {
     pub retransmissions: usize,
 }
 
-/// Registers `user0@domain` … for `expires` seconds each. `round` is the CSeq number: a later round of the
-/// same crowd has a higher one.
+/// A crowd behind one socket: its users' contacts are the same in every round.
+#[derive(Debug)]
+pub struct Crowd {
+    socket: UdpSocket,
+    local: SocketAddr,
+    domain: String,
+}
+
+/// Registers `user0@domain` … for `expires` seconds each, by a socket of their own. `round` is the CSeq number: a later round of
+/// the same crowd has a higher one.
 ///
 /// # Panics
 /// When the socket fails.
@@ -43,44 +51,66 @@ pub async fn register(
     round: u32,
     expires: u32,
 ) -> Outcome {
-    let any = if edge.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" };
-    let socket = UdpSocket::bind(any).await.expect("a socket");
-    socket.connect(edge).await.expect("a way to the edge");
-    let local = socket.local_addr().expect("bound");
-    let mut outcome = Outcome::default();
-    let mut waiting: HashMap<usize, Waiting> = HashMap::new();
-    let mut users = users.peekable();
-    let mut buffer = vec![0_u8; 65_535];
-    while users.peek().is_some() || !waiting.is_empty() {
-        while waiting.len() < WINDOW {
-            let Some(user) = users.next() else { break };
-            let request = request(local, domain, user, round, expires);
-            // An edge that is just being restarted shows as a send error: the retransmission comes.
-            let _ = socket.send(&request).await;
-            waiting.insert(user, Waiting::new(request));
-        }
-        let received = tokio::time::timeout(RETRANSMISSION / 4, socket.recv(&mut buffer)).await;
-        if let Ok(Ok(length)) = received
-            && let Some((user, status)) = answered(&buffer[..length])
-            && status >= 200
-            && waiting.remove(&user).is_some()
-        {
-            match status {
-                200 => outcome.registered += 1,
-                _ => outcome.refused += 1,
-            }
-        }
-        let now = Instant::now();
-        for state in waiting.values_mut().filter(|state| now >= state.again) {
-            state.again = now + RETRANSMISSION;
-            outcome.retransmissions += 1;
-            let _ = socket.send(&state.request).await;
-        }
-        let before = waiting.len();
-        waiting.retain(|_, state| now < state.given_up);
-        outcome.unanswered += before - waiting.len();
+    Crowd::of(edge, domain).await.register(users, round, expires).await
+}
+
+impl Crowd {
+    /// A crowd of this domain that registers by this edge.
+    ///
+    /// # Panics
+    /// When the system has no socket left.
+    pub async fn of(edge: SocketAddr, domain: &str) -> Crowd {
+        let any = if edge.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" };
+        let socket = UdpSocket::bind(any).await.expect("a socket");
+        socket.connect(edge).await.expect("a way to the edge");
+        let local = socket.local_addr().expect("bound");
+        Crowd { socket, local, domain: domain.to_owned() }
     }
-    outcome
+
+    /// Registers these of its users, as [`register`].
+    pub async fn register(
+        &mut self,
+        users: std::ops::Range<usize>,
+        round: u32,
+        expires: u32,
+    ) -> Outcome {
+        let mut outcome = Outcome::default();
+        let mut waiting: HashMap<usize, Waiting> = HashMap::new();
+        let mut users = users.peekable();
+        let mut buffer = vec![0_u8; 65_535];
+        while users.peek().is_some() || !waiting.is_empty() {
+            while waiting.len() < WINDOW {
+                let Some(user) = users.next() else { break };
+                let request = request(self.local, &self.domain, user, round, expires);
+                // An edge that is just being restarted shows as a send error: the retransmission comes.
+                let _ = self.socket.send(&request).await;
+                waiting.insert(user, Waiting::new(request));
+            }
+            let received = self.socket.recv(&mut buffer);
+            let received = tokio::time::timeout(RETRANSMISSION / 4, received).await;
+            if let Ok(Ok(length)) = received
+                && let Some((user, answered, status)) = answered(&buffer[..length])
+                && answered == round
+                && status >= 200
+                && waiting.remove(&user).is_some()
+            {
+                match status {
+                    200 => outcome.registered += 1,
+                    _ => outcome.refused += 1,
+                }
+            }
+            let now = Instant::now();
+            for state in waiting.values_mut().filter(|state| now >= state.again) {
+                state.again = now + RETRANSMISSION;
+                outcome.retransmissions += 1;
+                let _ = self.socket.send(&state.request).await;
+            }
+            let before = waiting.len();
+            waiting.retain(|_, state| now < state.given_up);
+            outcome.unanswered += before - waiting.len();
+        }
+        outcome
+    }
 }
 
 struct Waiting {
@@ -111,10 +141,11 @@ fn request(local: SocketAddr, domain: &str, user: usize, round: u32, expires: u3
     ))
 }
 
-/// The user a response is for and its status.
-fn answered(octets: &[u8]) -> Option<(usize, u16)> {
+/// The user and the round that a response is for, and its status.
+fn answered(octets: &[u8]) -> Option<(usize, u32, u16)> {
     let message = Message::parse(Bytes::copy_from_slice(octets)).ok()?;
     let status = message.status()?;
     let call_id = std::str::from_utf8(message.call_id().ok()?).ok()?;
-    Some((call_id.strip_prefix("crowd-")?.parse().ok()?, status))
+    let round = message.cseq().ok()?.number;
+    Some((call_id.strip_prefix("crowd-")?.parse().ok()?, round, status))
 }

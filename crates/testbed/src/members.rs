@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::lab::{Host, Lab};
 use crate::node::{Node, NodeOptions, ProcessStatus, outlast_in};
@@ -135,7 +136,11 @@ impl<'l> Members<'l> {
         let first = lab.host(hosts[0]);
         let chosen = named(first);
         let node = first.enter(|| Node::start(&chosen));
-        succeeded(&first.enter(|| node.outlast(&["cluster", "create"])));
+        // Again when it was interrupted, as an operator does: on a busy machine a manager may be taken for hung.
+        wait::until("the cluster to be created", LIMIT, || {
+            let created = first.enter(|| node.outlast(&["cluster", "create"]));
+            if created.status.success() { Ok(()) } else { Err(created) }
+        });
         let mut members = vec![Member { host: first, state: State::On(node) }];
         for name in &hosts[1..] {
             let host = lab.host(name);
@@ -210,6 +215,20 @@ impl<'l> Members<'l> {
                 if is_ready { Ok(()) } else { Err(status) }
             });
         }
+    }
+
+    /// Waits until every record of the cluster's state has a copy on another host, and each node a share of the records.
+    ///
+    /// # Panics
+    /// When that takes longer than half a minute, with what the first member says of its stores.
+    pub fn until_copied(&self) {
+        wait::until("every record to have a copy", LIMIT, || {
+            let said = self.host(0).enter(|| self.node(0).outlast(&["state", "status", "--json"]));
+            let status: Value = serde_json::from_slice(&said.stdout).unwrap_or_default();
+            let shards = status["shards"].as_array().map_or(0, Vec::len);
+            let is_copied = said.status.success() && status["copies"].as_u64() >= Some(1);
+            if is_copied && shards == self.count() { Ok(()) } else { Err(said) }
+        });
     }
 
     /// How many there are, switched on or off.

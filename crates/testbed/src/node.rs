@@ -121,8 +121,11 @@ impl Node {
         let alone = format!("[cluster]\naddress = \"{}\"\nstores = 0\n", own_address());
         let config = options.config.as_ref().map(|config| format!("{config}\n{alone}"));
         let node = Node::start(&NodeOptions { config, ..options.clone() });
-        let created = node.outlast(&["cluster", "create"]);
-        assert!(created.status.success(), "{created:?}");
+        // A busy machine may cost a manager its life in the middle; then it is called again, as the guide says.
+        wait::until("the node to become a cluster", READY_LIMIT, || {
+            let created = node.outlast(&["cluster", "create"]);
+            if created.status.success() { Ok(()) } else { Err(created) }
+        });
         let config = node.config_with_its_ports();
         let directory = node.stop();
         // Nobody wrote to it, and nobody shall by mistake.
@@ -144,6 +147,17 @@ impl Node {
     /// When its state is in its directory.
     pub fn stores(&self) -> &Stores {
         self.stores.as_ref().expect("started on stores")
+    }
+
+    /// Takes the servers that have its state, if there are any, so that they outlast the node.
+    pub fn take_stores(&mut self) -> Option<Stores> {
+        self.stores.take()
+    }
+
+    /// With the servers that were taken from an earlier life of the node.
+    pub fn with_stores(mut self, stores: Option<Stores>) -> Node {
+        self.stores = stores;
+        self
     }
 
     /// Starts a node and waits for its ready line.
@@ -359,14 +373,20 @@ impl Node {
         serde_json::from_slice(&output.stdout).expect("status --json is JSON")
     }
 
-    /// `outlast registrations --json`.
+    /// `outlast registrations --json`, again while it says that a part of the state does not answer yet.
     ///
     /// # Panics
     /// When the command fails.
     pub fn registrations(&self) -> Vec<serde_json::Value> {
-        let output = self.outlast(&["registrations", "--json"]);
-        assert!(output.status.success(), "registrations: {output:?}");
-        serde_json::from_slice(&output.stdout).expect("registrations --json is JSON")
+        wait::until("every part of the state to answer", READY_LIMIT, || {
+            let output = self.outlast(&["registrations", "--json"]);
+            let told = String::from_utf8_lossy(&output.stderr);
+            if told.contains("it goes on as soon as") {
+                return Err(told.into_owned());
+            }
+            assert!(output.status.success(), "registrations: {output:?}");
+            Ok(serde_json::from_slice(&output.stdout).expect("registrations --json is JSON"))
+        })
     }
 
     /// One process of the node.

@@ -139,6 +139,19 @@ impl Stores {
         self.servers.iter().map(|server| server.address).collect()
     }
 
+    /// Lets nobody in from now on but that user, with that password.
+    ///
+    /// # Panics
+    /// When one does not do so.
+    pub fn admit_only(&self, user: &str, password: &str) {
+        for server in &self.servers {
+            server.must(&format!("ACL SETUSER {user} on \">{password}\" ~* &* +@all"));
+            server.must("ACL SETUSER outlast off");
+            // It is the test's own, too, which has nothing to ask any more.
+            server.must("ACL SETUSER default off");
+        }
+    }
+
     /// Sends a signal to all of them.
     pub fn signal(&self, signal: Signal) {
         for server in &self.servers {

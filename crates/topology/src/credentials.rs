@@ -24,6 +24,7 @@ pub use join_token::{JoinToken, JoinTokenError, TOKEN_ADDRESSES_MAX, TOKEN_VALID
 pub use joining::{Fingerprint, joining_client_config};
 pub use node::{NodeCredentials, peer_node, server_name};
 pub use private_file::write_private;
+pub(crate) use private_file::{read_json, write_json};
 pub use secret::ClusterSecret;
 
 /// Managers speak with each other.

@@ -38,7 +38,7 @@ pub use repository_list::{RepositoryList, RepositoryMember};
 pub use routing_table::{
     Accepting, HeartbeatSettings, Route, RouteState, RoutingChange, RoutingTable,
 };
-pub use store_list::StoreList;
+pub use store_list::{StoreList, StorePlace, StoresOfNode};
 pub use token::{OwnerToken, SessionToken, TokenError};
 pub use view::{
     EdgeAddress, Incarnation, ListenerTransport, ProcessEntry, ProcessName, ProcessState,

@@ -6,13 +6,13 @@
 //! A number is never given twice: `numbers_given` only grows. Pure but for reading and writing the file.
 
 use std::cmp::Reverse;
-use std::io::Read as _;
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::credentials::{CredentialError, write_private};
+use crate::credentials::{CredentialError, read_json, write_json};
 use crate::node::NodeNumber;
 
 /// Members of a cluster. Every two of them have a connection; more are refused.
@@ -191,14 +191,11 @@ impl MemberFile {
     /// # Errors
     /// [`CredentialError`] when it cannot be read or is damaged.
     pub fn load(path: &Path) -> Result<MemberFile, CredentialError> {
-        let mut bytes = Vec::new();
-        std::fs::File::open(path)
-            .and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut bytes))
-            .map_err(|source| CredentialError::Io { path: path.to_owned(), source })?;
-        serde_json::from_slice(&bytes).map_err(|error| CredentialError::Damaged {
+        let missing = || CredentialError::Io {
             path: path.to_owned(),
-            reason: error.to_string(),
-        })
+            source: io::ErrorKind::NotFound.into(),
+        };
+        read_json(path, FILE_BYTES_MAX)?.ok_or_else(missing)
     }
 
     /// Replaces it.
@@ -206,10 +203,7 @@ impl MemberFile {
     /// # Errors
     /// [`CredentialError::Io`]; the file is then as it was.
     pub fn write(&self, path: &Path) -> Result<(), CredentialError> {
-        let mut text = serde_json::to_vec_pretty(self).expect("a list has no keys but strings");
-        text.push(b'\n');
-        write_private(path, &text)
-            .map_err(|source| CredentialError::Io { path: path.to_owned(), source })
+        write_json(path, self)
     }
 }
 

@@ -23,8 +23,8 @@ mod cluster;
 
 pub use applications::{
     APPLICATIONS_MAX, ApplicationEntry, ApplicationReport, ApplicationStatus, ApplicationTable,
-    ApplicationsReport, REASON_BYTES_MAX, RolloutPace, RolloutProgress, VERSIONS_MAX,
-    VersionStatus,
+    ApplicationsReport, NodeApplications, REASON_BYTES_MAX, RolloutPace, RolloutProgress,
+    VERSIONS_MAX, VersionStatus,
 };
 
 pub use cluster::{Admission, ClusterStatus, ShardBelow, StoresReport};
@@ -304,6 +304,25 @@ pub enum Request {
         /// Which application.
         name: String,
     },
+    /// From another node: take the version of an application that comes into the cluster, from its repository. Answered like
+    /// [`Request::AppDeploy`].
+    AppTake {
+        /// Which application.
+        name: String,
+        /// Which version.
+        version: String,
+        /// How.
+        pace: RolloutPace,
+    },
+    /// From another node: have of an application what the cluster has, now and not in a moment.
+    AppFollow {
+        /// Which.
+        name: String,
+    },
+    /// What this node has of applications, and what it cannot have.
+    NodeApplications,
+    /// The same of every node of the cluster.
+    ClusterApplications,
     /// Be a member of the cluster whose files were put into `DIR/cluster/`, from now on.
     ClusterOpen,
     /// Admit a node to the cluster.
@@ -319,6 +338,9 @@ pub enum Request {
     RepositoryHasAccounts,
     /// Have another node take this one's place in the cluster's repository; answered when that is so, or need not be.
     RepositoryLeave,
+    /// Have the stores of other nodes take over what those of this one have, for it is about to leave the cluster. Asked again and
+    /// again until it is [`Answer::Done`]; who asks no more stays.
+    StoresLeave,
     /// Take a member out of the cluster.
     ClusterRemove {
         /// Its name.
@@ -353,6 +375,10 @@ pub enum Answer {
     Keys(KeysStatus),
     /// To [`Request::Applications`].
     Applications(Vec<ApplicationStatus>),
+    /// To [`Request::NodeApplications`].
+    NodeApplications(NodeApplications),
+    /// To [`Request::ClusterApplications`], this node first; of a single node it alone.
+    ClusterApplications(Vec<NodeApplications>),
     /// To [`Request::AppDeploy`] and [`Request::AppSwitch`], at every step; another answer follows.
     Rollout(RolloutProgress),
     /// To the same: what went wrong was undone, new sessions begin as before.
@@ -362,6 +388,8 @@ pub enum Answer {
     },
     /// To [`Request::ClusterJoin`].
     Admitted(Box<Admission>),
+    /// To [`Request::StoresLeave`]: not yet; what is still to be done, for a person.
+    StoresHold(String),
     /// Carried out.
     Done,
     /// Not carried out.

@@ -5,13 +5,12 @@
 //! `cluster join` brings it; the manager alone changes it, so that a process that starts finds a member before it has met
 //! any other node.
 
-use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::credentials::{CredentialError, write_private};
+use crate::credentials::{CredentialError, read_json, write_json};
 
 /// A file is no longer.
 const FILE_BYTES_MAX: u64 = 64 << 10;
@@ -42,18 +41,7 @@ impl RepositoryList {
     /// # Errors
     /// [`CredentialError`] when it cannot be read or is damaged.
     pub fn load(path: &Path) -> Result<Option<RepositoryList>, CredentialError> {
-        let mut bytes = Vec::new();
-        let read = std::fs::File::open(path)
-            .and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut bytes));
-        match read {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(CredentialError::Io { path: path.to_owned(), source }),
-        }
-        serde_json::from_slice(&bytes).map(Some).map_err(|error| CredentialError::Damaged {
-            path: path.to_owned(),
-            reason: error.to_string(),
-        })
+        read_json(path, FILE_BYTES_MAX)
     }
 
     /// Replaces it.
@@ -61,10 +49,7 @@ impl RepositoryList {
     /// # Errors
     /// [`CredentialError::Io`]; the file is then as it was.
     pub fn write(&self, path: &Path) -> Result<(), CredentialError> {
-        let mut text = serde_json::to_vec(self).expect("a list of addresses has no keys");
-        text.push(b'\n');
-        write_private(path, &text)
-            .map_err(|source| CredentialError::Io { path: path.to_owned(), source })
+        write_json(path, self)
     }
 }
 

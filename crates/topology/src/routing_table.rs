@@ -64,6 +64,13 @@ impl HeartbeatSettings {
         self.interval / 2
     }
 
+    /// The silence after which a container is taken for late, but not for hung: interval × 5/4, two beats and half a one. By
+    /// default 625 ms: what was due when it stopped happens elsewhere within a second, and a beat that is lost or late by
+    /// its whole interval is nothing yet.
+    pub fn quiet_max(&self) -> Duration {
+        self.interval * 5 / 4
+    }
+
     /// How long a serving loop may take for a round in which nothing happens: two rounds for each beat.
     pub fn round_max(&self) -> Duration {
         self.interval / 4

@@ -137,19 +137,20 @@ impl SessionToken {
     }
 }
 
-/// Whether `text` is the flow token that an edge of this node wrote into a Record-Route of the dialog with that Call-ID;
-/// `key` is of purpose `"dialog"`. Where it leads is for the edge to read.
-pub fn is_flow_of_dialog(text: &[u8], key: &Key, call_id: &[u8]) -> bool {
+/// The octets of the flow, if `text` is the token that an edge of this node wrote into a Record-Route of the dialog with that
+/// Call-ID; `key` is of purpose `"dialog"`. Whether a request may go by it is for the edge to decide.
+pub fn flow_of_dialog(text: &[u8], key: &Key, call_id: &[u8]) -> Option<Vec<u8>> {
     const FLOW_TOKEN_CHARS: [usize; 2] = [32, 64];
     const TAG_BYTES: usize = 10;
     /// Format level 1: by a flow, and toward an address.
     const KINDS: [u8; 2] = [0x14, 0x15];
     if !FLOW_TOKEN_CHARS.contains(&text.len()) {
-        return false;
+        return None;
     }
-    let Ok(bytes) = URL_SAFE_NO_PAD.decode(text) else { return false };
+    let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
     let (payload, tag) = bytes.split_at(bytes.len() - TAG_BYTES);
-    KINDS.contains(&payload[0]) && key.verify(&[payload, call_id].concat(), tag)
+    let is_ours = KINDS.contains(&payload[0]) && key.verify(&[payload, call_id].concat(), tag);
+    is_ours.then(|| payload[1..].to_vec())
 }
 
 /// The octets of a token, once its level and tag are found right.

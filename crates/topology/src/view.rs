@@ -229,6 +229,11 @@ pub struct ProcessEntry {
     pub http: Option<SocketAddr>,
     /// Share of new work relative to the others of its type; 100 is the usual one, 0 takes none: a store that only votes.
     pub weight: u16,
+    /// Containers: it lives, and says nothing for longer than it should
+    /// ([`HeartbeatSettings::quiet_max`](crate::HeartbeatSettings::quiet_max)). It keeps all that it has, but what is due by
+    /// the clock others may do.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_silent: bool,
 }
 
 /// The weight of a container of which nothing else is said.
@@ -349,6 +354,7 @@ mod tests {
             link_address: None,
             addresses: Vec::new(),
             weight: WEIGHT_DEFAULT,
+            is_silent: false,
             http: None,
         }
     }

@@ -138,6 +138,12 @@ impl Flow {
         Flow { transport, local: canonical(local), remote: canonical(remote) }
     }
 
+    /// Whether whoever listens at `own` may have this flow: a connection that it opened has a port of its own.
+    pub fn may_be_of(&self, own: SocketAddr) -> bool {
+        let own = canonical(own);
+        own == self.local || (self.transport.is_stream() && own.ip() == self.local.ip())
+    }
+
     /// The flow's compact form: 13 bytes between IPv4 addresses, else 37.
     pub fn to_bytes(&self) -> FlowBytes {
         let mut out = FlowBytes::new();

@@ -443,10 +443,45 @@ fn stores_and_their_ports_are_read() {
 }
 
 #[test]
+fn an_operators_own_stores_are_read() {
+    use crate::{ClusterSettings, StoreAccess, Stores};
+    let head = "[cluster]\naddress = \"192.0.2.11:6200\"\n";
+    let own = format!(
+        "{head}stores = [\"redis1:6379\", \"192.0.2.9:6379\"]\nstore_user = \"outlast\"\nstore_password_file = \"/p\"\n\
+         store_authority = \"/a\"\nstore_certificate = \"/c\"\nstore_key = \"/k\"\nwrite_quota = 2\n"
+    );
+    let settings = parse(&own).unwrap().cluster.unwrap();
+    assert_eq!(settings.stores.own().len(), 2);
+    assert_eq!((settings.stores.count(), settings.copies_among(1)), (0, 2));
+    let expected = StoreAccess {
+        user: Some("outlast".to_owned()),
+        password_file: Some("/p".into()),
+        authority: Some("/a".into()),
+        certificate: Some("/c".into()),
+        key: Some("/k".into()),
+    };
+    assert_eq!(settings.store_access, expected);
+    let json = serde_json::to_value(&settings).unwrap();
+    assert_eq!(json["stores"], serde_json::json!(["redis1:6379", "192.0.2.9:6379"]));
+    assert_eq!(serde_json::from_value::<ClusterSettings>(json).unwrap(), settings);
+    assert!(matches!(settings.stores, Stores::Own(_)));
+    check(
+        &format!("{head}store_user = \"outlast\"\n"),
+        &[
+            "outlast.toml:1 cluster.stores: names no servers that store_user and the like could be for; needs a list of host:port",
+        ],
+    );
+    check(
+        &own.replace("store_key = \"/k\"\n", ""),
+        &["outlast.toml:7 cluster.store_certificate: needs both store_certificate and store_key"],
+    );
+}
+
+#[test]
 fn stores_that_cannot_be_are_refused() {
     let text = |text: &str| format!("[cluster]\naddress = \"192.0.2.11:6200\"\n{text}\n");
     for stores in ["5", "\"votes\"", "-1"] {
-        let needs = "a whole number from 0 to 4, or \"vote\" for a store that holds no data";
+        let needs = "a whole number from 0 to 4, \"vote\" for a store that holds no data, or a list of host:port of your own servers";
         check(
             &text(&format!("stores = {stores}")),
             &[&format!("outlast.toml:3 cluster.stores: {stores} needs {needs}, for example 2")],

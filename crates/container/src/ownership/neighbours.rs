@@ -1,12 +1,13 @@
 //! Who is alive, and which part of a dead container's estate falls to us, as the topology has it.
 //!
-//! The heirs are the containers that accept work; they share an estate by the choice hash of each record, as the
+//! The heirs are the containers that accept work and are not silent; they share an estate by the choice hash of each record, as the
 //! edges share the messages, so that records and messages meet.
 
 use std::sync::Arc;
 
 use topology::{
-    BucketTable, Candidate, ChoiceHash, Incarnation, ProcessName, ProcessState, TopologyView,
+    BucketTable, Candidate, ChoiceHash, Incarnation, ProcessEntry, ProcessName, ProcessState,
+    TopologyView,
 };
 
 use crate::application::Ownership;
@@ -37,6 +38,8 @@ pub struct Neighbours {
 pub enum News {
     /// Somebody's estate may be ours to claim: a life has ended, or we have begun to accept work.
     Estates,
+    /// Somebody has fallen silent: what is due in its sessions may be ours to do.
+    Silence,
     /// Nothing of that kind.
     Nothing,
 }
@@ -57,9 +60,18 @@ impl Neighbours {
     pub fn learn(&mut self, view: &TopologyView) -> News {
         let had_part = self.has_part();
         let somebody_died = self.view.lives().any(|life| view.is_dead(life));
+        let newly_silent =
+            |process: &ProcessEntry| process.is_silent && !self.is_silent(process.incarnation);
+        let somebody_fell_silent = view.containers().any(newly_silent);
         self.view = view.clone();
         self.divide();
-        if somebody_died || (!had_part && self.has_part()) { News::Estates } else { News::Nothing }
+        if somebody_died || (!had_part && self.has_part()) {
+            News::Estates
+        } else if somebody_fell_silent {
+            News::Silence
+        } else {
+            News::Nothing
+        }
     }
 
     /// We want no new work from now on, so we inherit nothing either.
@@ -77,6 +89,12 @@ impl Neighbours {
         } else {
             Standing::Living
         }
+    }
+
+    /// Whether that life goes on, and has not been heard of for longer than it should.
+    pub fn is_silent(&self, owner: Incarnation) -> bool {
+        let mut silent = self.view.containers().filter(|process| process.is_silent);
+        silent.any(|process| process.incarnation == owner)
     }
 
     /// Whether what a dead container has left with this hash is ours to claim. Everybody who is asked may take it
@@ -108,7 +126,9 @@ impl Neighbours {
             self.share = Ownership::Nothing;
             return;
         }
-        let ready = self.view.containers().filter(|process| process.state == ProcessState::Ready);
+        let containers = self.view.containers();
+        let ready =
+            containers.filter(|process| process.state == ProcessState::Ready && !process.is_silent);
         let candidates: Vec<Candidate> = ready
             .map(|process| Candidate {
                 name: self.view.cluster_name(&process.name),
@@ -127,7 +147,7 @@ impl Neighbours {
 #[cfg(test)]
 mod tests {
     use topology::view::WEIGHT_DEFAULT;
-    use topology::{NodeEntry, NodeNumber, NodeState, ProcessEntry, ProcessType};
+    use topology::{ChoiceKey, NodeEntry, NodeNumber, NodeState, ProcessType};
 
     use super::*;
 
@@ -143,6 +163,7 @@ mod tests {
             link_address: None,
             addresses: Vec::new(),
             weight: WEIGHT_DEFAULT,
+            is_silent: false,
             http: None,
         };
         TopologyView {
@@ -215,5 +236,28 @@ mod tests {
         let down = view(&[("c1", 1, READY), ("c2", 2, ProcessState::Down)]);
         assert_eq!(one.learn(&down), News::Estates);
         assert!(!one.inherits(ChoiceHash(0)));
+    }
+
+    #[test]
+    fn who_is_silent_inherits_nothing_and_its_silence_is_news_once() {
+        let mut neighbours = Neighbours::new(ProcessName::new("c1"), Incarnation(1));
+        let ready = |incarnation: u64, name| (name, incarnation, ProcessState::Ready);
+        let mut both = view(&[ready(1, "c1"), ready(2, "c2")]);
+        neighbours.learn(&both);
+        let shares = |neighbours: &Neighbours| {
+            let hashes = (0..100u64).map(|number| ChoiceKey::Session(&number.to_be_bytes()).hash());
+            hashes.filter(|hash| neighbours.inherits(*hash)).count()
+        };
+        let half = shares(&neighbours);
+        assert!((20..80).contains(&half), "{half}");
+        both.processes[1].is_silent = true;
+        assert_eq!(neighbours.learn(&both), News::Silence);
+        assert_eq!(neighbours.learn(&both), News::Nothing);
+        assert_eq!(shares(&neighbours), 100);
+        assert!(neighbours.is_silent(Incarnation(2)) && !neighbours.is_silent(Incarnation(1)));
+        assert_eq!(neighbours.standing(Incarnation(2)), Standing::Living);
+        (both.processes[0].is_silent, both.processes[1].is_silent) = (true, false);
+        assert_eq!(neighbours.learn(&both), News::Silence);
+        assert_eq!(shares(&neighbours), 0, "who is silent itself helps nobody");
     }
 }

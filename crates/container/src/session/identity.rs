@@ -20,9 +20,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use sip::{BRANCH_COOKIE, HeaderName, Message, Method, Via};
 use topology::token::{
-    OWNER_TOKEN_CHARS, OwnerToken, SESSION_TOKEN_CHARS, SessionToken, is_flow_of_dialog,
+    OWNER_TOKEN_CHARS, OwnerToken, SESSION_TOKEN_CHARS, SessionToken, flow_of_dialog,
 };
 use topology::{Key, KeyRing};
+use transport::Flow;
 
 use super::chain::{self, Chain, Origin, Sender};
 use super::{SessionId, name_of};
@@ -97,9 +98,10 @@ impl Identity {
         SessionToken::decode(text, &self.owner_key).ok()
     }
 
-    /// Whether an edge of ours wrote this user part into the Record-Route of the dialog with that Call-ID.
-    pub fn is_flow_of_dialog(&self, user: &[u8], call_id: &[u8]) -> bool {
-        is_flow_of_dialog(user, &self.dialog_key, call_id)
+    /// The flow that this user part stands for, if an edge of ours wrote it into the Record-Route of the dialog with that
+    /// Call-ID.
+    pub fn flow_of_dialog(&self, user: &[u8], call_id: &[u8]) -> Option<Flow> {
+        Flow::from_bytes(&flow_of_dialog(user, &self.dialog_key, call_id)?).ok()
     }
 
     /// The session whose request a response answers, by the branch of its top Via.

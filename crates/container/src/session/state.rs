@@ -302,6 +302,16 @@ impl Session {
         self.incoming.iter().map(|request| &request.key)
     }
 
+    /// Whether an INVITE has no final answer that it sent, or lets go on: whoever owns the session has its branches.
+    pub fn has_an_open_invite(&self) -> bool {
+        let is_sent = |request: &OutgoingRequest| request.method == "INVITE" && request.is_open();
+        let goes_on = |request: &IncomingRequest| {
+            let is_open = request.forwarding.is_some() && request.answer.is_none();
+            request.method == "INVITE" && is_open
+        };
+        self.outgoing.iter().any(is_sent) || self.incoming.iter().any(goes_on)
+    }
+
     /// The requests that it has sent and still knows: branch and method of each.
     pub fn sent(&self) -> impl Iterator<Item = (&Bytes, &Bytes)> {
         self.outgoing.iter().map(|request| (&request.branch, &request.method))

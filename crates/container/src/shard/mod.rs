@@ -113,6 +113,8 @@ pub struct Shard {
     set_ups: SlicedTable<SetUpId, Box<Ledger>>,
     set_ups_by_server: SlicedTable<ServerId, SetUpId>,
     removals: Deadlines<SetUpId>,
+    /// What could not be stored of them.
+    tries: Deadlines<SetUpId>,
     /// How many records are being removed.
     removing: usize,
     /// Calls that may have been taken over without our knowing; until that is known nothing is repeated.
@@ -166,6 +168,7 @@ impl Shard {
             set_ups: SlicedTable::new(),
             set_ups_by_server: SlicedTable::new(),
             removals: Deadlines::new(),
+            tries: Deadlines::new(),
             removing: 0,
             doubtful: AHashSet::new(),
             unverified: Vec::new(),
@@ -273,6 +276,7 @@ impl Shard {
             return;
         }
         self.removals_due(now, effects);
+        self.tries_due(now, effects);
         self.go_on(now, effects);
         self.transactions.timeout(now, &mut self.pending);
         self.contexts_timeout(now, effects);
@@ -291,6 +295,7 @@ impl Shard {
             self.transactions.next_timeout(),
             self.context_deadlines.next(),
             self.next_removal(),
+            self.tries.next(),
             self.next_to_go_on(),
             self.sessions.next_timeout(),
             self.reach.next_timeout(),
@@ -312,8 +317,10 @@ impl Shard {
         self.edges.learn(view);
         let news = self.neighbours.learn(view);
         self.reach_changed(now, effects);
-        if news == News::Estates {
-            self.look_for_estates(now, effects);
+        match news {
+            News::Estates => self.look_for_estates(now, effects),
+            News::Silence => self.watch_due(effects),
+            News::Nothing => {}
         }
         self.look_again_at_handed_on(now, effects);
         self.settle(now, effects);

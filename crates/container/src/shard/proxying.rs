@@ -86,8 +86,6 @@ pub(super) struct Sending {
     /// What decides on its next hop, for when its link is gone.
     pub(super) decides: NextHop,
     pub(super) way: Way,
-    /// It goes through our own front door, by another edge each time.
-    pub(super) by_front_door: bool,
     /// How it is begun anew as a datagram when the stream that its size asks for is refused.
     pub(super) datagram: Option<(Way, Start)>,
 }

@@ -181,7 +181,6 @@ impl Shard {
         if start.resumption.is_some() {
             return self.resume_by(server, start, way, now);
         }
-        let by_front_door = self.goes_by_front_door(server, &start);
         let Some(context) = self.contexts.get_mut(&server) else { return false };
         let Some(method) = Method::parse(&context.method) else { return false };
         let client = self.transactions.start(
@@ -199,7 +198,6 @@ impl Shard {
             cancels: None,
             decides: start.decides,
             way,
-            by_front_door,
             datagram: datagram.map(|way| (way, start)),
         };
         self.clients.insert(client, Box::new(sending));
@@ -215,7 +213,6 @@ impl Shard {
 
     /// Goes on with a client transaction that a dead container began, and does what is left to do for it.
     fn resume_by(&mut self, server: ServerId, start: Start, way: Way, now: Instant) -> bool {
-        let by_front_door = self.goes_by_front_door(server, &start);
         let Some(context) = self.contexts.get_mut(&server) else { return false };
         let Start { branch, request, branch_id, decides, resumption } = start;
         let state = match &resumption {
@@ -229,7 +226,7 @@ impl Shard {
         context.is_at(branch, Progress::Started(client));
         let user = Some((server, branch));
         let (cancels, datagram) = (None, None);
-        let sending = Sending { user, cancels, decides, way, by_front_door, datagram };
+        let sending = Sending { user, cancels, decides, way, datagram };
         self.clients.insert(client, Box::new(sending));
         match resumption {
             Some(Resumption::Cancel) => {

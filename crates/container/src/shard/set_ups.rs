@@ -11,15 +11,18 @@
 //! ```
 //!
 //! Whoever loses a call drops it without a word, and hands the messages on that waited. A store that refuses a write
-//! for reasons of its own (a full disk) does not hold up calls that ring: they go on without a record after some
-//! attempts, and the next commit catches up.
+//! for reasons of its own (a full disk, too few copies) is asked again, with pauses that grow, for as long as a lost node
+//! may take to be replaced. It does not hold up calls that ring for longer: they go on without a record then, which is
+//! written again every second until it stands.
+
+mod again;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use state::{Batch, CommitError, Record, StoreError, Version};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info};
 
 use super::jobs::HeldCancel;
 use super::{CommitUse, Held, ReadUse, Shard, ShardEffect, taken};
@@ -29,9 +32,6 @@ use crate::proxy::{BranchDeriver, BranchIndex, ProxyContext, TransportFailure};
 use crate::setup::{Event, SetUp};
 use crate::transactions::ServerId;
 use crate::transactions::deadlines::Armed;
-
-/// A commit that fails or meets another one so often is given up.
-pub(super) const ATTEMPTS_MAX: u32 = 8;
 
 /// A record stays for so long after it was begun, however soon its call is over: a container that stood still meanwhile
 /// and has another copy of the INVITE in hand must meet it.
@@ -64,12 +64,15 @@ pub(super) struct Ledger {
     written_at: Instant,
     /// The index by owner leads to it, or will when what is under way stands.
     is_indexed: bool,
+    /// What has happened to the call is not in the record: it could not be stored.
+    is_behind: bool,
     /// Nobody needs the record any more.
     is_over: bool,
     begun_at: Instant,
     /// When the record goes, once it is over.
     removed_at: Option<Instant>,
     armed: Armed,
+    tried_again: Armed,
 }
 
 /// The commit that is under way.
@@ -79,6 +82,15 @@ struct InFlight {
     /// How many of those that wait it is for.
     steps: usize,
     attempts: u32,
+    begun_at: Instant,
+    /// It has failed, and is tried again then.
+    paused_until: Option<Instant>,
+}
+
+impl InFlight {
+    fn new(value: Option<Bytes>, steps: usize, now: Instant) -> InFlight {
+        InFlight { value, steps, attempts: 0, begun_at: now, paused_until: None }
+    }
 }
 
 /// Something that happened to a call and has not taken effect.
@@ -128,10 +140,12 @@ impl Ledger {
             in_flight: None,
             written_at: now,
             is_indexed: true,
+            is_behind: false,
             is_over: false,
             begun_at: now,
             removed_at: None,
             armed: Armed::default(),
+            tried_again: Armed::default(),
         }
     }
 
@@ -198,7 +212,7 @@ impl Shard {
                     }
                     let value = Some(ledger.record.encode());
                     let steps = ledger.waiting.len();
-                    ledger.in_flight = Some(InFlight { value, steps, attempts: 0 });
+                    ledger.in_flight = Some(InFlight::new(value, steps, now));
                     return self.write(id, now, effects);
                 }
                 Some(_) => {
@@ -220,7 +234,7 @@ impl Shard {
                     if now < at {
                         return self.removals.arm(id, &mut ledger.armed, Some(at));
                     }
-                    ledger.in_flight = Some(InFlight { value: None, steps: 0, attempts: 0 });
+                    ledger.in_flight = Some(InFlight::new(None, 0, now));
                     self.removing += 1;
                     return self.write(id, now, effects);
                 }
@@ -260,6 +274,7 @@ impl Shard {
         match result {
             Ok(versions) => {
                 ledger.version = versions.first().copied().unwrap_or(ledger.version);
+                ledger.is_behind = false;
                 self.stands(id, now, effects);
             }
             // Somebody has taken the call over, or a commit of ours has come about of which we were told otherwise.
@@ -294,7 +309,7 @@ impl Shard {
             Err(error) => return self.write_again(id, &error.into(), now, effects),
         };
         if in_flight.value.as_ref() == Some(&record.value) {
-            ledger.version = record.version;
+            (ledger.version, ledger.is_behind) = (record.version, false);
             self.stands(id, now, effects);
         } else if SetUp::decode(&record.value).is_ok_and(|found| found.owner == own) {
             ledger.version = record.version;
@@ -305,28 +320,6 @@ impl Shard {
         } else {
             self.lose(id, now, effects);
         }
-    }
-
-    fn write_again(
-        &mut self,
-        id: SetUpId,
-        error: &CommitError,
-        now: Instant,
-        effects: &mut Vec<ShardEffect>,
-    ) {
-        let Some(ledger) = self.set_ups.get_mut(&id) else { return };
-        let Some(in_flight) = &mut ledger.in_flight else { return };
-        in_flight.attempts += 1;
-        if in_flight.attempts < ATTEMPTS_MAX {
-            return self.write(id, now, effects);
-        }
-        if in_flight.value.is_none() {
-            warn!(%error, set_up = %id, "the record of a call that is over stays until it expires");
-            return self.forget(id, now, effects);
-        }
-        error!(%error, set_up = %id, "a call goes on without its record: nobody can take it over");
-        ledger.is_indexed = true;
-        self.stands(id, now, effects);
     }
 
     /// What was committed takes effect.

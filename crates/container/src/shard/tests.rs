@@ -24,8 +24,9 @@ mod deaths;
 mod hand_on;
 mod inherited;
 mod reach;
+mod refused_notes;
 mod responses;
-mod ways;
+pub(super) mod ways;
 
 const EDGE_1: &str = "192.0.2.1:5060";
 const EDGE_2: &str = "192.0.2.2:5060";

@@ -1,15 +1,17 @@
 //! Where a request goes: by which link, over what, to which address.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
-use sip::Message;
 use sip::transaction::Reliability;
+use sip::{Message, SipUri};
 use tracing::debug;
-use transport::Transport;
 use transport::link::{Destination, LinkFrame, SendError};
+use transport::{Flow, Transport};
 
 use super::proxying::{NO_LINK, Sending};
 use super::{Shard, ShardEffect};
-use crate::edges::{LinkId, RouteOwner};
+use crate::edges::{LinkId, PORT_DEFAULT, RouteOwner, numeric};
 use crate::next_hop::{self, Hop, HopHost};
 use crate::proxy::{NextHop, TransportFailure};
 use crate::transactions::ClientId;
@@ -20,6 +22,8 @@ pub(super) struct Way {
     pub(super) link: LinkId,
     pub(super) destination: Destination,
     pub(super) reliability: Reliability,
+    /// Through our own front door: what is repeated leaves by another edge each time.
+    pub(super) by_front_door: bool,
 }
 
 /// What a request's next hop came to.
@@ -60,6 +64,7 @@ impl Shard {
                 destination: Destination::Route,
                 // The edge puts the flow's transport into its Path; repetition does no harm on others.
                 reliability: reliability(transport.unwrap_or(Transport::Udp)),
+                by_front_door: false,
             })),
             RouteOwner::Unlinked | RouteOwner::Awaited
                 if transport.unwrap_or(Transport::Udp) == Transport::Udp =>
@@ -68,13 +73,39 @@ impl Shard {
                     link: NO_LINK,
                     destination: Destination::Route,
                     reliability: Reliability::Unreliable,
+                    by_front_door: false,
                 }))
             }
             RouteOwner::Unlinked => Ok(Found::Unlinked),
+            RouteOwner::Departed | RouteOwner::Foreign
+                if decides == NextHop::Route && self.is_of_departed_edge(&request, owner) =>
+            {
+                self.front_door()
+            }
             // A stream dies with its edge.
             RouteOwner::Awaited | RouteOwner::Departed => Err(TransportFailure::FlowGone),
             RouteOwner::Foreign => self.way_to(&hop.map_err(unroutable)?, size, preferred),
         }
+    }
+
+    /// Whether a departed edge wrote the topmost Route into the Record-Route of this dialog. A dialog outlives the edges that
+    /// it was set up through: any other one reads that Route as its own, and knows what is left of the way.
+    ///
+    /// Its token proves by its tag that an edge of ours at that address wrote it, also one that nobody remembers; an edge with
+    /// two addresses writes a value without one beside it. A Path is of no dialog: its flow is gone, and nobody else has it.
+    fn is_of_departed_edge(&self, request: &Message, owner: RouteOwner) -> bool {
+        let (Ok(to), Ok(call_id)) = (request.to(), request.call_id()) else { return false };
+        let is_it = |uri: &SipUri<'_>| {
+            let identity = self.sessions.identity();
+            let flow = uri.user.map(|user| identity.flow_of_dialog(user, call_id));
+            match (owner, flow) {
+                (RouteOwner::Departed, flow) => flow.is_none_or(|flow| flow.is_some()),
+                (RouteOwner::Foreign, Some(Some(flow))) => is_written_at(uri, &flow),
+                (RouteOwner::Foreign, Some(None) | None)
+                | (RouteOwner::Edge(_) | RouteOwner::Unlinked | RouteOwner::Awaited, _) => false,
+            }
+        };
+        to.tag().is_some() && next_hop::with_uri(request, NextHop::Route, is_it).unwrap_or(false)
     }
 
     pub(super) fn way_to(
@@ -84,7 +115,7 @@ impl Shard {
         preferred: LinkId,
     ) -> Result<Found, TransportFailure> {
         let address = match &hop.host {
-            HopHost::Address(ip) => std::net::SocketAddr::new(*ip, hop.port),
+            HopHost::Address(ip) => SocketAddr::new(*ip, hop.port),
             HopHost::Name(name) => return Ok(Found::Name(hop.clone(), name.clone())),
         };
         let way = |transport| {
@@ -93,6 +124,7 @@ impl Shard {
                 link,
                 destination: Destination::Address { transport, address },
                 reliability: reliability(transport),
+                by_front_door: false,
             })
         };
         let asked = way(hop.transport);
@@ -124,7 +156,10 @@ impl Shard {
 
     /// The way of a request for this node itself: through its front door, like any phone's.
     pub(super) fn front_door(&self) -> Result<Found, TransportFailure> {
-        let by = |link, destination, reliability| Way { link, destination, reliability };
+        let by = |link, destination, reliability| {
+            let by_front_door = true;
+            Way { link, destination, reliability, by_front_door }
+        };
         match self.edges.front_door(None) {
             Some((link, transport, address)) => {
                 let destination = Destination::Address { transport, address };
@@ -141,7 +176,7 @@ impl Shard {
     /// edge that hangs takes what it is sent, and nobody knows for a while.
     pub(super) fn next_front_door(&self, sending: &Sending) -> Option<Way> {
         let is_datagram = sending.way.reliability == Reliability::Unreliable;
-        if !sending.by_front_door || !is_datagram {
+        if !sending.way.by_front_door || !is_datagram {
             return None;
         }
         let last = match sending.way.destination {
@@ -161,7 +196,8 @@ impl Shard {
         client: ClientId,
         effects: &mut Vec<ShardEffect>,
     ) -> bool {
-        let Some(sending) = self.clients.get_mut(&client).filter(|sending| sending.by_front_door)
+        let Some(sending) =
+            self.clients.get_mut(&client).filter(|sending| sending.way.by_front_door)
         else {
             return false;
         };
@@ -182,7 +218,7 @@ impl Shard {
     pub(super) fn leave_by_new_doors(&mut self, effects: &mut Vec<ShardEffect>) {
         let stranded = self.clients.iter().filter(|(_, sending)| {
             let (link, is_stream) = (sending.way.link, sending.dies_with(sending.way.link));
-            sending.by_front_door && is_stream && !self.edges.is_up(link)
+            sending.way.by_front_door && is_stream && !self.edges.is_up(link)
         });
         let mut stranded: Vec<ClientId> = stranded.map(|(client, _)| *client).collect();
         stranded.sort_unstable();
@@ -213,6 +249,12 @@ impl Shard {
             Err(TransportFailure::FlowGone) => Err(SendError::FlowGone),
         }
     }
+}
+
+/// Whether a Route names the address that its token was written at; a stranger's host beside a token of ours is a stranger's.
+pub(super) fn is_written_at(uri: &SipUri<'_>, flow: &Flow) -> bool {
+    let port = uri.port.unwrap_or(PORT_DEFAULT);
+    numeric(&uri.host).is_some_and(|ip| flow.may_be_of(SocketAddr::new(ip, port)))
 }
 
 fn reliability(transport: Transport) -> Reliability {

@@ -288,6 +288,7 @@ fn view(
         link_address: Some(*address),
         addresses: Vec::new(),
         weight: 100,
+        is_silent: false,
         http: None,
     });
     let nodes = (0..).zip(members).map(|(number, (node, ..))| NodeEntry {

@@ -11,7 +11,7 @@ use transport::link::{Destination, SendError};
 use super::leave::{CameFrom, Leaving, NextHop, TooLarge};
 use super::{Decision, View};
 use crate::flow_token::dialog_of;
-use crate::route::{self, Named, OwnRoutes};
+use crate::route::{self, Named, OwnRoutes, Spoken};
 use crate::route_set::RouteSet;
 
 pub(super) fn forward(
@@ -50,7 +50,9 @@ fn by_route(
         (Ok(to), Ok(call_id)) => dialog_of(&to, call_id),
         (Err(_), _) | (_, Err(_)) => None,
     };
-    let own = OwnRoutes::read(routes.values(), view.listeners, dialog, &view.keys.flow)
+    // A container leaves what a departed edge wrote to the front door, where all of it is read.
+    let spoken = Spoken::ForItself(view.listeners);
+    let own = OwnRoutes::read(routes.values(), spoken, dialog, &view.keys.flow)
         // Containers do not tamper: the token is older than the keys before the present ones, and with it the
         // registration that it stands in.
         .map_err(|_tampered| SendError::FlowGone)?;

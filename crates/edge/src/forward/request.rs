@@ -41,7 +41,7 @@ pub(super) fn forward(
     {
         routes.restore_from_strict(); // RFC 3261 §16.4
     }
-    let own = OwnRoutes::read(routes.values(), listeners, dialog, keys)
+    let own = OwnRoutes::read(routes.values(), view.spoken_for(), dialog, keys)
         .map_err(|_tampered| Refusal::TamperedToken)?;
     routes.consume(own.count);
     let way = Way { arrival, view, own, routes: &routes };

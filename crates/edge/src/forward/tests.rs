@@ -10,7 +10,9 @@ use topology::{Accepting, HeartbeatSettings, Incarnation, OwnerToken, ProcessNam
 use super::*;
 use crate::flow_token::{FlowToken, TokenKind};
 use crate::listener::Listener;
+use crate::route::OwnRoutes;
 
+mod departed;
 mod dialogs;
 mod hand_on;
 mod links;
@@ -29,7 +31,7 @@ pub(super) struct Rig {
     pub(super) listeners: Listeners,
     pub(super) routing: RoutingTable,
     pub(super) peers: Vec<Peer>,
-    pub(super) other_edges: Vec<SocketAddr>,
+    pub(super) fellows: FellowEdges,
     pub(super) keys: Keys,
     pub(super) nat_traversal: NatTraversal,
 }
@@ -58,7 +60,7 @@ impl Rig {
                 allowed_miss_count: 2,
             }),
             peers: Vec::new(),
-            other_edges: Vec::new(),
+            fellows: FellowEdges::default(),
             keys: Keys::derive(&KeyRing::new([7; 32])),
             nat_traversal: NatTraversal::On,
         };
@@ -108,7 +110,7 @@ impl Rig {
             listeners: &self.listeners,
             routing: &self.routing,
             peers: &self.peers,
-            other_edges: &self.other_edges,
+            fellows: &self.fellows,
             keys: &self.keys,
             nat_traversal: self.nat_traversal,
         }

@@ -83,7 +83,7 @@ impl Worker {
         if peers.iter().any(|peer| peer.transport == flow.transport && peer.address == flow.remote)
         {
             Source::Peer
-        } else if self.other_edges.binary_search(&flow.remote).is_ok() {
+        } else if self.fellows.has(&flow.remote) {
             Source::OtherEdge
         } else {
             Source::Outside

@@ -5,9 +5,7 @@ use std::time::Instant;
 
 use mio::Token;
 use mio::event::Event;
-use topology::{
-    Accepting, Incarnation, ProcessEntry, ProcessName, ProcessState, RoutingChange, TopologyView,
-};
+use topology::{Accepting, Incarnation, ProcessName, ProcessState, RoutingChange, TopologyView};
 use transport::link::{self, LinkFrame};
 use transport::{Flow, Transport};
 
@@ -17,6 +15,7 @@ use super::opening::Opening;
 use super::outstanding::{Origin, Ticket};
 use super::reaching::{Caller, LinkCredentials, Place};
 use super::worker::{LINK_TOKENS, Worker};
+use crate::fellow_edges::FellowEdges;
 use crate::flow_token::{FlowToken, TokenKind};
 use crate::forward::{self, Attempt, Decision, DropReason, HandOn, Hop};
 use crate::keep_alive::NAT_KEEP_ALIVE;
@@ -58,26 +57,12 @@ impl Links {
     }
 }
 
-/// Whether an edge may have its flows still: those of another node go with that, whereas sockets wait for a process.
-fn is_there(edge: &ProcessEntry) -> bool {
-    edge.name.parts().1.is_none() || edge.state != ProcessState::Down
-}
-
 impl Worker {
     /// Takes over a new picture: routes, links, the addresses of the other edges.
     pub(super) fn take_view(&mut self, view: &Arc<TopologyView>, now: Instant) {
         let mut changes = Vec::new();
         self.routing.notification(view, now, &mut changes);
-        self.other_edges = view
-            .edges()
-            .filter(|edge| edge.name != self.shared.settings.name && is_there(edge))
-            .flat_map(|edge| {
-                edge.addresses.iter().map(|address| transport::flow::canonical(address.own))
-            })
-            .filter(|own| !self.shared.listeners.iter().any(|listener| listener.own == *own))
-            .collect();
-        self.other_edges.sort_unstable();
-        self.other_edges.dedup();
+        self.fellows = FellowEdges::of(view, &self.shared.settings.name, &self.shared.listeners);
         let mut named = Vec::new();
         let is_ready = |state| matches!(state, ProcessState::Ready | ProcessState::Draining);
         self.links.ready = Vec::new();

@@ -1,7 +1,6 @@
 //! One worker: its sockets, its picture of the surroundings, its loop.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -28,6 +27,7 @@ use super::peers::{PeerChange, Probes};
 use super::probing::Probing;
 use super::reaching::Caller;
 use super::{EdgeError, EdgeSocket, Shared};
+use crate::fellow_edges::FellowEdges;
 use crate::forward::{Hop, Keys, View};
 
 const LISTENER_TOKENS: usize = 0x2_0000;
@@ -74,7 +74,7 @@ pub(super) struct Worker {
     pub(super) tcp_events: Vec<ConnectionEvent>,
     pub(super) links: Links,
     pub(super) routing: RoutingTable,
-    pub(super) other_edges: Vec<SocketAddr>,
+    pub(super) fellows: FellowEdges,
     probes: Probes,
     pub(super) probing: Probing,
     pub(super) outstanding: Outstanding,
@@ -133,7 +133,7 @@ impl Worker {
             tcp_events: Vec::new(),
             links: Links::new(caller),
             routing,
-            other_edges: Vec::new(),
+            fellows: FellowEdges::default(),
             probes,
             probing: Probing::new(now),
             outstanding: Outstanding::new(),
@@ -414,7 +414,7 @@ impl Worker {
             listeners: &self.shared.listeners,
             routing: &self.routing,
             peers: &self.shared.settings.peers,
-            other_edges: &self.other_edges,
+            fellows: &self.fellows,
             keys: &self.keys,
             nat_traversal: self.shared.settings.nat_traversal,
         }

@@ -72,6 +72,7 @@ pub(crate) fn view(
         link_address: None,
         addresses: Vec::new(),
         weight: 100,
+        is_silent: false,
         http: None,
     };
     let here = here

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use edge::forward::{
     self, Arrival, Attempt, Decision, Keys, NatTraversal, Source, View, from_outside,
 };
-use edge::{Listener, Listeners};
+use edge::{FellowEdges, Listener, Listeners};
 use sip::{Message, ResponseBuilder};
 use topology::{Accepting, HeartbeatSettings, Incarnation, KeyRing, ProcessName, RoutingTable};
 use transport::link::Destination;
@@ -47,7 +47,7 @@ fn forwarding_a_request_in_and_its_response_out_allocates_nothing() {
         listeners: &listeners,
         routing: &routing,
         peers: &[],
-        other_edges: &[],
+        fellows: &FellowEdges::default(),
         keys: &keys,
         nat_traversal: NatTraversal::On,
     };

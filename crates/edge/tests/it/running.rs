@@ -171,6 +171,7 @@ pub(crate) fn view(version: u64, containers: &[(&str, PathBuf)]) -> TopologyView
         link_address: None,
         addresses: Vec::new(),
         weight: 100,
+        is_silent: false,
         http: None,
     };
     TopologyView {

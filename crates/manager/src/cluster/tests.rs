@@ -1,7 +1,7 @@
 //! What a member decides about the others, in virtual time: who is lost, who is admitted, who coordinates.
 
 #![allow(clippy::unwrap_used)]
-use topology::NodeState;
+use topology::{Incarnation, NodeState, ProcessEntry, ProcessName, ProcessState, ProcessType};
 
 use super::*;
 
@@ -52,6 +52,25 @@ fn snapshot(of: u16, version: u64) -> NodeSnapshot {
         last_life: topology::Incarnation::NONE,
         processes: Vec::new(),
     }
+}
+
+/// It has a container that serves.
+fn with_container(of: u16) -> NodeSnapshot {
+    let container = ProcessEntry {
+        name: ProcessName::new("container1"),
+        process_type: ProcessType::Container,
+        incarnation: Incarnation::of_node(number(of), 1),
+        state: ProcessState::Ready,
+        pid: Some(100),
+        restarts: 0,
+        link: None,
+        link_address: Some(address(of)),
+        addresses: Vec::new(),
+        weight: 100,
+        http: None,
+        is_silent: false,
+    };
+    NodeSnapshot { processes: vec![container], ..snapshot(of, 7) }
 }
 
 fn states(cluster: &mut Cluster) -> Vec<NodeState> {
@@ -290,4 +309,52 @@ fn gossip_tells_what_connections_have_not_told_and_where_members_are() {
     let dialled: Vec<SocketAddr> = cluster.to_dial().map(|member| member.address).collect();
     assert_eq!(dialled, [address(0), moved.address]);
     assert_eq!(cluster.view(&snapshot(2, 1)).nodes.len(), 3, "the list says who is a member");
+}
+
+#[test]
+fn the_next_manager_begins_with_what_the_one_before_knew_and_finds_out_who_is_lost_meanwhile() {
+    let start = Instant::now();
+    let mut before = member(0, 3, start);
+    for of in [1, 2] {
+        let name = format!("node{of}");
+        let session = before.greeted(greeting(of, list(3)), &name, false, start).unwrap();
+        assert!(before.told(number(of), session, with_container(of)));
+    }
+    let later = start + SILENCE / 2;
+    before.greeted(greeting(2, list(3)), "node2", false, later).unwrap();
+    assert!(!before.tick(later));
+    assert!(before.tick(start + SILENCE) && before.lost() == BTreeSet::from([number(1)]));
+
+    let now = start + 10 * SILENCE;
+    let mut next = member(0, 3, now);
+    next.recall(before.known(), now);
+    let own = snapshot(0, 1);
+    let shown = |cluster: &mut Cluster| {
+        let view = cluster.view(&own).clone();
+        let states = view.processes.iter().map(|process| (process.name.to_string(), process.state));
+        states.collect::<Vec<_>>()
+    };
+    let one_is_down = ("container1@node1".to_owned(), ProcessState::Down);
+    let two_is = |state| ("container1@node2".to_owned(), state);
+    assert_eq!(shown(&mut next), [one_is_down.clone(), two_is(ProcessState::Ready)]);
+    // Nobody says anything.
+    next.tick(now + SILENCE / 2);
+    assert!(next.tick(now + SILENCE));
+    assert_eq!(shown(&mut next), [one_is_down, two_is(ProcessState::Down)]);
+    // What it says itself counts, also if its own manager is another one that has told less.
+    let session = next.greeted(greeting(1, list(3)), "node1", false, now + SILENCE).unwrap();
+    assert!(next.told(number(1), session, snapshot(1, 1)));
+    assert!(next.heard(number(1), session, now + SILENCE));
+    assert_eq!(shown(&mut next), [two_is(ProcessState::Down)]);
+}
+
+#[test]
+fn of_who_is_no_member_any_more_nothing_is_recalled() {
+    let start = Instant::now();
+    let mut cluster = member(0, 2, start);
+    let strange = NodeSnapshot { node: "another".to_owned(), ..with_container(1) };
+    for snapshot in [strange, with_container(2)] {
+        cluster.recall(vec![KnownMember { snapshot, is_lost: false }], start);
+    }
+    assert!(cluster.view(&snapshot(0, 1)).processes.is_empty());
 }

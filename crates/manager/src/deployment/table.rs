@@ -6,6 +6,8 @@ use config::manifest::Version;
 use serde::{Deserialize, Serialize};
 use topology::protocol::{APPLICATIONS_MAX, VERSIONS_MAX};
 
+use crate::repository::applications::Local;
+
 /// The deployed applications by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeployedTable {
@@ -81,6 +83,16 @@ pub struct Removed {
 }
 
 impl DeployedTable {
+    /// Every application, as others may know it.
+    pub fn overview(&self) -> BTreeMap<String, Local> {
+        let local = |deployed: &Deployed| Local {
+            versions: deployed.versions.iter().map(ToString::to_string).collect(),
+            current: deployed.current.as_ref().map(ToString::to_string),
+            is_coming_in: deployed.rolling_to.is_some(),
+        };
+        self.applications.iter().map(|(name, deployed)| (name.clone(), local(deployed))).collect()
+    }
+
     /// A version that the table does not know comes in.
     pub(super) fn begin(&mut self, name: &str, version: Version) -> Result<(), TableRefusal> {
         self.nothing_comes_in(name)?;

@@ -298,7 +298,10 @@ fn an_upgrade_switches_one_container_after_the_other_and_keeps_the_old_version()
         RolloutProgress::Switched { container, number, of, watch_ms } => {
             Some((container, number, of, watch_ms))
         }
-        RolloutProgress::Loaded { .. } | RolloutProgress::Healthy { .. } => None,
+        RolloutProgress::Loaded { .. }
+        | RolloutProgress::Node { .. }
+        | RolloutProgress::NodeAway { .. }
+        | RolloutProgress::Healthy { .. } => None,
     });
     let expected: Vec<_> = (1..=3).map(|n| (container(n), usize::from(n), 3, 2_000)).collect();
     assert_eq!(switched.collect::<Vec<_>>(), expected);

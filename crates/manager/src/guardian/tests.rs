@@ -7,12 +7,14 @@ struct World {
     now: Instant,
     /// What a look finds.
     found: Found,
+    /// Of each interval the manager waits so long for a processor.
+    starved: Duration,
 }
 
 impl World {
     fn begins(found: Found) -> (World, Vec<Effect>) {
         let now = Instant::now();
-        let mut world = World { guardian: Guardian::new(now), now, found };
+        let mut world = World { guardian: Guardian::new(now), now, found, starved: Duration::ZERO };
         let mut effects = Vec::new();
         world.tick(&mut effects);
         world.found = Found::Nobody;
@@ -52,7 +54,7 @@ impl World {
 
     /// Looks at the clock, and for whom the guardian wants to know of.
     fn tick(&mut self, effects: &mut Vec<Effect>) {
-        self.guardian.tick(self.now, effects);
+        self.guardian.tick(self.now, self.starved, effects);
         if effects.last() == Some(&Effect::Look) {
             effects.pop();
             effects.append(&mut self.handle(Event::Looked { found: self.found.clone() }));
@@ -61,6 +63,27 @@ impl World {
 }
 
 const KILLED: Effect = Effect::Kill { reason: "it hangs" };
+
+#[test]
+fn a_manager_that_waits_for_a_processor_is_not_taken_for_hung_by_that() {
+    let mut world = World::serving();
+    world.starved = BEAT_INTERVAL * 3 / 4;
+    assert_eq!(world.pass(SILENCE_MAX * 4), [], "it had a quarter of the time");
+    assert_eq!(world.pass(SILENCE_MAX), [KILLED]);
+    // What it waited before a beat does not count any more.
+    let mut world = World::serving();
+    world.starved = BEAT_INTERVAL;
+    assert_eq!(world.pass(STARVATION_MAX), []);
+    assert_eq!(world.handle(Event::Beat), []);
+    world.starved = Duration::ZERO;
+    assert_eq!(world.pass(SILENCE_MAX), []);
+    assert_eq!(world.pass(BEAT_INTERVAL), [KILLED]);
+    // Several threads may wait at a time, and patience has an end.
+    let mut world = World::serving();
+    world.starved = BEAT_INTERVAL * 5;
+    assert_eq!(world.pass(STARVATION_MAX + SILENCE_MAX), []);
+    assert_eq!(world.pass(BEAT_INTERVAL), [KILLED]);
+}
 
 #[test]
 fn a_manager_that_dies_is_followed_by_another_at_once() {
@@ -98,7 +121,7 @@ fn a_guardian_that_slept_itself_blames_nobody() {
     let mut world = World::serving();
     world.now += Duration::from_secs(3600);
     let mut effects = Vec::new();
-    world.guardian.tick(world.now, &mut effects);
+    world.guardian.tick(world.now, Duration::ZERO, &mut effects);
     assert_eq!(effects, []);
     assert_eq!(world.pass(SILENCE_MAX), []);
     assert_eq!(world.pass(BEAT_INTERVAL), [KILLED], "but now it is silent");

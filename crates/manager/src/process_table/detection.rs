@@ -5,6 +5,10 @@
 //! started again. What a process is told of late proves nothing: when the manager itself was kept from looking
 //! (stopped, starved, the machine asleep), all clocks start anew.
 //!
+//! Sooner, after [`HeartbeatSettings::quiet_max`], a container is shown as silent: whatever is due by the clock in its
+//! sessions is done by others from then on. Never so that more than half of the containers are: then the machine is busy, and
+//! whoever helps is late as well.
+//!
 //! A holder of the store's write lock is killed much sooner, since all others wait for it. A container whose heart
 //! beats but whose SIP does not is reported by the edges that probe it; it is killed when that lasts, but never so
 //! that more than half of the containers are not ready: then the fault is most likely elsewhere.
@@ -48,6 +52,11 @@ impl Rounds {
         self.next = None;
     }
 
+    /// Whether there was a look at that time or later.
+    fn has_looked_at(&self, at: Instant) -> bool {
+        self.next.is_some_and(|next| next >= at + self.interval)
+    }
+
     /// The table looks; how late it is, if that is more than an interval.
     fn look(&mut self, now: Instant) -> Option<Duration> {
         let expected = self.next.replace(now + self.interval);
@@ -71,6 +80,7 @@ impl ProcessTable {
         process.left = left;
         if process.heard.is_some() {
             process.heard = Some(now);
+            process.is_silent = false;
         }
         if process.state == ProcessState::Draining {
             process.tell_progress(now, effects);
@@ -100,8 +110,23 @@ impl ProcessTable {
                 process.hangs(KillReason::Silent { silence }, effects);
             }
         }
+        self.mark_silent(now);
         for at in 0..self.processes.len() {
             self.judge_accusations(at, now, effects);
+        }
+    }
+
+    /// Shows which containers are late with their signs of life.
+    fn mark_silent(&mut self, now: Instant) {
+        let quiet_max = self.limits.heartbeat.quiet_max();
+        let is_silent = |process: &Process| {
+            let heard = process.heard.filter(|_| process.is_container());
+            heard.is_some_and(|heard| now.saturating_duration_since(heard) >= quiet_max)
+        };
+        let containers = self.processes.iter().filter(|process| process.is_container()).count();
+        let silent = self.processes.iter().filter(|process| is_silent(process)).count();
+        for process in &mut self.processes {
+            process.is_silent = silent * 2 <= containers && is_silent(process);
         }
     }
 
@@ -120,9 +145,15 @@ impl ProcessTable {
     /// When the patience with the first of those who are watched ends.
     fn first_watched(&self) -> Option<Instant> {
         let silence_max = self.limits.heartbeat.silence_max();
+        let quiet_max = self.limits.heartbeat.quiet_max();
         let watched = self.processes.iter().filter_map(|process| {
             let accused = process.accusations.iter().map(|accusation| accusation.due);
-            accused.chain(process.heard.map(|heard| heard + silence_max)).min()
+            let hangs = process.heard.map(|heard| heard + silence_max);
+            let quiet = process.heard.filter(|_| process.is_container());
+            // That it is late was found at the last look, or was not worth showing.
+            let quiet =
+                quiet.map(|heard| heard + quiet_max).filter(|at| !self.rounds.has_looked_at(*at));
+            accused.chain(hangs).chain(quiet).min()
         });
         watched.min()
     }
@@ -247,6 +278,7 @@ impl Process {
     fn clocks_start_anew(&mut self, late: Duration, silence_max: Duration, now: Instant) {
         if self.heard.is_some() {
             self.heard = Some(now);
+            self.is_silent = false;
         }
         for accusation in &mut self.accusations {
             accusation.due = now + silence_max;

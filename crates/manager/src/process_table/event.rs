@@ -58,6 +58,8 @@ pub enum Event {
     /// The servers that the node shall run: whoever is new among them is started, whoever is not among them any more is
     /// stopped and forgotten.
     Servers(Vec<ProcessSpec>),
+    /// The node's stores are to be emptied, for it is about to leave its cluster; or no longer.
+    StoresLeave(bool),
     /// What had to be done before the next life of a server is done.
     Prepared {
         /// Which.

@@ -60,6 +60,8 @@ pub(super) struct Process {
     pub(super) due: Option<Instant>,
     /// The last sign of life; `None` while none is expected.
     pub(super) heard: Option<Instant>,
+    /// It was heard of, but not lately.
+    pub(super) is_silent: bool,
     /// What it has to finish, as it said last.
     pub(super) left: u64,
     /// Who waits for the lock that it holds: the last report of each. Bounded by the number of processes.
@@ -103,6 +105,7 @@ impl Process {
             is_dismissed: false,
             due: None,
             heard: None,
+            is_silent: false,
             left: 0,
             lock_reports: Vec::new(),
             accusations: Vec::new(),
@@ -123,6 +126,7 @@ impl Process {
             addresses: self.spec.addresses.clone(),
             http: self.http,
             weight: self.spec.weight,
+            is_silent: self.is_silent,
         }
     }
 
@@ -252,6 +256,7 @@ impl Process {
     /// No sign of life is awaited, and what was said against it is forgotten.
     fn trust(&mut self) {
         self.heard = None;
+        self.is_silent = false;
         self.lock_reports.clear();
         self.accusations.clear();
     }

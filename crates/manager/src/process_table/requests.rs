@@ -48,9 +48,14 @@ impl ProcessTable {
             | Request::AppRetire { .. }
             | Request::AppHold { .. }
             | Request::AppRelease { .. }
+            | Request::AppTake { .. }
+            | Request::AppFollow { .. }
+            | Request::NodeApplications
+            | Request::ClusterApplications
             | Request::ClusterOpen
             | Request::RepositoryHasAccounts
             | Request::RepositoryLeave
+            | Request::StoresLeave
             | Request::ClusterDiscover
             | Request::ClusterJoin { .. }
             | Request::ClusterRemove { .. } => {

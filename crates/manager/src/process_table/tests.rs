@@ -136,8 +136,11 @@ impl Node {
                     Answer::Refused { reason } => format!("{} refused: {reason}", ticket.0),
                     Answer::Keys(_)
                     | Answer::Applications(_)
+                    | Answer::NodeApplications(_)
+                    | Answer::ClusterApplications(_)
                     | Answer::Rollout(_)
                     | Answer::Admitted(_)
+                    | Answer::StoresHold(_)
                     | Answer::RolledBack { .. } => {
                         unreachable!("the table knows processes only")
                     }

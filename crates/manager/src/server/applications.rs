@@ -149,9 +149,14 @@ pub(super) fn request(request: &Request) -> Option<deployment::Request> {
         | Request::Keys
         | Request::RotateKeys
         | Request::Applications
+        | Request::AppTake { .. }
+        | Request::AppFollow { .. }
+        | Request::NodeApplications
+        | Request::ClusterApplications
         | Request::ClusterOpen
         | Request::RepositoryHasAccounts
         | Request::RepositoryLeave
+        | Request::StoresLeave
         | Request::ClusterDiscover
         | Request::ClusterJoin { .. }
         | Request::ClusterRemove { .. } => return None,

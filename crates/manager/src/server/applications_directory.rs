@@ -8,6 +8,7 @@
 //!
 //! Whoever may write here may run code in the containers, so it is its owner's alone.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -22,6 +23,7 @@ use super::UpError;
 use crate::deployment::{
     DeployedTable, Deployment, Examined, HttpHealth, Moved, Place, Removed, Work, Worked,
 };
+use crate::repository::applications::Local;
 
 /// The component of a version, in its directory.
 pub const COMPONENT: &str = "component.wasm";
@@ -85,8 +87,15 @@ impl ApplicationsDirectory {
         self.path.join("deployed.json")
     }
 
-    /// The table as the last manager left it, with what that left unfinished taken back.
-    pub(super) fn open(&self) -> Result<DeployedTable, UpError> {
+    /// What there is, by names.
+    ///
+    /// # Errors
+    /// A table that is none.
+    pub(super) fn overview(&self) -> Result<BTreeMap<String, Local>, UpError> {
+        Ok(self.read()?.overview())
+    }
+
+    fn read(&self) -> Result<DeployedTable, UpError> {
         let path = self.table();
         let damaged = |reason: String| UpError::Deployed { path: path.clone(), reason };
         let mut bytes = Vec::new();
@@ -104,7 +113,13 @@ impl ApplicationsDirectory {
             let level = written.format_level;
             return Err(damaged(format!("format level {level} is another release's")));
         }
-        let mut table = written.table;
+        Ok(written.table)
+    }
+
+    /// The table as the last manager left it, with what that left unfinished taken back.
+    pub(super) fn open(&self) -> Result<DeployedTable, UpError> {
+        let path = self.table();
+        let mut table = self.read()?;
         let before = table.clone();
         Deployment::recover(&mut table);
         if table != before {

@@ -26,7 +26,7 @@ use super::peers::connection::{PeerInput, Refusal};
 use super::peers::protocol::ToPeer;
 use super::peers::{Port, Said, accept, dial, unix_time};
 use crate::cluster::clock::Verdict;
-use crate::cluster::{Cluster, Session};
+use crate::cluster::{Cluster, KnownMember, Session};
 use crate::process_table::Event;
 
 mod witnesses;
@@ -83,11 +83,13 @@ struct Pending {
 }
 
 impl ClusterNode {
-    /// The member whose files lie in that node's directory; `None` for a single node.
+    /// The member whose files lie in that node's directory, which begins with what is `known` of the others; `None` for a
+    /// single node.
     pub(super) fn open(
         directory: &Path,
         settings: Option<&config::ClusterSettings>,
         heartbeat: HeartbeatSettings,
+        known: Vec<KnownMember>,
         keys: watch::Receiver<Arc<Vec<u8>>>,
         inputs: mpsc::Sender<Input>,
     ) -> Result<Option<ClusterNode>, CredentialError> {
@@ -121,7 +123,9 @@ impl ClusterNode {
         let (snapshot, snapshots) = watch::channel(Arc::default());
         let (membership, memberships) = watch::channel(Arc::default());
         let said = Said { greeting: greetings, snapshot: snapshots, membership: memberships, keys };
-        let cluster = Cluster::new(file, address, heartbeat, Instant::now());
+        let now = Instant::now();
+        let mut cluster = Cluster::new(file, address, heartbeat, now);
+        cluster.recall(known, now);
         let id = cluster.file().cluster.clone();
         let port = Port::new(inputs, id, secret, credentials, heartbeat, said)?;
         let port = Arc::new(port);
@@ -140,11 +144,16 @@ impl ClusterNode {
             snapshot,
             membership,
             written,
-            certificate_looked: Instant::now(),
+            certificate_looked: now,
         };
         node.follow_list();
         node.look_at_certificate();
         Ok(Some(node))
+    }
+
+    /// What another manager of this node would have to know of the others.
+    pub(super) fn known(&self) -> Vec<KnownMember> {
+        self.cluster.known()
     }
 
     pub(super) fn number(&self) -> NodeNumber {
@@ -167,6 +176,11 @@ impl ClusterNode {
     /// Whether this node decides for the cluster's stores.
     pub(super) fn leads(&self) -> bool {
         self.cluster.coordinates() && self.cluster.hears_most()
+    }
+
+    /// Whether this node hears so many members that these decide for all.
+    pub(super) fn hears_most(&self) -> bool {
+        self.cluster.hears_most()
     }
 
     pub(super) fn coordinator(&self) -> NodeNumber {

@@ -23,8 +23,10 @@ use tracing::{debug, error, info, warn};
 use super::child::spawn_detached;
 use super::directory::NodeDirectory;
 use super::identity::LivingProcess;
+use super::last_sight::last_sight;
 use super::lines::{LineError, Lines, open_socket};
 use super::manager_lock::{Holder, ManagerLock};
+use super::starvation::Starvation;
 use super::{Signals, UpError, process_names, raise_descriptor_limit};
 use crate::guardian::protocol::{
     EdgeSockets, FromGuardian, GuardianWelcome, ManagerHello, Running, Serving, ToGuardian,
@@ -78,6 +80,7 @@ pub async fn guard(options: GuardOptions) -> Result<(), UpError> {
     let node = Node {
         guardian: Guardian::new(Instant::now()),
         manager: None,
+        starvation: Starvation::default(),
         connection: None,
         gone: None,
         reaped: None,
@@ -123,6 +126,7 @@ struct Connection {
 struct Node {
     guardian: Guardian,
     manager: Option<Arc<LivingProcess>>,
+    starvation: Starvation,
     connection: Option<Connection>,
     /// When the manager ended, while its last words are read.
     gone: Option<Instant>,
@@ -328,7 +332,9 @@ impl Node {
             }
         }
         let mut effects = Vec::new();
-        self.guardian.tick(Instant::now(), &mut effects);
+        let manager = self.manager.as_ref().map(|manager| manager.identity().pid);
+        let starved = manager.map_or(Duration::ZERO, |pid| self.starvation.since_last(pid));
+        self.guardian.tick(Instant::now(), starved, &mut effects);
         self.carry_out(effects).or_else(|| self.conclude_gone())
     }
 
@@ -347,7 +353,7 @@ impl Node {
                 Effect::Kill { reason } => {
                     if let Some(manager) = &self.manager {
                         let pid = manager.identity().pid;
-                        warn!(pid, reason, "killing the manager");
+                        warn!(pid, reason, seen = last_sight(pid), "killing the manager");
                         if let Err(error) = manager.kill() {
                             error!(pid, %error, "cannot be killed");
                         }

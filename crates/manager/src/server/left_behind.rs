@@ -62,5 +62,6 @@ fn entry(process: &RecordedProcess, edges: &[EdgeListeners]) -> ProcessEntry {
         addresses: edge.map(EdgeListeners::addresses).unwrap_or_default(),
         http: life.http,
         weight: WEIGHT_DEFAULT,
+        is_silent: false,
     }
 }

@@ -15,20 +15,21 @@ use topology::protocol::{
     Answer, ClockStatus, Command, FromManager, GuardianStatus, Hello, ManagerStatus, PassedSocket,
     Welcome, encode_line,
 };
-use topology::view::{Incarnation, ProcessName, ProcessType, TopologyView, WEIGHT_DEFAULT};
+use topology::view::{ProcessName, ProcessType, TopologyView, WEIGHT_DEFAULT};
 use tracing::{error, info, warn};
 
 use super::applications::{Answers, Applications};
-use super::child::{RunningChild, spawn_detached};
+use super::child::{Gate, RunningChild};
 use super::cluster_node::ClusterNode;
 use super::connection::Admitted;
 use super::directory::NodeDirectory;
 use super::guardian_link::{GuardianLink, Kept};
 use super::keys::Keys;
+use super::last_sight::last_sight;
 use super::listeners::EdgeListeners;
 use super::predecessor::Predecessor;
 use super::record::{Clock, Record, RecordFile, RecordedProcess};
-use super::repository::RepositoryNode;
+use super::repository::{Prepare, RepositoryNode};
 use super::servers::Servers;
 use super::stores::keeper::Keeper;
 use super::{ChildStart, INPUTS_MAX, Input, Signals, UpError};
@@ -39,7 +40,9 @@ use crate::process_table::{Effect, Event, Limits, ProcessSpec, ProcessTable, Rec
 mod clock;
 mod cluster;
 mod servers;
+mod shared_applications;
 mod shared_state;
+mod spawning;
 
 use cluster::Asker;
 use shared_state::SharedState;
@@ -60,6 +63,7 @@ pub(super) enum First {
 pub(super) struct Parts {
     pub(super) config: NodeConfig,
     pub(super) child: Box<dyn Fn(&ChildStart) -> Program>,
+    pub(super) prepare: Prepare,
     pub(super) directory: NodeDirectory,
     pub(super) edges: Vec<EdgeListeners>,
     pub(super) keys: Keys,
@@ -96,6 +100,7 @@ pub(super) struct Manager {
     shared_state: Option<SharedState>,
     directory: NodeDirectory,
     child: Box<dyn Fn(&ChildStart) -> Program>,
+    prepare: Prepare,
     keys: Keys,
     applications: Applications,
     /// The last step of the machine's clock.
@@ -104,6 +109,8 @@ pub(super) struct Manager {
     edge_order: Vec<ProcessName>,
     /// The present life of each process that has one.
     children: HashMap<ProcessName, RunningChild>,
+    /// What was started since the record was written.
+    held: Vec<Gate>,
     /// To the connection of each child that was welcomed.
     commands: HashMap<ProcessName, mpsc::Sender<Command>>,
     /// The view as the line that every child is sent.
@@ -134,6 +141,7 @@ impl Manager {
             floor,
         );
         let record_clock = Clock::new();
+        let known = predecessor.known_members();
         let (lives, mut survivors) = predecessor.lives(&record_clock);
         let mut children = HashMap::new();
         for life in &lives {
@@ -157,12 +165,14 @@ impl Manager {
             shared_state: None,
             directory,
             child: parts.child,
+            prepare: parts.prepare,
             keys: parts.keys,
             applications: parts.applications,
             clock: None,
             edge_order: edges.iter().map(|edge| edge.name.clone()).collect(),
             edges: edges.into_iter().map(|edge| (edge.name.clone(), edge)).collect(),
             children,
+            held: Vec::new(),
             commands: HashMap::new(),
             replies: HashMap::new(),
             ticket_last: 0,
@@ -175,7 +185,7 @@ impl Manager {
             record,
             record_clock,
         };
-        manager.open_cluster()?;
+        manager.open_cluster(known)?;
         if let Some(cluster) = &manager.cluster {
             manager.table = manager.table.of_member(cluster.number());
         }
@@ -292,6 +302,7 @@ impl Manager {
             }
             Input::SparesWanted(spares) => self.spares_wanted(spares),
             Input::ServerPrepared { name, outcome } => self.server_prepared(name, outcome),
+            Input::Shared { node, request, reply } => self.share(node, request, reply),
             Input::Repository(input) => self.hear_of_repository(input),
             Input::Guardian(pid) => {
                 self.guardian = pid;
@@ -471,7 +482,7 @@ impl Manager {
                 Effect::Spawn { name, incarnation } => outcomes.push(self.spawn(name, incarnation)),
                 Effect::Tell { name, command } => self.tell(&name, command),
                 Effect::Kill { name, pid, reason } => {
-                    warn!(%name, pid, %reason, "killing");
+                    warn!(%name, pid, %reason, seen = last_sight(pid), "killing");
                     if let Some(child) = self.children.get(&name)
                         && let Err(error) = child.kill()
                     {
@@ -503,9 +514,11 @@ impl Manager {
             numbers_used: self.numbers_used(),
             edges: self.described_listeners(),
             processes: self.table.record().into_iter().map(process).collect(),
+            members: self.known_members(),
             ..Record::default()
         };
         self.record.write(record);
+        self.held.drain(..).for_each(Gate::open);
     }
 
     fn answer_all(&mut self, answers: Answers) -> Step {
@@ -536,49 +549,6 @@ impl Manager {
             // Whoever asked may have gone.
             let _ = reply.try_send(answer);
         }
-    }
-
-    fn spawn(&mut self, name: ProcessName, incarnation: Incarnation) -> Event {
-        match self.try_spawn(&name, incarnation) {
-            Ok(pid) => {
-                info!(%name, pid, %incarnation, "started");
-                Event::Spawned { name, pid }
-            }
-            Err(error) => {
-                error!(%name, %error, "cannot be started");
-                let reason = format!("{name} cannot be started, and will be tried again: {error}");
-                Event::NotSpawned { name, incarnation, reason }
-            }
-        }
-    }
-
-    fn try_spawn(&mut self, name: &ProcessName, incarnation: Incarnation) -> Result<u32, UpError> {
-        let view = self.table.view();
-        let process_type = match view.process(name) {
-            Some(process) => process.process_type,
-            None => unreachable!("the table starts its own processes only"),
-        };
-        if let Some(edge) = self.edges.get_mut(name)
-            && edge.reopen()?
-        {
-            self.hand_over_listeners();
-        }
-        let failed = |source| UpError::Spawn { name: name.clone(), source };
-        let program = match self.servers.program(name) {
-            Some(program) => program.map_err(failed)?,
-            None => {
-                let socket = self.directory.socket();
-                (self.child)(&ChildStart { name: name.clone(), process_type, socket })
-            }
-        };
-        let log = self.directory.log(name.as_str());
-        let living = spawn_detached(program, &log).map_err(failed)?;
-        let pid = living.identity().pid;
-        let inputs = self.inputs.clone();
-        let child = RunningChild::watch(living, name.clone(), incarnation, inputs);
-        self.children.insert(name.clone(), child);
-        self.servers.ask(name, incarnation);
-        Ok(pid)
     }
 
     fn tell(&self, name: &ProcessName, command: Command) {

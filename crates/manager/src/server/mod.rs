@@ -16,6 +16,7 @@ use config::NodeConfig;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
+use topology::NodeNumber;
 use topology::keys::file::KeyFileError;
 use topology::protocol::{Answer, ApplicationsReport, ClockStatus, Hello, Request, StoresReport};
 use topology::view::{Incarnation, ProcessName, ProcessType};
@@ -38,6 +39,7 @@ mod guardian_link;
 mod http_health;
 mod identity;
 mod keys;
+mod last_sight;
 mod left_behind;
 mod lines;
 mod listeners;
@@ -51,6 +53,7 @@ mod predecessor;
 mod record;
 mod repository;
 mod servers;
+mod starvation;
 mod stores;
 mod up_error;
 
@@ -71,7 +74,7 @@ pub use peers::admission::{JoinError, Joined, join};
 use peers::connection::PeerInput;
 use predecessor::Predecessor;
 use repository::RepositoryInput;
-pub use repository::etcd;
+pub use repository::{Prepare, etcd};
 pub use stores::{are_installed as stores_are_installed, options as store_options};
 pub use up_error::UpError;
 
@@ -88,6 +91,9 @@ const BIND_AGAIN_AFTER: Duration = Duration::from_millis(20);
 pub struct Options {
     /// The command line of a child. Its standard streams and process group are the manager's affair.
     pub child: Box<dyn Fn(&ChildStart) -> Program>,
+    /// The command line of a process that makes the compiled code of a version of an application beside its component, in that
+    /// directory.
+    pub prepare: Prepare,
     /// With the node's directory, before any process starts and while none is left of an earlier manager; an error
     /// is the end.
     pub before_start: Hook,
@@ -160,6 +166,13 @@ enum Input {
         name: ProcessName,
         outcome: Result<(), String>,
     },
+    /// What was asked of the cluster's applications, or follows from what others have.
+    Shared {
+        /// For that node; none: for this one alone.
+        node: Option<NodeNumber>,
+        request: Request,
+        reply: mpsc::Sender<Answer>,
+    },
     /// About the cluster's repository.
     Repository(RepositoryInput),
     /// The guardian's process id, while there is one.
@@ -213,6 +226,7 @@ pub async fn run(guarded: Guarded, options: Options) -> Result<(), UpError> {
         guardian: Some(welcome.guardian),
         is_stopping: welcome.stopping,
         child: options.child,
+        prepare: options.prepare,
         link: Arc::clone(&link),
         inputs,
         received,
@@ -242,6 +256,7 @@ struct Node {
     guardian: Option<u32>,
     is_stopping: bool,
     child: Box<dyn Fn(&ChildStart) -> Program>,
+    prepare: Prepare,
     link: Arc<GuardianLink>,
     inputs: mpsc::Sender<Input>,
     received: mpsc::Receiver<Input>,
@@ -274,6 +289,7 @@ impl Node {
         let parts = Parts {
             config,
             child: self.child,
+            prepare: self.prepare,
             directory: self.directory,
             edges,
             keys,
@@ -385,7 +401,7 @@ fn refuse(input: Input) {
             // Whoever has gone needs no answer.
             let _ = reply.send(Err(reason));
         }
-        Input::Request { reply, .. } => {
+        Input::Request { reply, .. } | Input::Shared { reply, .. } => {
             let reason = "the node is starting; try again in a moment".to_owned();
             let _ = reply.try_send(Answer::Refused { reason });
         }

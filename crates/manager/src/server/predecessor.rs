@@ -9,6 +9,7 @@ use tracing::info;
 use super::directory::NodeDirectory;
 use super::identity::LivingProcess;
 use super::record::{Clock, Record};
+use crate::cluster::KnownMember;
 use crate::guardian::protocol::EdgeSockets;
 use crate::process_table::Recorded;
 
@@ -46,6 +47,12 @@ impl Predecessor {
     /// What the edges listened on.
     pub(crate) fn edges(&self) -> &[EdgeSockets] {
         self.record.as_ref().map_or(&[], |record| &record.edges)
+    }
+
+    /// What the survivors were shown of the other members, if there are any.
+    pub(crate) fn known_members(&self) -> Vec<KnownMember> {
+        let record = self.record.as_ref().filter(|_| self.has_survivors());
+        record.map(|record| record.members.clone()).unwrap_or_default()
     }
 
     /// No incarnation or version that it gave is greater.

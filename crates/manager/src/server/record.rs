@@ -15,6 +15,7 @@ use topology::view::ProcessName;
 use tracing::{error, info, warn};
 
 use super::identity::{Identity, LivingProcess, boot_id};
+use crate::cluster::KnownMember;
 use crate::guardian::protocol::EdgeSockets;
 use crate::process_table::Recorded;
 
@@ -38,6 +39,9 @@ pub(crate) struct Record {
     /// What the edges listen on. Their sockets are with them, and with the guardian.
     pub(crate) edges: Vec<EdgeSockets>,
     pub(crate) processes: Vec<RecordedProcess>,
+    /// The other members of its cluster.
+    #[serde(default)]
+    pub(crate) members: Vec<KnownMember>,
 }
 
 /// One process.

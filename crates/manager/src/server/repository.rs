@@ -16,21 +16,31 @@ use tokio::task::JoinHandle;
 use topology::credentials::{
     ALPN_PEER, ClusterDirectory, CredentialError, NodeCredentials, server_name,
 };
-use topology::protocol::Answer;
+use topology::protocol::{Answer, Request};
 use topology::view::ProcessType;
 use topology::{MemberFile, NodeEntry, NodeNumber, RepositoryList, RepositoryMember, TopologyView};
 
 use super::Input;
+use super::applications_directory::ApplicationsDirectory;
 use super::servers::Server;
 use crate::repository::member_name;
 use keeper::Keeper;
 use server::RepositoryServer;
+pub(crate) use sharing::Asked;
+pub use sharing::Prepare;
 
 mod keeper;
 mod server;
+mod sharing;
 
 /// How long one member has for one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long it has where files are carried.
+const FILE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Operators that wait for their turn; more are told to try again.
+const ASKED_MAX: usize = 16;
 
 /// What the keeper tells the manager's loop.
 #[derive(Debug)]
@@ -66,6 +76,10 @@ pub(crate) struct RepositoryNode {
     keeping: JoinHandle<()>,
     /// Those who wait until this node has no member any more.
     leaving: mpsc::Sender<mpsc::Sender<Answer>>,
+    /// What is asked of the cluster's applications.
+    asking: mpsc::Sender<Asked>,
+    /// What this node cannot have of them, and why.
+    behind: watch::Receiver<Vec<(String, String)>>,
 }
 
 /// What a node's member is made of, whichever it is.
@@ -89,6 +103,7 @@ impl RepositoryNode {
     pub(crate) fn open(
         directory: &Path,
         settings: &ClusterSettings,
+        prepare: &Prepare,
         inputs: mpsc::Sender<Input>,
     ) -> Result<Option<RepositoryNode>, CredentialError> {
         let files = ClusterDirectory::of_node(directory);
@@ -116,9 +131,32 @@ impl RepositoryNode {
         let is_new = list.members.is_empty();
         let (told, telling) = watch::channel(Told { is_new, ..Told::default() });
         let (leaving, leave) = mpsc::channel(1);
+        let (asking, asked) = mpsc::channel(ASKED_MAX);
+        let (told_behind, behind) = watch::channel(Vec::new());
+        let sharing = sharing::Parts {
+            client: identity.client_of(&list.members, FILE_TIMEOUT),
+            copy: identity.directory.copy(),
+            node: identity.node.clone(),
+            number: identity.number,
+            applications: ApplicationsDirectory::of_node(directory),
+            prepare: Arc::clone(prepare),
+            inputs: inputs.clone(),
+            told: telling.clone(),
+            behind: told_behind,
+        };
         let keeper = Keeper::new(identity.clone(), note, list.members.clone(), inputs);
-        let keeping = tokio::spawn(keeper.keep(telling, leave));
-        Ok(Some(RepositoryNode { identity, list, path, server, told, keeping, leaving }))
+        let keeping = tokio::spawn(keeper.keep(telling, leave, (sharing, asked)));
+        Ok(Some(RepositoryNode {
+            identity,
+            list,
+            path,
+            server,
+            told,
+            keeping,
+            leaving,
+            asking,
+            behind,
+        }))
     }
 
     /// The process that this node runs, if it runs one.
@@ -180,6 +218,25 @@ impl RepositoryNode {
         });
     }
 
+    /// Whether what one node has of applications all are to have.
+    pub(crate) fn shares_applications(&self) -> bool {
+        self.list.has_accounts
+    }
+
+    /// What this node cannot have of what the cluster has, and why.
+    pub(crate) fn behind(&self) -> Vec<(String, String)> {
+        self.behind.borrow().clone()
+    }
+
+    /// Carries out, on all nodes, what an operator asks for; or on this one what another node asks for.
+    pub(crate) fn ask(&self, request: Request, reply: mpsc::Sender<Answer>) {
+        if let Err(error) = self.asking.try_send(Asked { request, reply }) {
+            let reason = "others are being served; try again".to_owned();
+            // Whoever asked may have gone.
+            let _ = error.into_inner().reply.try_send(Answer::Refused { reason });
+        }
+    }
+
     /// Has another node run this one's member, if it has one; answered when that is so.
     pub(crate) fn leave(&self, reply: mpsc::Sender<Answer>) {
         if let Err(error) = self.leaving.try_send(reply) {
@@ -209,11 +266,11 @@ impl Identity {
         }
     }
 
-    fn client_of(&self, members: &[RepositoryMember]) -> Client {
+    fn client_of(&self, members: &[RepositoryMember], request_timeout: Duration) -> Client {
         Client::new(ClientOptions {
             endpoints: endpoints(members),
             tls: Some(Arc::clone(&self.tls)),
-            request_timeout: REQUEST_TIMEOUT,
+            request_timeout,
         })
     }
 

@@ -24,6 +24,7 @@ use crate::stores::configuration::StoreConfiguration;
 use crate::stores::failover::LastLife;
 
 pub(crate) mod keeper;
+mod own;
 
 /// Its own file of the servers that it knows, in its directory.
 const SERVERS_KNOWN: &str = "nodes.conf";
@@ -54,13 +55,21 @@ pub(crate) struct StoreServer {
     keeper: KeeperHandle,
 }
 
-/// How the cluster's stores are spoken with by the member whose files lie in that node's directory; no seeds.
+/// How the cluster's stores are spoken with by the member whose files lie in that node's directory; no seeds. They are the
+/// operator's own where `settings` say so.
 ///
 /// # Errors
 /// [`CredentialError`] when these are not in order.
-pub fn options(directory: &Path) -> Result<Options, CredentialError> {
+pub fn options(
+    directory: &Path,
+    settings: Option<&ClusterSettings>,
+) -> Result<Options, CredentialError> {
     let files = ClusterDirectory::of_node(directory);
-    let tls = NodeCredentials::load(files.path())?.store_client_config()?;
+    let credentials = NodeCredentials::load(files.path())?;
+    if let Some(settings) = settings.filter(|settings| !settings.stores.own().is_empty()) {
+        return own::options(&credentials, &settings.store_access);
+    }
+    let tls = credentials.store_client_config()?;
     let password = ClusterSecret::load(&files.secret())?.store_password();
     Ok(Options {
         tls: Some(tls),
@@ -88,13 +97,14 @@ pub(crate) fn settings(
     heartbeat: &HeartbeatSettings,
 ) -> Result<Settings, CredentialError> {
     Ok(Settings {
-        options: options(directory)?,
+        options: options(directory, Some(settings))?,
         credentials: ClusterDirectory::of_node(directory),
         interval: heartbeat.interval,
         silence_max: silence_max(heartbeat),
         allow_colocation: settings.allow_colocation,
         regular: settings.stores.count(),
         copy_after: settings.copy_after,
+        write_quota: settings.write_quota,
     })
 }
 
@@ -107,7 +117,7 @@ pub(crate) fn of_member(
     (options, spares): (&Options, u8),
 ) -> Vec<StoreServer> {
     let weight = match settings.stores {
-        Stores::Count(_) => WEIGHT_DEFAULT,
+        Stores::Count(_) | Stores::Own(_) => WEIGHT_DEFAULT,
         Stores::Vote(_) => 0,
     };
     let store = |ordinal: u16| {

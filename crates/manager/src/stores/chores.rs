@@ -224,7 +224,7 @@ impl Picture {
         };
         // One whose primary does not answer may be needed in a moment.
         let Some(primary) = shard.at.map(|at| &self.stores[at]) else { return false };
-        primary.report.is_some() && self.copies(primary, Some(store.address)) > 0
+        primary.report.is_some() && self.copies(primary, &[store.address]) > 0
     }
 
     /// A home that has everything again takes over from who stands in for it.
@@ -261,7 +261,7 @@ impl Picture {
     fn vote(&self, shards: &[Shard], plan: &Plan) -> Option<Chore> {
         let voter = self.answering().find(|store| {
             let report = store.report.as_ref();
-            !store.holds_data && report.is_some_and(|report| report.slots.is_empty())
+            store.votes() && report.is_some_and(|report| report.slots.is_empty())
         })?;
         let from = shards.iter().max_by_key(|shard| shard.slots.len())?;
         let slot = plan.vacant.iter().find(|slot| from.slots.binary_search(slot).is_ok())?;
@@ -280,7 +280,7 @@ impl Picture {
             return None;
         }
         let copies_are_wanted = !self.copies_wanted(shards, plan.long).is_empty();
-        let has_copy = |at: usize| self.copies(&self.stores[at], None) > 0;
+        let has_copy = |at: usize| self.copies(&self.stores[at], &[]) > 0;
         let takers: Vec<usize> = homes
             .iter()
             .filter(|home| self.answers(Some(home.at)))
@@ -294,7 +294,7 @@ impl Picture {
                 .iter()
                 .any(|home| home.primary.as_ref().map(|(at, _)| *at) == at && at != Some(home.at))
         };
-        let votes = |shard: &Shard| shard.at.is_some_and(|at| !self.stores[at].holds_data);
+        let votes = |shard: &Shard| shard.at.is_some_and(|at| self.stores[at].votes());
         let kept = shards.iter().filter(|shard| stands_in(shard) || votes(shard));
         let kept: usize = kept.map(|shard| shard.slots.len()).sum();
         let share = (usize::from(SLOTS) - kept) / takers.len().max(1);
@@ -302,11 +302,6 @@ impl Picture {
             let rest = (usize::from(SLOTS) - kept) % takers.len().max(1);
             share + usize::from(number < rest)
         };
-        let lacks = takers.iter().enumerate().map(|(number, at)| {
-            let has = served(*at).map_or(0, |shard| shard.slots.len());
-            (target(number).saturating_sub(has), *at)
-        });
-        let (lack, to) = lacks.max_by_key(|(lack, at)| (*lack, std::cmp::Reverse(*at)))?;
         let surplus = |shard: &Shard| {
             let number = takers.iter().position(|at| Some(*at) == shard.at);
             match number {
@@ -316,6 +311,14 @@ impl Picture {
             }
         };
         let from = shards.iter().max_by_key(|shard| surplus(shard))?;
+        // What has a copy where it is has one where it comes to.
+        let is_protected = from.at.is_some_and(has_copy);
+        let may_take = |at: &usize| !copies_are_wanted || !is_protected || has_copy(*at);
+        let lacks = takers.iter().enumerate().filter(|(_, at)| may_take(at)).map(|(number, at)| {
+            let has = served(*at).map_or(0, |shard| shard.slots.len());
+            (target(number).saturating_sub(has), *at)
+        });
+        let (lack, to) = lacks.max_by_key(|(lack, at)| (*lack, std::cmp::Reverse(*at)))?;
         let count = lack.min(surplus(from)).min(SLOTS_AT_A_TIME);
         if count == 0 {
             return None;
@@ -365,6 +368,11 @@ impl Picture {
 }
 
 impl Store {
+    /// Whether that is all that it does.
+    fn votes(&self) -> bool {
+        !self.holds_data && !self.leaves
+    }
+
     /// Whether its node was heard a moment ago.
     pub fn is_there(&self) -> bool {
         !matches!(self.presence, Presence::Lost { .. })

@@ -7,6 +7,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use state::engine::cluster::servers::Report;
+
 use super::{Picture, Presence, Store};
 
 /// A primary that serves nobody any more.
@@ -58,7 +60,7 @@ impl Picture {
             if !is_mine {
                 return None;
             }
-            let replicas = self.replicas(&shard.primary).filter(|replica| has_copy(replica));
+            let replicas = self.replicas(&shard.primary).filter(|replica| self.has_copy(replica));
             let replicas: Vec<SocketAddr> = replicas.map(|replica| replica.address).collect();
             let id = shard.primary.clone();
             (!replicas.is_empty()).then_some(Dead { at, id, replicas, has_voters })
@@ -78,7 +80,7 @@ impl Picture {
         if !own {
             return true;
         }
-        if self.replicas(&last.id).any(has_copy) {
+        if self.replicas(&last.id).any(|replica| self.has_copy(replica)) {
             return false;
         }
         // Those that had its records have nothing that is newer, or do not come.
@@ -86,6 +88,26 @@ impl Picture {
             self.stores.iter().any(|it| it.address == *address && it.report.is_some())
         };
         last.replicas.iter().all(answers) || waited >= ALONE_AFTER
+    }
+
+    /// Whether a replica has had everything of its primary, in this life: what it reads from its own file after a restart
+    /// may lack the last second, and its offset is 0 then; and one that was told to follow another primary a moment ago
+    /// shows how far it was with the former one.
+    fn has_copy(&self, replica: &Store) -> bool {
+        let Some(report) = &replica.report else { return false };
+        let is_anothers = |other: &Report| {
+            let shard = other.replica_of.as_ref().unwrap_or(&other.id);
+            let writes_or_has = other.replica_of.is_none() || other.is_synced;
+            let streams = [&other.stream, &other.former_stream];
+            report.replica_of.as_ref() != Some(shard)
+                && writes_or_has
+                && streams.contains(&&report.stream)
+        };
+        let is_of_this_primary = || {
+            let mut others = self.stores.iter().filter_map(|store| store.report.as_ref());
+            !others.any(is_anothers)
+        };
+        report.is_synced || replica.was_in_step || report.offset > 0 && is_of_this_primary()
     }
 }
 
@@ -102,11 +124,4 @@ pub struct LastLife {
     pub id: String,
     /// Where its replicas were.
     pub replicas: Vec<SocketAddr>,
-}
-
-/// Whether a replica has had everything, in this life: what it reads from its own file after a restart may lack the last
-/// second, and its offset is 0 then.
-fn has_copy(replica: &Store) -> bool {
-    let report = replica.report.as_ref();
-    report.is_some_and(|report| report.is_synced || replica.was_in_step || report.offset > 0)
 }

@@ -165,7 +165,7 @@ impl Picture {
         let primary = &self.stores[primary];
         let serves =
             shards.iter().any(|shard| shard.at.map(|at| &self.stores[at]) == Some(primary));
-        serves && self.copies(primary, Some(store.address)) == 0
+        serves && self.copies(primary, &[store.address]) == 0
     }
 }
 

@@ -8,6 +8,8 @@ use super::chores::{Chore, Plan};
 use super::failover::{LastLife, Orders};
 use super::*;
 
+mod leaving;
+
 const LONG: Duration = Duration::from_secs(60);
 const MOMENT: Duration = Duration::from_secs(5);
 /// No record lies in these.
@@ -18,6 +20,7 @@ struct Server {
     node: u16,
     ordinal: u8,
     holds_data: bool,
+    leaves: bool,
     id: String,
     presence: Presence,
     answers: bool,
@@ -26,6 +29,8 @@ struct Server {
     epoch: u64,
     knows: BTreeSet<String>,
     offset: u64,
+    /// Of whose stream; else of that of whom it follows.
+    stream_of: Option<String>,
 }
 
 impl Server {
@@ -35,6 +40,7 @@ impl Server {
             node,
             ordinal,
             holds_data: true,
+            leaves: false,
             knows: BTreeSet::from([id.clone()]),
             id,
             presence: Presence::Runs { since: MOMENT },
@@ -43,6 +49,7 @@ impl Server {
             replica_of: None,
             epoch: 0,
             offset: 100,
+            stream_of: None,
         }
     }
 
@@ -103,6 +110,12 @@ impl World {
             replica_of: server.replica_of.clone(),
             slots: ranges(&server.slots),
             offset: server.offset,
+            stream: server
+                .stream_of
+                .as_ref()
+                .or(server.replica_of.as_ref())
+                .unwrap_or(&server.id)
+                .clone(),
             is_synced: server.replica_of.as_deref().is_some_and(answers),
             followers: followers.map(|other| (other.address(), true)).collect(),
             known: known
@@ -124,7 +137,8 @@ impl World {
             node: NodeNumber::new(server.node).unwrap(),
             ordinal: server.ordinal,
             address: server.address(),
-            holds_data: server.holds_data,
+            holds_data: server.holds_data && !server.leaves,
+            leaves: server.leaves,
             presence: server.presence,
             report: server.answers.then(|| self.report(server)),
             was_in_step: false,
@@ -384,6 +398,21 @@ fn a_replica_that_never_had_everything_takes_nobodys_place() {
     let replica = picture.stores.iter_mut().find(|it| it.address == world.servers[1].address());
     replica.unwrap().was_in_step = true;
     assert_eq!(picture.dead(number(1), Orders::OwnNode).len(), 1, "nothing was written since");
+}
+
+#[test]
+fn a_replica_that_has_only_been_told_to_follow_takes_nobodys_place() {
+    let mut world = World::of(3);
+    world.server("n1s1").answers = false;
+    world.server("n1s1").presence = Presence::Ended { since: MOMENT };
+    // It followed that one until a moment ago, and shows its offset still.
+    world.server("n0s2").stream_of = Some("n2s1".to_owned());
+    assert_eq!(dead(&world, 1, Orders::OwnNode), []);
+    let last = LastLife { id: "n1s1".to_owned(), replicas: vec![world.server("n0s2").address()] };
+    assert!(world.picture().may_start(Some(&last), Duration::ZERO), "with what it has itself");
+    world.server("n0s2").stream_of = Some("n1s1".to_owned());
+    assert_eq!(dead(&world, 1, Orders::OwnNode).len(), 1);
+    assert!(!world.picture().may_start(Some(&last), Duration::ZERO));
 }
 
 #[test]

@@ -90,6 +90,7 @@ fn an_upgrade_goes_from_container_to_container() {
             format!("{container} {number}/{of}")
         }
         RolloutProgress::Healthy { container, .. } => format!("{container} healthy"),
+        RolloutProgress::Node { node, .. } | RolloutProgress::NodeAway { node } => node.clone(),
     };
     let expected = [
         "loaded by 2",

@@ -134,6 +134,7 @@ fn manages() {
             child: Box::new(move |start| {
                 fake_child::program(start, &behaviour(start.name.as_str()))
             }),
+            prepare: std::sync::Arc::new(|_| std::process::Command::new("true")),
             before_start: Box::new(move |_| hook(&directory, "before_start", &before)),
             after_stop: Box::new(move |directory| hook(directory, "after_stop", &after)),
             lines,

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use anyhow::anyhow;
-use topology::protocol::{Answer, ApplicationStatus, Request, RolloutPace};
+use topology::protocol::{Answer, ApplicationStatus, NodeApplications, Request, RolloutPace};
 
 use crate::command_line::{AppCommand, Reader};
 use crate::control::{ask, unexpected};
@@ -15,6 +15,7 @@ use crate::output;
 use crate::sessions;
 
 mod new;
+mod nodes;
 mod progress;
 pub(crate) mod show;
 mod staging;
@@ -44,9 +45,11 @@ pub(crate) fn app(directory: &Path, command: AppCommand) -> Result<(), Failure> 
             deploy(directory, &path, &set, RolloutPace::AtOnce, Some(json.into()))
         }
         AppCommand::Upgrade { what, set, json } => upgrade(directory, &what, &set, json.into()),
-        AppCommand::List { json } => show::list(directory, &applications(directory)?, json.into()),
+        AppCommand::List { json } => show::list(directory, &everywhere(directory)?, json.into()),
         AppCommand::Show { name, json } => {
-            show::show(directory, &find(directory, &name)?, json.into())
+            let nodes = everywhere(directory)?;
+            let status = find_in(nodes::as_one(&nodes), &name)?;
+            show::show(directory, &status, &nodes, json.into())
         }
         AppCommand::Remove { what, drain: true, .. } => retire(directory, &what),
         AppCommand::Remove { what, force, .. } => remove(directory, &what, force),
@@ -61,8 +64,19 @@ fn applications(directory: &Path) -> Result<Vec<ApplicationStatus>, Failure> {
     }
 }
 
+/// What is deployed on each node of the cluster, this one first; of a single node it alone.
+fn everywhere(directory: &Path) -> Result<Vec<NodeApplications>, Failure> {
+    match ask(directory, Request::ClusterApplications)? {
+        Answer::ClusterApplications(all) => Ok(all),
+        other => Err(unexpected(&other)),
+    }
+}
+
 fn find(directory: &Path, name: &str) -> Result<ApplicationStatus, Failure> {
-    let all = applications(directory)?;
+    find_in(applications(directory)?, name)
+}
+
+fn find_in(all: Vec<ApplicationStatus>, name: &str) -> Result<ApplicationStatus, Failure> {
     let names: Vec<String> = all.iter().map(|one| one.name.clone()).collect();
     let found = all.into_iter().find(|one| one.name == name);
     found.ok_or_else(|| {

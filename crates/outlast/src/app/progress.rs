@@ -72,6 +72,10 @@ fn text(version: &str, step: &RolloutProgress) -> String {
                 "{container} ({number} of {of}) begins sessions with {version}; watching it for {watch}"
             )
         }
+        RolloutProgress::Node { node, number, of } => format!("{node} ({number} of {of}) takes it"),
+        RolloutProgress::NodeAway { node } => {
+            format!("{node} is lost; it takes {version} when it is back")
+        }
         RolloutProgress::Healthy { container, events: 0, .. } => {
             format!("{container} is well; nothing came to {version} meanwhile")
         }
@@ -96,6 +100,16 @@ mod tests {
             text("1.1.0", &switched),
             "container1 (1 of 2) begins sessions with 1.1.0; watching it for 2s"
         );
+        let there = switched.of_node("node2");
+        assert_eq!(
+            text("1.1.0", &there),
+            "container1@node2 (1 of 2) begins sessions with 1.1.0; watching it for 2s"
+        );
+        let node = || "node2".to_owned();
+        let next = RolloutProgress::Node { node: node(), number: 2, of: 3 };
+        assert_eq!(text("1.1.0", &next), "node2 (2 of 3) takes it");
+        let away = RolloutProgress::NodeAway { node: node() };
+        assert_eq!(text("1.1.0", &away), "node2 is lost; it takes 1.1.0 when it is back");
         let well = RolloutProgress::Healthy { container: container(), events: 40, failures: 1 };
         assert_eq!(text("1.1.0", &well), "container1 is well; handlers failed in 1 of 40 events");
     }

@@ -5,8 +5,9 @@ use std::path::Path;
 use config::manifest::{self, Calls, ClusterSettings, Manifest, Region};
 use manager::{ApplicationsDirectory, applications_directory};
 use serde::Serialize;
-use topology::protocol::{ApplicationStatus, VersionStatus};
+use topology::protocol::{ApplicationStatus, NodeApplications, VersionStatus};
 
+use super::nodes::{self, OnNode};
 use crate::command_line::Reader;
 use crate::failure::Failure;
 use crate::output;
@@ -19,6 +20,9 @@ struct Listed<'a> {
     /// Absent: no call is offered to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     asked: Option<Asked>,
+    /// Of a cluster: what each node has.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    nodes: Vec<OnNode>,
 }
 
 /// When an application is asked whether it takes a call: in this order.
@@ -31,17 +35,23 @@ struct Asked {
 /// All of them, one a line, in the order in which they are asked.
 pub(crate) fn list(
     directory: &Path,
-    all: &[ApplicationStatus],
+    nodes: &[NodeApplications],
     reader: Reader,
 ) -> Result<(), Failure> {
+    let all = nodes::as_one(nodes);
     let asked = |status: &ApplicationStatus| {
         // One that cannot be read is told by `show`.
         let manifest = current_manifest(directory, status)?.ok()?;
         let asked = Asked { region: manifest.sip.region, order: manifest.order };
         manifest.sip.condition.is_some().then_some(asked)
     };
-    let mut listed: Vec<Listed<'_>> =
-        all.iter().map(|status| Listed { status, asked: asked(status) }).collect();
+    let on_nodes = |name: &str| nodes::on_nodes(nodes, name);
+    let listed = all.iter().map(|status| Listed {
+        status,
+        asked: asked(status),
+        nodes: on_nodes(&status.name),
+    });
+    let mut listed: Vec<Listed<'_>> = listed.collect();
     listed.sort_by(|one, other| {
         let key = |listed: &Listed<'_>| (listed.asked.is_none(), listed.asked.clone());
         key(one).cmp(&key(other)).then_with(|| one.status.name.cmp(&other.status.name))
@@ -49,9 +59,18 @@ pub(crate) fn list(
     match reader {
         Reader::Program => output::json(&listed),
         Reader::Person => {
-            let rows: Vec<Vec<String>> = listed.iter().map(row).collect();
-            let head = ["NAME", "ASKED", "CURRENT", "OTHERS", "EVENTS", "FAILED", "STATE"];
+            let mut rows: Vec<Vec<String>> = listed.iter().map(row).collect();
+            let mut head = vec!["NAME", "ASKED", "CURRENT", "OTHERS", "EVENTS", "FAILED", "STATE"];
+            if nodes.len() > 1 {
+                head.push("NODES");
+                for (row, listed) in rows.iter_mut().zip(&listed) {
+                    row.push(nodes::names(&listed.nodes));
+                }
+            }
             output::table(&head, &rows);
+            for Listed { status, nodes, .. } in &listed {
+                nodes::remarks(&status.name, nodes).iter().for_each(|line| output::line(line));
+            }
             Ok(())
         }
     }
@@ -90,7 +109,7 @@ pub(super) fn are_sessions_stored(
     })
 }
 
-fn row(Listed { status: application, asked }: &Listed<'_>) -> Vec<String> {
+fn row(Listed { status: application, asked, .. }: &Listed<'_>) -> Vec<String> {
     let asked = asked.as_ref();
     let versions = &application.versions;
     let is_current = |one: &&VersionStatus| Some(&one.version) == application.current.as_ref();
@@ -132,17 +151,25 @@ struct Shown<'a> {
     status: &'a ApplicationStatus,
     /// Of the current version.
     manifest: Option<Manifest>,
+    /// Of a cluster: what each node has.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    nodes: Vec<OnNode>,
 }
 
 /// One, with what its manifest and its operator say.
 pub(super) fn show(
     directory: &Path,
     status: &ApplicationStatus,
+    nodes: &[NodeApplications],
     reader: Reader,
 ) -> Result<(), Failure> {
-    let manifest = current_manifest(directory, status).transpose()?;
+    // What only other nodes have is read there.
+    let has = |node: &NodeApplications| node.applications.iter().any(|it| it.name == status.name);
+    let here = nodes.first().filter(|node| has(node));
+    let manifest = here.and_then(|_| current_manifest(directory, status)).transpose()?;
+    let nodes = nodes::on_nodes(nodes, &status.name);
     match reader {
-        Reader::Program => output::json(&Shown { status, manifest }),
+        Reader::Program => output::json(&Shown { status, manifest, nodes }),
         Reader::Person => {
             manifest.iter().flat_map(lines).for_each(|line| output::line(&line));
             let rows: Vec<Vec<String>> =
@@ -153,6 +180,7 @@ pub(super) fn show(
                     output::line(&format!("{container} cannot load {}: {reason}", version.version));
                 }
             }
+            nodes::remarks(&status.name, &nodes).iter().for_each(|line| output::line(line));
             Ok(())
         }
     }
@@ -264,7 +292,7 @@ mod tests {
             versions: vec![version("1.0.0"), version("1.1.0")],
         };
         let asked = Some(Asked { region: Region::Terminating, order: 7 });
-        let listed = Listed { status: &application, asked };
+        let listed = Listed { status: &application, asked, nodes: Vec::new() };
         let expected = ["echo", "terminating 7", "1.1.0", "1.0.0", "20", "2", "ok"];
         assert_eq!(row(&listed), expected);
         let refused = (ProcessName::new("container2"), "no file".to_owned());

@@ -5,16 +5,15 @@
 //! everything is as it was: whatever goes wrong, or ends this command, it can be done again.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use state::carry::{Carried, carry};
 use state::engine::cluster::{ClusterStore, WriteQuota};
+use topology::StoreList;
 use topology::credentials::ClusterDirectory;
-use topology::protocol::{Answer, Request};
-use topology::{ProcessName, ProcessState, StoreList, TopologyView};
 
-use crate::control::{ask, unexpected};
+use super::containers;
 use crate::failure::Failure;
 use crate::output;
 use crate::stores::{self, cluster};
@@ -22,14 +21,10 @@ use crate::stores::{self, cluster};
 /// How long the stores may take to serve all records. They have just been started.
 const STORES_WITHIN: Duration = Duration::from_secs(60);
 
-/// What a container may still finish: the record of a call has all that another one needs.
-const DRAIN: Duration = Duration::from_millis(200);
-
-const LOOK_EVERY: Duration = Duration::from_millis(200);
-
 /// Whether that is still to be done.
 pub(super) fn is_due(directory: &Path) -> anyhow::Result<bool> {
-    let has_stores = cluster::settings(directory).is_none_or(|it| it.stores.count() > 0);
+    let has_stores = cluster::settings(directory).is_none_or(|it| it.stores.count() > 0)
+        || cluster::is_own(directory);
     Ok(has_stores && cluster::list(directory)?.is_none())
 }
 
@@ -46,24 +41,12 @@ pub(super) fn carry_along(directory: &Path) -> Result<(), Failure> {
     };
     let runtime = stores::runtime()?;
     let store = runtime.block_on(ready(directory, &list))?;
-    let containers = containers(directory)?;
-    let carried = emptied(directory, &containers).and_then(|()| {
+    let carried = containers::without(directory, || {
         let carried = runtime.block_on(carried(directory, &store))?;
         let files = ClusterDirectory::of_node(directory);
         list.write(&files.stores()).map_err(anyhow::Error::from)?;
         Ok(carried)
-    });
-    // On what they had, or on what they have now.
-    let mut failed = None;
-    for name in containers {
-        if let Err(failure) = done(ask(directory, Request::Start { name: name.clone() })) {
-            failed.get_or_insert((name, failure));
-        }
-    }
-    let carried = carried?;
-    if let Some((name, failure)) = failed {
-        output::remark(&format!("{name} did not start again: {failure}"));
-    }
+    })?;
     set_aside(directory)?;
     output::line(&format!(
         "the state lies in the cluster's stores now: {} records were carried along",
@@ -72,18 +55,15 @@ pub(super) fn carry_along(directory: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Where this node's stores are; `None`: it runs none.
+/// Where this node's stores are; `None`: it runs none, and there are no others.
 fn stores_of(directory: &Path) -> Result<Option<StoreList>, Failure> {
-    let view = view(directory)?;
-    let own: Vec<_> = StoreList::of(&view).stores;
-    Ok((!own.is_empty()).then_some(StoreList { stores: own, copies: 0 }))
-}
-
-fn view(directory: &Path) -> Result<TopologyView, Failure> {
-    match ask(directory, Request::Status)? {
-        Answer::Status(status) => Ok(status.view),
-        other => Err(unexpected(&other)),
+    if cluster::is_own(directory) {
+        // Where they are says the file.
+        return Ok(Some(StoreList::default()));
     }
+    let view = containers::view(directory)?;
+    let own = StoreList::of(&view);
+    Ok((!own.stores.is_empty()).then_some(own))
 }
 
 /// A client of the stores, which serve all records.
@@ -102,47 +82,6 @@ async fn ready(directory: &Path, list: &StoreList) -> anyhow::Result<ClusterStor
         );
     }
     Ok(store)
-}
-
-/// The containers that are to run again.
-fn containers(directory: &Path) -> Result<Vec<ProcessName>, Failure> {
-    let view = view(directory)?;
-    let own = view.containers().filter(|it| it.name.parts().1.is_none());
-    let up = own.filter(|container| container.state != ProcessState::Down);
-    Ok(up.map(|container| container.name.clone()).collect())
-}
-
-/// Ends them, one after the other: what one hands over another one takes, and the last leaves it in the state.
-fn emptied(directory: &Path, containers: &[ProcessName]) -> Result<(), Failure> {
-    for name in containers {
-        let deadline_ms = u64::try_from(DRAIN.as_millis()).unwrap_or(u64::MAX);
-        done(ask(
-            directory,
-            Request::Drain { name: name.clone(), deadline_ms: Some(deadline_ms) },
-        ))?;
-    }
-    let began = Instant::now();
-    loop {
-        let view = view(directory)?;
-        let left = view.containers().filter(|it| it.name.parts().1.is_none() && it.pid.is_some());
-        let left: Vec<_> = left.map(|container| container.name.to_string()).collect();
-        if left.is_empty() {
-            return Ok(());
-        }
-        if began.elapsed() > STORES_WITHIN {
-            let told = format!("{} do not end, so the state stays where it is", left.join(", "));
-            return Err(anyhow::Error::msg(told).into());
-        }
-        std::thread::sleep(LOOK_EVERY);
-    }
-}
-
-fn done(answer: Result<Answer, Failure>) -> Result<(), Failure> {
-    match answer? {
-        Answer::Done => Ok(()),
-        Answer::Refused { reason } => Err(anyhow::Error::msg(reason).into()),
-        other => Err(unexpected(&other)),
-    }
 }
 
 async fn carried(directory: &Path, store: &ClusterStore) -> anyhow::Result<Carried> {

@@ -1,6 +1,6 @@
 //! From the files of a deployed version to a guest that runs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::{fs, io};
 
@@ -82,7 +82,17 @@ impl Load for Guests {
     }
 }
 
-fn unreadable(path: &std::path::Path, source: &io::Error) -> anyhow::Error {
+/// Makes the compiled code of the component in that directory: one that another node deployed, which may be of another kind.
+pub(super) fn prepare(files: &Path) -> anyhow::Result<()> {
+    let manifest = manifest::load(&files.join(manifest::FILE_NAME))?;
+    let component = files.join(applications_directory::COMPONENT);
+    let component = fs::read(&component).map_err(|source| unreadable(&component, &source))?;
+    let prepared = guest::prepare(&Engine::new()?, &component, guest_limits(&manifest))?;
+    keep(&files.join(applications_directory::CODE), &prepared.code)?;
+    Ok(())
+}
+
+fn unreadable(path: &Path, source: &io::Error) -> anyhow::Error {
     anyhow::anyhow!("{}: {source}; deploy it again", path.display())
 }
 

@@ -3,6 +3,7 @@
 use std::env;
 use std::path::Path;
 use std::process::{Command, abort};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use config::NodeConfig;
@@ -46,8 +47,15 @@ async fn run_guarded(socket: &Path) -> Result<(), Failure> {
         }
         command
     };
+    let executable = env::current_exe().context("the path of this program")?;
+    let prepare = move |at: &Path| {
+        let mut command = Command::new(&executable);
+        command.args(["process", "prepare", "--at"]).arg(at);
+        command
+    };
     let options = Options {
         child: Box::new(child),
+        prepare: Arc::new(prepare),
         // The whole chain of causes as one text.
         before_start: Box::new(|node| {
             recovery::before_start(node).map_err(|error| with_causes(&error).into())

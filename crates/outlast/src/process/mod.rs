@@ -1,5 +1,6 @@
 //! `outlast process …`: the manager, as the guardian starts it; an edge or a container, as the manager starts it; and
-//! the verification of a store, which [`crate::recovery`] has done in a process of its own.
+//! the verification of a store, which [`crate::recovery`] has done in a process of its own; and the compilation of a component
+//! that another node deployed.
 //!
 //! An edge or container gets everything from the manager's socket: settings, keys, listening sockets, the topology. It says
 //! ready once it serves, follows views and commands, and ends in an orderly way when told, or when no manager wants it
@@ -36,6 +37,7 @@ pub(crate) fn run(child: Child) -> Result<(), Failure> {
         Child::Container(arguments) => {
             container::run(Joined::join(&arguments, ProcessType::Container)?)?;
         }
+        Child::Prepare { at } => guests::prepare(&at)?,
         Child::Verify { store } => return recovery::verify(&store),
     }
     Ok(())

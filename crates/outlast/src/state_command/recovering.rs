@@ -4,8 +4,8 @@
 //! copies had it as the quota asks for; so as long as fewer copies than that are out of reach, one of those that
 //! answer has all of them, and the one with the highest offset is it.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -35,6 +35,7 @@ struct Lost {
 }
 
 pub(super) fn recover(directory: &Path, force: bool) -> Result<(), Failure> {
+    cluster::must_be_run_by_managers(directory)?;
     let Some(list) = cluster::list(directory)? else {
         return Err(refusal(
             "the state lies in this node's own directory: nobody else has a part of it",
@@ -43,13 +44,13 @@ pub(super) fn recover(directory: &Path, force: bool) -> Result<(), Failure> {
     let view = view(directory);
     let seen = view.as_ref().map(StoreList::of).unwrap_or_default();
     let places = seen.and_then(&list).stores;
-    let options = manager::store_options(directory).map_err(anyhow::Error::from)?;
+    let options = manager::store_options(directory, None).map_err(anyhow::Error::from)?;
     stores::runtime()?.block_on(async {
         let mut reports = BTreeMap::new();
         for at in places {
             reports.insert(at, report(at, &options).await.ok());
         }
-        let lost = lost(&reports, list.copies)?;
+        let lost = lost(&reports, list.copies, view.as_ref().map(hosts).as_ref())?;
         for part in &lost {
             let name = part.primary.map_or_else(|| "a store".to_owned(), |at| at.to_string());
             if let Some(node) = part.primary.and_then(|at| node_up(view.as_ref(), at)) {
@@ -71,13 +72,50 @@ pub(super) fn recover(directory: &Path, force: bool) -> Result<(), Failure> {
                 failover::fence(primary, &options).await;
             }
             tokio::time::sleep(STOPPED_AFTER).await;
-            let serves = failover::promote_unasked(&part.copies, &options, PROMOTED_WITHIN).await;
+            let serves = failover::promote_unasked(part.primary, &part.copies, &options, PROMOTED_WITHIN).await;
             let serves = serves.map_err(anyhow::Error::from)?;
             let name = part.primary.map_or_else(|| "a lost store".to_owned(), |at| at.to_string());
             output::line(&format!("{serves} serves what {name} served"));
         }
         Ok(())
     })
+}
+
+/// Refuses where nobody has what the stores of that host, whose node is lost, have served: to take the node out would give it up.
+pub(crate) fn must_be_elsewhere(directory: &Path, node: &str, host: IpAddr) -> Result<(), Failure> {
+    let Some(list) = cluster::list(directory)?.filter(|_| !cluster::is_own(directory)) else {
+        return Ok(());
+    };
+    let view = view(directory);
+    let seen = view.as_ref().map(StoreList::of).unwrap_or_default();
+    let places = seen.and_then(&list).stores;
+    let options = manager::store_options(directory, None).map_err(anyhow::Error::from)?;
+    let reports = stores::runtime()?.block_on(async {
+        let mut reports = BTreeMap::new();
+        for at in places {
+            reports.insert(at, report(at, &options).await.ok());
+        }
+        reports
+    });
+    if reports.values().all(Option::is_none) {
+        return Err(refusal(&format!(
+            "no store answers, so nobody can tell what only {node} has; start the other nodes first"
+        )));
+    }
+    // That everything is served is well here.
+    let hosts = view.as_ref().map(hosts);
+    let lost = lost(&reports, list.copies, hosts.as_ref()).unwrap_or_default();
+    let mut of_it = lost.iter().filter(|part| part.primary.is_none_or(|at| at.ip() == host));
+    match of_it.find(|part| part.copies.is_empty() || part.risk.is_some()) {
+        None => Ok(()),
+        Some(part) if part.copies.is_empty() => Err(refusal(&format!(
+            "only {node} has a part of the state: no copy of it answers; start {node}, or the node of a copy"
+        ))),
+        Some(part) => Err(refusal(&format!(
+            "records would be lost: {}; start that node, or lose them with outlast state recover --force first",
+            part.risk.as_deref().unwrap_or_default()
+        ))),
+    }
 }
 
 fn refusal(told: &str) -> Failure {
@@ -90,10 +128,17 @@ fn node_up(view: Option<&TopologyView>, store: SocketAddr) -> Option<String> {
     (node.state == NodeState::Up).then(|| node.name.clone())
 }
 
-/// What nobody serves, by what those stores say that answer.
+/// Where members are.
+fn hosts(view: &TopologyView) -> BTreeSet<IpAddr> {
+    view.nodes.iter().map(|node| node.address.ip()).collect()
+}
+
+/// What nobody serves, by what those stores say that answer. Copies elsewhere than at these `hosts`, if they are known, were
+/// those of a member that was removed: every write since had other ones.
 fn lost(
     reports: &BTreeMap<SocketAddr, Option<Report>>,
     quota: usize,
+    hosts: Option<&BTreeSet<IpAddr>>,
 ) -> Result<Vec<Lost>, Failure> {
     let answers: Vec<(&SocketAddr, &Report)> =
         reports.iter().filter_map(|(at, report)| Some((at, report.as_ref()?))).collect();
@@ -109,7 +154,9 @@ fn lost(
         if is_there(&primary.id) {
             continue;
         }
+        let is_members = |at: SocketAddr| hosts.is_none_or(|hosts| hosts.contains(&at.ip()));
         let copies = newest.known.iter().filter(|it| it.replica_of.as_ref() == Some(&primary.id));
+        let copies = copies.filter(|it| is_there(&it.id) || it.address.is_none_or(is_members));
         let (here, away): (Vec<_>, Vec<_>) = copies.partition(|copy| is_there(&copy.id));
         let is_whole = |report: &Report| report.is_synced || report.offset > 0;
         let copies: Vec<SocketAddr> = answers
@@ -171,27 +218,31 @@ mod tests {
 
     #[test]
     fn copies_that_have_every_acknowledged_write_may_serve() {
-        let both = lost(&reports(&[(2, 6222, COPY), (3, 6222, COPY)]), 1).unwrap();
+        let both = lost(&reports(&[(2, 6222, COPY), (3, 6222, COPY)]), 1, None).unwrap();
         let copies = vec![at(2, 6222), at(3, 6222)];
         assert_eq!(both, [Lost { primary: Some(at(1, 6220)), copies, risk: None }]);
         // Two copies had each write, so either has all of them.
-        assert_eq!(lost(&reports(&[(2, 6222, COPY)]), 2).unwrap()[0].risk, None);
+        assert_eq!(lost(&reports(&[(2, 6222, COPY)]), 2, None).unwrap()[0].risk, None);
     }
 
     #[test]
     fn what_may_lose_writes_is_told() {
-        let one = lost(&reports(&[(2, 6222, COPY)]), 1).unwrap();
+        let one = lost(&reports(&[(2, 6222, COPY)]), 1, None).unwrap();
         assert!(one[0].risk.as_ref().unwrap().contains("192.0.2.3:6222"), "{one:?}");
-        let without = lost(&reports(&[(2, 6222, COPY), (3, 6222, COPY)]), 0).unwrap();
+        // Until its member has been removed.
+        let hosts = [1, 2].map(|host| at(host, 0).ip()).into();
+        let one = lost(&reports(&[(2, 6222, COPY)]), 1, Some(&hosts)).unwrap();
+        assert_eq!(one[0].risk, None);
+        let without = lost(&reports(&[(2, 6222, COPY), (3, 6222, COPY)]), 0, None).unwrap();
         assert!(without[0].risk.is_some());
-        let none = lost(&reports(&[(2, 6220, "role:master\r\n")]), 1).unwrap();
+        let none = lost(&reports(&[(2, 6220, "role:master\r\n")]), 1, None).unwrap();
         assert_eq!(none[0].copies, []);
     }
 
     #[test]
     fn what_is_served_is_left_alone() {
         let served = reports(&[(1, 6220, "role:master\r\n"), (2, 6222, COPY)]);
-        assert!(lost(&served, 1).unwrap_err().to_string().contains("every part"));
-        assert!(lost(&reports(&[]), 1).unwrap_err().to_string().contains("no store answers"));
+        assert!(lost(&served, 1, None).unwrap_err().to_string().contains("every part"));
+        assert!(lost(&reports(&[]), 1, None).unwrap_err().to_string().contains("no store answers"));
     }
 }

@@ -57,6 +57,22 @@ pub(crate) fn settings(directory: &Path) -> Option<ClusterSettings> {
     config::load(&directory.join(config::FILE_NAME)).ok().and_then(|config| config.cluster)
 }
 
+/// Refuses what only stores that the managers run can be asked for.
+pub(crate) fn must_be_run_by_managers(directory: &Path) -> anyhow::Result<()> {
+    if is_own(directory) {
+        bail!(
+            "the state lies in your own Redis or Valkey cluster ([cluster] stores), which keeps its copies by itself; see its \
+             redis-cli --cluster"
+        );
+    }
+    Ok(())
+}
+
+/// Whether the operator's own stores have the state.
+pub(crate) fn is_own(directory: &Path) -> bool {
+    settings(directory).is_some_and(|settings| !settings.stores.own().is_empty())
+}
+
 /// How the stores are spoken with.
 pub(crate) fn options(
     directory: &Path,
@@ -64,7 +80,8 @@ pub(crate) fn options(
     settings: Option<&ClusterSettings>,
     members: usize,
 ) -> anyhow::Result<Options> {
-    if list.stores.is_empty() {
+    let own = settings.map(|settings| settings.stores.own()).unwrap_or_default();
+    if list.stores.is_empty() && own.is_empty() {
         bail!(
             "nobody knows where the cluster's stores are: start the node, or a node of the cluster that runs some"
         );
@@ -80,9 +97,12 @@ pub(crate) fn options(
         own_host_counts: settings.is_some_and(|settings| settings.allow_colocation),
     };
     Ok(Options {
-        seeds: list.stores.iter().map(ToString::to_string).collect(),
+        seeds: match own {
+            [] => list.stores.iter().map(ToString::to_string).collect(),
+            own => own.iter().map(ToString::to_string).collect(),
+        },
         quota,
-        ..manager::store_options(directory)?
+        ..manager::store_options(directory, settings)?
     })
 }
 

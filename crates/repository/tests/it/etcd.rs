@@ -196,6 +196,21 @@ impl Etcd {
         }
     }
 
+    /// Waits until a member that was away has all that the leader has now.
+    pub(crate) async fn until_caught_up(&self, member: usize) {
+        let client = self.client();
+        let leader = self.leader().await;
+        let revision = async |place: usize| {
+            client.status(&client.endpoints()[place]).await.map(|status| status.header.revision)
+        };
+        let there = revision(leader).await.expect("a leader says what it has");
+        let deadline = Instant::now() + START;
+        while revision(member).await.map_or(true, |here| here < there) {
+            assert!(Instant::now() < deadline, "member {member} within {START:?}: {}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     fn log(&self) -> String {
         let log = std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
         log.lines().rev().take(20).collect::<Vec<_>>().join("\n")

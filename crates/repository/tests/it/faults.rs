@@ -1,12 +1,12 @@
 //! Three members, and what becomes of records when some of them die, hang, or all do.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use repository::RepositoryStore;
 use state::{Batch, CommitError, Expect, Store};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use crate::etcd;
 use crate::records::{key, open, put, until_value};
@@ -15,6 +15,34 @@ use crate::records::{key, open, put, until_value};
 /// other tests to run may need another one.
 const RESUME: Duration = Duration::from_secs(3);
 
+const NAMES: [char; 2] = ['a', 'b'];
+
+/// So many changes of each writer lie between two faults.
+const BETWEEN: u32 = 15;
+
+/// What writers have had acknowledged so far, and whether they are to end.
+#[derive(Default)]
+struct Progress {
+    acknowledged: [AtomicU32; 2],
+    ends: AtomicBool,
+}
+
+impl Progress {
+    /// Waits until each writer has had so many more changes acknowledged.
+    async fn until_more(&self, count: u32) {
+        let now = || self.acknowledged.each_ref().map(|it| it.load(Ordering::Relaxed));
+        let (before, deadline) = (now(), Instant::now() + Duration::from_secs(30));
+        while now().iter().zip(before).any(|(now, before)| *now < before + count) {
+            assert!(
+                Instant::now() < deadline,
+                "{count} changes each since {before:?}: {:?}",
+                now()
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
 /// What a writer was told.
 struct Written {
     acknowledged: Vec<u32>,
@@ -22,17 +50,19 @@ struct Written {
 }
 
 /// Creates records until it is told to end; in doubt it looks whether it was done, as it is told to.
-async fn write(store: RepositoryStore, name: char, ends: Arc<AtomicBool>) -> Written {
+async fn write(store: RepositoryStore, writer: usize, progress: Arc<Progress>) -> Written {
+    let name = NAMES[writer];
     let mut acknowledged = Vec::new();
     let (mut longest_pause, mut last) = (Duration::ZERO, Instant::now());
     for number in 0.. {
-        if ends.load(Ordering::Relaxed) {
+        if progress.ends.load(Ordering::Relaxed) {
             break;
         }
         let key = key(&format!("{name}{number}"));
         match store.commit(Batch::new().put(key, Expect::Absent, "1", None)).await {
             Ok(_) => {
                 acknowledged.push(number);
+                progress.acknowledged[writer].fetch_add(1, Ordering::Relaxed);
                 longest_pause = longest_pause.max(last.elapsed());
                 last = Instant::now();
             }
@@ -52,27 +82,28 @@ async fn no_acknowledged_change_is_lost_when_leaders_are_killed() {
     let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let stores =
         directories.each_ref().map(|directory| open(etcd.client(), directory.path(), "outlast/"));
-    let ends = Arc::new(AtomicBool::new(false));
-    let writers: Vec<_> = stores
-        .iter()
-        .zip(['a', 'b'])
-        .map(|(store, name)| tokio::spawn(write(store.clone(), name, Arc::clone(&ends))))
+    let progress = Arc::new(Progress::default());
+    let writers: Vec<_> = (0..)
+        .zip(&stores)
+        .map(|(writer, store)| tokio::spawn(write(store.clone(), writer, Arc::clone(&progress))))
         .collect();
     for _ in 0..2 {
-        sleep(Duration::from_millis(700)).await;
+        progress.until_more(BETWEEN).await;
         let leader = etcd.leader().await;
         etcd.members[leader].kill();
         // A new leader, and changes with it.
-        sleep(Duration::from_millis(2_500)).await;
+        progress.until_more(BETWEEN).await;
         etcd.members[leader].start();
+        // Else the next fault would leave no majority.
+        etcd.until_caught_up(leader).await;
     }
-    sleep(Duration::from_millis(500)).await;
-    ends.store(true, Ordering::Relaxed);
+    progress.until_more(BETWEEN).await;
+    progress.ends.store(true, Ordering::Relaxed);
     // By a node that saw nothing of it.
     let directory = tempfile::tempdir().unwrap();
     let fresh = open(etcd.client(), directory.path(), "outlast/");
     put(&fresh, "last", "1").await;
-    for (writer, name) in writers.into_iter().zip(['a', 'b']) {
+    for (writer, name) in writers.into_iter().zip(NAMES) {
         let written = writer.await.expect("the writer ends");
         eprintln!(
             "{name}: {} acknowledged, {:?} at the longest",

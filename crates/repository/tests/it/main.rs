@@ -6,5 +6,6 @@ mod client;
 mod doubt;
 mod etcd;
 mod faults;
+mod files;
 mod records;
 mod tls;

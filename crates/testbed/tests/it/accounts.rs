@@ -13,9 +13,9 @@ use testbed::wait;
 use crate::world::{DOMAIN, PASSWORD, address, has_etcd};
 
 /// etcd wants to see its members for five seconds before it takes another one; the rest is for a busy machine.
-const LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
-fn done(directory: &Path, arguments: &[&str], input: &str) -> String {
+pub(crate) fn done(directory: &Path, arguments: &[&str], input: &str) -> String {
     let output = outlast_in(directory, arguments, input.as_bytes());
     let told =
         [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
@@ -36,7 +36,7 @@ fn configured(number: u8, hosts: Loopback) -> (tempfile::TempDir, String) {
     (directory, at)
 }
 
-fn start(directory: tempfile::TempDir) -> Node {
+pub(crate) fn start(directory: tempfile::TempDir) -> Node {
     Node::start_in(directory, &NodeOptions { config: None, arguments: Vec::new() })
 }
 
@@ -48,7 +48,7 @@ fn members(node: &Node) -> Vec<String> {
     members.iter().filter_map(|member| Some(member["node"].as_str()?.to_owned())).collect()
 }
 
-fn wait_for_members(nodes: &[Node], expected: &[&str]) {
+pub(crate) fn wait_for_members(nodes: &[Node], expected: &[&str]) {
     for node in nodes {
         wait::until(&format!("members {expected:?}"), LIMIT, || match members(node) {
             found if found == expected => Ok(()),
@@ -58,7 +58,7 @@ fn wait_for_members(nodes: &[Node], expected: &[&str]) {
 }
 
 /// A cluster of three, whose first node had an account before it had others.
-fn three() -> Vec<Node> {
+pub(crate) fn three() -> Vec<Node> {
     let hosts = Loopback::new();
     let (directory, _) = configured(1, hosts);
     let one = start(directory);
@@ -85,7 +85,7 @@ async fn registers(node: &Node, user: &str) -> Result<(), PhoneError> {
 }
 
 /// As soon as that node's copy has the account, and somebody serves.
-async fn wait_until_registered(node: &Node, user: &str) {
+pub(crate) async fn wait_until_registered(node: &Node, user: &str) {
     let began = std::time::Instant::now();
     while let Err(error) = registers(node, user).await {
         assert!(began.elapsed() < LIMIT, "{user} cannot register: {error}\n{}", node.log());

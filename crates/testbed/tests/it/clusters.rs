@@ -9,6 +9,7 @@ use testbed::pace::Pace;
 use crate::lab::nodes::options;
 use crate::world::has_etcd;
 
+mod calls;
 mod strangers;
 
 /// A member that cannot be reached is lost within this (DESIGN: what survives what).

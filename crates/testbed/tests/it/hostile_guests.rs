@@ -16,7 +16,7 @@ use testbed::wait;
 use tokio::task::JoinSet;
 
 use crate::deployable::{Deployable, assert_has_worked, back_to_back};
-use crate::kills::calls::Calls;
+use crate::kills::calls::{Callers, Calls, Way};
 use crate::world::{self, DOMAIN};
 
 /// What is done to the node, each by a phone that calls again as soon as it was refused; and the words by which its operator
@@ -48,7 +48,8 @@ async fn a_hostile_guest_harms_nobody_elses_calls() {
     agent.deploy(&node);
     hostile.deploy(&node);
 
-    let calls = Calls::begin(&[[node.sip("udp"); 2]], DOMAIN, PAIRS).await;
+    let way = Way { caller: node.sip("udp"), callee: vec![node.sip("udp")] };
+    let calls = Calls::begin(&[way], DOMAIN, PAIRS, Callers::Plain).await;
     let phone = world::registered_openly(&node, "registers", LineTransport::Udp).await;
     let alone = registered(&phone).await;
     let began = Instant::now();

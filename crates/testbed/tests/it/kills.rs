@@ -18,7 +18,7 @@ use testbed::node::Node;
 use crate::deployable::{assert_has_worked, back_to_back};
 use crate::faults::{Hits, Sequence, Victim, lost_bindings, number, table};
 use crate::world::{self, DOMAIN};
-use calls::Calls;
+use calls::{Callers, Calls, Way};
 use report::Report;
 
 const USERS: usize = 10_000;
@@ -115,7 +115,8 @@ async fn lose_nothing(agent: Agent, kills: usize) {
     assert_eq!((loaded.registered, loaded.refused, loaded.unanswered), (USERS, 0, 0), "{loaded:?}");
 
     let began = Instant::now();
-    let calls = Calls::begin(&edges.map(|edge| [edge, edge]), &agent.domain(), agent.pairs()).await;
+    let ways = edges.map(|edge| Way { caller: edge, callee: vec![edge] });
+    let calls = Calls::begin(&ways, &agent.domain(), agent.pairs(), Callers::Plain).await;
     let mut hits = Hits::default();
     let mut next_hits = vec![began; victims.len()];
     for _ in 0..kills {

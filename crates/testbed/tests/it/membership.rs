@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::Signal;
 use testbed::loopback::Loopback;
@@ -200,13 +200,23 @@ fn who_may_not_join_is_told_what_to_do_and_who_leaves_is_a_single_node_again() {
     assert!(!directory.path().join("outlast.toml").exists(), "wishes that did not work are kept");
     let expired = done(&one.outlast(&["cluster", "token", "--valid-for", "0s"]));
     let expired = expired.lines().next().unwrap().to_owned();
-    std::thread::sleep(Duration::from_millis(2100)); // its second is over
+    // It is good until the end of the second that it was made in, or of an earlier one.
+    let made = unix_seconds();
+    wait::until("the token's last second to be over", LIMIT, || {
+        let now = unix_seconds();
+        if now > made { Ok(()) } else { Err(now) }
+    });
     refused(&join(directory.path(), &expired, 2, hosts), "has expired");
     done(&join(directory.path(), &token_of_one, 2, hosts));
     refused(&join(directory.path(), &token_of_one, 2, hosts), "already");
 
     leaves(&one, Node::start_in(directory, &NodeOptions::arguments(&[])));
     hears_that_it_was_removed(&one, start_joined(&one, 3, hosts));
+}
+
+fn unix_seconds() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.expect("a clock after 1970").as_secs()
 }
 
 fn leaves(one: &Node, two: Node) {

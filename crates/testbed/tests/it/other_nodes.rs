@@ -161,3 +161,34 @@ async fn what_killed_containers_would_have_answered_those_of_the_other_node_answ
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manager_that_is_killed_parts_its_edge_from_no_container_of_the_other_node() {
+    if !has_etcd() {
+        return;
+    }
+    let pair = Pair::start();
+    let near = &pair.one;
+    all(near, "stop");
+    let phone = registered(near, "anybody", LineTransport::Udp).await;
+    for round in 0..2 {
+        let killed = near.kill_manager();
+        let revived = async { tokio::task::block_in_place(|| near.wait_for_manager_after(killed)) };
+        tokio::join!(revived, all_answered(&phone, 100));
+        // By now it has heard from the other node itself.
+        all_answered(&phone, 20).await;
+        let log = near.process_log("edge1");
+        let is_parting = |line: &&str| line.contains("serves no more") && line.contains("@node2");
+        let parted: Vec<_> = log.lines().filter(is_parting).collect();
+        assert_eq!(parted, Vec::<&str>::new(), "round {round}");
+    }
+}
+
+async fn all_answered(phone: &Phone, count: usize) {
+    for n in 0..count {
+        let options = phone.request(0, Method::Options, &format!("sip:{DOMAIN}"));
+        let answer = options.send().await.unwrap().final_response().await;
+        let status = answer.as_ref().ok().and_then(sip::Message::status);
+        assert_eq!(status, Some(200), "OPTIONS {n}: {answer:?}");
+    }
+}

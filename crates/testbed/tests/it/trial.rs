@@ -1,4 +1,4 @@
-//! A trial: nodes on hosts of their own under load, and one fault after the other, the next when all serve again.
+//! Trials: nodes on hosts of their own under load, and one fault after the other, the next when all serve again.
 //!
 //! The load is bindings, calls all the time, and writes to sessions by HTTP; faults are those of processes, and of whole hosts:
 //! without power, cut off. Afterwards every loss is counted by its kind. Without more said, three faults to a little load.
@@ -6,8 +6,13 @@
 //! `OUTLAST_TRIAL_CALLS` (a second) say how much load there is in all; `OUTLAST_WRITE_DOCS=1` writes what came of it to
 //! `docs/reports/trial.md`.
 
+mod bindings;
+mod cost;
 mod load;
 mod report;
+mod three;
+mod times;
+mod whole;
 mod writes;
 
 use std::thread;
@@ -18,8 +23,10 @@ use testbed::lab;
 use testbed::members::Members;
 
 use crate::faults::{Hits, Sequence, Victim, number, table};
+use crate::kills::calls::Callers;
 use crate::kills::report::commit;
 use crate::lab::nodes::options;
+use crate::world::DOMAIN;
 use load::{Group, Load, Size};
 use report::Report;
 
@@ -123,7 +130,8 @@ fn lose_nothing(members: &mut Members<'_>, groups: Vec<Group>, what: &str) {
     // Now, not when it is over: others may go on meanwhile.
     let commit = commit();
     let size = Size::asked_for();
-    let load = Load::begin(members.lab().host("phones"), groups, size);
+    let phones = members.lab().host("phones");
+    let load = Load::begin(phones, groups, size, DOMAIN, Callers::Plain);
     let began = Instant::now();
     let mut hits = Hits::default();
     for (member, fault) in schedule(seed, members.count()) {

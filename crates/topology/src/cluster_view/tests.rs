@@ -21,6 +21,7 @@ fn process(name: &str, incarnation: Incarnation, state: ProcessState) -> Process
         addresses: Vec::new(),
         http: None,
         weight: WEIGHT_DEFAULT,
+        is_silent: false,
     }
 }
 

@@ -1,9 +1,12 @@
-//! Files that hold secrets: mode 0600, replaced whole, refused when others can read them.
+//! Files that hold secrets, and lists beside them: mode 0600, replaced whole; secrets that others can read are refused.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::CredentialError;
 
@@ -28,6 +31,39 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     fs::rename(&beside, path)?;
     // The new name, too.
     path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+}
+
+/// Reads what a file of ours says; `None`: there is none.
+///
+/// # Errors
+/// [`CredentialError`] when it cannot be read, or is damaged: longer than `bytes_max` octets, or not what we write.
+pub(crate) fn read_json<T: DeserializeOwned>(
+    path: &Path,
+    bytes_max: u64,
+) -> Result<Option<T>, CredentialError> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(bytes_max).read_to_end(&mut bytes));
+    match read {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(CredentialError::Io { path: path.to_owned(), source }),
+    }
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| CredentialError::Damaged {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })
+}
+
+/// Replaces what a file of ours says.
+///
+/// # Errors
+/// [`CredentialError::Io`]; the file is then as it was.
+pub(crate) fn write_json(path: &Path, content: &impl Serialize) -> Result<(), CredentialError> {
+    let mut text =
+        serde_json::to_vec_pretty(content).expect("files of ours have no keys but strings");
+    text.push(b'\n');
+    write_private(path, &text)
+        .map_err(|source| CredentialError::Io { path: path.to_owned(), source })
 }
 
 /// Reads a text that may be anybody's.

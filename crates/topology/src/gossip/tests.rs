@@ -37,6 +37,7 @@ pub(super) fn snapshot(of: u16, port: u16) -> NodeSnapshot {
         addresses: Vec::new(),
         http: None,
         weight: WEIGHT_DEFAULT,
+        is_silent: false,
     };
     NodeSnapshot {
         node: format!("node{of}"),

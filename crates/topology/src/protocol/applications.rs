@@ -108,6 +108,54 @@ pub enum RolloutProgress {
         /// Those of them whose handler failed.
         failures: u64,
     },
+    /// The next node of the cluster begins with it.
+    Node {
+        /// Which.
+        node: String,
+        /// It is the how manieth, counted from 1.
+        number: usize,
+        /// Of how many.
+        of: usize,
+    },
+    /// A node of the cluster is away, and takes it when it is back.
+    NodeAway {
+        /// Which.
+        node: String,
+    },
+}
+
+impl RolloutProgress {
+    /// As told of another node: its containers have that name behind theirs.
+    #[must_use]
+    pub fn of_node(self, node: &str) -> RolloutProgress {
+        let named = |container: ProcessName| ProcessName::of_node(&container, node);
+        match self {
+            RolloutProgress::Switched { container, number, of, watch_ms } => {
+                RolloutProgress::Switched { container: named(container), number, of, watch_ms }
+            }
+            RolloutProgress::Healthy { container, events, failures } => {
+                RolloutProgress::Healthy { container: named(container), events, failures }
+            }
+            other @ (RolloutProgress::Loaded { .. }
+            | RolloutProgress::Node { .. }
+            | RolloutProgress::NodeAway { .. }) => other,
+        }
+    }
+}
+
+/// What a node has of applications.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeApplications {
+    /// Its name.
+    pub node: String,
+    /// Why it cannot be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub away: Option<String>,
+    /// Those that it has.
+    pub applications: Vec<ApplicationStatus>,
+    /// Those of which it cannot have what the cluster has, with the reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub behind: Vec<(String, String)>,
 }
 
 /// A deployed application, as commands show it.

@@ -128,6 +128,7 @@ fn view(version: u64, processes: &[(&str, u64, ProcessState)]) -> TopologyView {
                 link_address: None,
                 addresses: Vec::new(),
                 weight: WEIGHT_DEFAULT,
+                is_silent: false,
                 http: None,
             })
             .collect(),

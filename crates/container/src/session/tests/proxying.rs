@@ -249,6 +249,7 @@ fn requests_of_an_early_dialog_leave_it_early_however_they_end() {
     for status in [Some(200), Some(481), None] {
         let mut bench = proxied(RecordRoute::Yes, Supervised::No);
         bench.answered(183);
+        assert!(bench.session.has_an_open_invite());
         let invite = bench.session.incoming[0].id;
         bench.through("PRACK", true);
         match status {
@@ -265,6 +266,7 @@ fn requests_of_an_early_dialog_leave_it_early_however_they_end() {
         let response = response_to(&sent, 200, "bob").buffer().clone();
         bench.comes(Input::Relay { request: invite, reply: Reply::Received(response) });
         assert_eq!(bench.leg_state(), Some(LegState::Confirmed), "{status:?}");
+        assert!(!bench.session.has_an_open_invite());
     }
 }
 

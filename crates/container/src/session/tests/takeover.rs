@@ -13,8 +13,10 @@ use crate::session::{LegName, SessionEffect, SessionId};
 #[test]
 fn open_requests_are_sent_again_under_the_same_names() {
     let mut bench = Bench::new();
+    assert!(!bench.session.has_an_open_invite(), "the caller's is nobody's branch");
     bench.apply(vec![call()]).unwrap();
     bench.responds("INVITE", 180, "bob");
+    assert!(bench.session.has_an_open_invite());
     bench.words();
     bench.moves_to(2);
     assert_eq!(bench.words(), ["INVITE 1"]);
@@ -22,6 +24,7 @@ fn open_requests_are_sent_again_under_the_same_names() {
     assert_eq!(first.buffer(), second.buffer(), "the callee rings once");
     assert_eq!(bench.session.server_transactions().count(), 1, "the caller's INVITE waits");
     assert_eq!(bench.responds("INVITE", 200, "bob"), "callee 200");
+    assert!(!bench.session.has_an_open_invite());
     bench.respond(ok());
     assert_eq!(bench.session.unacknowledged().count(), 1);
     bench.moves_to(3);

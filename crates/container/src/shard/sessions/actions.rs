@@ -165,10 +165,8 @@ impl Shard {
             return;
         };
         let decides = decides(&start.request);
-        let by_front_door = self.is_by_front_door(&start.request, decides);
         let (user, cancels, datagram_start) = (None, None, None);
-        let sending =
-            Sending { user, cancels, decides, way, by_front_door, datagram: datagram_start };
+        let sending = Sending { user, cancels, decides, way, datagram: datagram_start };
         self.clients.insert(client, Box::new(sending));
         let Start { session, branch, method, request } = start;
         self.sessions.clients.insert(client, Sent { session, branch, method, request, datagram });

@@ -1,8 +1,16 @@
-//! Finds what was due in sessions of dead containers for which nothing was open, so that nobody has claimed them.
+//! Finds what is due in sessions whose owners do not see to it: dead containers, for whose sessions nothing was open, so that
+//! nobody has claimed them; and containers that were stopped, before they count as dead.
 //!
-//! A living owner keeps its timers itself. At every round of duties, and when somebody has died, each container goes
-//! through the index by due time as far as the next rounds reach, notes what falls to it, and asks for each of these
-//! sessions shortly after its time: if its owner lives it was dealt with, else it is taken over, and its timer fires.
+//! A living owner keeps its timers itself. At every round of duties, and when somebody has died or fallen silent, each
+//! container goes through the index by due time as far as the next rounds reach, notes what falls to it, and asks for each of
+//! these sessions shortly after its time: if its owner lives it was dealt with, else it is taken over, and its timer fires.
+//!
+//! A silent owner may only be slow, and that something is overdue proves nothing against it: its handler may take long, or its
+//! application may be away. So the manager's word counts ([`ProcessEntry::is_silent`](topology::ProcessEntry)), and nothing is
+//! asked for while nobody is silent; who is silent itself takes nothing over. The former owner, if it goes on after all,
+//! fires the same timer, finds its commit refused, and drops its copy. Two kinds of sessions are left to it until it counts as dead:
+//! those that speak before their commits, since phones would hear of the timer twice; and those in which an INVITE of theirs has no
+//! answer, whose branches it would go on with.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -13,12 +21,17 @@ use tracing::warn;
 use super::super::{ScanId, Shard, ShardEffect};
 use super::records::{self, DUE};
 use crate::ownership::BUCKETS;
-use crate::session::SessionId;
+use crate::session::{Session, SessionId};
 
 /// How far ahead is looked: beyond the next round.
 const HORIZON: Duration = Duration::from_secs(12);
 /// How long a living owner may take for what is due; a dead one's is late by so much.
 const GRACE: Duration = Duration::from_millis(200);
+/// More are not asked for at once, so that messages and heartbeats are looked after in between, nor while so many questions
+/// are open: the store answers as many first.
+const ASKED_AT_ONCE: usize = 128;
+/// When the store is asked again that has not answered so many.
+const STORE_PAUSE: Duration = Duration::from_millis(10);
 /// Entries of one page.
 const PAGE: usize = 64;
 /// More are not noted at a time; the next round finds them.
@@ -118,13 +131,26 @@ impl Shard {
             return;
         }
         let past = self.clocks.guarded(now).saturating_sub(GRACE);
-        while let Some((due, id)) = self.sessions.due.noted.first().copied()
-            && due <= past
-        {
-            self.sessions.due.noted.pop_first();
+        let open = self.sessions.inquiries.len();
+        if open >= ASKED_AT_ONCE {
+            self.sessions.due.next = Some(now + STORE_PAUSE);
+            return;
+        }
+        for _ in open..ASKED_AT_ONCE {
+            let first = self.sessions.due.noted.first().copied();
+            let Some((due, id)) = first.filter(|(due, _)| *due <= past) else { break };
+            self.sessions.due.noted.remove(&(due, id));
             self.inquire_due_session(id, effects);
         }
         self.arm_due(now);
+    }
+
+    /// Whether somebody who is silent, but not dead, leaves undone what is due in this session, and we may do it.
+    pub(super) fn is_left_undone(&self, session: &Session, now: Instant) -> bool {
+        session.due() <= self.clocks.guarded(now).saturating_sub(GRACE)
+            && self.neighbours.is_silent(session.owner.incarnation)
+            && !session.has_an_open_invite()
+            && !self.sessions.spoke_before_commits(session)
     }
 }
 

@@ -14,6 +14,7 @@ use tracing::{debug, error};
 use super::super::noting::Notes;
 use super::super::proxying::{NO_LINK, server_branch};
 use super::super::set_ups;
+use super::super::ways::is_written_at;
 use super::super::{Held, Shard, ShardEffect};
 use super::actions::decides;
 use super::{Live, Queued, Sessions};
@@ -347,9 +348,13 @@ impl Shard {
                 return None;
             };
             let identity = &self.sessions.identity;
-            let is_it = uri.user.is_some_and(|user| identity.is_flow_of_dialog(user, call_id));
+            let flow = uri.user.and_then(|user| identity.flow_of_dialog(user, call_id));
+            let is_it = flow.is_some();
             match self.edges.route_owner(&uri.host, uri.port, NO_LINK) {
-                RouteOwner::Foreign => None,
+                // A departed edge that nobody remembers may have written it.
+                RouteOwner::Foreign => {
+                    flow.is_some_and(|flow| is_written_at(&uri, &flow)).then_some(true)
+                }
                 RouteOwner::Edge(_)
                 | RouteOwner::Unlinked
                 | RouteOwner::Awaited

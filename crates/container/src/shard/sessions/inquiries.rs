@@ -2,7 +2,7 @@
 //!
 //! The record says it, as with set-ups: of a container that lives, so the message is handed on there; of a dead one, so
 //! the session is taken over by compare-and-set and goes on under the same branches, tags and numbers; nobody's, so
-//! the dialog does not exist.
+//! the dialog does not exist. One that is asked for since it is overdue is taken over from a silent container, too (`due`).
 
 use std::time::Instant;
 
@@ -46,6 +46,8 @@ pub(super) struct Inquiry {
     waiting: Vec<Asking>,
     /// The entry of the index that made us ask.
     estate: Option<Owned>,
+    /// Something was due in it, and it is not ours.
+    is_for_due: bool,
     /// What we want to own, and its record.
     claim: Option<Box<(Session, Bytes)>>,
     /// When that was asked for.
@@ -109,8 +111,16 @@ impl Shard {
 
     /// Asks for a session of which something was due and has not happened.
     pub(super) fn inquire_due_session(&mut self, id: SessionId, effects: &mut Vec<ShardEffect>) {
-        if !self.sessions.has(id) && !self.sessions.inquiries.contains_key(&id) {
-            self.ask_for_session(id, Inquiry::default(), effects);
+        if self.sessions.has(id) {
+            return;
+        }
+        match self.sessions.inquiries.get_mut(&id) {
+            // Whoever else waits for the answer: what is due counts, too.
+            Some(inquiry) => inquiry.is_for_due = true,
+            None => {
+                let inquiry = Inquiry { is_for_due: true, ..Inquiry::default() };
+                self.ask_for_session(id, inquiry, effects);
+            }
         }
     }
 
@@ -146,7 +156,12 @@ impl Shard {
             }
         };
         let owner = session.owner.incarnation;
-        let standing = self.neighbours.standing(owner);
+        let inquiry = self.sessions.inquiries.get(&id);
+        let is_for_due = inquiry.is_some_and(|inquiry| inquiry.is_for_due);
+        let standing = match self.neighbours.standing(owner) {
+            Standing::Living if is_for_due && self.is_left_undone(&session, now) => Standing::Dead,
+            standing => standing,
+        };
         let is_to_be_taken_over = match standing {
             Standing::Mine => !self.sessions.has(id),
             Standing::Living => false,

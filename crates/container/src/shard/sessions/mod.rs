@@ -300,6 +300,11 @@ impl Sessions {
         self.entries.contains_key(&id)
     }
 
+    /// Reads and makes the names of sessions.
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
     /// Whether there is anybody who could have sessions.
     pub(super) fn are_hosted(&self) -> bool {
         !(self.applications.current.is_empty() && self.applications.former.is_empty())

@@ -19,6 +19,7 @@ mod phones;
 mod proxying;
 mod replication;
 mod signals;
+mod silence;
 mod world;
 
 use std::time::Duration;

@@ -17,6 +17,7 @@ fn view(state: ProcessState) -> TopologyView {
         link_address: None,
         addresses: Vec::new(),
         weight: 100,
+        is_silent: false,
         http: None,
     };
     let containers = [("c1", 7, state), ("c2", 8, ProcessState::Ready)];

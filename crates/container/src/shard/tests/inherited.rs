@@ -20,6 +20,7 @@ fn view(first: ProcessState, heir: u64) -> TopologyView {
         link_address: None,
         addresses: Vec::new(),
         weight: 100,
+        is_silent: false,
         http: None,
     };
     TopologyView {

@@ -18,6 +18,7 @@ fn entry(name: &str, process_type: ProcessType, life: u64, state: ProcessState) 
         link_address: None,
         addresses: Vec::new(),
         weight: 100,
+        is_silent: false,
         http: None,
     }
 }

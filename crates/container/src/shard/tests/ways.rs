@@ -2,7 +2,72 @@
 
 use topology::{ListenerTransport, ProcessEntry, ProcessState, ProcessType};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::super::ways::Found;
 use super::*;
+use crate::proxy::{NextHop, TransportFailure};
+
+/// What an edge at `host` writes into Record-Route of a dialog toward a phone.
+pub(in crate::shard) fn route_of_dialog(host: &str, phone: &str, call_id: &str) -> String {
+    let address = if host.contains(':') { host.to_owned() } else { format!("{host}:5060") };
+    let flow = Flow::new(Transport::Udp, address.parse().unwrap(), phone.parse().unwrap());
+    let payload = [&[0x14], &flow.to_bytes()[..]].concat();
+    let key = KeyRing::new([1; 32]).derive("dialog");
+    let tag = key.tag::<10>(&[&payload, call_id.as_bytes()].concat());
+    let token = URL_SAFE_NO_PAD.encode([&payload[..], &tag].concat());
+    format!("<sip:{token}@{host};lr>")
+}
+
+/// Where a request of ours goes whose route set begins so.
+fn way(bench: &Bench, route: &str, is_in_dialog: bool) -> String {
+    let tag = if is_in_dialog { ";tag=b" } else { "" };
+    let text = format!(
+        "BYE sip:bob@10.0.0.8 SIP/2.0\r\nVia: SIP/2.0/UDP c.invalid;branch=z9hG4bKx\r\n\
+         From: <sip:alice@example.com>;tag=a\r\nTo: <sip:bob@example.com>{tag}\r\nCall-ID: c1\r\n\
+         CSeq: 2 BYE\r\nMax-Forwards: 70\r\nRoute: {route}\r\nContent-Length: 0\r\n\r\n"
+    );
+    match bench.shard.find_way(&text.into(), NextHop::Route, LinkId(1)) {
+        Ok(Found::Way(way)) => {
+            let by = if way.by_front_door { "front door" } else { "link" };
+            format!("{by} {}: {:?}", way.link.0, way.destination)
+        }
+        Ok(Found::Awaited(_)) => "waits".to_owned(),
+        Ok(Found::Unlinked | Found::Name(..) | Found::StreamElseDatagram(..)) => panic!("{route}"),
+        Err(failure) => format!("{failure:?}"),
+    }
+}
+
+// RFC 3261 §12.2.1.1: the route set is that of the dialog, whoever is left of it.
+#[test]
+fn a_dialog_outlives_the_edge_that_its_route_names() {
+    const PHONE: &str = "198.51.100.7:5060";
+    const FORGOTTEN: &str = "192.0.2.77:5060";
+    let mut bench = Bench::new();
+    let route = |edge| route_of_dialog(edge, PHONE, "c1");
+    let [inner, path] = ["", "token@"].map(|user| format!("<sip:{user}{EDGE_2};lr>"));
+    assert_eq!(way(&bench, &route(EDGE_2), true), "link 2: Route");
+    bench.link_down(2);
+    bench.topology(&view_with_edge_2(ProcessState::Backoff));
+    assert_eq!(way(&bench, &route(EDGE_2), true), "waits");
+    bench.topology(&view_with_edge_2(ProcessState::Down));
+    let door = format!("Address {{ transport: Udp, address: {EDGE_1} }}");
+    // The second writes a value without a token, too; the third is known by its token alone.
+    for route in [route(EDGE_2), inner.clone(), route(FORGOTTEN)] {
+        assert_eq!(way(&bench, &route, true), format!("front door 1: {door}"), "{route}");
+    }
+    let gone = format!("{:?}", TransportFailure::FlowGone);
+    assert_eq!(way(&bench, &path, true), gone, "a Path is of no dialog");
+    assert_eq!(way(&bench, &route_of_dialog(EDGE_2, PHONE, "c2"), true), gone, "of another dialog");
+    assert_eq!(way(&bench, &route(EDGE_2), false), gone, "outside of a dialog");
+    // A stranger's host is a stranger's, whatever stands before it.
+    let strange = route(FORGOTTEN).replace("192.0.2.77", "203.0.113.9");
+    for route in [strange.as_str(), "<sip:203.0.113.9:5060;lr>"] {
+        let there = "link 1: Address { transport: Udp, address: 203.0.113.9:5060 }";
+        assert_eq!(way(&bench, route, true), there);
+    }
+}
 
 #[test]
 fn path_leads_by_the_edge_it_names_and_to_430_when_that_is_gone() {
@@ -116,6 +181,7 @@ fn view_with_edge_2(state: ProcessState) -> TopologyView {
             public: EDGE_2.to_owned(),
         }],
         weight: 100,
+        is_silent: false,
         http: None,
     };
     TopologyView {

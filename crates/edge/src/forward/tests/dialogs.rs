@@ -3,7 +3,7 @@
 use super::*;
 
 /// A request with that route set.
-fn bye(uri: &str, routes: &[String]) -> String {
+pub(super) fn bye(uri: &str, routes: &[String]) -> String {
     let routes: Vec<String> = routes.iter().map(|route| format!("Route: {route}")).collect();
     request("BYE", uri, &routes.join("\n"))
         .replace("To: <sip:bob@example.com>", "To: <sip:bob@example.com>;tag=b")
@@ -156,7 +156,7 @@ fn a_strict_router_behind_us_gets_its_own_request_uri() {
 #[test]
 fn a_dialog_over_two_edges_passes_both() {
     let mut rig = Rig::new();
-    rig.other_edges = vec!["192.0.2.2:5060".parse().unwrap()];
+    rig.fellows = FellowEdges::new(vec!["192.0.2.2:5060".parse().unwrap()], Vec::new());
     let elsewhere = "<sip:AAAA@192.0.2.2:5060;lr>".to_owned();
     for from in [PHONE, "198.51.100.7:50000"] {
         let text =
@@ -175,7 +175,7 @@ fn a_dialog_over_two_edges_passes_both() {
 #[test]
 fn a_dialog_over_two_edges_goes_on_when_its_datagram_came_to_the_edge_behind() {
     let mut rig = Rig::new();
-    rig.other_edges = vec!["192.0.2.2:5060".parse().unwrap()];
+    rig.fellows = FellowEdges::new(vec!["192.0.2.2:5060".parse().unwrap()], Vec::new());
     let elsewhere = "<sip:AAAA@192.0.2.2:5060;lr>".to_owned();
     let text = bye("sip:bob@10.0.0.2", &[rig.by_flow(Transport::Udp, PHONE), elsewhere.clone()]);
     let from_there = rig.flow(Transport::Udp, "192.0.2.2:5060");
@@ -201,7 +201,7 @@ fn a_relayed_dialog_goes_the_way_of_its_last_token() {
 #[test]
 fn a_datagram_that_came_to_the_wrong_edge_reaches_the_one_its_route_names() {
     let mut rig = Rig::new();
-    rig.other_edges = vec!["192.0.2.2:5060".parse().unwrap()];
+    rig.fellows = FellowEdges::new(vec!["192.0.2.2:5060".parse().unwrap()], Vec::new());
     let elsewhere = "<sip:AAAA@192.0.2.2:5060;lr>".to_owned();
     let text = bye("sip:bob@10.0.0.2", std::slice::from_ref(&elsewhere));
     let (hop, message) = sent(rig.receive(&text, PHONE));
@@ -214,7 +214,7 @@ fn a_datagram_that_came_to_the_wrong_edge_reaches_the_one_its_route_names() {
 #[test]
 fn a_flow_of_another_edge_is_left_to_that_edge() {
     let mut rig = Rig::with_public_address();
-    rig.other_edges = vec!["192.0.2.2:5060".parse().unwrap()];
+    rig.fellows = FellowEdges::new(vec!["192.0.2.2:5060".parse().unwrap()], Vec::new());
     let theirs =
         Flow::new(Transport::Udp, "192.0.2.2:5060".parse().unwrap(), OTHER_PHONE.parse().unwrap());
     let ours = format!(
@@ -278,7 +278,7 @@ fn a_call_of_any_length_keeps_its_way() {
 }
 
 impl Rig {
-    fn receive_without_flow(&self, text: &str) -> Decision {
+    pub(super) fn receive_without_flow(&self, text: &str) -> Decision {
         let message = parse(text);
         let flow = self.flow(Transport::Udp, PHONE);
         let (source, attempt) = (Source::Outside, Attempt::First);
@@ -291,7 +291,7 @@ impl Rig {
 #[test]
 fn a_dialog_whose_flow_is_gone_goes_on_as_if_it_had_not_begun_on_it() {
     let mut rig = Rig::new();
-    rig.other_edges = vec!["192.0.2.2:5060".parse().unwrap()];
+    rig.fellows = FellowEdges::new(vec!["192.0.2.2:5060".parse().unwrap()], Vec::new());
     let (alice, bob) =
         (rig.by_flow(Transport::Udp, PHONE), rig.by_flow(Transport::Tcp, OTHER_PHONE));
     let contact = "sip:bob@10.0.0.2;transport=tcp";

@@ -105,7 +105,7 @@ fn a_response_that_is_not_ours_to_forward_is_dropped() {
 #[test]
 fn a_containers_response_for_another_edges_via_goes_to_that_edge() {
     let mut rig = Rig::new();
-    rig.other_edges = vec!["192.0.2.2:5060".parse().unwrap()];
+    rig.fellows = FellowEdges::new(vec!["192.0.2.2:5060".parse().unwrap()], Vec::new());
     let text =
         response(&["SIP/2.0/UDP 192.0.2.2:5060;branch=z9hG4bKedge;flow=x".to_owned(), phone_via()]);
     let (hop, message) = sent(rig.send(&text, Destination::Via).unwrap());

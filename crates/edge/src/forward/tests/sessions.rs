@@ -117,7 +117,8 @@ fn edges() -> [Rig; 2] {
         let own: SocketAddr = own.parse().unwrap();
         let mut rig = Rig::with_listeners(vec![Listener::direct(Transport::Udp, own)]);
         let addresses = ["192.0.2.1:5060", "192.0.2.2:5060"].map(|text| text.parse().unwrap());
-        rig.other_edges = addresses.into_iter().filter(|address| *address != own).collect();
+        let others = addresses.into_iter().filter(|address| *address != own).collect();
+        rig.fellows = FellowEdges::new(others, Vec::new());
         rig
     })
 }

@@ -256,3 +256,40 @@ fn an_edge_is_not_judged_by_what_edges_say() {
     node.pass(SILENCE * 2);
     assert_eq!(node.take_log(), [""; 0]);
 }
+
+#[test]
+fn a_container_that_is_late_is_shown_as_silent_until_it_is_heard_of() {
+    let mut node = Node::serving();
+    let quiet = HEARTBEAT.quiet_max();
+    node.silent = vec!["container1"];
+    node.pass(quiet - Duration::from_millis(1));
+    assert!(!node.entry("container1").is_silent);
+    let mut effects = Vec::new();
+    node.now += Duration::from_millis(1);
+    assert!(node.table.next_deadline().unwrap() <= node.now, "it looks in time");
+    node.table.tick(node.now, &mut effects);
+    assert_eq!(effects, [Effect::Publish]);
+    let shown = node.entry("container1");
+    assert!(shown.is_silent && shown.state == ProcessState::Ready, "{shown:?}");
+    node.alive("container1", 0);
+    assert!(!node.entry("container1").is_silent);
+    node.pass(SILENCE);
+    assert!(!node.entry("container1").is_silent, "who hangs is not only silent");
+    assert_eq!(node.state("container1"), ProcessState::Hung);
+}
+
+#[test]
+fn containers_that_are_late_all_at_once_are_not_shown_as_silent() {
+    let mut node = Node::serving();
+    node.silent = vec!["container1", "container2"];
+    node.pass(HEARTBEAT.quiet_max());
+    assert!(NAMES.iter().all(|name| !node.entry(name).is_silent), "the machine is busy");
+    assert!(node.table.next_deadline().unwrap() > node.now, "it does not look again at once");
+    node.alive("container2", 0);
+    node.silent = vec!["container1"];
+    node.pass(Duration::from_millis(1));
+    assert!(node.entry("container1").is_silent);
+    node.silent = vec!["edge1"];
+    node.pass(HEARTBEAT.quiet_max());
+    assert!(!node.entry("edge1").is_silent, "an edge keeps no timers");
+}

@@ -9,8 +9,10 @@ use topology::{ProcessName, RepositoryList, TopologyView};
 use tracing::{error, info};
 
 use super::clock::Wait;
+use super::shared_applications::{is_for_sharing, may_be_asked};
 use super::shared_state::SharedState;
 use super::{Manager, Step, limits, view_line};
+use crate::cluster::KnownMember;
 use crate::process_table::Event;
 use crate::process_table::Ticket;
 use crate::server::cluster_node::{ClusterNode, Consequence, FromCoordinator};
@@ -28,8 +30,8 @@ pub(super) enum Asker {
 }
 
 impl Manager {
-    /// Becomes a member, or goes on as one, or is none any more: as `DIR/cluster/` says.
-    pub(super) fn open_cluster(&mut self) -> Result<(), UpError> {
+    /// Becomes a member, or goes on as one that knows this of the others, or is none any more: as `DIR/cluster/` says.
+    pub(super) fn open_cluster(&mut self, known: Vec<KnownMember>) -> Result<(), UpError> {
         let path = self.directory.path();
         // The present file, where there is one: the node may have become a member since it came up.
         let file = config::load(&path.join(config::FILE_NAME)).ok();
@@ -38,7 +40,7 @@ impl Manager {
         self.cluster = None;
         let heartbeat = limits(&self.config).heartbeat;
         let (keys, inputs) = (self.keys.subscribe(), self.inputs.clone());
-        let node = ClusterNode::open(path, settings.as_ref(), heartbeat, keys, inputs)?;
+        let node = ClusterNode::open(path, settings.as_ref(), heartbeat, known, keys, inputs)?;
         self.shared_state = match &node {
             Some(_) => SharedState::open(&ClusterDirectory::of_node(path))?,
             None => None,
@@ -52,9 +54,15 @@ impl Manager {
         // The one before asks nobody any more.
         self.repository = None;
         if let Some(settings) = &self.cluster_settings {
-            self.repository = RepositoryNode::open(path, settings, self.inputs.clone())?;
+            self.repository =
+                RepositoryNode::open(path, settings, &self.prepare, self.inputs.clone())?;
         }
         Ok(())
+    }
+
+    /// What another manager of this node would have to know of the other members.
+    pub(super) fn known_members(&self) -> Vec<KnownMember> {
+        self.cluster.as_ref().map(ClusterNode::known).unwrap_or_default()
     }
 
     /// What a child is told to be configured as: it may have been started before the node was a member.
@@ -124,6 +132,7 @@ impl Manager {
         }
         let leads = self.cluster.as_ref().is_none_or(ClusterNode::coordinates);
         self.keys.lead(leads);
+        self.look_who_leaves(now);
     }
 
     pub(super) fn receive_peer(&mut self, input: PeerInput) -> Step {
@@ -219,10 +228,23 @@ impl Manager {
                 Asker::Node => refuse("two nodes do not agree who decides; try again".to_owned()),
             };
         }
-        self.carry_out_request(request, reply)
+        match &self.repository {
+            Some(repository)
+                if repository.shares_applications() && is_for_sharing(&request, asker) =>
+            {
+                repository.ask(request, reply);
+                Step::Going
+            }
+            Some(_) | None => self.carry_out_request(request, reply),
+        }
     }
 
-    fn carry_out_request(&mut self, request: Request, reply: mpsc::Sender<Answer>) -> Step {
+    /// On this node, by this node.
+    pub(super) fn carry_out_request(
+        &mut self,
+        request: Request,
+        reply: mpsc::Sender<Answer>,
+    ) -> Step {
         // Whoever asked may have gone before the answer, here and below.
         match request {
             Request::Keys => {
@@ -231,6 +253,15 @@ impl Manager {
             Request::RotateKeys => self.keys.rotate(Instant::now(), Some(reply)),
             Request::Applications => {
                 let _ = reply.try_send(Answer::Applications(self.applications.status()));
+            }
+            Request::NodeApplications => {
+                let _ = reply.try_send(Answer::NodeApplications(self.node_applications()));
+            }
+            Request::ClusterApplications => self.ask_all_of_applications(reply),
+            Request::AppTake { .. } | Request::AppFollow { .. } => {
+                let reason =
+                    "this node shares no applications with others yet; try again in a moment";
+                let _ = reply.try_send(Answer::Refused { reason: reason.to_owned() });
             }
             Request::ClusterOpen => {
                 let _ = reply.try_send(self.reopen_cluster());
@@ -262,6 +293,7 @@ impl Manager {
                     let _ = reply.try_send(Answer::Done);
                 }
             },
+            Request::StoresLeave => return self.stores_leave(reply),
             Request::ClusterRemove { node, is_leaving } => {
                 match &mut self.cluster {
                     Some(cluster) => cluster.remove(&node, is_leaving, reply),
@@ -314,7 +346,8 @@ impl Manager {
     }
 
     fn reopen_cluster(&mut self) -> Answer {
-        match self.open_cluster() {
+        let known = self.known_members();
+        match self.open_cluster(known) {
             Ok(()) => {
                 let number = self.cluster.as_ref().map(ClusterNode::number);
                 if number.is_some_and(|number| number != self.table.number()) {
@@ -366,11 +399,16 @@ fn process_of(request: &mut Request) -> Option<&mut ProcessName> {
         | Request::AppRetire { .. }
         | Request::AppHold { .. }
         | Request::AppRelease { .. }
+        | Request::AppTake { .. }
+        | Request::AppFollow { .. }
+        | Request::NodeApplications
+        | Request::ClusterApplications
         | Request::ClusterOpen
         | Request::ClusterDiscover
         | Request::ClusterJoin { .. }
         | Request::RepositoryHasAccounts
         | Request::RepositoryLeave
+        | Request::StoresLeave
         | Request::ClusterRemove { .. } => None,
     }
 }
@@ -385,5 +423,7 @@ fn is_for_coordinator(request: &Request) -> bool {
 
 /// What one node may ask of another.
 fn is_for_others(request: &Request) -> bool {
-    process_of(&mut request.clone()).is_some() || is_for_coordinator(request)
+    process_of(&mut request.clone()).is_some()
+        || is_for_coordinator(request)
+        || may_be_asked(request)
 }

@@ -1,7 +1,9 @@
 //! The manager's servers that are not ours: which there are, and what becomes of them.
 
 use std::sync::Arc;
+use std::time::Instant;
 
+use tokio::sync::mpsc;
 use topology::protocol::Answer;
 use topology::{ProcessName, TopologyView};
 use tracing::{info, warn};
@@ -21,6 +23,12 @@ impl Manager {
             self.keeper = None;
             return Ok(Vec::new());
         };
+        let repository = self.repository.as_ref().and_then(RepositoryNode::server);
+        if !settings.stores.own().is_empty() {
+            // They are kept in order by others.
+            self.keeper = None;
+            return Ok(repository.into_iter().collect());
+        }
         let (path, heartbeat) = (self.directory.path(), &self.config.heartbeat);
         let kept = stores::settings(path, settings, heartbeat)?;
         let options = kept.options.clone();
@@ -29,7 +37,6 @@ impl Manager {
         let spares = (&options, self.spares);
         let stores = stores::of_member(path, settings, heartbeat, &keeper, spares);
         let server = |store: StoreServer| Arc::new(store) as Arc<dyn Server>;
-        let repository = self.repository.as_ref().and_then(RepositoryNode::server);
         Ok(stores.into_iter().map(server).chain(repository).collect())
     }
 
@@ -37,7 +44,34 @@ impl Manager {
     pub(super) fn show_keeper(&mut self, view: &TopologyView) {
         if let (Some(keeper), Some(cluster)) = (&self.keeper, &self.cluster) {
             let (own, leads) = (cluster.number(), cluster.leads());
-            keeper.show(Seen { own, leads, view: view.clone() });
+            let known = self.shared_state.as_ref().map(|shared| shared.list().members.clone());
+            let known = known.unwrap_or_default();
+            keeper.show(Seen { own, leads, view: view.clone(), known });
+        }
+    }
+
+    /// The node is about to leave its cluster: what its stores have goes to others first.
+    pub(super) fn stores_leave(&mut self, reply: mpsc::Sender<Answer>) -> Step {
+        if self.cluster.as_ref().is_some_and(|cluster| !cluster.hears_most()) {
+            let reason = "most members of the cluster are lost to this node, so nobody can take over what its stores have; bring \
+                          them up, or remove those that will not come back (outlast cluster remove NODE)";
+            // Whoever asked may have gone.
+            let _ = reply.try_send(Answer::Refused { reason: reason.to_owned() });
+            return Step::Going;
+        }
+        let Some(keeper) = &mut self.keeper else {
+            let _ = reply.try_send(Answer::Done);
+            return Step::Going;
+        };
+        keeper.leave(reply, Instant::now());
+        self.handle(Event::StoresLeave(true))
+    }
+
+    /// Who asked whether the node may leave asks no more.
+    pub(super) fn look_who_leaves(&mut self, now: Instant) {
+        if self.keeper.as_mut().is_some_and(|keeper| keeper.stays_after_all(now)) {
+            warn!("the node stays in its cluster after all");
+            self.handle(Event::StoresLeave(false));
         }
     }
 

@@ -39,7 +39,7 @@ impl SharedState {
         });
         let list = StoreList::of(view);
         if !list.stores.is_empty() {
-            self.keep(list.and_then(&self.list));
+            self.keep(list.and_then(&self.list).of_members(view));
         }
     }
 

@@ -4,14 +4,12 @@
 //! its seat first. What is decided on is read behind a majority; a step that fails is decided on anew.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use repository::client::messages::{Member, Operation, Put, Range, Txn};
 use repository::member::{MemberNote, address_in};
-use repository::{Client, ClientError, Follower, PREFIX, RepositoryOptions, RepositoryStore};
-use state::clock::SystemClock;
+use repository::{Client, ClientError};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use topology::protocol::Answer;
@@ -19,7 +17,8 @@ use topology::{NodeNumber, RepositoryMember};
 use tracing::{info, warn};
 
 use super::super::Input;
-use super::{Identity, RepositoryInput, Told, endpoints};
+use super::sharing::{self, Asked};
+use super::{Identity, REQUEST_TIMEOUT, RepositoryInput, Told, endpoints};
 use crate::repository::{Act, Situation, decide, described};
 
 /// How often it looks, and how often at the most.
@@ -48,6 +47,9 @@ struct Leaving {
     until: Instant,
 }
 
+/// What the thread is started with that has the node's copy, and its applications, be the cluster's.
+type ToShare = (sharing::Parts, mpsc::Receiver<Asked>);
+
 pub(super) struct Keeper {
     identity: Identity,
     note: Option<MemberNote>,
@@ -58,8 +60,8 @@ pub(super) struct Keeper {
     /// A member that was added and not started, since when.
     unstarted: Option<(u64, Instant)>,
     leaving: Option<Leaving>,
-    /// Keeps the node's copy up with the repository.
-    copy: Option<Follower>,
+    /// For files.
+    files_client: Option<Client>,
     /// What could not be done last, said once.
     said: String,
 }
@@ -71,7 +73,7 @@ impl Keeper {
         known: Vec<RepositoryMember>,
         inputs: mpsc::Sender<Input>,
     ) -> Keeper {
-        let client = identity.client_of(&known);
+        let client = identity.client_of(&known, REQUEST_TIMEOUT);
         Keeper {
             identity,
             note,
@@ -80,7 +82,7 @@ impl Keeper {
             inputs,
             unstarted: None,
             leaving: None,
-            copy: None,
+            files_client: None,
             said: String::new(),
         }
     }
@@ -90,9 +92,17 @@ impl Keeper {
         mut self,
         mut told: watch::Receiver<Told>,
         mut leave: mpsc::Receiver<mpsc::Sender<Answer>>,
+        to_share: ToShare,
     ) {
+        self.files_client = Some(to_share.0.client.clone());
+        let mut to_share = Some(to_share);
         loop {
             let situation = told.borrow_and_update().clone();
+            if situation.has_accounts
+                && let Err(error) = self.share(&mut to_share)
+            {
+                self.say(&format!("this node's copy: {error}"));
+            }
             // Before it has seen any node it knows nothing.
             if !situation.nodes.is_empty()
                 && let Err(error) = self.look(&situation).await
@@ -118,9 +128,6 @@ impl Keeper {
 
     async fn look(&mut self, told: &Told) -> Result<(), String> {
         self.meet(told);
-        if let Err(error) = self.follow(told) {
-            self.say(&format!("this node's copy: {error}"));
-        }
         let members = self.members().await;
         let leaving = match &members {
             Some(_) => self.who_leaves().await.unwrap_or_default(),
@@ -150,21 +157,13 @@ impl Keeper {
         }
     }
 
-    /// The copy that all processes of the node read follows from the moment that they may read it.
-    fn follow(&mut self, told: &Told) -> Result<(), String> {
-        if self.copy.is_some() || !told.has_accounts {
-            return Ok(());
+    /// From the moment that there is something to be shared.
+    fn share(&self, to_share: &mut Option<ToShare>) -> Result<(), String> {
+        if to_share.is_some() {
+            self.identity.directory.make().map_err(text)?;
         }
-        let directory = &self.identity.directory;
-        directory.make().map_err(text)?;
-        let store = RepositoryStore::open(RepositoryOptions {
-            client: self.client.clone(),
-            directory: directory.copy(),
-            prefix: PREFIX.to_owned(),
-            clock: Arc::new(SystemClock::default()),
-        });
-        self.copy = Some(store.map_err(text)?.follow());
-        Ok(())
+        let Some((parts, asked)) = to_share.take() else { return Ok(()) };
+        sharing::start(parts, asked).map_err(text)
     }
 
     /// Whom to ask: who was a member, who runs one by the view, and its own.
@@ -172,7 +171,9 @@ impl Keeper {
         let own = self.note.as_ref().map(|note| self.identity.own(note.client));
         let all: Vec<RepositoryMember> =
             self.known.iter().chain(&told.members).cloned().chain(own).collect();
-        self.client.set_endpoints(endpoints(&all));
+        for client in [Some(&self.client), self.files_client.as_ref()].into_iter().flatten() {
+            client.set_endpoints(endpoints(&all));
+        }
     }
 
     async fn members(&self) -> Option<Vec<Member>> {

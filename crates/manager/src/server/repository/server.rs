@@ -55,7 +55,7 @@ impl Heard {
 impl RepositoryServer {
     pub(super) fn new(identity: &Identity, note: &MemberNote) -> RepositoryServer {
         let heard = Arc::new(Mutex::new(Heard::nothing_yet()));
-        let serving = identity.client_of(&[identity.own(note.client)]);
+        let serving = identity.client_of(&[identity.own(note.client)], super::REQUEST_TIMEOUT);
         let at_all = endpoints(&[identity.own(note.peer)]);
         RepositoryServer {
             settings: identity.settings(note),

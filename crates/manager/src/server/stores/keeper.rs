@@ -15,14 +15,16 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use topology::credentials::ClusterDirectory;
+use topology::protocol::Answer;
 use topology::view::{ProcessState, ProcessType, TopologyView};
-use topology::{Incarnation, NodeNumber, NodeState};
+use topology::{Incarnation, NodeEntry, NodeNumber, NodeState, StoresOfNode};
 use tracing::{info, warn};
 
 use super::bus_port;
 use crate::server::Input;
 use crate::stores::chores::{Chore, Plan};
 use crate::stores::failover::{Dead, LastLife, Orders};
+use crate::stores::leaving::Leave;
 use crate::stores::{Picture, Presence, SLOTS, Store};
 
 /// How long an election may take.
@@ -31,6 +33,18 @@ const ELECTION_MAX: Duration = Duration::from_secs(3);
 /// How long a primary that is well may take to hand over.
 const HAND_OVER_MAX: Duration = Duration::from_secs(3);
 
+/// Starts that are not read yet; a store asks once in a life, and waits for room here as it waits for the answer.
+const STARTS_MAX: usize = 8;
+
+/// What has come of things and is not read yet; whoever finds no room waits, and with it what it was for.
+const OUTCOMES_MAX: usize = 16;
+
+/// How long the node is about to leave its cluster after somebody has asked whether it may.
+const LEAVES_FOR: Duration = Duration::from_secs(15);
+
+/// So many may ask that between two looks.
+const LEAVERS_MAX: usize = 4;
+
 /// What a keeper is shown.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Seen {
@@ -38,6 +52,8 @@ pub(crate) struct Seen {
     pub(crate) view: TopologyView,
     /// This node decides for the cluster.
     pub(crate) leads: bool,
+    /// The stores of members as they were last heard, by whichever manager of this node.
+    pub(crate) known: Vec<StoresOfNode>,
 }
 
 /// How a keeper is set up.
@@ -54,6 +70,8 @@ pub(crate) struct Settings {
     pub(crate) regular: u8,
     /// After a node was lost for so long, the copies that it had are made elsewhere.
     pub(crate) copy_after: Duration,
+    /// So many copies a write must have, where there are so many other members.
+    pub(crate) write_quota: u8,
 }
 
 /// A store of this node that waits to be started.
@@ -66,14 +84,14 @@ struct Waiting {
 /// What a keeper is asked by a store of its node.
 #[derive(Clone)]
 pub(crate) struct KeeperHandle {
-    starts: mpsc::UnboundedSender<Waiting>,
+    starts: mpsc::Sender<Waiting>,
 }
 
 impl KeeperHandle {
     /// Waits until a store that knew itself so, when it ran last, may be started.
     pub(crate) async fn may_start(&self, last: Option<LastLife>) {
         let (reply, allowed) = oneshot::channel();
-        if self.starts.send(Waiting { last, since: Instant::now(), reply }).is_ok() {
+        if self.starts.send(Waiting { last, since: Instant::now(), reply }).await.is_ok() {
             // A keeper that has gone belongs to a node that is no member any more.
             let _ = allowed.await;
         }
@@ -84,14 +102,18 @@ impl KeeperHandle {
 pub(crate) struct Keeper {
     seen: watch::Sender<Seen>,
     handle: KeeperHandle,
+    /// Those who ask whether the node may leave its cluster.
+    leaving: mpsc::Sender<mpsc::Sender<Answer>>,
+    leaves_until: Option<Instant>,
     task: JoinHandle<()>,
 }
 
 impl Keeper {
     pub(crate) fn start(settings: Settings, inputs: mpsc::Sender<Input>) -> Keeper {
         let (seen, views) = watch::channel(Seen::default());
-        let (starts, waiting) = mpsc::unbounded_channel();
-        let (done, outcomes) = mpsc::unbounded_channel();
+        let (starts, waiting) = mpsc::channel(STARTS_MAX);
+        let (done, outcomes) = mpsc::channel(OUTCOMES_MAX);
+        let (leaving, leavers) = mpsc::channel(LEAVERS_MAX);
         let work = Work {
             settings,
             views,
@@ -100,6 +122,7 @@ impl Keeper {
             done,
             inputs,
             waiting: Vec::new(),
+            leavers,
             reports: HashMap::new(),
             since: BTreeMap::new(),
             in_step: HashMap::new(),
@@ -110,7 +133,23 @@ impl Keeper {
             certificate: None,
             spares: None,
         };
-        Keeper { seen, handle: KeeperHandle { starts }, task: tokio::spawn(work.keep()) }
+        let (handle, task) = (KeeperHandle { starts }, tokio::spawn(work.keep()));
+        Keeper { seen, handle, leaving, leaves_until: None, task }
+    }
+
+    /// Somebody asks whether the node may leave its cluster: answered when the stores have been asked.
+    pub(crate) fn leave(&mut self, reply: mpsc::Sender<Answer>, now: Instant) {
+        self.leaves_until = Some(now + LEAVES_FOR);
+        if let Err(error) = self.leaving.try_send(reply) {
+            let reason = "too many ask at once whether the node may leave; ask again".to_owned();
+            // Whoever asked may have gone.
+            let _ = error.into_inner().try_send(Answer::Refused { reason });
+        }
+    }
+
+    /// Whether nobody has asked that for long; told once.
+    pub(crate) fn stays_after_all(&mut self, now: Instant) -> bool {
+        self.leaves_until.take_if(|until| now >= *until).is_some()
     }
 
     pub(crate) fn handle(&self) -> KeeperHandle {
@@ -138,11 +177,12 @@ enum Outcome {
 struct Work {
     settings: Settings,
     views: watch::Receiver<Seen>,
-    starts: mpsc::UnboundedReceiver<Waiting>,
-    outcomes: mpsc::UnboundedReceiver<Outcome>,
-    done: mpsc::UnboundedSender<Outcome>,
+    starts: mpsc::Receiver<Waiting>,
+    outcomes: mpsc::Receiver<Outcome>,
+    done: mpsc::Sender<Outcome>,
     inputs: mpsc::Sender<Input>,
     waiting: Vec<Waiting>,
+    leavers: mpsc::Receiver<mpsc::Sender<Answer>>,
     /// What each store said when it was asked last.
     reports: HashMap<SocketAddr, Report>,
     /// Since when each store is what it is.
@@ -229,6 +269,7 @@ impl Work {
         }
         if is_fresh {
             self.tell_spares(&picture, &seen);
+            self.tell_leavers(&picture, seen.own);
         }
     }
 
@@ -251,8 +292,9 @@ impl Work {
             let (name, node) = process.name.parts();
             let node = node.unwrap_or(&view.node);
             let Some(node) = view.nodes.iter().find(|it| it.name == node) else { continue };
-            let ordinal = name.trim_start_matches(|it: char| !it.is_ascii_digit()).parse();
-            let (Ok(ordinal), Some(address)) = (ordinal, process.link_address) else { continue };
+            let (Some(ordinal), Some(address)) = (ordinal(name), process.link_address) else {
+                continue;
+            };
             let standing = match (node.state, process.state) {
                 (NodeState::Lost, _) => Standing::Lost,
                 (NodeState::Up, ProcessState::Backoff | ProcessState::Down) => Standing::Ended,
@@ -273,25 +315,35 @@ impl Work {
             let was_in_step = self.in_step.get(&address).is_some_and(|(primary, at)| {
                 standing != Standing::Ended && Some(primary) == follows && now - since <= *at
             });
-            let holds_data = process.weight > 0;
+            let leaves = process.state == ProcessState::Draining;
+            let holds_data = process.weight > 0 && !leaves;
             let node = node.number;
             stores.push(Store {
                 node,
                 ordinal,
                 address,
                 holds_data,
+                leaves,
                 presence,
                 report,
                 was_in_step,
             });
         }
-        stores.sort_by_key(|store| (store.node, store.ordinal));
-        let was_heard = |node: &topology::NodeEntry| {
-            node.number == seen.own || node.last_life != Incarnation::NONE
+        let was_heard =
+            |node: &NodeEntry| node.number == seen.own || node.last_life != Incarnation::NONE;
+        // One that was not heard and is not lost may say something else in a moment.
+        let known = |node: &NodeEntry| {
+            let of_it = seen.known.iter().find(|of| of.node == node.number);
+            of_it.filter(|_| node.state == NodeState::Lost)
         };
+        for of in view.nodes.iter().filter(|node| !was_heard(node)).filter_map(known) {
+            stores.extend(self.unheard(of, now));
+        }
+        stores.sort_by_key(|store| (store.node, store.ordinal));
+        let is_known = |node: &NodeEntry| was_heard(node) || known(node).is_some();
         let mut picture = Picture {
             stores,
-            is_complete: !view.nodes.is_empty() && view.nodes.iter().all(was_heard),
+            is_complete: !view.nodes.is_empty() && view.nodes.iter().all(is_known),
             allow_colocation: self.settings.allow_colocation,
         };
         for address in picture.strangers() {
@@ -300,6 +352,7 @@ impl Work {
                 ordinal: 0,
                 address,
                 holds_data: false,
+                leaves: false,
                 presence: Presence::Lost {
                     since: self.stands_so_for(address, Standing::Lost, now),
                 },
@@ -308,6 +361,26 @@ impl Work {
             });
         }
         picture
+    }
+
+    /// The stores of a member that was not heard since this manager began: it may be gone for good.
+    fn unheard(&mut self, of: &StoresOfNode, now: Instant) -> Vec<Store> {
+        let mut stores = Vec::new();
+        for place in &of.stores {
+            let Some(ordinal) = ordinal(place.name.as_str()) else { continue };
+            let since = self.stands_so_for(place.address, Standing::Lost, now);
+            stores.push(Store {
+                node: of.node,
+                ordinal,
+                address: place.address,
+                holds_data: place.weight > 0,
+                leaves: false,
+                presence: Presence::Lost { since },
+                report: self.reports.get(&place.address).cloned(),
+                was_in_step: false,
+            });
+        }
+        stores
     }
 
     /// How long by now.
@@ -346,7 +419,7 @@ impl Work {
                 }
             }
             // The keeper has ended.
-            let _ = done.send(Outcome::Answers(reports));
+            let _ = done.send(Outcome::Answers(reports)).await;
         });
     }
 
@@ -388,12 +461,13 @@ impl Work {
                 failover::fence(address, &options).await;
             }
             let promoted = if dead.has_voters {
-                failover::promote(&dead.replicas, &options, ELECTION_MAX).await
+                failover::promote(Some(address), &dead.replicas, &options, ELECTION_MAX).await
             } else {
-                failover::promote_unasked(&dead.replicas, &options, ELECTION_MAX).await
+                failover::promote_unasked(Some(address), &dead.replicas, &options, ELECTION_MAX)
+                    .await
             };
             // The keeper has ended.
-            let _ = done.send(Outcome::Promoted(dead.id, promoted));
+            let _ = done.send(Outcome::Promoted(dead.id, promoted)).await;
         });
     }
 
@@ -430,8 +504,20 @@ impl Work {
                 }
             }
             // The keeper has ended.
-            let _ = done.send(Outcome::Chores);
+            let _ = done.send(Outcome::Chores).await;
         });
+    }
+
+    fn tell_leavers(&mut self, picture: &Picture, own: NodeNumber) {
+        while let Ok(reply) = self.leavers.try_recv() {
+            let answer = match picture.leave(own, self.settings.write_quota) {
+                Leave::Free => Answer::Done,
+                Leave::Holds(told) => Answer::StoresHold(told),
+                Leave::Alone(why) => Answer::Refused { reason: why.to_owned() },
+            };
+            // Whoever asked may have gone.
+            let _ = reply.try_send(answer);
+        }
     }
 
     fn tell_spares(&mut self, picture: &Picture, seen: &Seen) {
@@ -444,6 +530,11 @@ impl Work {
             self.spares = spares;
         }
     }
+}
+
+/// 1 of `store1`.
+fn ordinal(name: &str) -> Option<u8> {
+    name.trim_start_matches(|it: char| !it.is_ascii_digit()).parse().ok()
 }
 
 async fn carry_out(chore: &Chore, options: &Options) -> Result<(), StoreError> {

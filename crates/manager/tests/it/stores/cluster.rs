@@ -3,19 +3,24 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use config::{NodeConfig, PortRange};
+use config::{ClusterSettings, NodeConfig, PortRange};
 use manager::founding::found;
 use rustix::process::Signal;
 use state::engine::cluster::servers::{self, Report};
 use state::engine::cluster::{ClusterStore, Options, WriteQuota};
 use state::{Batch, Expect, Key, Space, Store};
+use topology::credentials::ClusterDirectory;
 use topology::protocol::{Answer, Request};
-use topology::{NodeState, ProcessState};
+use topology::{NodeState, ProcessState, StoreList};
 
 use super::{are_installed, config_with_stores, member_options, store_ports};
 use crate::cluster::{address, joined};
 use crate::name;
 use crate::node::{Ended, Node, free_port, signal};
+
+mod absences;
+mod leaving;
+mod sizes;
 
 const SPACE: Space = Space::named("stores");
 /// On a machine that has much else to do.
@@ -28,18 +33,23 @@ struct Nodes {
     ports: Vec<PortRange>,
     runtime: tokio::runtime::Runtime,
     options: Options,
-    copy_after: Duration,
+    /// What else the file of the node with that number says.
+    configure: fn(usize, &mut ClusterSettings),
 }
 
 impl Nodes {
     fn found() -> Nodes {
-        Nodes::found_with(Duration::from_secs(3600))
+        // Nobody makes copies of a lost node's for a while.
+        Nodes::found_with(|_, settings| settings.copy_after = Duration::from_secs(3600))
     }
 
-    fn found_with(copy_after: Duration) -> Nodes {
+    fn found_with(configure: fn(usize, &mut ClusterSettings)) -> Nodes {
         let port = free_port();
         let directory = tempfile::tempdir().unwrap();
         found(directory.path(), "node1", address(1, port)).unwrap();
+        // As if it had carried its state along.
+        let list = ClusterDirectory::of_node(directory.path()).stores();
+        StoreList::default().write(&list).unwrap();
         let options = member_options(directory.path());
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
@@ -49,7 +59,7 @@ impl Nodes {
             ports: vec![store_ports(1)],
             runtime: runtime.unwrap(),
             options,
-            copy_after,
+            configure,
         };
         let node = Node::start_prepared(directory, nodes.config(1));
         nodes.nodes.push(Some(node));
@@ -60,7 +70,7 @@ impl Nodes {
         let host = u8::try_from(number).unwrap();
         let address = address(number, self.port);
         let mut config = config_with_stores(host, address, self.ports[number - 1]);
-        config.cluster.as_mut().unwrap().copy_after = self.copy_after;
+        (self.configure)(number, config.cluster.as_mut().unwrap());
         config
     }
 
@@ -95,32 +105,38 @@ impl Nodes {
 
     /// Every node's first store serves a fair share and has one copy on another host.
     fn wait_until_formed(&self) {
-        let all = self.nodes.iter().flatten().count();
-        let share = 16_384 / all;
-        let slots =
-            |report: &Report| report.slots.iter().map(ExactSizeIterator::len).sum::<usize>();
-        let is_formed = |number: usize| {
+        let numbers = (1..=self.nodes.len()).filter(|number| self.nodes[number - 1].is_some());
+        let numbers: Vec<usize> = numbers.collect();
+        self.wait_until_shared_by(&numbers, usize::from(numbers.len() > 1));
+    }
+
+    /// The first stores of these nodes serve fair shares, and so many copies on other hosts have everything.
+    fn wait_until_shared_by(&self, numbers: &[usize], copies_wanted: usize) {
+        // One store may only vote, with a slot.
+        let share = 16_384 / numbers.len();
+        let is_shared = |number: usize| {
             let store = self.store(number, 1);
             let Some(report) = self.report(store) else { return Err("no answer".to_owned()) };
             let copies = report.followers.iter();
             let copies =
                 copies.filter(|(at, is_online)| *is_online && at.ip() != store.ip()).count();
-            let served = slots(&report);
-            let is_fair = (share..=share + 1).contains(&served);
-            if is_fair && copies == usize::from(all > 1) && report.replica_of.is_none() {
+            let is_fair = (share - 1..=share + 1).contains(&served(&report));
+            if is_fair && copies == copies_wanted && report.replica_of.is_none() {
                 return Ok(());
             }
             Err(format!("node{number}: {report:#?}"))
         };
-        let numbers = (1..=self.nodes.len()).filter(|number| self.nodes[number - 1].is_some());
         for number in numbers {
-            testbed::wait::until("every node to serve its share", LIMIT, || is_formed(number));
+            testbed::wait::until("every node to serve its share", LIMIT, || is_shared(*number));
         }
     }
 
     /// A client, as a container is one.
     fn client(&self, copies: usize) -> ClusterStore {
-        let quota = WriteQuota { copies, ..Options::default().quota };
+        self.client_with(WriteQuota { copies, ..Options::default().quota })
+    }
+
+    fn client_with(&self, quota: WriteQuota) -> ClusterStore {
         let seeds = self.nodes.iter().enumerate().filter(|(_, node)| node.is_some());
         let seeds = seeds.map(|(at, _)| self.store(at + 1, 1).to_string()).collect();
         let patience = Duration::from_secs(20);
@@ -200,6 +216,11 @@ impl Nodes {
             node.stop();
         }
     }
+}
+
+/// How many slots.
+fn served(report: &Report) -> usize {
+    report.slots.iter().map(ExactSizeIterator::len).sum()
 }
 
 fn key(number: usize) -> Key {
@@ -332,7 +353,7 @@ fn copies_of_a_node_that_is_lost_for_long_are_made_elsewhere_until_it_is_back() 
     if !are_installed() {
         return;
     }
-    let mut nodes = Nodes::found_with(Duration::from_secs(1));
+    let mut nodes = Nodes::found_with(|_, settings| settings.copy_after = Duration::from_secs(1));
     nodes.join();
     nodes.join();
     nodes.wait_until_formed();

@@ -8,7 +8,7 @@
 //!
 //! These are for a tokio runtime of the caller's.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -55,20 +55,24 @@ fn is_refused(error: &Lost) -> bool {
 struct Role {
     server: SocketAddr,
     is_primary: bool,
+    /// Whom it follows; `None`: it is not told by an address.
+    of: Option<SocketAddr>,
     offset: u64,
 }
 
-/// Promotes the replica with the highest offset of those that answer, by the votes of the other primaries, and returns it
-/// when it serves. If one of them is a primary already, that is it.
+/// Promotes the replica of `dead` with the highest offset of those that answer, by the votes of the other primaries, and
+/// returns it when it serves. If one of them is a primary already, that is it. One that follows another primary by now is
+/// left alone: it would take over from that. Where nobody knows who is dead (`None`) all are taken for its replicas.
 ///
 /// # Errors
 /// [`StoreError::Unreachable`] when none of them answers, or none is elected within `time`.
 pub async fn promote(
+    dead: Option<SocketAddr>,
     replicas: &[SocketAddr],
     options: &Options,
     time: Duration,
 ) -> Result<SocketAddr, StoreError> {
-    promote_by("FORCE", replicas, options, time).await
+    promote_by("FORCE", dead, replicas, options, time).await
 }
 
 /// As [`promote`], but nobody is asked for a vote: where most of the primaries are gone, too. Right only for one who knows
@@ -77,15 +81,17 @@ pub async fn promote(
 /// # Errors
 /// As [`promote`].
 pub async fn promote_unasked(
+    dead: Option<SocketAddr>,
     replicas: &[SocketAddr],
     options: &Options,
     time: Duration,
 ) -> Result<SocketAddr, StoreError> {
-    promote_by("TAKEOVER", replicas, options, time).await
+    promote_by("TAKEOVER", dead, replicas, options, time).await
 }
 
 async fn promote_by(
     by: &str,
+    dead: Option<SocketAddr>,
     replicas: &[SocketAddr],
     options: &Options,
     time: Duration,
@@ -101,7 +107,8 @@ async fn promote_by(
     if let Some(primary) = roles.iter().find(|role| role.is_primary) {
         return Ok(primary.server);
     }
-    let best = roles.iter().max_by_key(|role| role.offset);
+    let follows_another = |role: &Role| role.of.zip(dead).is_some_and(|(of, dead)| of != dead);
+    let best = roles.iter().filter(|role| !follows_another(role)).max_by_key(|role| role.offset);
     let best = best.ok_or_else(|| failed("none of its replicas answers"))?.server;
     let connection =
         Connection::open(best, options).await.map_err(|error| failed(&error.to_string()))?;
@@ -126,9 +133,12 @@ async fn role(server: SocketAddr, options: &Options) -> Option<Role> {
     info.arg("replication");
     let info = connection.ask_text(info).await.ok()?;
     let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let of = field("master_host:").zip(field("master_port:"));
+    let of = of.and_then(|(host, port)| Some((host.parse::<IpAddr>().ok()?, port.parse().ok()?)));
     Some(Role {
         server,
         is_primary: field("role:") == Some("master"),
+        of: of.map(SocketAddr::from),
         offset: field("slave_repl_offset:").and_then(|it| it.parse().ok()).unwrap_or(0),
     })
 }

@@ -53,7 +53,11 @@ local function commit(keys, argv)
   if argv[4] == '1' then
     local known = redis.call('GET', ledger) or ''
     for at = 1, #known, ENTRY do
-      if string.sub(known, at, at + 7) == id then return string.sub(known, at + 8, at + 15) end
+      if string.sub(known, at, at + 7) == id then
+        -- WAIT counts from what its connection wrote last, and this is another connection than the commit came by.
+        redis.call('SETRANGE', ledger, 0, string.sub(known, 1, 1))
+        return string.sub(known, at + 8, at + 15)
+      end
     end
   end
   local was_there = {}

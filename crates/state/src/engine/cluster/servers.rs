@@ -14,6 +14,7 @@ use tokio::sync::Mutex;
 
 use super::connection::{Connection, Lost, patiently, text};
 use super::layout::{Layout, SLOTS};
+use super::library::Library;
 use super::nodes::{self, NodeLine};
 use super::options::Options;
 use super::quota::{self, Stream};
@@ -92,6 +93,11 @@ pub struct Report {
     pub coming: Vec<(u16, String)>,
     /// Octets of the stream of changes that it has written, or received.
     pub offset: u64,
+    /// The name of that stream. Who was told to follow another primary keeps that of the former one, and the offset in it,
+    /// until it has everything of the new one.
+    pub stream: String,
+    /// The name of the stream that it continued when it became a primary.
+    pub former_stream: String,
     /// A replica that has everything and receives changes.
     pub is_synced: bool,
     /// The replicas that receive its changes, and whether each has everything else.
@@ -134,6 +140,8 @@ impl Report {
             slots: own.map(|line| line.slots.clone()).unwrap_or_default(),
             leaving: on_their_way(nodes, "->-"),
             coming: on_their_way(nodes, "-<-"),
+            stream: field("master_replid:").unwrap_or_default().to_owned(),
+            former_stream: field("master_replid2:").unwrap_or_default().to_owned(),
             offset: number(if is_replica { "slave_repl_offset:" } else { "master_repl_offset:" }),
             is_synced: is_replica
                 && field("master_link_status:") == Some("up")
@@ -225,7 +233,25 @@ pub async fn follow(
 ) -> Result<(), StoreError> {
     let mut follow = cmd("CLUSTER");
     follow.arg("REPLICATE").arg(primary);
-    tell(server, follow, options).await
+    let told = async {
+        let connection = Connection::open(server, options).await?;
+        // Redis deletes by itself what a primary has of slots that it lost, and says nothing of it in its stream. So its
+        // successor, once its replica, would take it to have all of that, and send the rest only. A word more in the stream of the
+        // former primary, any, and the successor sends everything. A replica refuses to say one, and needs none.
+        drop(connection.ask(Library::new().load()).await?);
+        connection.ask_text(follow).await
+    };
+    told.await.map(drop).map_err(|error| unreachable_at(server, &error))
+}
+
+/// Empties a replica, which forgets whom it followed and all others. A primary that has records refuses.
+///
+/// # Errors
+/// When it does.
+pub async fn reset(server: SocketAddr, options: &Options) -> Result<(), StoreError> {
+    let mut reset = cmd("CLUSTER");
+    reset.arg("RESET").arg("SOFT");
+    tell(server, reset, options).await
 }
 
 /// Has a server forget another one, for a minute: within that, all others must have done so.

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use redis::cmd;
 use rustix::process::Signal;
+use state::engine::cluster::servers::{follow, report};
 use state::engine::cluster::{BelowQuota, ClusterStore, Options, QuotaStatus, WriteQuota};
 use state::{Batch, CommitError, Expect, Key, Space, Store, StoreError};
 
@@ -71,4 +73,42 @@ async fn more_copies_are_asked_for_when_every_shard_has_them() {
     store.want_copies(0);
     until("fewer are enough", async || write(&store, 3).await.is_ok()).await;
     assert_eq!(store.copies(), 0);
+}
+
+/// Redis does so to a primary that loses its slots to another one, and takes one of these to have been the other's before.
+#[tokio::test]
+async fn a_primary_whose_records_were_deleted_behind_its_stream_gets_them_all_when_it_follows() {
+    if !are_installed() {
+        return;
+    }
+    let servers = Servers::start(&Plan { replicas: 1, ..Plan::default() });
+    let quota = WriteQuota { copies: 1, below: BelowQuota::Refuse, own_host_counts: true };
+    let options = Options { seeds: servers.seeds(), quota, ..Options::default() };
+    let store = ClusterStore::connect(options.clone()).expect("the store is opened");
+    assert!(store.is_ready_within(LIMIT).await, "all partitions are served");
+    write(&store, 0).await.expect("every shard has its copy");
+    let (former, next) = (&servers.nodes[0], &servers.nodes[PRIMARIES]);
+    let records = || next.must::<usize>(&cmd("DBSIZE"));
+    let all = records();
+    assert!(all > 0, "none of the records lies there");
+
+    let mut gives_up = cmd("CLUSTER");
+    gives_up.arg("DELSLOTSRANGE");
+    for slots in report(former.address, &options).await.expect("it answers").slots {
+        gives_up.arg(*slots.start()).arg(*slots.end());
+    }
+    former.must::<()>(&gives_up);
+    let silently = "redis.set_repl(redis.REPL_NONE) return redis.call('FLUSHALL')";
+    former.must::<()>(cmd("EVAL").arg(silently).arg(0));
+    next.must::<()>(cmd("CLUSTER").arg("FAILOVER").arg("TAKEOVER"));
+    let id: String = next.must(cmd("CLUSTER").arg("MYID"));
+    until("it follows its successor", async || follow(former.address, &id, &options).await.is_ok())
+        .await;
+    until("it has everything", async || {
+        let replication = former.info("replication").unwrap_or_default();
+        replication.contains("master_link_status:up")
+    })
+    .await;
+    assert_eq!(former.must::<usize>(&cmd("DBSIZE")), all);
+    assert_eq!(records(), all);
 }

@@ -7,7 +7,7 @@ use wit_component::StringEncoding;
 use wit_parser::Resolve;
 
 /// What an application does.
-pub(super) enum Handler {
+pub(crate) enum Handler {
     /// Answers every request with one status.
     Answers(u16),
     /// Answers an initial INVITE with 200, and what comes in its dialog with this status.
@@ -64,7 +64,7 @@ pub(crate) fn embedded(text: &str, world: &str) -> Vec<u8> {
 }
 
 /// Writes the application `gate`, which takes calls to `sip:gate@…`, into a directory of its own.
-pub(super) fn application(at: &Path, version: &str, handler: &Handler) -> PathBuf {
+pub(crate) fn application(at: &Path, version: &str, handler: &Handler) -> PathBuf {
     let directory = at.join(format!("gate-{version}"));
     fs::create_dir(&directory).unwrap();
     let manifest = format!(

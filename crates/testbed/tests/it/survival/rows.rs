@@ -163,14 +163,14 @@ impl Stage {
         Times { noticed, back: moment.elapsed().expect("time goes on") }
     }
 
-    fn start_again(
-        &mut self,
-        directory: tempfile::TempDir,
-        config: &str,
-        moment: SystemTime,
-    ) -> Times {
-        let options = NodeOptions { config: Some(config.to_owned()), arguments: Vec::new() };
-        self.node = Some(Node::start_in(directory, &options));
+    /// Ends the node so, and starts it again; the stores that have its state, if it has any, live on.
+    fn end_and_start_again(&mut self, end: fn(Node) -> tempfile::TempDir) -> Times {
+        let mut node = self.node.take().expect("it runs");
+        let (config, stores) = (node.config_with_its_ports(), node.take_stores());
+        let moment = SystemTime::now();
+        let directory = end(node);
+        let options = NodeOptions { config: Some(config), arguments: Vec::new() };
+        self.node = Some(Node::start_in(directory, &options).with_stores(stores));
         let back = moment.elapsed().expect("time goes on");
         Times { noticed: back, back }
     }
@@ -254,20 +254,12 @@ pub(super) static DRAIN: Row =
 
 pub(super) static RESTARTED: Row =
     Row::new("node stopped in order, started again", BACK_LIMIT, OVER_UDP, |stage| {
-        let node = stage.node.take().expect("it runs");
-        let config = node.config_with_its_ports();
-        let moment = SystemTime::now();
-        let directory = node.stop();
-        stage.start_again(directory, &config, moment)
+        stage.end_and_start_again(Node::stop)
     });
 
 pub(super) static EVERYTHING_KILLED: Row =
     Row::new("every process killed (SIGKILL), node started again", BACK_LIMIT, OVER_UDP, |stage| {
-        let node = stage.node.take().expect("it runs");
-        let config = node.config_with_its_ports();
-        let moment = SystemTime::now();
-        let directory = node.kill_everything();
-        stage.start_again(directory, &config, moment)
+        stage.end_and_start_again(Node::kill_everything)
     });
 
 /// In the order of the table.

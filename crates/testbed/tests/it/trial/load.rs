@@ -2,17 +2,16 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::ops::Range;
 
-use testbed::crowd;
 use testbed::lab::Host;
 use testbed::members::Members;
 use testbed::wait;
 
+use super::bindings::{Bindings, Refreshes};
 use super::writes::{Doors, WriteTally, Writes};
-use crate::faults::{lost_bindings, number};
+use crate::faults::number;
 use crate::http::guests::write_desk;
-use crate::kills::calls::{Calls, Tally};
+use crate::kills::calls::{Callers, Calls, Tally, Way};
 use crate::world::{DOMAIN, LIMIT};
 
 /// How much there is in all.
@@ -53,10 +52,30 @@ impl Group {
         // One is enough: whoever belongs to the group hears of it.
         let said = members.node(of[0]).outlast(&["app", "deploy", desk.to_str().expect("text")]);
         assert!(said.status.success(), "{said:?}");
+        for member in of {
+            wait::until("the application to be there", LIMIT, || {
+                let said = members.node(*member).outlast(&["app", "list", "--json"]);
+                let listed = String::from_utf8_lossy(&said.stdout).contains("\"desk\"");
+                if listed { Ok(()) } else { Err(said) }
+            });
+        }
         let edges = of.iter().map(|member| members.node(*member).sip("udp")).collect();
         let group = Group { members: of.to_vec(), edges, doors: Doors::default() };
         group.look_for_doors(members);
         group
+    }
+
+    /// From each edge to a phone that has flows by the next two, as far as there are others.
+    fn ways(&self) -> Vec<Way> {
+        let count = self.edges.len();
+        let way = |number: usize| {
+            let edge = |more| self.edges[(number + more) % count];
+            let flows = (1..count.min(3)).map(edge);
+            let callee: Vec<SocketAddr> = flows.collect();
+            let caller = self.edges[number];
+            Way { caller, callee: if callee.is_empty() { vec![caller] } else { callee } }
+        };
+        (0..count).map(way).collect()
     }
 
     fn look_for_doors(&self, members: &Members<'_>) {
@@ -80,7 +99,7 @@ pub(super) struct Load<'l> {
 
 struct Running {
     group: Group,
-    users: Range<usize>,
+    bindings: Bindings,
     calls: Calls,
     writes: Writes,
 }
@@ -90,28 +109,24 @@ impl<'l> Load<'l> {
     ///
     /// # Panics
     /// When something cannot be begun while there is no fault yet.
-    pub(super) fn begin(host: &'l Host, groups: Vec<Group>, size: Size) -> Load<'l> {
+    pub(super) fn begin(
+        host: &'l Host,
+        groups: Vec<Group>,
+        size: Size,
+        agent: &str,
+        callers: Callers,
+    ) -> Load<'l> {
         let share = |whole: usize| whole.div_ceil(groups.len());
         let (bindings, sessions) = (share(size.bindings), share(size.sessions));
         // A pair calls every two seconds.
         let pairs = share(size.calls_per_second * 2);
         let begin = |group: Group| {
-            let users = 0..bindings;
-            // From each edge to the next one.
-            let next = group.edges.iter().cycle().skip(1);
-            let ways: Vec<_> = group.edges.iter().zip(next).map(|(a, b)| [*a, *b]).collect();
-            let calls = host.block_on(async {
-                let of_each = bindings.div_ceil(group.edges.len());
-                for (number, edge) in group.edges.iter().enumerate() {
-                    let users = number * of_each..bindings.min((number + 1) * of_each);
-                    let all = users.len();
-                    let registered = crowd::register(*edge, DOMAIN, users, 1, 36_000).await;
-                    assert_eq!(registered.registered, all, "{registered:?}");
-                }
-                Calls::begin(&ways, DOMAIN, pairs).await
+            let (bindings, calls) = host.block_on(async {
+                let bindings = Bindings::begin(&group.edges, bindings).await;
+                (bindings, Calls::begin(&group.ways(), agent, pairs, callers).await)
             });
             let writes = host.enter(|| Writes::begin(group.doors.clone(), sessions));
-            Running { group, users, calls, writes }
+            Running { group, bindings, calls, writes }
         };
         Load { host, groups: groups.into_iter().map(begin).collect() }
     }
@@ -121,19 +136,28 @@ impl<'l> Load<'l> {
         self.groups.iter().for_each(|running| running.group.look_for_doors(members));
     }
 
+    /// The bindings that one member of each group does not know now, another one each `turn`.
+    pub(super) fn lost_bindings(&self, members: &Members<'_>, turn: usize) -> usize {
+        let lost = |running: &Running| {
+            let all = &running.group.members;
+            running.bindings.lost(members, all[turn % all.len()]).len()
+        };
+        self.groups.iter().map(lost).sum()
+    }
+
     /// Begins nothing more, waits for what is under way, and counts what is lost.
     pub(super) fn end(self, members: &Members<'_>) -> Losses {
         let mut losses = Losses::default();
-        for Running { group, users, calls, writes } in self.groups {
-            let tally = self.host.block_on(calls.end());
+        for Running { group, mut bindings, calls, writes } in self.groups {
+            let (tally, refreshes) =
+                self.host.block_on(async { (calls.end().await, bindings.end().await) });
             losses.calls.add(tally);
+            losses.refreshes.push(refreshes);
             losses.writes.add(writes.end());
-            losses.bindings_of += users.len();
+            losses.bindings_of += bindings.count();
             // Each of them must know all that the group knows.
             for member in &group.members {
-                let lost = lost_bindings(members.node(*member), users.clone());
-                let told = lost.iter().map(|user| format!("user{user} at member {member}"));
-                losses.bindings.extend(told);
+                losses.bindings.extend(bindings.lost(members, *member));
             }
         }
         losses
@@ -147,6 +171,8 @@ pub(super) struct Losses {
     pub(super) writes: WriteTally,
     pub(super) bindings: Vec<String>,
     pub(super) bindings_of: usize,
+    /// Of each group.
+    pub(super) refreshes: Vec<Refreshes>,
 }
 
 impl Losses {

@@ -2,13 +2,10 @@
 
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::BoxFuture;
 use sip::transaction::Timers;
 use sip::{Message, Method};
 use topology::{Incarnation, KeyRing, ProcessName};
-use transport::{Flow, Transport};
 
 use crate::application::Response;
 use crate::session::{
@@ -16,6 +13,7 @@ use crate::session::{
     SessionView,
 };
 use crate::shard::ShardSettings;
+use crate::shard::tests::ways::route_of_dialog;
 use crate::transactions::TransactionSettings;
 
 /// Of the container with this number.
@@ -48,13 +46,7 @@ pub(super) fn invite_to(uri: &str) -> Message {
 
 /// What the edge writes into Record-Route of a dialog toward a phone, of which `number` tells which it is.
 pub(super) fn edge_route(number: u8, call_id: &str) -> String {
-    let remote = format!("198.51.100.{number}:5060").parse().unwrap();
-    let flow = Flow::new(Transport::Udp, "192.0.2.1:5060".parse().unwrap(), remote);
-    let payload = [&[0x14], &flow.to_bytes()[..]].concat();
-    let key = KeyRing::new([1; 32]).derive("dialog");
-    let tag = key.tag::<10>(&[&payload, call_id.as_bytes()].concat());
-    let token = URL_SAFE_NO_PAD.encode([&payload[..], &tag].concat());
-    format!("<sip:{token}@192.0.2.1;lr>")
+    route_of_dialog("192.0.2.1", &format!("198.51.100.{number}:5060"), call_id)
 }
 
 /// Calls bob, passes on what one side does, and asks the callee something when a timer fires.

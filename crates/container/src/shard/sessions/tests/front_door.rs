@@ -128,6 +128,7 @@ impl Bench {
             link_address: None,
             addresses,
             weight: 100,
+            is_silent: false,
             http: None,
         };
         let view = TopologyView { processes: vec![edge], ..TopologyView::default() };

@@ -9,8 +9,6 @@ use futures_util::FutureExt;
 use sip::{HeaderName, Message};
 use state::engine::fake::{CommitFault, FakeStore};
 use state::{CommitError, Prefix, Store, StoreError, UnixMillis, Version};
-use topology::view::WEIGHT_DEFAULT;
-use topology::{Incarnation, ProcessEntry, ProcessName, ProcessState, ProcessType, TopologyView};
 use transport::link::{EdgeAddress, Incoming, LinkFrame};
 use transport::{Flow, Transport};
 
@@ -25,6 +23,7 @@ use crate::shard::{
     AskId, CommitId, HandlerEnd, HttpAsk, HttpOutcome, SessionChoice, Shard, ShardEffect,
 };
 
+mod fates;
 mod stored;
 
 const EDGE: &str = "192.0.2.1:5060";
@@ -119,6 +118,8 @@ pub(super) struct World {
     pub(super) witnessed: Option<(&'static str, usize)>,
     /// Those in which there is, or was, something.
     buckets: BTreeSet<Bytes>,
+    /// The first container does nothing at all.
+    stopped: bool,
 }
 
 struct Container {
@@ -168,6 +169,7 @@ impl World {
             turns: 0,
             witnessed: None,
             buckets: BTreeSet::new(),
+            stopped: false,
         }
     }
 
@@ -253,78 +255,8 @@ impl World {
         self.settles();
     }
 
-    fn view(alive: &[u64]) -> TopologyView {
-        let entry = |number: u64| ProcessEntry {
-            name: ProcessName::new(format!("c{number}")),
-            process_type: ProcessType::Container,
-            incarnation: Incarnation(number),
-            pid: None,
-            state: if alive.contains(&number) {
-                ProcessState::Ready
-            } else {
-                ProcessState::Backoff
-            },
-            restarts: 0,
-            link: None,
-            link_address: None,
-            addresses: Vec::new(),
-            weight: WEIGHT_DEFAULT,
-            http: None,
-        };
-        TopologyView { processes: vec![entry(1), entry(2)], ..TopologyView::default() }
-    }
-
-    /// Everybody alive learns who is.
-    fn topology(&mut self, alive: &[u64]) {
-        for number in [0, 1] {
-            self.with(number, |shard, now, effects| {
-                shard.topology(&World::view(alive), now, effects)
-            });
-        }
-    }
-
     pub(super) fn wall(&self) -> UnixMillis {
         self.start.1.saturating_add(self.now - self.start.0)
-    }
-
-    /// The first container dies.
-    /// An edge serves that has no link to anybody yet.
-    pub(super) fn gets_another_edge(&mut self) {
-        let mut view = World::view(&[2]);
-        let edge = ProcessEntry {
-            name: ProcessName::new("edge2"),
-            process_type: ProcessType::Edge,
-            incarnation: Incarnation(9),
-            state: ProcessState::Ready,
-            addresses: vec![topology::EdgeAddress {
-                transport: topology::ListenerTransport::Udp,
-                own: "192.0.2.2:5060".parse().unwrap(),
-                public: "192.0.2.2:5060".to_owned(),
-            }],
-            ..view.processes[0].clone()
-        };
-        view.processes.push(edge);
-        self.with(1, |shard, now, effects| shard.topology(&view, now, effects));
-    }
-
-    pub(super) fn kill(&mut self) {
-        self.log.push("killed".to_owned());
-        let dead = self.containers[0].take();
-        self.topology(&[2]);
-        for (_, bytes) in dead.into_iter().flat_map(|dead| dead.untaken) {
-            self.reaches_container(bytes);
-        }
-    }
-
-    /// The second container is told that the first is dead, which is not true.
-    fn slander(&mut self) {
-        self.log.push("taken for dead".to_owned());
-        let now = self.now;
-        if let Some(container) = &mut self.containers[1] {
-            let mut effects = Vec::new();
-            container.shard.topology(&World::view(&[2]), now, &mut effects);
-            container.effects.extend(effects);
-        }
     }
 
     fn with(
@@ -334,6 +266,9 @@ impl World {
     ) {
         let (now, wall) = (self.now, self.wall());
         let Some(container) = &mut self.containers[number] else { return };
+        if number == 0 && self.stopped {
+            return;
+        }
         container.shard.tell_time(now, wall, wall);
         let mut effects = Vec::new();
         act(&mut container.shard, now, &mut effects);
@@ -564,7 +499,7 @@ impl World {
         self.settles();
         loop {
             self.turn();
-            let containers = self.containers.iter().flatten();
+            let containers = self.containers.iter().skip(usize::from(self.stopped)).flatten();
             let timeouts = containers.filter_map(|container| container.shard.next_timeout());
             let phones = [self.caller.next(), self.callee.next(), Some(self.next_round)];
             let next = timeouts.chain(phones.into_iter().flatten()).min().unwrap();

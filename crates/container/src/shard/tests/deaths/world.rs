@@ -169,6 +169,7 @@ impl World {
             link_address: None,
             addresses: Vec::new(),
             weight: 100,
+            is_silent: false,
             http: None,
         };
         let view = TopologyView {
