@@ -2,13 +2,13 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::listen::PublicAddress;
+use crate::own_servers::{self, EtcdEndpoint, ServerAccess};
 use crate::reader::{Expected, Reader, Section, integer_in};
 use crate::time_text;
 
@@ -34,9 +34,6 @@ const STORES: Expected<'_> = Expected {
 };
 const STORE_PORTS: Expected<'_> =
     Expected { needs: "the first and the last of some ports", example: "\"6220-6227\"" };
-const STORE_USER: Expected<'_> = Expected { needs: "a name", example: "\"outlast\"" };
-const STORE_FILE: Expected<'_> =
-    Expected { needs: "the path of a file", example: "\"/etc/outlast/redis-password\"" };
 const REPOSITORY_PORTS: Expected<'_> =
     Expected { needs: "two ports, the first and the last", example: "\"6230-6231\"" };
 const BELOW_QUOTA: Expected<'_> =
@@ -65,7 +62,14 @@ pub struct ClusterSettings {
     pub stores: Stores,
     /// How the operator's own stores are spoken with.
     #[serde(default)]
-    pub store_access: StoreAccess,
+    pub store_access: ServerAccess,
+    /// Members of the operator's own etcd, which has the accounts, names and applications then. The same etcd on all nodes. None:
+    /// the nodes run one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub repository: Vec<EtcdEndpoint>,
+    /// How the operator's own etcd is spoken with.
+    #[serde(default)]
+    pub repository_access: ServerAccess,
     /// The ports of the stores, at the host of `address`: two for each, one for clients and one for the other stores. Those
     /// that `stores` leaves over are for copies that another node should have and is lost. Default: 20 to 27 above that of `address`,
     /// so `6220-6227`.
@@ -128,27 +132,6 @@ pub enum Stores {
     Vote(Vote),
     /// None: the state lies in the operator's own Redis or Valkey Cluster, of which these are some servers. The same on all nodes.
     Own(Vec<MemberAddress>),
-}
-
-/// How the operator's own stores are spoken with. Always by TLS.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StoreAccess {
-    /// The user to log in as. Default: Redis's `default`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub user: Option<String>,
-    /// A file with the password in its first line, which nobody else may read. Default: none is asked for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub password_file: Option<PathBuf>,
-    /// The certificates of the authorities that the servers' certificates are of, in PEM. Default: the cluster's own authority.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub authority: Option<PathBuf>,
-    /// The certificate that is shown to the servers, in PEM. Default: with an `authority` none, else the node's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub certificate: Option<PathBuf>,
-    /// Its key.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key: Option<PathBuf>,
 }
 
 /// `"vote"`
@@ -218,7 +201,9 @@ impl ClusterSettings {
             nodes: Vec::new(),
             link_ports: None,
             stores: Stores::default(),
-            store_access: StoreAccess::default(),
+            store_access: ServerAccess::default(),
+            repository: Vec::new(),
+            repository_access: ServerAccess::default(),
             store_ports: ports_of(address, store_ports()),
             repository_ports: ports_of(address, repository_ports()),
             write_quota: write_quota(),
@@ -458,12 +443,14 @@ pub(crate) fn cluster_settings(
         toml::de::DeValue::Array(array) => addresses(array).map(Stores::Own),
         value => integer_in(value, &(0..=u64::from(STORES_MAX))).map(Stores::Count),
     });
-    let store_access = store_access(reader, &mut section, stores.as_ref());
+    let has_own = stores.as_ref().is_some_and(|stores| !stores.own().is_empty());
+    let store_access = own_servers::access(reader, &mut section, &own_servers::STORES, has_own);
     let store_ports =
         section.text(reader, "store_ports", STORE_PORTS, |text| text.parse::<PortRange>().ok());
     let repository_ports = section.text(reader, "repository_ports", REPOSITORY_PORTS, |text| {
         text.parse().ok().filter(|ports: &PortRange| ports.count() == 2)
     });
+    let (repository, repository_access) = own_servers::repository(reader, &mut section);
     let at = address.unwrap_or(default.address);
     let usual = ClusterSettings::at(at);
     let below_quota = section.text(reader, "below_quota", BELOW_QUOTA, BelowQuota::parse);
@@ -474,6 +461,8 @@ pub(crate) fn cluster_settings(
         link_ports,
         stores: stores.unwrap_or_default(),
         store_access,
+        repository,
+        repository_access,
         store_ports: store_ports.unwrap_or(usual.store_ports),
         repository_ports: repository_ports.unwrap_or(usual.repository_ports),
         write_quota: section.integer(reader, "write_quota", default.write_quota, 0..=8),
@@ -499,35 +488,6 @@ fn addresses(array: &toml::de::DeArray<'_>) -> Option<Vec<MemberAddress>> {
     };
     let addresses: Option<Vec<MemberAddress>> = array.iter().map(address).collect();
     addresses.filter(|addresses| (1..=ADDRESSES_MAX).contains(&addresses.len()))
-}
-
-/// `store_user` and the like.
-fn store_access(
-    reader: &mut Reader<'_>,
-    section: &mut Section<'_>,
-    stores: Option<&Stores>,
-) -> StoreAccess {
-    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    let path = |text: &str| some(text).map(PathBuf::from);
-    let access = StoreAccess {
-        user: section.text(reader, "store_user", STORE_USER, some),
-        password_file: section.text(reader, "store_password_file", STORE_FILE, path),
-        authority: section.text(reader, "store_authority", STORE_FILE, path),
-        certificate: section.text(reader, "store_certificate", STORE_FILE, path),
-        key: section.text(reader, "store_key", STORE_FILE, path),
-    };
-    let own = stores.is_some_and(|stores| !stores.own().is_empty());
-    if access != StoreAccess::default() && !own {
-        let message =
-            "names no servers that store_user and the like could be for; needs a list of host:port";
-        reader.report(section.at_key("stores"), section.key("stores"), message.to_owned());
-    }
-    if access.certificate.is_some() != access.key.is_some() {
-        let message = "needs both store_certificate and store_key";
-        let at = if access.key.is_some() { "store_key" } else { "store_certificate" };
-        reader.report(section.at_key(at), section.key(at), message.to_owned());
-    }
-    access
 }
 
 /// What each port is for must be clear.

@@ -20,6 +20,7 @@ pub mod first_run;
 pub mod listen;
 pub mod manifest;
 mod nearest;
+pub mod own_servers;
 mod parse;
 pub mod problem;
 mod reader;
@@ -28,11 +29,12 @@ mod time_text;
 
 pub use cluster::{
     BelowQuota, CLUSTER_PORT, ClusterAddressError, ClusterSettings, Discover, MemberAddress,
-    MulticastAddress, PortRange, STORES_MAX, StoreAccess, Stores, Vote, cluster_address,
+    MulticastAddress, PortRange, STORES_MAX, Stores, Vote, cluster_address,
 };
 pub use first_run::{FirstRun, first_run};
 pub use listen::{Listen, ListenTransports, PublicAddress, domain_name};
 pub use nearest::nearest;
+pub use own_servers::{EtcdEndpoint, EtcdEndpointError, ServerAccess};
 pub use problem::{ConfigError, Problem};
 pub use settings::{
     Application, ContainerSettings, DigestAlgorithm, Durability, EDGE_SOCKETS_MAX, EDGES_MAX,

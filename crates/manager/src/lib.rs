@@ -28,6 +28,7 @@ pub use restart::RestartPolicy;
 pub use server::founding;
 pub use server::{
     ApplicationsDirectory, ChildStart, GuardOptions, Guarded, GuardianError, Hook, HookError,
-    JoinError, Joined, OperatorLines, OperatorWriter, Options, Prepare, UpError,
-    applications_directory, guard, join, run, store_options, stores_are_installed,
+    JoinError, Joined, OperatorLines, OperatorWriter, Options, Prepare, RepositoryAccess,
+    RepositoryAccessError, UpError, applications_directory, guard, join, repository_access, run,
+    run_by, store_options, stores_are_installed,
 };

@@ -15,7 +15,7 @@ use registrar::AccountStore;
 use state::UnixMillis;
 use topology::credentials::ClusterDirectory;
 use topology::protocol::{Answer, Request};
-use topology::{MemberFile, NodeState};
+use topology::{MemberFile, NodeState, RunBy};
 
 use crate::command_line::{ClusterCommand, JoinWishes};
 use crate::control::{ask, unexpected};
@@ -59,7 +59,11 @@ fn create(directory: &Path, address: Option<SocketAddr>) -> Result<(), Failure> 
         // It was made one, and what comes then came to no end, or could not begin.
         return carry_along(directory);
     }
-    manager::server::etcd().context("the cluster's repository needs etcd; nothing was changed")?;
+    let run_by = manager::run_by(stores::cluster::settings(directory).as_ref());
+    if run_by == RunBy::Nodes {
+        manager::server::etcd()
+            .context("the cluster's repository needs etcd; nothing was changed")?;
+    }
     let file = ConfigFile::open(directory, &FirstRun::default())?;
     let address = match (address, &file.config.cluster) {
         (Some(address), _) => address,
@@ -72,7 +76,8 @@ fn create(directory: &Path, address: Option<SocketAddr>) -> Result<(), Failure> 
             .context("the cluster's state would have nowhere to lie, and nothing has changed")?;
     }
     let name = &file.config.node.name;
-    founding::found_with_repository(directory, name, address).map_err(anyhow::Error::from)?;
+    founding::found_with_repository(directory, name, address, run_by)
+        .map_err(anyhow::Error::from)?;
     if let Err(error) = file.write(&file.with_address(address)) {
         // Half a member would come up as one.
         founding::forget(directory).context("DIR/cluster cannot be removed again; remove it")?;
@@ -152,7 +157,8 @@ fn join_with(directory: &Path, wishes: &JoinWishes, file: &ConfigFile) -> Result
     let chosen = (file.config.node != NodeSettings::default()).then_some(&file.config.node.name);
     let name = wishes.name.as_ref().or(chosen).cloned();
     let address = wishes.address.or(file.config.cluster.as_ref().map(|cluster| cluster.address));
-    let joined = stores::runtime()?.block_on(admitted(&wishes.token, name, address))?;
+    let run_by = manager::run_by(file.config.cluster.as_ref());
+    let joined = stores::runtime()?.block_on(admitted(&wishes.token, name, address, run_by))?;
     let member = &joined.admission.member;
     let written = joined.write(directory).map_err(anyhow::Error::from).and_then(|()| {
         let named =
@@ -184,10 +190,11 @@ async fn admitted(
     token: &str,
     name: Option<String>,
     address: Option<SocketAddr>,
+    repository: RunBy,
 ) -> anyhow::Result<manager::Joined> {
     let until = Instant::now() + REACHED_WITHIN;
     loop {
-        match manager::join(token, name.clone(), address, CLUSTER_PORT).await {
+        match manager::join(token, name.clone(), address, CLUSTER_PORT, repository).await {
             Err(manager::JoinError::OutOfReach { .. }) if Instant::now() < until => {
                 tokio::time::sleep(AGAIN_AFTER).await;
             }

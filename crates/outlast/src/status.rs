@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
 use topology::protocol::{
-    Answer, ClockStatus, NodeApplications, NodeStatus, Request, StoresReport,
+    Answer, ClockStatus, NodeApplications, NodeStatus, RepositoryReport, Request, StoresReport,
 };
 use topology::{EdgeAddress, NodeEntry, ProcessEntry, TopologyView};
 
@@ -95,6 +95,7 @@ fn show(directory: &Path, status: NodeStatus, reader: Reader) -> Result<(), Fail
             status.clock.iter().for_each(|clock| output::line(&clock_line(clock)));
             let stores = status.stores.as_deref();
             stores.into_iter().flat_map(stores_lines).for_each(|line| output::line(&line));
+            status.repository.iter().for_each(|report| output::line(&repository_line(report)));
             show_cluster(&status);
             processes(&status.view);
             if !status.applications.is_empty() {
@@ -148,6 +149,17 @@ fn stores_lines(report: &StoresReport) -> Vec<String> {
         ));
     }
     lines
+}
+
+/// How the operator's own etcd is.
+fn repository_line(report: &RepositoryReport) -> String {
+    let place = format!("repository: your own etcd at {}", report.endpoints.join(", "));
+    match &report.amiss {
+        None => place,
+        Some(reason) => format!(
+            "{place}: changes of accounts, names and applications are refused, and what is known is served on: {reason}"
+        ),
+    }
 }
 
 fn clock_line(clock: &ClockStatus) -> String {

@@ -7,9 +7,11 @@
 //! A member that has lost its leader refuses at once instead of holding requests back (`hasleader`). Deadlines are kept
 //! here and told to the member as well. Bodies are bounded by [`BODY_BYTES_MAX`].
 //!
-//! - `connection`: TCP, TLS, HTTP. - [`messages`]: what is asked and answered. - `watch`: changes as they happen.
+//! - `connection`: TCP, TLS, HTTP. - `login`: a user and the password, where etcd asks for them.
+//! - [`messages`]: what is asked and answered. - `watch`: changes as they happen.
 //!
-//! Deliberately absent: gRPC (its client needs protoc to be built), etcd's own users and roles (certificates say who may).
+//! Deliberately absent: gRPC (its client needs protoc to be built); users by the names in certificates, which the gateway does not
+//! pass on.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -26,6 +28,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use connection::Connection;
+use login::Tokens;
 use messages::{
     LeaseGranted, LeaseKept, Member, MemberList, Nothing, Range, RangeResponse, Status, Streamed,
     Txn, TxnResponse, Wrong,
@@ -33,10 +36,12 @@ use messages::{
 
 mod connection;
 mod error;
+mod login;
 pub mod messages;
 mod watch;
 
 pub use error::ClientError;
+pub use login::Login;
 pub use watch::WatchStream;
 
 /// The longest answer; it is for two of the largest values, and pages are chosen to be far shorter.
@@ -62,6 +67,8 @@ pub struct ClientOptions {
     pub endpoints: Vec<Endpoint>,
     /// Who we are, and whom we believe. `None`: plaintext, for tests and an operator's own loopback.
     pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// As whom, where etcd has users.
+    pub login: Option<Login>,
     /// How long one member has for one request.
     pub request_timeout: Duration,
 }
@@ -76,6 +83,7 @@ pub struct Client {
 struct Shared {
     endpoints: RwLock<Arc<[Endpoint]>>,
     tls: Option<Tls>,
+    tokens: Option<Tokens>,
     request_timeout: Duration,
     /// Whom to ask; counts on without end.
     turn: AtomicUsize,
@@ -106,6 +114,7 @@ impl Client {
             shared: Arc::new(Shared {
                 endpoints: RwLock::new(options.endpoints.into()),
                 tls,
+                tokens: options.login.map(Tokens::new),
                 request_timeout: options.request_timeout,
                 turn: AtomicUsize::new(0),
                 idle: Mutex::default(),
@@ -256,7 +265,7 @@ impl Client {
     /// Whether anybody answers there, whatever: a member answers others before it serves its clients.
     pub async fn is_there(&self, endpoint: &Endpoint) -> bool {
         let deadline = Instant::now() + self.shared.request_timeout;
-        self.send(endpoint, "", &Nothing {}, deadline).await.is_ok()
+        self.send(None, endpoint, "", &Nothing {}, deadline).await.is_ok()
     }
 
     /// Asks for what changes nothing, of one member after the other until the deadline.
@@ -299,6 +308,8 @@ impl Client {
         match &outcome {
             Ok(_) => *lock(&self.shared.away) = None,
             Err(error) if error.is_transient() => self.turn_from(turn, error),
+            // All members know the same users.
+            Err(error @ ClientError::NotAdmitted { .. }) => self.is_away(error),
             // It answers, if not as wished.
             Err(_) => *lock(&self.shared.away) = None,
         }
@@ -317,6 +328,10 @@ impl Client {
         // Of many that fail at the same member one turns.
         let _ =
             self.shared.turn.compare_exchange(turn, turn + 1, Ordering::Relaxed, Ordering::Relaxed);
+        self.is_away(error);
+    }
+
+    fn is_away(&self, error: &ClientError) {
         let mut away = lock(&self.shared.away);
         let since = away.take().map_or_else(SystemTime::now, |(since, _)| since);
         *away = Some((since, error.to_string()));
@@ -329,8 +344,39 @@ impl Client {
         request: &impl Serialize,
     ) -> Result<T, ClientError> {
         let deadline = Instant::now() + self.shared.request_timeout;
+        let token = self.token(None, endpoint, deadline).await?;
+        match self.call_as(token.as_ref(), endpoint, path, request, deadline).await {
+            Err(error) if token.is_some() && error.is_about_the_token() => {
+                let token = self.token(token.as_ref(), endpoint, deadline).await?;
+                self.call_as(token.as_ref(), endpoint, path, request, deadline).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// What shows who we are, other than what was refused; `None`: nothing does.
+    async fn token(
+        &self,
+        refused: Option<&HeaderValue>,
+        endpoint: &Endpoint,
+        deadline: Instant,
+    ) -> Result<Option<HeaderValue>, ClientError> {
+        match &self.shared.tokens {
+            None => Ok(None),
+            Some(tokens) => tokens.other_than(refused, self, endpoint, deadline).await.map(Some),
+        }
+    }
+
+    async fn call_as<T: DeserializeOwned>(
+        &self,
+        token: Option<&HeaderValue>,
+        endpoint: &Endpoint,
+        path: &str,
+        request: &impl Serialize,
+        deadline: Instant,
+    ) -> Result<T, ClientError> {
         let address = &endpoint.address;
-        let (response, connection) = self.send(endpoint, path, request, deadline).await?;
+        let (response, connection) = self.send(token, endpoint, path, request, deadline).await?;
         let status = response.status();
         let body =
             timeout_at(deadline, Limited::new(response.into_body(), BODY_BYTES_MAX).collect());
@@ -346,6 +392,7 @@ impl Client {
     /// The head of the answer, and the connection that its body comes by.
     async fn send(
         &self,
+        token: Option<&HeaderValue>,
         endpoint: &Endpoint,
         path: &str,
         request: &impl Serialize,
@@ -360,6 +407,9 @@ impl Client {
             .expect("a path of ours");
         let needs_leader = HeaderValue::from_static("true");
         request.headers_mut().insert("grpc-metadata-hasleader", needs_leader);
+        if let Some(token) = token {
+            request.headers_mut().insert(header::AUTHORIZATION, token.clone());
+        }
         if path != watch::PATH {
             let millis = deadline.saturating_duration_since(Instant::now()).as_millis();
             let text = HeaderValue::try_from(format!("{millis}m")).expect("a number");
@@ -414,7 +464,11 @@ fn answer<T: DeserializeOwned>(
         return serde_json::from_slice(body).map_err(|error| ClientError::broken(address, &error));
     }
     match serde_json::from_slice::<Wrong>(body) {
-        Ok(Wrong { code, error }) => Err(ClientError::refused(address, code, error)),
+        Ok(wrong) => Err(ClientError::refused(address, wrong.code, wrong.text())),
+        // What stands before the gateway says it in plain text.
+        Err(_) if body.starts_with(error::COMMON_NAME.as_bytes()) => {
+            Err(ClientError::not_admitted(address, error::COMMON_NAME.to_owned()))
+        }
         Err(_) => Err(ClientError::unreachable(
             address,
             format!("it answers {status}: is it etcd 3.4 or newer, with its gateway enabled?"),

@@ -5,7 +5,7 @@
 //!
 //! | key in etcd | what |
 //! |---|---|
-//! | `outlast-files/GROUP/HASH/NUMBER` | a piece of a file that the group has |
+//! | `outlast-files/GROUP/HASH/NUMBER` | a piece of a file that the group has; before GROUP what the [`Namespace`] says |
 //!
 //! Who puts a file notes it in a record first, and removes it when no record of its group notes it any more; there is no
 //! other collection. Two that put the same file of one group put the same pieces.
@@ -16,6 +16,7 @@ use tokio::time::{Duration, Instant, sleep};
 
 use crate::client::messages::{Delete, Operation, Put, Range, Txn};
 use crate::client::{Client, ClientError};
+use crate::namespace::Namespace;
 
 /// A piece; in the gateway's spelling a third longer, and below what etcd takes as it comes (1.5 MiB).
 const PIECE_BYTES: usize = 1 << 20;
@@ -94,13 +95,15 @@ impl FileNote {
 #[derive(Debug, Clone)]
 pub struct Files {
     client: Client,
+    /// Before all keys.
+    prefix: String,
 }
 
 impl Files {
-    /// Those that this client reaches.
+    /// Those that this client reaches there.
     #[must_use]
-    pub fn new(client: Client) -> Files {
-        Files { client }
+    pub fn new(client: Client, namespace: &Namespace) -> Files {
+        Files { client, prefix: namespace.files() }
     }
 
     /// Puts a file; what is there of it already is put again.
@@ -111,7 +114,7 @@ impl Files {
         let note = FileNote::of(content)?;
         for (number, piece) in content.chunks(PIECE_BYTES).enumerate() {
             let value = Bytes::copy_from_slice(piece);
-            let put = Put { key: key(group, &note, number), value, lease: 0 };
+            let put = Put { key: self.key(group, &note, number), value, lease: 0 };
             self.change(vec![Operation::Put(put)]).await?;
         }
         Ok(note)
@@ -125,7 +128,7 @@ impl Files {
         let hash = || note.hash.clone();
         let mut content = Vec::new();
         for number in 0..note.pieces()? {
-            let range = Range { key: key(group, note, number), ..Range::default() };
+            let range = Range { key: self.key(group, note, number), ..Range::default() };
             let found = self.client.range(&range, Instant::now() + PATIENCE).await?;
             let piece = found.kvs.into_iter().next();
             let piece = piece.ok_or_else(|| FileError::Missing { hash: hash(), number })?;
@@ -146,8 +149,12 @@ impl Files {
     /// [`FileError`]; some pieces may be there still.
     pub async fn remove(&self, group: &str, note: &FileNote) -> Result<(), FileError> {
         let pieces = (0..note.pieces()?)
-            .map(|number| Operation::Delete(Delete { key: key(group, note, number) }));
+            .map(|number| Operation::Delete(Delete { key: self.key(group, note, number) }));
         self.change(pieces.collect()).await
+    }
+
+    fn key(&self, group: &str, note: &FileNote, number: usize) -> Bytes {
+        format!("{}{group}/{}/{number:08}", self.prefix, note.hash).into()
     }
 
     /// What may be done twice.
@@ -164,8 +171,4 @@ impl Files {
             }
         }
     }
-}
-
-fn key(group: &str, note: &FileNote, number: usize) -> Bytes {
-    format!("outlast-files/{group}/{}/{number:08}", note.hash).into()
 }

@@ -7,7 +7,7 @@
 //! - [`client`]: etcd by its JSON gateway, no more of it than is used here. This crate alone knows that it is etcd.
 //! - [`store`]: transactions there, a copy here, and what keeps the copy up with it.
 //! - [`files`]: what is too long for a record. - [`lock`]: chores that one node does at a time.
-//! - [`seats`]: which nodes run a member of it (decision). - [`member`]: how such a member is run.
+//! - [`namespace`]: which keys are ours. - [`seats`]: which nodes run a member of it (decision). - [`member`]: how such a member is run.
 //!
 //! Deliberately absent: running etcd (the manager's business), and what records mean.
 
@@ -15,10 +15,12 @@ pub mod client;
 pub mod files;
 pub mod lock;
 pub mod member;
+pub mod namespace;
 pub mod seats;
 pub mod store;
 
-pub use client::{Client, ClientError, ClientOptions, Endpoint};
+pub use client::{Client, ClientError, ClientOptions, Endpoint, Login};
 pub use files::{FileError, FileNote, Files};
 pub use lock::{Lock, Taken};
-pub use store::{Follower, PREFIX, RepositoryOptions, RepositoryStore};
+pub use namespace::Namespace;
+pub use store::{Follower, RepositoryOptions, RepositoryStore};

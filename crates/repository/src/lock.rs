@@ -2,7 +2,7 @@
 //!
 //! | key in etcd | what |
 //! |---|---|
-//! | `outlast/x/NAME` | `LEASE HOLDER`, for as long as the holder lives and no longer than the lease |
+//! | `outlast/x/NAME`, as [`lock`](crate::Namespace::lock) has it | `LEASE HOLDER`, for as long as the holder lives and no longer than the lease |
 //!
 //! A holder that stands still may be overtaken, so what it writes must expect the records as it has read them; the lock keeps
 //! two from beginning, not from finishing.
@@ -32,24 +32,24 @@ pub enum Taken {
 }
 
 impl Lock {
-    /// Takes the lock of that name, unless somebody has it. The lease lasts `seconds` beyond the holder's end.
+    /// Takes the lock with that key, unless somebody has it. The lease lasts `seconds` beyond the holder's end.
     ///
     /// # Errors
     /// [`ClientError`] when a majority does not answer in time; a lock that was taken all the same ends with its lease.
     pub async fn take(
         client: &Client,
-        name: &str,
+        key: &Bytes,
         holder: &str,
         seconds: u64,
         deadline: Instant,
     ) -> Result<Taken, ClientError> {
         let lease = client.lease_grant(seconds, deadline).await?.lease;
         let value: Bytes = format!("{lease} {holder}").into();
-        let put = Put { key: key(name), value: value.clone(), lease };
+        let put = Put { key: key.clone(), value: value.clone(), lease };
         let txn = Txn {
-            compare: vec![Compare::unchanged_since(key(name), 0)],
+            compare: vec![Compare::unchanged_since(key.clone(), 0)],
             success: vec![Operation::Put(put)],
-            failure: vec![Operation::Range(Range { key: key(name), ..Range::default() })],
+            failure: vec![Operation::Range(Range { key: key.clone(), ..Range::default() })],
         };
         // Asked twice after an answer that was lost it finds its own lease there.
         let taken: crate::client::messages::TxnResponse =
@@ -83,16 +83,16 @@ impl Drop for Lock {
     }
 }
 
-/// Who holds the lock of that name.
+/// Who holds the lock with that key.
 ///
 /// # Errors
 /// [`ClientError`] when a majority does not answer in time.
 pub async fn holder(
     client: &Client,
-    name: &str,
+    key: &Bytes,
     deadline: Instant,
 ) -> Result<Option<String>, ClientError> {
-    let range = Range { key: key(name), ..Range::default() };
+    let range = Range { key: key.clone(), ..Range::default() };
     let found = client.range(&range, deadline).await?;
     Ok(held(&found).map(holder_in))
 }
@@ -114,8 +114,4 @@ fn held(found: &RangeResponse) -> Option<&Bytes> {
 fn holder_in(value: &Bytes) -> String {
     let text = String::from_utf8_lossy(value);
     text.split_once(' ').map_or_else(|| text.to_string(), |(_, holder)| holder.to_owned())
-}
-
-fn key(name: &str) -> Bytes {
-    format!("{}x/{name}", crate::PREFIX).into()
 }

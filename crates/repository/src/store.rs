@@ -42,13 +42,10 @@ use layout::Layout;
 mod committer;
 mod copy;
 mod follower;
-mod layout;
+pub(crate) mod layout;
 mod plan;
 mod position;
 mod whole;
-
-/// Before all keys of a cluster of ours.
-pub const PREFIX: &str = "outlast/";
 
 /// Events for a slow watcher, beside those that the copy keeps.
 const EVENTS_MAX: usize = 64;
@@ -62,7 +59,7 @@ pub struct RepositoryOptions {
     pub client: Client,
     /// Where this node's copy lies; the same for all of its processes.
     pub directory: PathBuf,
-    /// Before all keys, so that an operator's etcd may hold other things too.
+    /// Before all keys, so that an operator's etcd may hold other things too ([`records`](crate::Namespace::records)).
     pub prefix: String,
     /// By which lifetimes end.
     pub clock: Arc<dyn Clock>,

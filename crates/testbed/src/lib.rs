@@ -6,6 +6,7 @@
 //! | [`binary`] | the `outlast` binary under test, built when it is stale |
 //! | [`clock`] | the wall clock of a node, set without touching the machine's |
 //! | [`crowd`] | thousands of registrations through one socket |
+//! | [`etcd`] | an operator's own etcd, by TLS and with users |
 //! | [`lab`] | several hosts on this machine, and faults of the network between them |
 //! | [`loopback`] | addresses that no other test has |
 //! | [`members`] | nodes on hosts of a lab, one on each |
@@ -21,6 +22,7 @@
 pub mod binary;
 pub mod clock;
 pub mod crowd;
+pub mod etcd;
 pub mod lab;
 pub mod loopback;
 pub mod members;

@@ -127,6 +127,16 @@ pub enum CredentialError {
         /// Its permission bits.
         mode: u32,
     },
+    /// A file of the operator's own is not what it should be.
+    #[error("{path}: {reason}; cluster.{key} in outlast.toml names it", path = path.display())]
+    Named {
+        /// The file.
+        path: PathBuf,
+        /// By which key of `[cluster]` it is named.
+        key: String,
+        /// What is wrong with it, and what to do.
+        reason: String,
+    },
     /// No certificate can be made.
     #[error("no certificate can be made: {0}")]
     Unmade(#[from] rcgen::Error),

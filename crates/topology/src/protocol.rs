@@ -27,9 +27,10 @@ pub use applications::{
     VERSIONS_MAX, VersionStatus,
 };
 
-pub use cluster::{Admission, ClusterStatus, ShardBelow, StoresReport};
+pub use cluster::{Admission, ClusterStatus, RepositoryReport, ShardBelow, StoresReport};
 
 use crate::keys::KeyRing;
+use crate::repository_list::RunBy;
 use crate::view::{
     Incarnation, ListenerTransport, ProcessName, ProcessState, ProcessType, TopologyView,
 };
@@ -331,6 +332,8 @@ pub enum Request {
         name: Option<String>,
         /// Where others reach it.
         address: SocketAddr,
+        /// Whom its own `outlast.toml` has run the repository.
+        repository: RunBy,
     },
     /// Find the other members as `[cluster]` of outlast.toml says now.
     ClusterDiscover,
@@ -421,6 +424,9 @@ pub struct NodeStatus {
     /// How the cluster's stores are, as a container of the node sees them; none while none is ready, and of a single node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stores: Option<Box<StoresReport>>,
+    /// How the repository is, where the operator runs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<Box<RepositoryReport>>,
     /// The deployed applications.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub applications: Vec<ApplicationStatus>,

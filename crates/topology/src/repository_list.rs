@@ -1,4 +1,4 @@
-//! `DIR/cluster/repository.json`: that the cluster has a repository, and where its members were last seen.
+//! `DIR/cluster/repository.json`: that the cluster has a repository, who runs it, and where its members were last seen.
 //!
 //! Whoever finds that the accounts are there opens the repository, whoever does not finds accounts and names in the node's own
 //! directory. `cluster create` begins the file, and has it say that the accounts are there when they were carried along;
@@ -24,13 +24,34 @@ pub struct RepositoryMember {
     pub address: SocketAddr,
 }
 
+/// Who runs the etcd that a cluster's repository is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunBy {
+    /// The nodes.
+    #[default]
+    Nodes,
+    /// The operator: `[cluster] repository` in `outlast.toml` of every node says where it is.
+    Operator,
+}
+
+impl RunBy {
+    /// Whether it is the usual one.
+    fn is_nodes(&self) -> bool {
+        *self == RunBy::Nodes
+    }
+}
+
 /// Where a cluster's repository is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RepositoryList {
     /// The cluster's accounts and names are there; before, they are where the single node had them that made it.
     #[serde(default)]
     pub has_accounts: bool,
-    /// The members, as last known; none: it has not begun yet.
+    /// Who runs it; decided when the cluster is made.
+    #[serde(default, skip_serializing_if = "RunBy::is_nodes")]
+    pub run_by: RunBy,
+    /// The members that nodes run, as last known; none: it has not begun yet, or nodes run none.
     #[serde(default)]
     pub members: Vec<RepositoryMember>,
 }
@@ -65,7 +86,7 @@ mod tests {
         assert_eq!(RepositoryList::load(&path).unwrap(), None);
         let address = SocketAddr::from(([192, 0, 2, 1], 6230));
         let members = vec![RepositoryMember { node: "node1".to_owned(), address }];
-        let list = RepositoryList { has_accounts: true, members };
+        let list = RepositoryList { has_accounts: true, run_by: RunBy::Operator, members };
         list.write(&path).unwrap();
         assert_eq!(RepositoryList::load(&path).unwrap(), Some(list));
         std::fs::write(&path, "{").unwrap();

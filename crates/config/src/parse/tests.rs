@@ -444,7 +444,7 @@ fn stores_and_their_ports_are_read() {
 
 #[test]
 fn an_operators_own_stores_are_read() {
-    use crate::{ClusterSettings, StoreAccess, Stores};
+    use crate::{ClusterSettings, ServerAccess, Stores};
     let head = "[cluster]\naddress = \"192.0.2.11:6200\"\n";
     let own = format!(
         "{head}stores = [\"redis1:6379\", \"192.0.2.9:6379\"]\nstore_user = \"outlast\"\nstore_password_file = \"/p\"\n\
@@ -453,7 +453,7 @@ fn an_operators_own_stores_are_read() {
     let settings = parse(&own).unwrap().cluster.unwrap();
     assert_eq!(settings.stores.own().len(), 2);
     assert_eq!((settings.stores.count(), settings.copies_among(1)), (0, 2));
-    let expected = StoreAccess {
+    let expected = ServerAccess {
         user: Some("outlast".to_owned()),
         password_file: Some("/p".into()),
         authority: Some("/a".into()),
@@ -474,6 +474,73 @@ fn an_operators_own_stores_are_read() {
     check(
         &own.replace("store_key = \"/k\"\n", ""),
         &["outlast.toml:7 cluster.store_certificate: needs both store_certificate and store_key"],
+    );
+}
+
+#[test]
+fn an_operators_own_etcd_is_read() {
+    use crate::{ClusterSettings, ServerAccess};
+    let head = "[cluster]\naddress = \"192.0.2.11:6200\"\n";
+    let own = format!(
+        "{head}repository = [\"https://etcd1:2379\", \"https://[2001:db8::1]:2379/\"]\nrepository_user = \"outlast\"\n\
+         repository_password_file = \"/p\"\nrepository_authority = \"/a\"\nrepository_certificate = \"/c\"\nrepository_key = \"/k\"\n"
+    );
+    let settings = parse(&own).unwrap().cluster.unwrap();
+    let named = |n: usize| (settings.repository[n].address(), settings.repository[n].host());
+    assert_eq!(named(0), ("etcd1:2379", "etcd1"));
+    assert_eq!(named(1), ("[2001:db8::1]:2379", "2001:db8::1"));
+    let expected = ServerAccess {
+        user: Some("outlast".to_owned()),
+        password_file: Some("/p".into()),
+        authority: Some("/a".into()),
+        certificate: Some("/c".into()),
+        key: Some("/k".into()),
+    };
+    assert_eq!(settings.repository_access, expected);
+    let json = serde_json::to_value(&settings).unwrap();
+    assert_eq!(json["repository"][1], "https://[2001:db8::1]:2379");
+    assert_eq!(serde_json::from_value::<ClusterSettings>(json).unwrap(), settings);
+    for without in ["repository_user = \"outlast\"\n", "repository_password_file = \"/p\"\n"] {
+        let problems = parse(&own.replace(without, "")).unwrap_err();
+        let told = "needs both repository_user and repository_password_file";
+        assert_eq!(problems[0].message, told, "{problems:?}");
+    }
+    check(
+        &own.replace("repository_certificate = \"/c\"\n", ""),
+        &[
+            "outlast.toml:7 cluster.repository_key: needs both repository_certificate and repository_key",
+        ],
+    );
+}
+
+#[test]
+fn an_etcd_that_cannot_be_spoken_with_is_refused() {
+    let text = |text: &str| format!("[cluster]\naddress = \"192.0.2.11:6200\"\n{text}\n");
+    check(
+        &text(
+            "repository = [\n  \"https://192.0.2.51:2379\",\n  \"http://192.0.2.52:2379\",\n  \"192.0.2.53:2379\",\n  \
+             \"https://etcd1\",\n  \"https://etcd1:2379/v3\",\n]",
+        ),
+        &[
+            r#"outlast.toml:5 cluster.repository: "http://192.0.2.52:2379" needs https, for nothing goes over the network in plaintext: give your etcd a certificate (--cert-file, --key-file) and name https://host:port, for example "https://192.0.2.51:2379""#,
+            r#"outlast.toml:6 cluster.repository: "192.0.2.53:2379" needs https://host:port of a member of your etcd, for example "https://192.0.2.51:2379""#,
+            r#"outlast.toml:7 cluster.repository: "https://etcd1" needs https://host:port of a member of your etcd, for example "https://192.0.2.51:2379""#,
+            r#"outlast.toml:8 cluster.repository: "https://etcd1:2379/v3" needs https://host:port of a member of your etcd, for example "https://192.0.2.51:2379""#,
+        ],
+    );
+    for value in ["[]", "\"https://192.0.2.51:2379\"", "true"] {
+        check(
+            &text(&format!("repository = {value}")),
+            &[&format!(
+                r#"outlast.toml:3 cluster.repository: {value} needs a list of https://host:port of your own etcd, 1 to 16 of its members, for example ["https://192.0.2.51:2379"]"#
+            )],
+        );
+    }
+    check(
+        &text("repository_user = \"outlast\"\nrepository_password_file = \"/p\""),
+        &[
+            "outlast.toml:1 cluster.repository: names no servers that repository_user and the like could be for; needs a list of https://host:port",
+        ],
     );
 }
 

@@ -14,7 +14,7 @@ use topology::credentials::{
     Authority, ClusterDirectory, ClusterSecret, CredentialError, JoinToken, NodeCredentials,
 };
 use topology::keys::file::{self, KeyFileError};
-use topology::{MemberFile, Membership, NodeNumber, RepositoryList, StoreList};
+use topology::{MemberFile, Membership, NodeNumber, RepositoryList, RunBy, StoreList};
 
 use super::peers::admission::Joined;
 use super::peers::unix_time;
@@ -54,7 +54,7 @@ pub fn found(directory: &Path, name: &str, address: SocketAddr) -> Result<(), Fo
     found_with(directory, name, address, None)
 }
 
-/// The same of a cluster with a repository, which its nodes run: this one begins it.
+/// The same of a cluster with a repository: one that its nodes run this node begins.
 ///
 /// # Errors
 /// [`FoundingError`]; nothing has changed then.
@@ -62,9 +62,11 @@ pub fn found_with_repository(
     directory: &Path,
     name: &str,
     address: SocketAddr,
+    run_by: RunBy,
 ) -> Result<(), FoundingError> {
     // The accounts are in the node's own directory until they were carried along.
-    found_with(directory, name, address, Some(&RepositoryList::default()))
+    let list = RepositoryList { run_by, ..RepositoryList::default() };
+    found_with(directory, name, address, Some(&list))
 }
 
 fn found_with(

@@ -31,7 +31,6 @@ use super::predecessor::Predecessor;
 use super::record::{Clock, Record, RecordFile, RecordedProcess};
 use super::repository::{Prepare, RepositoryNode};
 use super::servers::Servers;
-use super::starvation::waited;
 use super::stores::keeper::Keeper;
 use super::{ChildStart, INPUTS_MAX, Input, Signals, UpError};
 use crate::guardian::BEAT_INTERVAL;
@@ -451,9 +450,6 @@ impl Manager {
         let answers = self.applications.handle(|all, effects| all.tick(now, effects));
         self.answer_all(answers);
         self.look_at_cluster(now);
-        for suspect in self.table.suspects(now) {
-            self.table.has_waited_for_processor(suspect, waited(suspect), now);
-        }
         let mut effects = Vec::new();
         self.table.tick(now, &mut effects);
         match self.carry_out(effects) {
@@ -540,6 +536,8 @@ impl Manager {
             status.clock = self.clock;
             let shared = self.shared_state.as_ref();
             status.stores = shared.and_then(SharedState::worst).map(Box::new);
+            let repository = self.repository.as_ref();
+            status.repository = repository.and_then(RepositoryNode::report).map(Box::new);
             status.applications = self.applications.status();
             status.cluster = self.cluster_status().map(Box::new);
             status.view = self.whole_view();

@@ -47,8 +47,8 @@ mod lock_file;
 mod lock_holder;
 mod manager;
 mod manager_lock;
-mod noted;
 mod operator_lines;
+mod own_servers;
 mod peers;
 mod predecessor;
 mod record;
@@ -75,7 +75,9 @@ pub use peers::admission::{JoinError, Joined, join};
 use peers::connection::PeerInput;
 use predecessor::Predecessor;
 use repository::RepositoryInput;
-pub use repository::{Prepare, etcd};
+pub use repository::{
+    Mismatch, Prepare, RepositoryAccess, RepositoryAccessError, etcd, repository_access, run_by,
+};
 pub use stores::{are_installed as stores_are_installed, options as store_options};
 pub use up_error::UpError;
 

@@ -1,5 +1,5 @@
 //! The cluster's repository as this node has it: its member as a process ([`server`]), and the task that carries out what
-//! [`crate::repository`] decides ([`keeper`]).
+//! [`crate::repository`] decides ([`keeper`]); or the operator's own etcd, which is only looked at ([`own`]).
 
 use std::collections::BTreeSet;
 use std::io;
@@ -16,22 +16,27 @@ use tokio::task::JoinHandle;
 use topology::credentials::{
     ALPN_PEER, ClusterDirectory, CredentialError, NodeCredentials, server_name,
 };
-use topology::protocol::{Answer, Request};
+use topology::protocol::{Answer, RepositoryReport, Request};
 use topology::view::ProcessType;
-use topology::{MemberFile, NodeEntry, NodeNumber, RepositoryList, RepositoryMember, TopologyView};
-use tracing::warn;
+use topology::{
+    MemberFile, NodeEntry, NodeNumber, RepositoryList, RepositoryMember, RunBy, TopologyView,
+};
 
 use super::Input;
 use super::applications_directory::ApplicationsDirectory;
-use super::noted::Noted;
 use super::servers::Server;
 use crate::repository::member_name;
+pub use access::{
+    Mismatch, RepositoryAccess, RepositoryAccessError, access as repository_access, run_by,
+};
 use keeper::Keeper;
 use server::RepositoryServer;
 pub(crate) use sharing::Asked;
 pub use sharing::Prepare;
 
+mod access;
 mod keeper;
+mod own;
 mod server;
 mod sharing;
 
@@ -71,7 +76,8 @@ struct Told {
 /// Of a member of a cluster that has a repository.
 pub(crate) struct RepositoryNode {
     identity: Identity,
-    list: Noted<RepositoryList>,
+    list: RepositoryList,
+    path: PathBuf,
     server: Option<Arc<RepositoryServer>>,
     told: watch::Sender<Told>,
     keeping: JoinHandle<()>,
@@ -81,6 +87,10 @@ pub(crate) struct RepositoryNode {
     asking: mpsc::Sender<Asked>,
     /// What this node cannot have of them, and why.
     behind: watch::Receiver<Vec<(String, String)>>,
+    /// Where the operator's own etcd is, if he runs it.
+    own: Vec<String>,
+    /// What is amiss with it.
+    amiss: watch::Receiver<Option<String>>,
 }
 
 /// What a node's member is made of, whichever it is.
@@ -100,13 +110,13 @@ impl RepositoryNode {
     /// As `DIR/cluster/` says; `None`: the cluster has no repository.
     ///
     /// # Errors
-    /// [`CredentialError`] when the node's files are not in order.
+    /// [`RepositoryAccessError`] when the node's files are not in order.
     pub(crate) fn open(
         directory: &Path,
         settings: &ClusterSettings,
         prepare: &Prepare,
         inputs: mpsc::Sender<Input>,
-    ) -> Result<Option<RepositoryNode>, CredentialError> {
+    ) -> Result<Option<RepositoryNode>, RepositoryAccessError> {
         let files = ClusterDirectory::of_node(directory);
         let path = files.repository();
         let Some(list) = RepositoryList::load(&path)? else { return Ok(None) };
@@ -134,8 +144,12 @@ impl RepositoryNode {
         let (leaving, leave) = mpsc::channel(1);
         let (asking, asked) = mpsc::channel(ASKED_MAX);
         let (told_behind, behind) = watch::channel(Vec::new());
+        let (told_amiss, amiss) = watch::channel(None);
+        let reached = |timeout| repository_access(directory, &list, Some(settings), timeout);
+        let for_files = reached(FILE_TIMEOUT)?;
         let sharing = sharing::Parts {
-            client: identity.client_of(&list.members, FILE_TIMEOUT),
+            client: for_files.client,
+            namespace: for_files.namespace,
             copy: identity.directory.copy(),
             node: identity.node.clone(),
             number: identity.number,
@@ -145,17 +159,31 @@ impl RepositoryNode {
             told: telling.clone(),
             behind: told_behind,
         };
-        let keeper = Keeper::new(identity.clone(), note, list.members.clone(), inputs);
-        let keeping = tokio::spawn(keeper.keep(telling, leave, (sharing, asked)));
+        let to_share = (sharing, asked);
+        let (keeping, own) = match list.run_by {
+            RunBy::Nodes => {
+                let keeper = Keeper::new(identity.clone(), note, list.members.clone(), inputs);
+                (tokio::spawn(keeper.keep(telling, leave, to_share)), Vec::new())
+            }
+            RunBy::Operator => {
+                let (access, at) = (reached(REQUEST_TIMEOUT)?, identity.directory.clone());
+                let keeping = own::keep(access, at, telling, leave, to_share, told_amiss);
+                let own = settings.repository.iter().map(ToString::to_string).collect();
+                (tokio::spawn(keeping), own)
+            }
+        };
         Ok(Some(RepositoryNode {
             identity,
-            list: Noted::new(path, list, RepositoryList::write),
+            list,
+            path,
             server,
             told,
             keeping,
             leaving,
             asking,
             behind,
+            own,
+            amiss,
         }))
     }
 
@@ -166,7 +194,7 @@ impl RepositoryNode {
 
     /// For a node that is admitted; `None`: accounts and names are not there yet.
     pub(crate) fn list(&self) -> Option<&RepositoryList> {
-        Some(self.list.list()).filter(|list| list.has_accounts)
+        Some(&self.list).filter(|list| list.has_accounts)
     }
 
     /// The node runs that member from now on.
@@ -175,30 +203,22 @@ impl RepositoryNode {
     }
 
     /// The members are there, by their own word.
-    pub(crate) fn seen(&mut self, members: Vec<RepositoryMember>) {
-        let list = self.list.list();
-        if members.is_empty() || members == list.members {
-            return;
+    pub(crate) fn seen(&mut self, members: Vec<RepositoryMember>) -> Result<(), CredentialError> {
+        if members.is_empty() || members == self.list.members {
+            return Ok(());
         }
-        let list = RepositoryList { members, ..list.clone() };
-        self.list.keep(list, |kept| {
-            if let Err(error) = kept {
-                warn!(%error, "where the repository is cannot be noted; processes begin with what was");
-            }
-        });
+        self.keep(RepositoryList { members, ..self.list.clone() })
     }
 
-    /// Accounts and names are there from now on; answered when that is on the disk.
-    pub(crate) fn has_accounts(&mut self, reply: mpsc::Sender<Answer>) {
-        let list = RepositoryList { has_accounts: true, ..self.list.list().clone() };
-        self.list.keep(list, move |kept| {
-            let answer = match kept {
-                Ok(()) => Answer::Done,
-                Err(error) => Answer::Refused { reason: error.to_string() },
-            };
-            // Whoever asked may have gone.
-            let _ = reply.try_send(answer);
-        });
+    /// Accounts and names are there from now on.
+    pub(crate) fn has_accounts(&mut self) -> Result<(), CredentialError> {
+        self.keep(RepositoryList { has_accounts: true, ..self.list.clone() })
+    }
+
+    fn keep(&mut self, list: RepositoryList) -> Result<(), CredentialError> {
+        list.write(&self.path)?;
+        self.list = list;
+        Ok(())
     }
 
     /// The view has changed, or who leads.
@@ -217,8 +237,8 @@ impl RepositoryNode {
                 leads,
                 has_process,
                 members,
-                is_new: self.list.list().members.is_empty(),
-                has_accounts: self.list.list().has_accounts,
+                is_new: self.list.members.is_empty(),
+                has_accounts: self.list.has_accounts,
             };
             let is_other = *told != new;
             *told = new;
@@ -228,7 +248,19 @@ impl RepositoryNode {
 
     /// Whether what one node has of applications all are to have.
     pub(crate) fn shares_applications(&self) -> bool {
-        self.list.list().has_accounts
+        self.list.has_accounts
+    }
+
+    /// How the operator's own etcd is; `None`: the nodes run one.
+    pub(crate) fn report(&self) -> Option<RepositoryReport> {
+        let report =
+            || RepositoryReport { endpoints: self.own.clone(), amiss: self.amiss.borrow().clone() };
+        (self.list.run_by == RunBy::Operator).then(report)
+    }
+
+    /// Who runs it.
+    pub(crate) fn run_by(&self) -> RunBy {
+        self.list.run_by
     }
 
     /// What this node cannot have of what the cluster has, and why.
@@ -278,6 +310,7 @@ impl Identity {
         Client::new(ClientOptions {
             endpoints: endpoints(members),
             tls: Some(Arc::clone(&self.tls)),
+            login: None,
             request_timeout,
         })
     }

@@ -32,6 +32,9 @@ pub enum UpError {
     /// The node cannot be the member that its files say it is.
     #[error(transparent)]
     Cluster(#[from] topology::credentials::CredentialError),
+    /// The node cannot reach its cluster's repository.
+    #[error(transparent)]
+    Repository(#[from] super::repository::RepositoryAccessError),
     /// The table of applications is none.
     #[error(
         "{path}: {reason}; restore it from a backup, or remove it and deploy the applications again",

@@ -9,7 +9,7 @@ use manager::founding::{found, join_token};
 use rustix::process::Signal;
 use testbed::pace::Pace;
 use topology::protocol::{Answer, ClusterStatus, KeysStatus, Request};
-use topology::{NodeState, ProcessName, ProcessState, ProcessType, TopologyView};
+use topology::{NodeState, ProcessName, ProcessState, ProcessType, RunBy, TopologyView};
 
 use crate::name;
 use crate::node::{Ended, Node, config_on_free_ports, free_port, signal, until};
@@ -51,7 +51,7 @@ pub(crate) fn joined(member: &Node, number: usize, port: u16) -> tempfile::TempD
 fn join(token: &str, number: usize, port: u16) -> Result<manager::Joined, manager::JoinError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (name, address) = (Some(format!("node{number}")), Some(address(number, port)));
-    runtime.block_on(manager::join(token, name, address, 0))
+    runtime.block_on(manager::join(token, name, address, 0, RunBy::Nodes))
 }
 
 fn start_joined(member: &Node, number: usize, port: u16) -> Node {

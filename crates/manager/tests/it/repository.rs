@@ -10,7 +10,7 @@ use config::{ClusterSettings, NodeConfig, PortRange, Stores};
 use manager::founding::{found_with_repository, join_token};
 use rustix::process::Signal;
 use topology::protocol::{Answer, Request};
-use topology::{ProcessEntry, ProcessState, RepositoryList};
+use topology::{ProcessEntry, ProcessState, RepositoryList, RunBy};
 
 use crate::node::{Node, config_on_free_ports, free_port, signal};
 
@@ -56,7 +56,7 @@ fn config(number: u8, port: u16) -> NodeConfig {
 fn founder(config: NodeConfig) -> Node {
     let directory = tempfile::tempdir().unwrap();
     let address = config.cluster.as_ref().unwrap().address;
-    found_with_repository(directory.path(), "node1", address).unwrap();
+    found_with_repository(directory.path(), "node1", address, RunBy::Nodes).unwrap();
     Node::start_prepared(directory, config)
 }
 
@@ -65,7 +65,8 @@ fn join(member: &Node, number: u8, port: u16) -> Node {
     let token = join_token(member.directory(), PATIENCE).unwrap().to_string();
     let address = SocketAddr::from(([127, 0, 0, number], port));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let joining = manager::join(&token, Some(format!("node{number}")), Some(address), 0);
+    let joining =
+        manager::join(&token, Some(format!("node{number}")), Some(address), 0, RunBy::Nodes);
     let joined = runtime.block_on(joining).unwrap();
     joined.write(directory.path()).unwrap();
     Node::start_prepared(directory, config(number, port))
@@ -112,8 +113,13 @@ fn the_first_node_begins_and_a_member_is_a_process_like_any() {
     let node = founder(config.clone());
     let first = wait_for_process(&node, is_ready);
     wait_for_members(&[&node], &["node1"]);
-    let joins =
-        || node.request(Request::ClusterJoin { name: None, address: first.link_address.unwrap() });
+    let joins = || {
+        node.request(Request::ClusterJoin {
+            name: None,
+            address: first.link_address.unwrap(),
+            repository: RunBy::Nodes,
+        })
+    };
     match joins() {
         Answer::Refused { reason } => {
             assert!(reason.contains("not in its repository yet"), "{reason}")

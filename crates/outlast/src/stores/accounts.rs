@@ -1,7 +1,8 @@
 //! Accounts and names: in a single node's own store, or in the repository of its cluster, of which each node has a copy.
 //!
 //! Where they lie says `DIR/cluster/repository.json`: as long as the node that made the cluster has not carried its own
-//! along ([`carry`]), nobody looks for them in the repository.
+//! along ([`carry`]), nobody looks for them in the repository. Who runs that, the nodes or the operator, makes no difference but to how
+//! it is reached ([`manager::repository_access`]).
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,14 +10,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
+use manager::RepositoryAccess;
 use repository::member::RepositoryDirectory;
-use repository::{Client, ClientOptions, Endpoint, PREFIX, RepositoryOptions, RepositoryStore};
+use repository::{Client, Endpoint, RepositoryOptions, RepositoryStore};
 use state::clock::SystemClock;
 use state::engine::embedded::{Durability, EmbeddedStore, Options};
 use state::{Batch, Expect, Key, Prefix, Record, Space, Store};
 use tokio::time::{Instant, sleep, timeout};
-use topology::RepositoryList;
-use topology::credentials::{ALPN_PEER, ClusterDirectory, NodeCredentials, server_name};
+use topology::credentials::{ClusterDirectory, server_name};
+use topology::{RepositoryList, RunBy};
 use tracing::warn;
 
 /// A single node's, in its directory.
@@ -57,7 +59,7 @@ pub(crate) enum Accounts {
     /// In the node's own directory.
     OwnNode(EmbeddedStore),
     /// In the repository of its cluster.
-    Cluster(RepositoryStore),
+    Cluster(RepositoryStore, RepositoryAccess),
 }
 
 impl Accounts {
@@ -65,7 +67,7 @@ impl Accounts {
     pub(crate) fn store(&self) -> Arc<dyn Store> {
         match self {
             Accounts::OwnNode(store) => Arc::new(store.clone()),
-            Accounts::Cluster(store) => Arc::new(store.clone()),
+            Accounts::Cluster(store, _) => Arc::new(store.clone()),
         }
     }
 }
@@ -74,7 +76,7 @@ impl Accounts {
 /// called within a runtime.
 pub(crate) async fn open(directory: &Path) -> anyhow::Result<Accounts> {
     let accounts = open_as_known(directory)?;
-    if let Accounts::Cluster(store) = &accounts
+    if let Accounts::Cluster(store, _) = &accounts
         && let Err(error) = store.catch_up(CATCH_UP_WITHIN).await
     {
         if store.revision().await?.is_none() {
@@ -91,7 +93,7 @@ pub(crate) async fn open(directory: &Path) -> anyhow::Result<Accounts> {
 /// When the repository could not be copied for the first time; it is logged before.
 pub(crate) async fn open_to_serve(directory: &Path) -> anyhow::Result<Accounts> {
     let accounts = open_as_known(directory)?;
-    let Accounts::Cluster(store) = &accounts else { return Ok(accounts) };
+    let Accounts::Cluster(store, access) = &accounts else { return Ok(accounts) };
     let began = Instant::now();
     let _follower = store.follow();
     while store.revision().await?.is_none() {
@@ -107,13 +109,36 @@ pub(crate) async fn open_to_serve(directory: &Path) -> anyhow::Result<Accounts> 
         }
         sleep(LOOK_EVERY / 10).await;
     }
+    if access.run_by == RunBy::Operator {
+        is_that_of_the_cluster(store, access).await?;
+    }
     Ok(accounts)
+}
+
+/// Whoever finds no account looks whether it was the right etcd: its operator may have named another one.
+async fn is_that_of_the_cluster(
+    store: &RepositoryStore,
+    access: &RepositoryAccess,
+) -> anyhow::Result<()> {
+    if !store.scan(&SPACES[0], &Prefix::All, None, 1).await?.is_empty() {
+        return Ok(());
+    }
+    if let Ok(false) = access.has_something(Instant::now()).await {
+        bail!(
+            "{} has nothing of this cluster: [cluster] repository in outlast.toml must name the same etcd as on the other nodes",
+            access.client.addresses()
+        );
+    }
+    Ok(())
 }
 
 fn open_as_known(directory: &Path) -> anyhow::Result<Accounts> {
     let list = RepositoryList::load(&ClusterDirectory::of_node(directory).repository())?;
     match list.filter(|list| list.has_accounts) {
-        Some(list) => Ok(Accounts::Cluster(open_repository(directory, &list)?)),
+        Some(list) => {
+            let (store, access) = open_repository(directory, &list)?;
+            Ok(Accounts::Cluster(store, access))
+        }
         None => Ok(Accounts::OwnNode(open_own(directory)?)),
     }
 }
@@ -126,25 +151,31 @@ pub(crate) fn open_own(directory: &Path) -> anyhow::Result<EmbeddedStore> {
 }
 
 /// The cluster's repository, with the node's copy of it. To be called within a runtime.
-fn open_repository(directory: &Path, list: &RepositoryList) -> anyhow::Result<RepositoryStore> {
-    let files = ClusterDirectory::of_node(directory);
-    let credentials = NodeCredentials::load(files.path())?;
-    let client = Client::new(ClientOptions {
-        endpoints: endpoints(list)?,
-        tls: Some(credentials.client_config(ALPN_PEER)?),
-        request_timeout: REQUEST_TIMEOUT,
-    });
-    tokio::spawn(follow_members(client.clone(), files.repository()));
+fn open_repository(
+    directory: &Path,
+    list: &RepositoryList,
+) -> anyhow::Result<(RepositoryStore, RepositoryAccess)> {
+    let access = reach(directory, list)?;
+    if access.run_by == RunBy::Nodes {
+        let path = ClusterDirectory::of_node(directory).repository();
+        tokio::spawn(follow_members(access.client.clone(), path));
+    }
     let repository = RepositoryDirectory::of_node(directory);
     repository.make().context("DIR/repository cannot be made")?;
     let options = RepositoryOptions {
-        client,
+        client: access.client.clone(),
         directory: repository.copy(),
-        prefix: PREFIX.to_owned(),
+        prefix: access.namespace.records(),
         clock: Arc::new(SystemClock::default()),
     };
-    let store = RepositoryStore::open(options);
-    store.context("the node's copy of the repository cannot be opened")
+    let store = RepositoryStore::open(options)
+        .context("the node's copy of the repository cannot be opened")?;
+    Ok((store, access))
+}
+
+fn reach(directory: &Path, list: &RepositoryList) -> anyhow::Result<RepositoryAccess> {
+    let settings = super::cluster::settings(directory);
+    Ok(manager::repository_access(directory, list, settings.as_ref(), REQUEST_TIMEOUT)?)
 }
 
 /// Each by the name in its node's certificate.
@@ -182,7 +213,7 @@ async fn follow_members(client: Client, path: PathBuf) {
 /// When the repository does not begin; the accounts are where they were then.
 pub(crate) async fn carry(directory: &Path) -> anyhow::Result<usize> {
     let list = until_begun(directory).await?;
-    let to = open_repository(directory, &list)?;
+    let (to, _) = open_repository(directory, &list)?;
     to.catch_up(BEGINS_WITHIN).await.context("the cluster's repository does not begin")?;
     let mut carried = 0;
     if directory.join(OWN).exists() {
@@ -194,15 +225,22 @@ pub(crate) async fn carry(directory: &Path) -> anyhow::Result<usize> {
     Ok(carried)
 }
 
-/// Waits until the first member is up: then the manager notes where it is.
+/// Waits until the first member is up: then the manager notes where it is. The operator's own etcd must be up already.
 ///
 /// # Errors
-/// It takes too long.
+/// It takes too long, or that etcd does not answer as it should.
 pub(crate) async fn until_begun(directory: &Path) -> anyhow::Result<RepositoryList> {
     let path = ClusterDirectory::of_node(directory).repository();
     let deadline = Instant::now() + BEGINS_WITHIN;
     loop {
         match RepositoryList::load(&path)? {
+            Some(list) if list.run_by == RunBy::Operator => {
+                let access = reach(directory, &list)?;
+                access.has_something(Instant::now() + CATCH_UP_WITHIN).await.context(
+                    "your own etcd cannot take the accounts yet, and nothing was changed; when it can, type outlast cluster create again",
+                )?;
+                return Ok(list);
+            }
             Some(list) if !list.members.is_empty() => return Ok(list),
             Some(_) if Instant::now() < deadline => sleep(LOOK_EVERY / 10).await,
             Some(_) => bail!("the cluster's repository does not begin; see log/repository.log"),
@@ -216,7 +254,7 @@ pub(crate) async fn until_begun(directory: &Path) -> anyhow::Result<RepositoryLi
 /// # Errors
 /// Those of the stores.
 pub(crate) async fn carry_back(directory: &Path) -> anyhow::Result<usize> {
-    let Accounts::Cluster(from) = open(directory).await? else { return Ok(0) };
+    let Accounts::Cluster(from, _) = open(directory).await? else { return Ok(0) };
     let to = open_own(directory)?;
     let mut carried = 0;
     for space in SPACES {

@@ -333,11 +333,33 @@ pub(super) struct Streamed<T> {
     pub(super) result: T,
 }
 
-/// An error.
+/// An error, whose text 3.4 writes twice and later ones do once.
 #[derive(Deserialize)]
 pub(super) struct Wrong {
     pub(super) code: u32,
-    pub(super) error: String,
+    #[serde(default)]
+    error: String,
+    #[serde(default)]
+    message: String,
+}
+
+impl Wrong {
+    pub(super) fn text(self) -> String {
+        if self.error.is_empty() { self.message } else { self.error }
+    }
+}
+
+/// Who wants a token.
+#[derive(Serialize)]
+pub(super) struct Authenticate<'a> {
+    pub(super) name: &'a str,
+    pub(super) password: &'a str,
+}
+
+/// What it gets.
+#[derive(Deserialize)]
+pub(super) struct Authenticated {
+    pub(super) token: String,
 }
 
 /// An error in a stream, which ends by it.

@@ -35,7 +35,12 @@ impl Client {
         let turn = self.shared.turn.load(std::sync::atomic::Ordering::Relaxed);
         let endpoint = self.whose(turn)?;
         let request = WatchRequest { create };
-        let outcome = self.send(&endpoint, PATH, &request, Instant::now() + BEGIN).await;
+        let deadline = Instant::now() + BEGIN;
+        // A token that the member has forgotten ends the watch; whoever follows asks something else first, and so has another one.
+        let outcome = match self.token(None, &endpoint, deadline).await {
+            Ok(token) => self.send(token.as_ref(), &endpoint, PATH, &request, deadline).await,
+            Err(error) => Err(error),
+        };
         let (response, connection) = match outcome {
             Ok(begun) => begun,
             Err(error) => {

@@ -255,6 +255,8 @@ impl Writer {
                         source: Arc::new(error),
                     }));
                 }
+                // A retry does not help before the operator does.
+                Err(ClientError::NotAdmitted { .. }) if !in_doubt => return Err(self.refused()),
                 Err(error) => in_doubt |= error.is_in_doubt(),
             }
             if Instant::now() >= deadline {
@@ -360,7 +362,7 @@ impl Writer {
     }
 
     fn not_leased(&self, error: ClientError) -> Failed {
-        if error.is_transient() {
+        if error.is_transient() || matches!(error, ClientError::NotAdmitted { .. }) {
             return self.refused();
         }
         let source = Arc::new(error);

@@ -16,17 +16,17 @@ const END: u8 = 1;
 
 /// Where keys lie.
 #[derive(Clone, Debug)]
-pub(super) struct Layout {
+pub(crate) struct Layout {
     prefix: Bytes,
 }
 
 impl Layout {
-    pub(super) fn new(prefix: &str) -> Layout {
+    pub(crate) fn new(prefix: &str) -> Layout {
         Layout { prefix: Bytes::copy_from_slice(prefix.as_bytes()) }
     }
 
     /// All that is ours: first key, and the first behind it.
-    pub(super) fn all(&self) -> (Bytes, Bytes) {
+    pub(crate) fn all(&self) -> (Bytes, Bytes) {
         range_of(self.prefix.to_vec())
     }
 

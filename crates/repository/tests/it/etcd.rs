@@ -23,11 +23,14 @@ pub(crate) struct Pem {
     pub(crate) authority: PathBuf,
     pub(crate) certificate: PathBuf,
     pub(crate) key: PathBuf,
+    /// `--client-cert-auth`: the names in certificates are looked at. Who shows none is let in neither way.
+    pub(crate) looks_at_names: bool,
 }
 
 /// The members of one etcd.
 pub(crate) struct Etcd {
     pub(crate) members: Vec<Member>,
+    tls: Option<Pem>,
     directory: TempDir,
 }
 
@@ -87,6 +90,8 @@ pub(crate) fn start(count: usize, tls: Option<&Pem>) -> Option<Etcd> {
                 "500",
                 "--max-txn-ops",
                 "1100",
+                "--bcrypt-cost",
+                "4",
                 "--logger",
                 "zap",
             ]
@@ -102,7 +107,9 @@ pub(crate) fn start(count: usize, tls: Option<&Pem>) -> Option<Etcd> {
                         arguments
                             .extend([format!("--{kind}{what}-file"), path.display().to_string()]);
                     }
-                    arguments.push(format!("--{kind}client-cert-auth"));
+                    if pem.looks_at_names {
+                        arguments.push(format!("--{kind}client-cert-auth"));
+                    }
                 }
             }
             let address = format!("127.0.0.1:{client}");
@@ -110,7 +117,7 @@ pub(crate) fn start(count: usize, tls: Option<&Pem>) -> Option<Etcd> {
         })
         .collect();
     members.iter_mut().for_each(Member::start);
-    Some(Etcd { members, directory })
+    Some(Etcd { members, tls: tls.cloned(), directory })
 }
 
 fn free_port() -> u16 {
@@ -178,6 +185,21 @@ impl Etcd {
         client_of(self.members.iter().map(|member| member.address.clone()))
     }
 
+    /// What its operator does, as `user` (`NAME:PASSWORD`) once it has users.
+    pub(crate) fn operator(&self, user: Option<&str>, arguments: &[&str]) {
+        let mut command = Command::new("etcdctl");
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &self.members[0].address]);
+        if let Some(pem) = &self.tls {
+            command.arg("--cacert").arg(&pem.authority);
+            command.arg("--cert").arg(&pem.certificate).arg("--key").arg(&pem.key);
+        }
+        if let Some(user) = user {
+            command.args(["--user", user]);
+        }
+        let output = command.args(arguments).output().expect("etcdctl");
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    }
+
     /// Waits until changes are made, and says who leads.
     pub(crate) async fn leader(&self) -> usize {
         let client = self.client();
@@ -223,6 +245,7 @@ pub(crate) fn client_of(addresses: impl IntoIterator<Item = String>) -> Client {
     Client::new(ClientOptions {
         endpoints: addresses.into_iter().map(endpoint).collect(),
         tls: None,
+        login: None,
         request_timeout: Duration::from_secs(1),
     })
 }

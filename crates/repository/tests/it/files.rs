@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use repository::client::messages::{Operation, Put, Range, Txn};
 use repository::files::FILE_BYTES_MAX;
-use repository::{Client, FileError, FileNote, Files, Lock, Taken, lock};
+use repository::{Client, FileError, FileNote, Files, Lock, Namespace, Taken, lock};
 use tokio::time::Instant;
 
 use crate::etcd;
@@ -25,7 +25,7 @@ async fn a_file_comes_back_as_it_was_put_or_not_at_all() {
     let Some(etcd) = etcd::start(1, None) else { return };
     etcd.leader().await;
     let client = etcd.client();
-    let files = Files::new(client.clone());
+    let files = Files::new(client.clone(), &Namespace::alone());
     let content: Vec<u8> = (0..(2 << 20) + 7_u32).map(|n| (n % 251) as u8).collect();
     let note = files.put("echo", &content).await.expect("it is put");
     assert_eq!(note, FileNote::of(&content).expect("not too long"));
@@ -60,8 +60,12 @@ async fn a_file_comes_back_as_it_was_put_or_not_at_all() {
     }
 }
 
+fn chore() -> bytes::Bytes {
+    Namespace::alone().lock("chore")
+}
+
 async fn take(client: &Client, holder: &str) -> Result<Lock, String> {
-    match Lock::take(client, "chore", holder, 4, soon()).await.expect("it answers") {
+    match Lock::take(client, &chore(), holder, 4, soon()).await.expect("it answers") {
         Taken::Held(lock) => Ok(lock),
         Taken::By(holder) => Err(holder),
     }
@@ -72,12 +76,12 @@ async fn a_lock_is_one_holder_s_until_it_lets_go_or_is_gone() {
     let Some(etcd) = etcd::start(1, None) else { return };
     etcd.leader().await;
     let client = etcd.client();
-    assert_eq!(lock::holder(&client, "chore", soon()).await.expect("it answers"), None);
+    assert_eq!(lock::holder(&client, &chore(), soon()).await.expect("it answers"), None);
     let held = take(&client, "node one").await.expect("nobody has it");
     assert_eq!(take(&client, "node2").await.expect_err("it is held"), "node one");
     // Longer than its lease: it is kept.
     tokio::time::sleep(Duration::from_secs(6)).await;
-    let holder = lock::holder(&client, "chore", soon()).await.expect("it answers");
+    let holder = lock::holder(&client, &chore(), soon()).await.expect("it answers");
     assert_eq!(holder.as_deref(), Some("node one"));
     held.release().await;
     let held = take(&client, "node2").await.expect("it was let go of");

@@ -7,5 +7,6 @@ mod doubt;
 mod etcd;
 mod faults;
 mod files;
+mod own;
 mod records;
 mod tls;

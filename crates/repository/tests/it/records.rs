@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::etcd::{self, Etcd, client_of};
 
-const SPACE: Space = Space::named("account");
+pub(crate) const SPACE: Space = Space::named("account");
 /// How long something may take that takes milliseconds, on a machine with much else to do.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -83,7 +83,7 @@ pub(crate) async fn put(store: &RepositoryStore, id: &str, value: &str) -> Versi
     store.commit(batch).await.expect("the commit succeeds")[0]
 }
 
-async fn value(store: &RepositoryStore, id: &str) -> Option<String> {
+pub(crate) async fn value(store: &RepositoryStore, id: &str) -> Option<String> {
     let record = store.read(&key(id)).await.expect("reads succeed")?;
     Some(String::from_utf8(record.value.into()).expect("text"))
 }
@@ -188,12 +188,7 @@ async fn changes_that_are_not_kept_any_more_are_read_whole() {
         });
         one.commit(batch).await.expect("it succeeds");
     }
-    let status = std::process::Command::new("etcdctl")
-        .env("ETCDCTL_API", "3")
-        .args(["--endpoints", &etcd.members[0].address, "compact", &(version.0 + 1).to_string()])
-        .output()
-        .expect("etcdctl");
-    assert!(status.status.success(), "{status:?}");
+    etcd.operator(None, &["compact", &(version.0 + 1).to_string()]);
     let back = open(etcd.client(), other.path(), "outlast/");
     assert_eq!(value(&back, "removed").await.as_deref(), Some("1"));
     let _follower = back.follow();

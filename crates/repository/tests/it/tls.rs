@@ -12,7 +12,7 @@ use crate::etcd::{self, Pem};
 use crate::records::{open, put, until_value};
 
 /// A node of a cluster of its own.
-fn node() -> (NodeCredentials, TempDir) {
+pub(crate) fn node() -> (NodeCredentials, TempDir) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let cluster = ClusterDirectory::of_node(directory.path());
     std::fs::create_dir(cluster.path()).expect("a directory");
@@ -29,6 +29,7 @@ fn client(address: &str, tls: Option<&NodeCredentials>, name: &str) -> Client {
     Client::new(ClientOptions {
         endpoints: vec![Endpoint { address: address.to_owned(), server_name }],
         tls: tls.map(|credentials| credentials.client_config(ALPN_PEER).expect("TLS")),
+        login: None,
         request_timeout: Duration::from_secs(2),
     })
 }
@@ -46,8 +47,12 @@ async fn strange(client: &Client) -> ClientError {
 async fn strangers_and_plaintext_are_refused() {
     let (credentials, _directory) = node();
     let files = credentials.directory();
-    let pem =
-        Pem { authority: files.authority(), certificate: files.certificate(), key: files.key() };
+    let pem = Pem {
+        authority: files.authority(),
+        certificate: files.certificate(),
+        key: files.key(),
+        looks_at_names: true,
+    };
     let Some(etcd) = etcd::start(3, Some(&pem)) else { return };
     let address = &etcd.members[0].address;
     let ours = client(address, Some(&credentials), "n1");

@@ -93,11 +93,11 @@ pub(crate) async fn wait_until_registered(node: &Node, user: &str) {
     }
 }
 
-fn users(node: &Node) -> String {
+pub(crate) fn users(node: &Node) -> String {
     done(node.directory(), &["user", "list"], "")
 }
 
-fn add_user(node: &Node, name: &str) -> std::process::Output {
+pub(crate) fn add_user(node: &Node, name: &str) -> std::process::Output {
     let name = format!("{name}@{DOMAIN}");
     outlast_in(node.directory(), &["user", "add", &name, "--password-stdin"], PASSWORD.as_bytes())
 }

@@ -28,6 +28,7 @@ mod leaving;
 mod matrix;
 mod membership;
 mod other_nodes;
+mod own_etcd;
 mod own_stores;
 mod peers;
 mod proxied;

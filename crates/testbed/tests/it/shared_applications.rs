@@ -23,7 +23,7 @@ fn list(node: &Node) -> Vec<Value> {
 }
 
 /// What is current on each node, as one of them says.
-fn current(node: &Node) -> Vec<(String, Option<String>)> {
+pub(crate) fn current(node: &Node) -> Vec<(String, Option<String>)> {
     let text = |value: &Value| value.as_str().map(str::to_owned);
     let nodes = list(node).first().and_then(|gate| gate["nodes"].as_array().cloned());
     let pair = |one: &Value| (text(&one["node"]).unwrap_or_default(), text(&one["current"]));

@@ -78,6 +78,16 @@ pub struct StoresReport {
     pub below: Vec<ShardBelow>,
 }
 
+/// How the operator's own etcd is, as the node's manager sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepositoryReport {
+    /// Where it is: `https://host:port` of each member that is named.
+    pub endpoints: Vec<String>,
+    /// Why changes are refused; none: they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub amiss: Option<String>,
+}
+
 /// A shard that lacks copies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardBelow {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use topology::credentials::ClusterDirectory;
 use topology::protocol::{Answer, ClusterStatus, Request};
-use topology::{ProcessName, RepositoryList, TopologyView};
+use topology::{ProcessName, RepositoryList, RunBy, TopologyView};
 use tracing::{error, info};
 
 use super::clock::Wait;
@@ -17,7 +17,7 @@ use crate::process_table::Event;
 use crate::process_table::Ticket;
 use crate::server::cluster_node::{ClusterNode, Consequence, FromCoordinator};
 use crate::server::peers::connection::PeerInput;
-use crate::server::repository::RepositoryNode;
+use crate::server::repository::{Mismatch, RepositoryNode};
 use crate::server::{UpError, applications};
 
 /// Who asks.
@@ -269,8 +269,8 @@ impl Manager {
             Request::ClusterDiscover => {
                 let _ = reply.try_send(self.discover_anew());
             }
-            Request::ClusterJoin { name, address } => match &mut self.cluster {
-                Some(cluster) => match admitting(self.repository.as_ref()) {
+            Request::ClusterJoin { name, address, repository } => match &mut self.cluster {
+                Some(cluster) => match admitting(self.repository.as_ref(), repository) {
                     Ok(list) => {
                         let keys = self.keys.ring();
                         let stores = self.shared_state.as_ref().map(|it| it.list().clone());
@@ -284,7 +284,9 @@ impl Manager {
                     let _ = reply.try_send(in_no_cluster());
                 }
             },
-            Request::RepositoryHasAccounts => self.repository_has_accounts(reply),
+            Request::RepositoryHasAccounts => {
+                let _ = reply.try_send(self.repository_has_accounts());
+            }
             Request::RepositoryLeave => match &self.repository {
                 Some(repository) => repository.leave(reply),
                 None => {
@@ -361,11 +363,18 @@ impl Manager {
     }
 }
 
-/// Where a node that is admitted finds the accounts.
+/// Where a node that is admitted finds the accounts, whose file has that one run the repository.
 ///
 /// # Errors
-/// They are not where it could find them yet.
-fn admitting(repository: Option<&RepositoryNode>) -> Result<Option<RepositoryList>, String> {
+/// They are not where it could find them yet, or it would look for them elsewhere.
+fn admitting(
+    repository: Option<&RepositoryNode>,
+    named: RunBy,
+) -> Result<Option<RepositoryList>, String> {
+    let cluster = repository.map(RepositoryNode::run_by).unwrap_or_default();
+    if let Some(mismatch) = Mismatch::between(cluster, named) {
+        return Err(mismatch.advice().to_owned());
+    }
     match repository.map(RepositoryNode::list) {
         None => Ok(None),
         Some(Some(list)) => Ok(Some(list.clone())),

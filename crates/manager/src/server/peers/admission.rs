@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, split};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
+use topology::RunBy;
 use topology::credentials::{
     Authority, ClusterSecret, CredentialError, JoinToken, JoinTokenError, joining_client_config,
 };
@@ -49,7 +50,7 @@ pub(super) async fn serve(
 }
 
 async fn decide(port: &Port, request: JoinRequest) -> Result<Admitted, String> {
-    let JoinRequest { token, name, address } = request;
+    let JoinRequest { token, name, address, repository } = request;
     let told = |error: &dyn std::fmt::Display| error.to_string();
     token
         .parse::<JoinToken>()
@@ -57,7 +58,7 @@ async fn decide(port: &Port, request: JoinRequest) -> Result<Admitted, String> {
         .map_err(|error| told(&error))?;
     let authority = Authority::load(port.credentials.directory()).map_err(|error| told(&error))?;
     let (reply, mut answers) = mpsc::channel(ANSWERS_MAX);
-    let request = Request::ClusterJoin { name, address };
+    let request = Request::ClusterJoin { name, address, repository };
     let asked = port.inputs.send(Input::Request { request, reply }).await;
     asked.map_err(|_| "the manager is ending".to_owned())?;
     match answers.recv().await {
@@ -104,7 +105,7 @@ pub enum JoinError {
 }
 
 /// Asks the members that the token names, one after the other, to admit a node. `address`, where others reach it, is `None`
-/// for that by which this host reaches the member, with `port`.
+/// for that by which this host reaches the member, with `port`; its file has the repository run by `repository`.
 ///
 /// # Errors
 /// [`JoinError`].
@@ -113,6 +114,7 @@ pub async fn join(
     name: Option<String>,
     address: Option<SocketAddr>,
     port: u16,
+    repository: RunBy,
 ) -> Result<Joined, JoinError> {
     let parsed: JoinToken = token.parse()?;
     let config = joining_client_config(parsed.authority()?)?;
@@ -122,6 +124,7 @@ pub async fn join(
             token: token.trim().to_owned(),
             name: name.clone(),
             address: address.unwrap_or(SocketAddr::new(own.ip(), port)),
+            repository,
         });
         match asking.await {
             Ok(JoinAnswer::Admitted(admitted)) => return joined(*admitted),

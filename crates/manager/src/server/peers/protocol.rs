@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 use topology::protocol::{Admission, Answer, Request};
-use topology::{Incarnation, KeyRing, Membership, NodeSnapshot, ProcessName};
+use topology::{Incarnation, KeyRing, Membership, NodeSnapshot, ProcessName, RunBy};
 
 use crate::cluster::Greeting;
 
@@ -82,6 +82,9 @@ pub(super) struct JoinRequest {
     /// `None`: any that is free.
     pub(super) name: Option<String>,
     pub(super) address: SocketAddr,
+    /// Whom its file has run the repository.
+    #[serde(default)]
+    pub(super) repository: RunBy,
 }
 
 /// What it is answered.

@@ -17,7 +17,7 @@ use topology::{NodeNumber, RepositoryMember};
 use tracing::{info, warn};
 
 use super::super::Input;
-use super::sharing::{self, Asked};
+use super::sharing::{self, ToShare};
 use super::{Identity, REQUEST_TIMEOUT, RepositoryInput, Told, endpoints};
 use crate::repository::{Act, Situation, decide, described};
 
@@ -46,9 +46,6 @@ struct Leaving {
     reply: mpsc::Sender<Answer>,
     until: Instant,
 }
-
-/// What the thread is started with that has the node's copy, and its applications, be the cluster's.
-type ToShare = (sharing::Parts, mpsc::Receiver<Asked>);
 
 pub(super) struct Keeper {
     identity: Identity,

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use repository::{
-    Client, FileNote, Files, Lock, PREFIX, RepositoryOptions, RepositoryStore, Taken, lock,
+    Client, FileNote, Files, Lock, Namespace, RepositoryOptions, RepositoryStore, Taken, lock,
 };
 use state::clock::SystemClock;
 use state::{Batch, Expect, Key, Prefix, Space, Store as _, Version};
@@ -73,6 +73,8 @@ pub(crate) struct Asked {
 /// What the thread is made of.
 pub(super) struct Parts {
     pub(super) client: Client,
+    /// Where the cluster's keys are.
+    pub(super) namespace: Namespace,
     /// The node's copy of the repository.
     pub(super) copy: std::path::PathBuf,
     /// Its name.
@@ -85,6 +87,9 @@ pub(super) struct Parts {
     /// What this node cannot have of what the cluster has, and why.
     pub(super) behind: watch::Sender<Vec<(String, String)>>,
 }
+
+/// What the thread is started with.
+pub(super) type ToShare = (Parts, mpsc::Receiver<Asked>);
 
 struct Sharing {
     parts: Parts,
@@ -119,7 +124,7 @@ async fn keep(parts: Parts, mut asked: mpsc::Receiver<Asked>) {
         let opened = RepositoryStore::open(RepositoryOptions {
             client: parts.client.clone(),
             directory: parts.copy.clone(),
-            prefix: PREFIX.to_owned(),
+            prefix: parts.namespace.records(),
             clock: Arc::new(SystemClock::default()),
         });
         let reason = match opened {
@@ -141,7 +146,7 @@ async fn keep(parts: Parts, mut asked: mpsc::Receiver<Asked>) {
     };
     // The copy that all processes of the node read follows from the moment that they may read it.
     let _follower = store.follow();
-    let files = Files::new(parts.client.clone());
+    let files = Files::new(parts.client.clone(), &parts.namespace);
     let (failed, known) = (BTreeMap::new(), HashMap::new());
     let mut sharing = Sharing { parts, store, files, failed, known, said: None };
     loop {
@@ -334,7 +339,11 @@ impl Sharing {
     /// What was brought in by a node that has died: as before.
     async fn give_up_what_nobody_brings_in(&mut self, name: &str) -> Result<(), String> {
         let deadline = Deadline::now() + REACHED_WITHIN;
-        if lock::holder(&self.parts.client, LOCK, deadline).await.map_err(text)?.is_some() {
+        if lock::holder(&self.parts.client, &self.lock_key(), deadline)
+            .await
+            .map_err(text)?
+            .is_some()
+        {
             return Ok(());
         }
         let Ok(lock) = self.lock().await else { return Ok(()) };
@@ -360,12 +369,19 @@ impl Sharing {
         Ok(())
     }
 
+    fn lock_key(&self) -> bytes::Bytes {
+        self.parts.namespace.lock(LOCK)
+    }
+
     /// # Errors
     /// Who has it, or that the repository is away.
     async fn lock(&self) -> Result<Lock, String> {
         let deadline = Deadline::now() + REACHED_WITHIN;
         let Parts { client, node, .. } = &self.parts;
-        match Lock::take(client, LOCK, node, LOCK_SECONDS, deadline).await.map_err(text)? {
+        match Lock::take(client, &self.lock_key(), node, LOCK_SECONDS, deadline)
+            .await
+            .map_err(text)?
+        {
             Taken::Held(lock) => Ok(lock),
             Taken::By(node) => Err(format!(
                 "applications are being changed on {node}; try again when that is done"
