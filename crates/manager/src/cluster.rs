@@ -295,6 +295,12 @@ impl Cluster {
         })
     }
 
+    /// Whether that member is spoken with by a connection that this node opened though it is the lower one.
+    pub fn keeps_dialled(&self, number: NodeNumber) -> bool {
+        let session = self.others.get(&number).and_then(|other| other.session);
+        number > self.file.number && session.is_some_and(|(_, is_regular)| !is_regular)
+    }
+
     /// Where the others say that they are.
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.others.values().map(|other| other.snapshot.address)

@@ -408,7 +408,7 @@ impl Node {
         self.status().processes.iter().filter_map(|process| process.pid).collect()
     }
 
-    /// Sends a signal to a process of this node by its process id.
+    /// Sends a signal to a process of this node by its process id; when this returns, SIGSTOP has stopped it.
     ///
     /// # Panics
     /// When the process does not run.
@@ -416,6 +416,9 @@ impl Node {
         let pid = self.process(name).pid.expect("the process runs");
         kill_process(Pid::from_raw(pid).expect("a process id"), signal)
             .unwrap_or_else(|error| panic!("{signal:?} to {name} ({pid}): {error}"));
+        if signal == Signal::STOP {
+            wait_until_stopped(pid);
+        }
     }
 
     /// Makes a container work off no messages any more while its heartbeats go on (`outlast fault`).
@@ -617,10 +620,27 @@ pub fn outlast_in(directory: &Path, arguments: &[&str], input: &[u8]) -> Output 
 /// Whether a process runs; a zombie does not. Of one that is being killed the first thread may be a zombie while another
 /// still takes what comes to a socket, and answers nothing: it runs.
 pub fn lives(pid: i32) -> bool {
+    states_of_threads(pid).iter().any(|state| !matches!(state, 'Z' | 'X'))
+}
+
+/// SIGSTOP stops nobody until the thread that takes it has had a processor: the others go on meanwhile.
+fn wait_until_stopped(pid: i32) {
+    wait::until("a process to stop", COMMAND_LIMIT, || {
+        let states = states_of_threads(pid);
+        if states.iter().all(|state| matches!(state, 'T' | 'Z' | 'X')) {
+            Ok(())
+        } else {
+            Err(states)
+        }
+    });
+}
+
+/// A letter for each, as `proc(5)` has them.
+fn states_of_threads(pid: i32) -> Vec<char> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let mut states = threads.filter_map(|thread| {
+    let states = threads.filter_map(|thread| {
         let stat = std::fs::read_to_string(thread.path().join("stat")).ok()?;
         stat.rsplit(") ").next()?.chars().next()
     });
-    states.any(|state| !matches!(state, 'Z' | 'X'))
+    states.collect()
 }

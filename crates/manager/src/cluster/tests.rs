@@ -211,8 +211,10 @@ fn of_two_connections_that_of_the_greater_number_stays() {
     let mut cluster = member(1, 3, now);
     // We opened it to the greater number, because it seemed lost.
     let first = cluster.greeted(greeting(2, list(3)), "node2", true, now).unwrap();
+    assert!(cluster.keeps_dialled(number(2)));
     let second = cluster.greeted(greeting(2, list(3)), "node2", false, now).unwrap();
     assert_ne!(first, second);
+    assert!(!cluster.keeps_dialled(number(2)), "nobody dials for what would be refused");
     let third = cluster.greeted(greeting(2, list(3)), "node2", true, now);
     assert!(third.unwrap_err().contains("connected already"));
     // Another one of the same kind is of a later manager.

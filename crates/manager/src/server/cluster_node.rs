@@ -544,9 +544,9 @@ impl ClusterNode {
             .map(|member| (member.number, member))
             .collect();
         self.dials.retain(|number, (member, dial)| {
-            // One that is there already and no longer has to be goes on while it lasts.
+            // A connection that is there already, and no longer has to be, goes on while it lasts.
             let stays = belongs(number)
-                && (wanted.get(number) == Some(member) || *number > own && !dial.is_finished());
+                && (wanted.get(number) == Some(member) || self.cluster.keeps_dialled(*number));
             if !stays {
                 dial.abort();
             }

@@ -144,6 +144,12 @@ impl Picture {
 
     /// Whoever moved slots may have died in the middle: what has arrived is done, the rest moves on.
     fn unfinished_moves(&self, shards: &[Shard], _: &Plan) -> Vec<Chore> {
+        let left = self.left_midway(shards);
+        if left.is_empty() { self.awaited(shards).into_iter().collect() } else { left }
+    }
+
+    /// Of slots that somebody has on their way out.
+    fn left_midway(&self, shards: &[Shard]) -> Vec<Chore> {
         for (at, from) in self.stores.iter().enumerate() {
             let Some(report) = from.report.as_ref().filter(|it| !it.leaving.is_empty()) else {
                 continue;
@@ -158,15 +164,41 @@ impl Picture {
             let Some((_, to)) = report.leaving.first() else { continue };
             let slots = report.leaving.iter().filter(|(_, target)| target == to);
             let slots = slots.map(|(slot, _)| *slot).take(SLOTS_AT_A_TIME).collect();
-            if let Some(target) = self.of_id(to).map(|at| &self.stores[at])
-                && target.report.as_ref().is_some_and(|report| report.replica_of.is_none())
-            {
+            if let Some(to) = self.in_place_of(to) {
                 let from = Place { id: report.id.clone(), address: from.address };
-                let to = Place { id: to.clone(), address: target.address };
                 return vec![Chore::Move { from, to, slots }];
             }
         }
         Vec::new()
+    }
+
+    /// The primary of that name, or who was promoted in its place.
+    fn in_place_of(&self, id: &str) -> Option<Place> {
+        let store = &self.stores[self.of_id(id)?];
+        let report = store.report.as_ref()?;
+        let Some(primary) = &report.replica_of else {
+            return Some(Place { id: id.to_owned(), address: store.address });
+        };
+        let primary = &self.stores[self.of_id(primary)?];
+        let report = primary.report.as_ref().filter(|report| report.replica_of.is_none())?;
+        Some(Place { id: report.id.clone(), address: primary.address })
+    }
+
+    /// Of slots that somebody waits for while nobody has them on their way out: who was promoted in a dead primary's place
+    /// does not know that some records have gone already.
+    fn awaited(&self, shards: &[Shard]) -> Option<Chore> {
+        self.stores.iter().enumerate().find_map(|(at, to)| {
+            let report = to.report.as_ref().filter(|report| report.replica_of.is_none())?;
+            let has = |shard: &Shard, slot: u16| shard.slots.binary_search(&slot).is_ok();
+            let (first, _) = report.coming.first()?;
+            let owner = shards.iter().find(|shard| has(shard, *first))?;
+            let slots = report.coming.iter().map(|(slot, _)| *slot);
+            let slots = slots.filter(|slot| has(owner, *slot)).take(SLOTS_AT_A_TIME).collect();
+            if owner.at == Some(at) {
+                return Some(Chore::Settle { at: to.address, slots });
+            }
+            self.answers(owner.at).then(|| self.step(owner, to, slots))?
+        })
     }
 
     fn followers(&self, shards: &[Shard], plan: &Plan) -> Vec<Chore> {

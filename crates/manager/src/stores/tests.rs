@@ -589,6 +589,17 @@ fn a_move_that_was_interrupted_goes_on_where_it_was() {
     );
     let moved = chores(&[own]);
     assert!(matches!(&moved[..], [Chore::Move { slots, .. }] if slots == &[own]), "{moved:?}");
+    // Who serves now was promoted, and does not know that they were on their way.
+    let awaiting = |coming: &[u16]| {
+        let mut picture = picture.clone();
+        let coming = coming.iter().map(|slot| (*slot, "gone".to_owned())).collect();
+        picture.stores[second].report.as_mut().unwrap().coming = coming;
+        picture.chores(&plan)
+    };
+    let moved = awaiting(&[own]);
+    let is_from_owner = |it: &Chore| matches!(it, Chore::Move { from, to, slots } if from.address == address(0) && to.address == address(1) && slots == &[own]);
+    assert!(moved.len() == 1 && is_from_owner(&moved[0]), "{moved:?}");
+    assert_eq!(awaiting(&[others]), [Chore::Settle { at: address(1), slots: vec![others] }]);
 }
 
 fn address(node: u16) -> SocketAddr {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::Signal;
@@ -121,8 +122,12 @@ fn three_nodes_become_one_system_by_copy_and_paste_and_see_each_others_deaths() 
     let three = a_node_without_power_is_lost_and_comes_back(&one, &two, three);
 
     let directories = [one, two, three].map(Node::stop);
-    let nodes =
-        directories.map(|directory| Node::start_in(directory, &NodeOptions::arguments(&[])));
+    // All at once: what the one that was stopped last took over lies with it only.
+    let nodes = thread::scope(|scope| {
+        let start = |directory| Node::start_in(directory, &NodeOptions::arguments(&[]));
+        let starting = directories.map(|directory| scope.spawn(move || start(directory)));
+        starting.map(|node| node.join().expect("it starts"))
+    });
     wait_until_whole(nodes.each_ref());
     let users = done(&nodes[0].outlast(&["user", "list"]));
     assert!(users.contains("alice@example.com"), "the first keeps what it had: {users}");

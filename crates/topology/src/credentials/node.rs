@@ -1,6 +1,7 @@
 //! A node's certificate and the TLS that is spoken with it.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -191,7 +192,7 @@ struct Shown {
 #[derive(Debug)]
 struct ShownState {
     looked: Instant,
-    modified: Option<SystemTime>,
+    written: Option<(SystemTime, u64)>,
     certified: Arc<CertifiedKey>,
 }
 
@@ -202,7 +203,7 @@ impl Shown {
     ) -> Result<Shown, CredentialError> {
         let state = ShownState {
             looked: Instant::now(),
-            modified: modified(directory),
+            written: written(directory),
             certified: certified(directory, authority)?,
         };
         Ok(Shown {
@@ -227,13 +228,13 @@ impl Shown {
 
     fn look(&self, state: &mut ShownState) {
         state.looked = Instant::now();
-        let modified = modified(&self.directory);
-        if modified == state.modified {
+        let written = written(&self.directory);
+        if written == state.written {
             return;
         }
         match certified(&self.directory, &self.authority) {
             Ok(certified) => {
-                state.modified = modified;
+                state.written = written;
                 state.certified = certified;
             }
             Err(error) => {
@@ -259,8 +260,10 @@ impl rustls::server::ResolvesServerCert for Shown {
     }
 }
 
-fn modified(directory: &ClusterDirectory) -> Option<SystemTime> {
-    fs::metadata(directory.certificate()).and_then(|metadata| metadata.modified()).ok()
+/// Which file is there: one that was written within the same tick of the clock has another number.
+fn written(directory: &ClusterDirectory) -> Option<(SystemTime, u64)> {
+    let metadata = fs::metadata(directory.certificate()).ok()?;
+    Some((metadata.modified().ok()?, metadata.ino()))
 }
 
 /// The node's certificate, then the authority's, by which a node that joins pins the cluster.

@@ -13,7 +13,6 @@ use state::engine::cluster::servers::{self, Report};
 use state::engine::cluster::{Options, failover};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::MissedTickBehavior;
 use topology::credentials::ClusterDirectory;
 use topology::protocol::Answer;
 use topology::view::{ProcessState, ProcessType, TopologyView};
@@ -26,6 +25,12 @@ use crate::stores::chores::{Chore, Plan};
 use crate::stores::failover::{Dead, LastLife, Orders};
 use crate::stores::leaving::Leave;
 use crate::stores::{Picture, Presence, SLOTS, Store};
+
+/// How long a store of a node that is lost may take to answer: most do not, and all others are waited with.
+const LOST_ANSWERS_WITHIN: Duration = Duration::from_millis(100);
+
+/// So long after a node was lost the stores are asked so many times as often: every answer may be what the next step waits for.
+const HASTE: (Duration, u32) = (Duration::from_secs(10), 4);
 
 /// How long an election may take.
 const ELECTION_MAX: Duration = Duration::from_secs(3);
@@ -115,6 +120,7 @@ impl Keeper {
         let (done, outcomes) = mpsc::channel(OUTCOMES_MAX);
         let (leaving, leavers) = mpsc::channel(LEAVERS_MAX);
         let work = Work {
+            every: settings.interval,
             settings,
             views,
             starts: waiting,
@@ -193,6 +199,8 @@ struct Work {
     is_asking: bool,
     is_busy: bool,
     asked_at: Option<Instant>,
+    /// How often they are asked at present.
+    every: Duration,
     /// When the certificate was written that the servers have.
     certificate: Option<SystemTime>,
     /// As told last.
@@ -209,14 +217,12 @@ enum Standing {
 
 impl Work {
     async fn keep(mut self) {
-        let mut turns = tokio::time::interval(self.settings.interval / 2);
-        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 changed = self.views.changed() => if changed.is_err() { return },
                 Some(start) = self.starts.recv() => self.waiting.push(start),
                 Some(outcome) = self.outcomes.recv() => self.came_to(outcome),
-                _ = turns.tick() => {}
+                () = tokio::time::sleep(self.every / 2) => {}
             }
             self.look();
         }
@@ -393,9 +399,10 @@ impl Work {
         now.duration_since(since)
     }
 
-    /// Asks everybody that may answer, once an interval.
+    /// Asks everybody that may answer, once an interval or in haste.
     fn ask(&mut self, picture: &Picture, own: NodeNumber, now: Instant) {
-        let is_due = self.asked_at.is_none_or(|at| now >= at + self.settings.interval);
+        self.every = self.settings.interval / if lost_lately(picture) { HASTE.1 } else { 1 };
+        let is_due = self.asked_at.is_none_or(|at| now >= at + self.every);
         if self.is_asking || self.is_busy || !is_due {
             return;
         }
@@ -403,18 +410,24 @@ impl Work {
         self.asked_at = Some(now);
         self.follow_certificate(picture, own);
         let may_answer = |store: &&Store| !matches!(store.presence, Presence::Ended { .. });
-        let addresses = picture.stores.iter().filter(may_answer).map(|store| store.address);
-        let asked: Vec<_> = addresses
-            .map(|address| {
-                let options = self.settings.options.clone();
-                tokio::spawn(async move { (address, servers::report(address, &options).await) })
+        let asked: Vec<_> = picture
+            .stores
+            .iter()
+            .filter(may_answer)
+            .map(|store| {
+                let (address, options) = (store.address, self.settings.options.clone());
+                let within = if store.is_there() { Duration::MAX } else { LOST_ANSWERS_WITHIN };
+                tokio::spawn(async move {
+                    let report = tokio::time::timeout(within, servers::report(address, &options));
+                    (address, report.await)
+                })
             })
             .collect();
         let done = self.done.clone();
         tokio::spawn(async move {
             let mut reports = HashMap::new();
             for asked in asked {
-                if let Ok((address, Ok(report))) = asked.await {
+                if let Ok((address, Ok(Ok(report)))) = asked.await {
                     reports.insert(address, report);
                 }
             }
@@ -530,6 +543,12 @@ impl Work {
             self.spares = spares;
         }
     }
+}
+
+fn lost_lately(picture: &Picture) -> bool {
+    let is_recent =
+        |store: &Store| matches!(store.presence, Presence::Lost { since } if since < HASTE.0);
+    picture.stores.iter().any(is_recent)
 }
 
 /// 1 of `store1`.

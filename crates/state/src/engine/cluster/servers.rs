@@ -340,6 +340,14 @@ pub async fn move_slots(
     };
     let source = Connection::open(from.address, options).await.map_err(at(from))?;
     let target = Connection::open(to.address, options).await.map_err(at(to))?;
+    // A server that waits for slots hears nothing of a new owner: with the former one it forgets that there is any, and takes
+    // no records then.
+    let view = report(to.address, options).await?;
+    let is_known = |slot: &u16| {
+        view.known.iter().flat_map(|known| &known.slots).any(|range| range.contains(slot))
+    };
+    let unknown: Vec<u16> = slots.iter().copied().filter(|slot| !is_known(slot)).collect();
+    set_slots(&target, &unknown, "NODE", &from.id).await.map_err(at(to))?;
     set_slots(&target, slots, "IMPORTING", &from.id).await.map_err(at(to))?;
     set_slots(&source, slots, "MIGRATING", &to.id).await.map_err(at(from))?;
     for slot in filled(&source, slots).await.map_err(at(from))? {

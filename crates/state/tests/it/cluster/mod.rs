@@ -4,6 +4,7 @@ mod carrying;
 mod copies;
 mod credentials;
 mod faults;
+mod moves;
 pub(crate) mod servers;
 
 use std::sync::atomic::{AtomicU32, Ordering};
