@@ -384,6 +384,9 @@ async fn set_slots(
     state: &str,
     other: &str,
 ) -> Result<(), Lost> {
+    if slots.is_empty() {
+        return Ok(());
+    }
     let mut all = Pipeline::with_capacity(slots.len());
     for slot in slots {
         all.cmd("CLUSTER").arg("SETSLOT").arg(*slot).arg(state).arg(other);

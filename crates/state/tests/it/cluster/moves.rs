@@ -68,6 +68,8 @@ async fn a_move_whose_source_died_is_done_by_doing_it_again() {
 
     ordered::move_slots(&from, &to, &slots, &options).await.expect("it is done again");
     assert_eq!(filled(&servers.nodes[0]), [], "all have gone");
+    ordered::move_slots(&to, &from, &slots, &options).await.expect("they move as well as ever");
+    assert_eq!(filled(&servers.nodes[0]), slots, "all are back");
     for id in 0..RECORDS {
         let read = store.read(&key(id)).await.expect("it is served");
         assert!(read.is_some(), "record {id}");
