@@ -30,7 +30,7 @@ use crate::stores::{Picture, Presence, SLOTS, Store};
 const LOST_ANSWERS_WITHIN: Duration = Duration::from_millis(100);
 
 /// So long after a node was lost the stores are asked so many times as often: every answer may be what the next step waits for.
-const HASTE: (Duration, u32) = (Duration::from_secs(10), 4);
+const HASTE: (Duration, u32) = (Duration::from_secs(10), 2);
 
 /// How long an election may take.
 const ELECTION_MAX: Duration = Duration::from_secs(3);

@@ -1,4 +1,5 @@
-//! When a cluster is whole: every process of every node ready, and every part of the state with its copy on another host.
+//! When a cluster is whole: every process of every node ready, and every part of the state, as large as the others, with its copy
+//! on another host.
 
 use std::thread;
 use std::time::Duration;
@@ -61,7 +62,11 @@ fn look(members: &Members<'_>) -> Result<(), String> {
     };
     // Nobody else could have the copy of one that is alone.
     let are_copied = count == 1 || shards.iter().all(has_copy);
-    if shards.len() == count && are_copied { Ok(()) } else { Err(status.to_string()) }
+    // What is still on its way to a node that joined is no fault's doing.
+    let shares = shards.iter().filter_map(|shard| shard["slots"].as_u64());
+    let (least, most) = (shares.clone().min(), shares.max());
+    let are_even = least.zip(most).is_some_and(|(least, most)| most - least <= 1);
+    if shards.len() == count && are_copied && are_even { Ok(()) } else { Err(status.to_string()) }
 }
 
 /// Whether a report of the stores complains of nothing.
