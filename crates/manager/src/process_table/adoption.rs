@@ -99,7 +99,7 @@ impl ProcessTable {
     ) {
         let Some(at) = self.living(name, incarnation) else { return };
         let process = &mut self.processes[at];
-        process.heard = process.heard.map(|_| now);
+        process.was_heard(now);
         match process.state {
             ProcessState::Starting if state != ProcessState::Starting => {
                 process.is_ready(now, effects);

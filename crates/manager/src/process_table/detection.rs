@@ -5,6 +5,11 @@
 //! started again. What a process is told of late proves nothing: when the manager itself was kept from looking
 //! (stopped, starved, the machine asleep), all clocks start anew.
 //!
+//! What a process waited for a processor is no silence of its own, either, up to [`STARVATION_MAX`]: on an overloaded host a
+//! restart would only add to the load. The kernel, which keeps the account, is asked only about those who have missed a sign of
+//! life or are accused ([`ProcessTable::suspects`]), so what they waited before that counts as silence. A stopped process waits for
+//! no processor, and one that sleeps for ever does not, either.
+//!
 //! Sooner, after [`HeartbeatSettings::quiet_max`], a container is shown as silent: whatever is due by the clock in its
 //! sessions is done by others from then on. Never so that more than half of the containers are: then the machine is busy, and
 //! whoever helps is late as well.
@@ -29,6 +34,18 @@ const LOCK_REPORTS_MAX: u32 = 3;
 
 /// Reports of one wait in a row come closer than this; what comes later has had another holder in between.
 const LOCK_REPORT_GAP: Duration = Duration::from_millis(300);
+
+/// So much longer a process may be silent if it waited for a processor all the while.
+pub(super) const STARVATION_MAX: Duration = Duration::from_secs(5);
+
+/// What a process has waited for a processor since it is suspected.
+#[derive(Debug, Default)]
+pub(super) struct Starvation {
+    /// What its threads had waited when the kernel was asked last, and when that was.
+    account: Option<(Duration, Instant)>,
+    /// Since it is late; at most [`STARVATION_MAX`].
+    silence: Duration,
+}
 
 /// When the table looks at the clock, and whether it does so in time.
 #[derive(Debug)]
@@ -78,10 +95,7 @@ impl ProcessTable {
         let Some(at) = self.living(name, incarnation) else { return };
         let process = &mut self.processes[at];
         process.left = left;
-        if process.heard.is_some() {
-            process.heard = Some(now);
-            process.is_silent = false;
-        }
+        process.was_heard(now);
         if process.state == ProcessState::Draining {
             process.tell_progress(now, effects);
         }
@@ -106,14 +120,33 @@ impl ProcessTable {
         let silence_max = self.limits.heartbeat.silence_max();
         for process in &mut self.processes {
             let silence = process.heard.map(|heard| now.saturating_duration_since(heard));
-            if let Some(silence) = silence.filter(|silence| *silence >= silence_max) {
-                process.hangs(KillReason::Silent { silence }, effects);
+            let starved = process.starvation.silence;
+            if let Some(silence) = silence.filter(|silence| *silence >= silence_max + starved) {
+                process.hangs(KillReason::Silent { silence, starved }, effects);
             }
         }
         self.mark_silent(now);
         for at in 0..self.processes.len() {
             self.judge_accusations(at, now, effects);
         }
+    }
+
+    /// Who may be taken for hung soon: whose processor the kernel is to be asked about, before each [`tick`](Self::tick).
+    pub fn suspects(&self, now: Instant) -> Vec<u32> {
+        let late = late_after(&self.limits.heartbeat);
+        let is_suspect = |process: &&Process| {
+            let is_late =
+                process.heard.is_some_and(|heard| now.saturating_duration_since(heard) >= late);
+            is_late || !process.accusations.is_empty()
+        };
+        self.processes.iter().filter(is_suspect).filter_map(|process| process.pid).collect()
+    }
+
+    /// The threads of a suspect have waited so long for a processor since they began, all together.
+    pub fn has_waited_for_processor(&mut self, pid: u32, waited: Duration, now: Instant) {
+        let late = late_after(&self.limits.heartbeat);
+        let suspects = self.processes.iter_mut().filter(|process| process.pid == Some(pid));
+        suspects.for_each(|process| process.has_waited(waited, late, now));
     }
 
     /// Shows which containers are late with their signs of life.
@@ -146,14 +179,18 @@ impl ProcessTable {
     fn first_watched(&self) -> Option<Instant> {
         let silence_max = self.limits.heartbeat.silence_max();
         let quiet_max = self.limits.heartbeat.quiet_max();
+        let late = late_after(&self.limits.heartbeat);
         let watched = self.processes.iter().filter_map(|process| {
             let accused = process.accusations.iter().map(|accusation| accusation.due);
-            let hangs = process.heard.map(|heard| heard + silence_max);
+            let starved = process.starvation.silence;
+            let hangs = process.heard.map(|heard| heard + silence_max + starved);
             let quiet = process.heard.filter(|_| process.is_container());
+            let late = process.heard.map(|heard| heard + late);
+            let quiet = quiet.map(|heard| heard + quiet_max);
             // That it is late was found at the last look, or was not worth showing.
-            let quiet =
-                quiet.map(|heard| heard + quiet_max).filter(|at| !self.rounds.has_looked_at(*at));
-            accused.chain(hangs).chain(quiet).min()
+            let early = late.into_iter().chain(quiet);
+            let early = early.filter(|at| !self.rounds.has_looked_at(*at));
+            accused.chain(hangs).chain(early).min()
         });
         watched.min()
     }
@@ -205,7 +242,7 @@ impl ProcessTable {
         // One that is not expected to serve cannot fail to.
         let is_known = process.accusations.iter().any(|known| known.reporter == reporter);
         if process.is_container() && process.heard.is_some() && !is_known {
-            process.accusations.push(Accusation { reporter, due });
+            process.accusations.push(Accusation { reporter, due, starved: Duration::ZERO });
         }
     }
 
@@ -273,13 +310,43 @@ impl ProcessTable {
     }
 }
 
+/// After this silence a process missed a sign of life, and the kernel is asked about it.
+fn late_after(heartbeat: &HeartbeatSettings) -> Duration {
+    heartbeat.interval * 3 / 4
+}
+
 impl Process {
-    /// The manager did not look for a while, so nobody else is late.
-    fn clocks_start_anew(&mut self, late: Duration, silence_max: Duration, now: Instant) {
+    /// It lives, if that was in question at all.
+    pub(super) fn was_heard(&mut self, now: Instant) {
         if self.heard.is_some() {
             self.heard = Some(now);
             self.is_silent = false;
         }
+        self.starvation.silence = Duration::ZERO;
+        if self.accusations.is_empty() {
+            self.starvation.account = None;
+        }
+    }
+
+    /// Its threads have waited so long for a processor since they began.
+    fn has_waited(&mut self, waited: Duration, late: Duration, now: Instant) {
+        let Some((before, asked)) = self.starvation.account.replace((waited, now)) else { return };
+        // Several threads wait at the same time.
+        let more = waited.saturating_sub(before).min(now.saturating_duration_since(asked));
+        if self.heard.is_some_and(|heard| now.saturating_duration_since(heard) >= late) {
+            let silence = &mut self.starvation.silence;
+            *silence = (*silence + more).min(STARVATION_MAX);
+        }
+        for accusation in &mut self.accusations {
+            let more = more.min(STARVATION_MAX.saturating_sub(accusation.starved));
+            accusation.starved += more;
+            accusation.due += more;
+        }
+    }
+
+    /// The manager did not look for a while, so nobody else is late.
+    fn clocks_start_anew(&mut self, late: Duration, silence_max: Duration, now: Instant) {
+        self.was_heard(now);
         for accusation in &mut self.accusations {
             accusation.due = now + silence_max;
         }

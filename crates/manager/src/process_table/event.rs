@@ -216,6 +216,8 @@ pub enum KillReason {
     Silent {
         /// For how long.
         silence: Duration,
+        /// For so much of it its threads waited for a processor.
+        starved: Duration,
     },
     /// It keeps the others from writing to the store.
     HoldsLock {
@@ -237,8 +239,13 @@ pub enum KillReason {
 impl fmt::Display for KillReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            KillReason::Silent { silence } => {
-                write!(f, "hung: no sign of life for {} ms", silence.as_millis())
+            KillReason::Silent { silence, starved } => {
+                let (silence, starved) = (silence.as_millis(), starved.as_millis());
+                write!(f, "hung: no sign of life for {silence} ms")?;
+                match starved {
+                    0 => Ok(()),
+                    starved => write!(f, ", in {starved} ms of which it had no processor"),
+                }
             }
             KillReason::HoldsLock { waited } => {
                 let waited = waited.as_millis();

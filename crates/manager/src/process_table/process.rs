@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use topology::protocol::{Answer, Command};
 use topology::view::{Incarnation, ProcessEntry, ProcessName, ProcessState, ProcessType};
 
+use super::detection::Starvation;
 use super::event::{Effect, KillReason, Limits, ProcessSpec, Ticket};
 use super::{SERVER_STOP_LIMIT, START_LIMIT, STOP_LIMIT};
 use crate::restart::Backoff;
@@ -60,6 +61,8 @@ pub(super) struct Process {
     pub(super) due: Option<Instant>,
     /// The last sign of life; `None` while none is expected.
     pub(super) heard: Option<Instant>,
+    /// What it waited for a processor while it was late.
+    pub(super) starvation: Starvation,
     /// It was heard of, but not lately.
     pub(super) is_silent: bool,
     /// What it has to finish, as it said last.
@@ -87,6 +90,8 @@ pub(super) struct Accusation {
     pub(super) reporter: ProcessName,
     /// When it has lasted for too long.
     pub(super) due: Instant,
+    /// By so much that is later already, since the container waited for a processor.
+    pub(super) starved: Duration,
 }
 
 impl Process {
@@ -105,6 +110,7 @@ impl Process {
             is_dismissed: false,
             due: None,
             heard: None,
+            starvation: Starvation::default(),
             is_silent: false,
             left: 0,
             lock_reports: Vec::new(),
@@ -256,6 +262,7 @@ impl Process {
     /// No sign of life is awaited, and what was said against it is forgotten.
     fn trust(&mut self) {
         self.heard = None;
+        self.starvation = Starvation::default();
         self.is_silent = false;
         self.lock_reports.clear();
         self.accusations.clear();

@@ -31,6 +31,9 @@ struct Node {
     pid_last: u32,
     /// Who gives no sign of life; all others do, as time passes.
     silent: Vec<&'static str>,
+    /// Whose threads, three of each, wait for a processor all the time.
+    starving: Vec<&'static str>,
+    began: Instant,
     /// What was told, killed and answered, in order.
     log: Vec<String>,
 }
@@ -57,6 +60,8 @@ impl Node {
             now: Instant::now(),
             pid_last: 100,
             silent: Vec::new(),
+            starving: Vec::new(),
+            began: Instant::now(),
             log: Vec::new(),
         }
     }
@@ -101,6 +106,11 @@ impl Node {
     }
 
     fn look(&mut self) {
+        for pid in self.table.suspects(self.now) {
+            let is_starving = self.starving.iter().any(|name| self.entry(name).pid == Some(pid));
+            let waited = if is_starving { (self.now - self.began) * 3 } else { Duration::ZERO };
+            self.table.has_waited_for_processor(pid, waited, self.now);
+        }
         let mut effects = Vec::new();
         self.table.tick(self.now, &mut effects);
         self.carry_out(effects);

@@ -31,6 +31,7 @@ use super::predecessor::Predecessor;
 use super::record::{Clock, Record, RecordFile, RecordedProcess};
 use super::repository::{Prepare, RepositoryNode};
 use super::servers::Servers;
+use super::starvation::waited;
 use super::stores::keeper::Keeper;
 use super::{ChildStart, INPUTS_MAX, Input, Signals, UpError};
 use crate::guardian::BEAT_INTERVAL;
@@ -450,6 +451,9 @@ impl Manager {
         let answers = self.applications.handle(|all, effects| all.tick(now, effects));
         self.answer_all(answers);
         self.look_at_cluster(now);
+        for suspect in self.table.suspects(now) {
+            self.table.has_waited_for_processor(suspect, waited(suspect), now);
+        }
         let mut effects = Vec::new();
         self.table.tick(now, &mut effects);
         match self.carry_out(effects) {

@@ -47,6 +47,7 @@ mod lock_file;
 mod lock_holder;
 mod manager;
 mod manager_lock;
+mod noted;
 mod operator_lines;
 mod own_servers;
 mod peers;

@@ -21,9 +21,11 @@ use topology::view::ProcessType;
 use topology::{
     MemberFile, NodeEntry, NodeNumber, RepositoryList, RepositoryMember, RunBy, TopologyView,
 };
+use tracing::warn;
 
 use super::Input;
 use super::applications_directory::ApplicationsDirectory;
+use super::noted::Noted;
 use super::servers::Server;
 use crate::repository::member_name;
 pub use access::{
@@ -76,8 +78,7 @@ struct Told {
 /// Of a member of a cluster that has a repository.
 pub(crate) struct RepositoryNode {
     identity: Identity,
-    list: RepositoryList,
-    path: PathBuf,
+    list: Noted<RepositoryList>,
     server: Option<Arc<RepositoryServer>>,
     told: watch::Sender<Told>,
     keeping: JoinHandle<()>,
@@ -174,8 +175,7 @@ impl RepositoryNode {
         };
         Ok(Some(RepositoryNode {
             identity,
-            list,
-            path,
+            list: Noted::new(path, list, RepositoryList::write),
             server,
             told,
             keeping,
@@ -194,7 +194,7 @@ impl RepositoryNode {
 
     /// For a node that is admitted; `None`: accounts and names are not there yet.
     pub(crate) fn list(&self) -> Option<&RepositoryList> {
-        Some(&self.list).filter(|list| list.has_accounts)
+        Some(self.list.list()).filter(|list| list.has_accounts)
     }
 
     /// The node runs that member from now on.
@@ -203,22 +203,30 @@ impl RepositoryNode {
     }
 
     /// The members are there, by their own word.
-    pub(crate) fn seen(&mut self, members: Vec<RepositoryMember>) -> Result<(), CredentialError> {
-        if members.is_empty() || members == self.list.members {
-            return Ok(());
+    pub(crate) fn seen(&mut self, members: Vec<RepositoryMember>) {
+        let list = self.list.list();
+        if members.is_empty() || members == list.members {
+            return;
         }
-        self.keep(RepositoryList { members, ..self.list.clone() })
+        let list = RepositoryList { members, ..list.clone() };
+        self.list.keep(list, |kept| {
+            if let Err(error) = kept {
+                warn!(%error, "where the repository is cannot be noted; processes begin with what was");
+            }
+        });
     }
 
-    /// Accounts and names are there from now on.
-    pub(crate) fn has_accounts(&mut self) -> Result<(), CredentialError> {
-        self.keep(RepositoryList { has_accounts: true, ..self.list.clone() })
-    }
-
-    fn keep(&mut self, list: RepositoryList) -> Result<(), CredentialError> {
-        list.write(&self.path)?;
-        self.list = list;
-        Ok(())
+    /// Accounts and names are there from now on; answered when that is on the disk.
+    pub(crate) fn has_accounts(&mut self, reply: mpsc::Sender<Answer>) {
+        let list = RepositoryList { has_accounts: true, ..self.list.list().clone() };
+        self.list.keep(list, move |kept| {
+            let answer = match kept {
+                Ok(()) => Answer::Done,
+                Err(error) => Answer::Refused { reason: error.to_string() },
+            };
+            // Whoever asked may have gone.
+            let _ = reply.try_send(answer);
+        });
     }
 
     /// The view has changed, or who leads.
@@ -237,8 +245,8 @@ impl RepositoryNode {
                 leads,
                 has_process,
                 members,
-                is_new: self.list.members.is_empty(),
-                has_accounts: self.list.has_accounts,
+                is_new: self.list.list().members.is_empty(),
+                has_accounts: self.list.list().has_accounts,
             };
             let is_other = *told != new;
             *told = new;
@@ -248,19 +256,19 @@ impl RepositoryNode {
 
     /// Whether what one node has of applications all are to have.
     pub(crate) fn shares_applications(&self) -> bool {
-        self.list.has_accounts
+        self.list.list().has_accounts
     }
 
     /// How the operator's own etcd is; `None`: the nodes run one.
     pub(crate) fn report(&self) -> Option<RepositoryReport> {
         let report =
             || RepositoryReport { endpoints: self.own.clone(), amiss: self.amiss.borrow().clone() };
-        (self.list.run_by == RunBy::Operator).then(report)
+        (self.list.list().run_by == RunBy::Operator).then(report)
     }
 
     /// Who runs it.
     pub(crate) fn run_by(&self) -> RunBy {
-        self.list.run_by
+        self.list.list().run_by
     }
 
     /// What this node cannot have of what the cluster has, and why.

@@ -111,8 +111,8 @@ impl Servers {
     /// Asks a life from now on.
     pub(crate) fn ask(&mut self, name: &ProcessName, incarnation: Incarnation) {
         let Some(server) = self.all.get(name).cloned() else { return };
-        let beat = self.heartbeat.beat_interval();
-        let asked = ask_on(server, name.clone(), incarnation, beat, self.inputs.clone());
+        let life = (name.clone(), incarnation);
+        let asked = ask_on(server, life, self.heartbeat, self.inputs.clone());
         self.stop_asking(name);
         self.asking.insert(name.clone(), tokio::spawn(asked));
     }
@@ -148,15 +148,16 @@ impl Drop for Servers {
 /// Tells the loop what a life answers, for ever.
 async fn ask_on(
     server: Arc<dyn Server>,
-    name: ProcessName,
-    incarnation: Incarnation,
-    beat: Duration,
+    (name, incarnation): (ProcessName, Incarnation),
+    heartbeat: HeartbeatSettings,
     inputs: mpsc::Sender<Input>,
 ) {
+    let beat = heartbeat.beat_interval();
     let mut is_ready = false;
     loop {
         let asked = Instant::now();
-        let pulse = timeout(beat * 2, server.ask()).await.unwrap_or(Pulse::Silent);
+        // Not sooner: one without a processor would have to greet the next connection as well.
+        let pulse = timeout(heartbeat.silence_max(), server.ask()).await.unwrap_or(Pulse::Silent);
         let alive = Event::Alive { name: name.clone(), incarnation, left: 0 };
         let told = match pulse {
             Pulse::Silent => None,

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-/// More threads than a manager has.
+/// More threads than a process of a node has. What others wait is not counted.
 const THREADS_MAX: usize = 64;
 
 /// Follows one process at a time.
@@ -24,7 +24,10 @@ impl Starvation {
     }
 }
 
-fn waited(pid: u32) -> Duration {
+/// What the threads of a process have waited since they began, all together. Nothing where the kernel keeps no account.
+///
+/// A wait counts when it is over. A stopped thread waits for no processor, nor does one that sleeps.
+pub(crate) fn waited(pid: u32) -> Duration {
     let threads = fs::read_dir(Path::new("/proc").join(pid.to_string()).join("task"));
     let threads = threads.into_iter().flatten().flatten().take(THREADS_MAX);
     let accounts =

@@ -169,6 +169,32 @@ impl StoreServer {
         let serves = report.replica_of.is_none() && !report.slots.is_empty();
         serves.then(|| LastLife { id: report.id.clone(), replicas: replicas.collect() })
     }
+
+    fn configuration_file(&self) -> PathBuf {
+        self.directory.join("redis.conf")
+    }
+
+    /// Before each life, on a thread of their own: the manager's loop does not wait for a disk.
+    async fn write_files(&self) -> Result<(), String> {
+        let configuration = StoreConfiguration {
+            directory: &self.directory,
+            address: self.address,
+            bus_port: self.bus_port,
+            credentials: &self.credentials,
+            password: &self.password,
+            node_timeout: self.node_timeout,
+        };
+        let (directory, text) = (self.directory.clone(), configuration.text());
+        let file = self.configuration_file();
+        let write = move || {
+            create_private(&directory)?;
+            write_private(&file, text.as_bytes())
+        };
+        let written = tokio::task::spawn_blocking(write).await.map_err(io::Error::other);
+        written.flatten().map_err(|error| {
+            format!("{} cannot be written: {error}", self.configuration_file().display())
+        })
+    }
 }
 
 impl Server for StoreServer {
@@ -197,25 +223,13 @@ impl Server for StoreServer {
                 }
             }
             self.keeper.may_start(last).await;
-            Ok(())
+            self.write_files().await
         })
     }
 
     fn program(&self) -> io::Result<Program> {
-        let server = installed(&PROGRAMS, PACKAGE)?;
-        create_private(&self.directory)?;
-        let configuration = StoreConfiguration {
-            directory: &self.directory,
-            address: self.address,
-            bus_port: self.bus_port,
-            credentials: &self.credentials,
-            password: &self.password,
-            node_timeout: self.node_timeout,
-        };
-        let file = self.directory.join("redis.conf");
-        write_private(&file, configuration.text().as_bytes())?;
-        let mut program = Program::new(server);
-        program.arg(file);
+        let mut program = Program::new(installed(&PROGRAMS, PACKAGE)?);
+        program.arg(self.configuration_file());
         Ok(program)
     }
 

@@ -16,6 +16,8 @@ use crate::world::{self, DOMAIN, has_etcd};
 const HOSTS: [&str; 4] = ["node1", "node2", "node3", "phones"];
 /// A cluster of three with all its processes comes up in this, and loses two of them, a few times over.
 const TEST_LIMIT: Duration = Duration::from_secs(400);
+/// Some of them lie in each part of the state, most likely.
+const REGISTERED: usize = 20;
 /// How long a debug build on a busy machine may take for what takes a second or two.
 const LIMIT: Duration = Duration::from_secs(90);
 
@@ -202,5 +204,40 @@ fn members_leave_until_one_is_left_and_nothing_acknowledged_is_lost() {
         let listed: String = listed.iter().map(ToString::to_string).collect();
         assert!(!listed.contains("alone"), "{listed}");
         must_be_refused(&members, 1, &["cluster", "leave"], "is the last member");
+    });
+}
+
+#[test]
+fn the_second_of_two_goes_on_alone_by_hand_when_the_first_is_gone_for_good() {
+    if !has_etcd() {
+        return;
+    }
+    lab::run_within(TEST_LIMIT, &HOSTS, |lab| {
+        let mut members = Members::cluster(lab, &HOSTS[..2], options);
+        members.until_copied();
+        let phones = lab.host("phones");
+        let mut ledger = Ledger::default();
+        phones.block_on(async {
+            for number in 0..REGISTERED {
+                ledger.register(members.node(number % 2)).await;
+            }
+        });
+        members.power_off(0);
+        let stays = members.node(1);
+        // Refused until the first one is lost to it.
+        let told = must(&members, 1, &["state", "recover"]);
+        assert!(told.contains(" serves what "), "{told}");
+        must_be_refused(&members, 1, &["state", "recover"], "every part of the state is served");
+        members.host(1).enter(|| ledger.must_be_known_to(stays));
+        must(&members, 1, &["cluster", "remove", "node1"]);
+        until_copied(&members, 1);
+        assert_eq!(members.view_of(1).nodes.len(), 1);
+        phones.block_on(async {
+            for _ in 0..REGISTERED {
+                ledger.register(stays).await;
+            }
+            answer_and_end(vec![rings(stays, "caller", "callee").await.expect("it rings")]).await;
+        });
+        members.host(1).enter(|| ledger.must_be_known_to(stays));
     });
 }

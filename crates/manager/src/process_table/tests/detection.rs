@@ -1,5 +1,6 @@
 //! Who hangs, and who only seems to.
 
+use super::super::detection::STARVATION_MAX;
 use super::*;
 
 #[test]
@@ -13,7 +14,7 @@ fn a_silent_process_is_shown_as_hung_killed_and_started_again() {
         node.now += Duration::from_millis(1);
         node.table.tick(node.now, &mut effects);
         let pid = node.entry(name).pid.unwrap();
-        let reason = KillReason::Silent { silence: SILENCE };
+        let reason = KillReason::Silent { silence: SILENCE, starved: Duration::ZERO };
         let kill = Effect::Kill { name: ProcessName::new(name), pid, reason };
         assert_eq!(effects, [Effect::Publish, kill], "published at once");
         assert_eq!(node.state(name), ProcessState::Hung);
@@ -29,6 +30,48 @@ fn what_gives_signs_of_life_is_left_alone() {
     let mut node = Node::serving();
     node.pass(Duration::from_secs(3_600));
     assert_eq!(node.take_log(), [""; 0]);
+    assert_eq!(node.table.suspects(node.now), [0; 0], "the kernel is not asked about anybody");
+}
+
+#[test]
+fn who_waits_for_a_processor_may_be_silent_for_longer_but_not_for_ever() {
+    for name in NAMES {
+        let mut node = Node::serving();
+        node.silent = vec![name];
+        node.starving = vec![name];
+        // Before it is late nobody asks.
+        node.pass(SILENCE + STARVATION_MAX - Duration::from_millis(1));
+        assert_eq!(node.take_log(), [""; 0]);
+        node.pass(Duration::from_millis(1));
+        assert_eq!(node.take_log(), [format!("kill {name}")]);
+    }
+}
+
+#[test]
+fn what_was_waited_for_a_processor_before_the_last_sign_of_life_excuses_nothing() {
+    let mut node = Node::serving();
+    node.silent = vec!["edge1"];
+    node.starving = vec!["edge1"];
+    node.pass(SILENCE * 2);
+    assert_eq!(node.take_log(), [""; 0]);
+    node.alive("edge1", 0);
+    node.starving.clear();
+    node.pass(SILENCE - Duration::from_millis(1));
+    assert_eq!(node.take_log(), [""; 0]);
+    node.pass(Duration::from_millis(1));
+    assert_eq!(node.take_log(), ["kill edge1"]);
+}
+
+#[test]
+fn probes_may_go_unanswered_for_longer_by_who_waits_for_a_processor() {
+    let mut node = Node::serving();
+    node.unresponsive("edge1", "container1");
+    node.look();
+    node.starving = vec!["container1"];
+    node.pass(SILENCE + STARVATION_MAX - Duration::from_millis(1));
+    assert_eq!(node.take_log(), [""; 0]);
+    node.pass(Duration::from_millis(1));
+    assert_eq!(node.take_log(), ["kill container1"]);
 }
 
 #[test]

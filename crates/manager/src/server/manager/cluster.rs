@@ -284,9 +284,7 @@ impl Manager {
                     let _ = reply.try_send(in_no_cluster());
                 }
             },
-            Request::RepositoryHasAccounts => {
-                let _ = reply.try_send(self.repository_has_accounts());
-            }
+            Request::RepositoryHasAccounts => self.repository_has_accounts(reply),
             Request::RepositoryLeave => match &self.repository {
                 Some(repository) => repository.leave(reply),
                 None => {

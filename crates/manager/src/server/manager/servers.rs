@@ -112,11 +112,7 @@ impl Manager {
     pub(super) fn hear_of_repository(&mut self, input: RepositoryInput) -> Step {
         let Some(repository) = &mut self.repository else { return Step::Going };
         match input {
-            RepositoryInput::Seen(members) => {
-                if let Err(error) = repository.seen(members) {
-                    warn!(%error, "where the repository is cannot be noted; processes begin with what was");
-                }
-            }
+            RepositoryInput::Seen(members) => repository.seen(members),
             RepositoryInput::Runs(note) => {
                 repository.runs(note.as_ref());
                 if let Answer::Refused { reason } = self.follow_servers() {
@@ -128,11 +124,14 @@ impl Manager {
         Step::Going
     }
 
-    pub(super) fn repository_has_accounts(&mut self) -> Answer {
-        match self.repository.as_mut().map(RepositoryNode::has_accounts) {
-            Some(Ok(())) => Answer::Done,
-            Some(Err(error)) => Answer::Refused { reason: error.to_string() },
-            None => Answer::Refused { reason: "this node's cluster has no repository".to_owned() },
+    pub(super) fn repository_has_accounts(&mut self, reply: mpsc::Sender<Answer>) {
+        match &mut self.repository {
+            Some(repository) => repository.has_accounts(reply),
+            None => {
+                let reason = "this node's cluster has no repository".to_owned();
+                // Whoever asked may have gone.
+                let _ = reply.try_send(Answer::Refused { reason });
+            }
         }
     }
 

@@ -2,20 +2,17 @@
 //! how they are, for the operator.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use topology::credentials::{ClusterDirectory, CredentialError};
 use topology::protocol::StoresReport;
 use topology::{ProcessName, ProcessState, StoreList, TopologyView};
 use tracing::warn;
 
+use crate::server::noted::Noted;
+
 /// Of a member whose state lies in the cluster's stores.
 pub(super) struct SharedState {
-    path: PathBuf,
-    list: StoreList,
-    /// What stands on the disk. One write at a time, and the last one is the latest.
-    written: Arc<Mutex<StoreList>>,
+    list: Noted<StoreList>,
     reports: BTreeMap<ProcessName, StoresReport>,
 }
 
@@ -23,13 +20,13 @@ impl SharedState {
     /// As `DIR/cluster/` says; `None`: the state lies in the node's own directory.
     pub(super) fn open(files: &ClusterDirectory) -> Result<Option<SharedState>, CredentialError> {
         let Some(list) = StoreList::load(&files.stores())? else { return Ok(None) };
-        let written = Arc::new(Mutex::new(list.clone()));
-        Ok(Some(SharedState { path: files.stores(), list, written, reports: BTreeMap::new() }))
+        let list = Noted::new(files.stores(), list, StoreList::write);
+        Ok(Some(SharedState { list, reports: BTreeMap::new() }))
     }
 
     /// Where the stores are, for a node that is admitted.
     pub(super) fn list(&self) -> &StoreList {
-        &self.list
+        self.list.list()
     }
 
     /// The view has changed.
@@ -39,15 +36,15 @@ impl SharedState {
         });
         let list = StoreList::of(view);
         if !list.stores.is_empty() {
-            self.keep(list.and_then(&self.list).of_members(view));
+            self.keep(list.and_then(self.list()).of_members(view));
         }
     }
 
     /// A container says how they are.
     pub(super) fn reported(&mut self, name: ProcessName, report: StoresReport) {
         // Fewer are asked for by fewer members only; whoever opens the stores looks how many there are.
-        if report.copies > self.list.copies {
-            self.keep(StoreList { copies: report.copies, ..self.list.clone() });
+        if report.copies > self.list().copies {
+            self.keep(StoreList { copies: report.copies, ..self.list().clone() });
         }
         self.reports.insert(name, report);
     }
@@ -61,21 +58,12 @@ impl SharedState {
     }
 
     fn keep(&mut self, list: StoreList) {
-        if list == self.list {
+        if list == *self.list() {
             return;
         }
-        self.list = list.clone();
-        let (path, written) = (self.path.clone(), Arc::clone(&self.written));
-        tokio::task::spawn_blocking(move || {
-            let mut written = written.lock().unwrap_or_else(PoisonError::into_inner);
-            if *written == list {
-                return;
-            }
-            match list.write(&path) {
-                Ok(()) => *written = list,
-                Err(error) => {
-                    warn!(%error, "where the stores are is not noted; containers begin with what was");
-                }
+        self.list.keep(list, |kept| {
+            if let Err(error) = kept {
+                warn!(%error, "where the stores are is not noted; containers begin with what was");
             }
         });
     }

@@ -52,36 +52,41 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    /// Connects, encrypts if told to, and logs in.
+    /// Connects, encrypts if told to, and logs in, within the time that a node has.
     pub(super) async fn open(address: SocketAddr, options: &Options) -> Result<Self, Lost> {
-        let open = async {
-            let stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            let mut info = RedisConnectionInfo::default().set_skip_set_lib_name();
-            if let Some(user) = &options.user {
-                info = info.set_username(user);
+        patiently(Self::open_whenever(address, options)).await
+    }
+
+    /// The same, and waits for ever.
+    pub(super) async fn open_whenever(
+        address: SocketAddr,
+        options: &Options,
+    ) -> Result<Self, Lost> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let mut info = RedisConnectionInfo::default().set_skip_set_lib_name();
+        if let Some(user) = &options.user {
+            info = info.set_username(user);
+        }
+        if let Some(password) = &options.password {
+            info = info.set_password(password);
+        }
+        let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        let (inner, driver) = match &options.tls {
+            None => {
+                let (inner, driver) =
+                    MultiplexedConnection::new_with_config(&info, stream, config).await?;
+                (inner, tokio::spawn(driver))
             }
-            if let Some(password) = &options.password {
-                info = info.set_password(password);
+            Some(tls) => {
+                let name = ServerName::from(address.ip());
+                let stream = TlsConnector::from(tls.clone()).connect(name, stream).await?;
+                let (inner, driver) =
+                    MultiplexedConnection::new_with_config(&info, stream, config).await?;
+                (inner, tokio::spawn(driver))
             }
-            let config = AsyncConnectionConfig::new().set_response_timeout(None);
-            let (inner, driver) = match &options.tls {
-                None => {
-                    let (inner, driver) =
-                        MultiplexedConnection::new_with_config(&info, stream, config).await?;
-                    (inner, tokio::spawn(driver))
-                }
-                Some(tls) => {
-                    let name = ServerName::from(address.ip());
-                    let stream = TlsConnector::from(tls.clone()).connect(name, stream).await?;
-                    let (inner, driver) =
-                        MultiplexedConnection::new_with_config(&info, stream, config).await?;
-                    (inner, tokio::spawn(driver))
-                }
-            };
-            Ok(Self { inner, driver: driver.abort_handle() })
         };
-        tokio::time::timeout(SILENCE_MAX, open).await.unwrap_or(Err(Lost::Silent))
+        Ok(Self { inner, driver: driver.abort_handle() })
     }
 
     /// Sends commands in a row and returns the answer to each, whatever it is. Waits for ever: see [`patiently`].

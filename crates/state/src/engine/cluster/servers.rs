@@ -57,18 +57,21 @@ impl Pinger {
         Self { server, options, connection: Mutex::new(None) }
     }
 
-    /// Asks it. A question that is given up by its caller ends the connection.
+    /// Asks it, and waits for ever. A question that is given up by its caller ends the connection.
     pub async fn ask(&self) -> Pulse {
         let mut kept = self.connection.lock().await;
         let connection = match kept.take() {
             Some(connection) => connection,
-            None => match Connection::open(self.server, &self.options).await {
+            None => match Connection::open_whenever(self.server, &self.options).await {
                 Ok(connection) => connection,
                 Err(_) => return Pulse::Silent,
             },
         };
-        let pulse = match connection.ask(cmd("PING")).await {
-            Ok(Value::ServerError(error)) if error.code() == "LOADING" => Pulse::Begins,
+        let mut question = Pipeline::with_capacity(1);
+        question.add_command(cmd("PING"));
+        let answer = connection.exchange(&question).await.map(|mut answers| answers.pop());
+        let pulse = match answer {
+            Ok(Some(Value::ServerError(error))) if error.code() == "LOADING" => Pulse::Begins,
             // Whoever refuses it is there all the same: a function runs for long, perhaps.
             Ok(_) => Pulse::Serves,
             Err(_) => return Pulse::Silent,

@@ -23,6 +23,9 @@ const CALLS_WITHIN: Duration = Duration::from_secs(8);
 /// A caller who was told to try again does so.
 const CALL_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
+/// Long enough for the others to take over what a node had that is cut off, and shorter than a phone waits.
+const CUT: Duration = Duration::from_secs(5);
+
 /// Registrations that lie in the store while something happens.
 const CROWD: usize = 60;
 
@@ -197,6 +200,61 @@ fn a_node_without_power_takes_nothing_along() {
         members.power_on(0);
         members.until_all_see("the whole cluster", is_whole);
         phones.block_on(begun.ends());
+        nobody_is_lost(&members, [0, 1, 2]);
+    });
+}
+
+#[test]
+fn calls_of_all_nodes_outlast_that_one_is_cut_off_for_a_while() {
+    if !has_etcd() {
+        return;
+    }
+    lab::run_within(LIMIT, &HOSTS, |lab| {
+        let members = cluster(lab);
+        let phones = lab.host("phones");
+        let (phones_of_all, calls) = phones.block_on(async {
+            let crowd = crowd::register(members.node(0).sip("udp"), DOMAIN, 0..CROWD, 1, 36_000);
+            let crowd = crowd.await;
+            assert_eq!(crowd.registered, CROWD, "{crowd:?}");
+            let mut phones = Vec::new();
+            for (number, user) in ["anna", "ben", "carla"].into_iter().enumerate() {
+                phones.push(registered(members.node(number), user).await);
+            }
+            let mut calls = Vec::new();
+            for (caller, callee) in [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)] {
+                let (caller, callee) = (&phones[caller], &phones[callee]);
+                for _ in 0..2 {
+                    calls.push(agents_call(caller, callee).await);
+                    let direct = call(caller, callee, &callee.uri()).await;
+                    calls.push(direct.expect("it is answered"));
+                }
+            }
+            (phones, calls)
+        });
+
+        let (cut, began) = (lab.cut("node1"), Instant::now());
+        for other in [1, 2] {
+            members.until_sees(other, "node1 lost", |view| view.state("node1") == Some("lost"));
+        }
+        phones.block_on(async {
+            time_to_call(&phones_of_all[1], &phones_of_all[2]).await;
+            sleep(CUT.saturating_sub(began.elapsed())).await;
+        });
+        cut.heal();
+
+        members.until_all_see("the whole cluster", is_whole);
+        phones.block_on(async {
+            for (number, (calling, answering)) in calls.into_iter().enumerate() {
+                // In turn by who called and by who was called.
+                match number % 4 < 2 {
+                    true => hang_up((calling, answering)).await,
+                    false => hang_up((answering, calling)).await,
+                }
+            }
+            for phone in &phones_of_all {
+                assert_eq!(phone.rang_again(), [""; 0]);
+            }
+        });
         nobody_is_lost(&members, [0, 1, 2]);
     });
 }
