@@ -42,7 +42,7 @@ pub(crate) fn cluster(directory: &Path, command: ClusterCommand) -> Result<(), F
         ClusterCommand::Token { valid_for } => token(directory, valid_for),
         ClusterCommand::Join(wishes) => join(directory, &wishes),
         ClusterCommand::Leave { force } => leaving::leave(directory, force),
-        ClusterCommand::Remove { node } => remove(directory, &node),
+        ClusterCommand::Remove { node, force } => remove(directory, &node, force),
         ClusterCommand::RotateCertificates => {
             must_be_member(directory)?;
             founding::renew_certificate(directory).map_err(anyhow::Error::from)?;
@@ -264,14 +264,14 @@ fn must_be_down(directory: &Path) -> Result<(), Failure> {
     }
 }
 
-fn remove(directory: &Path, node: &str) -> Result<(), Failure> {
+fn remove(directory: &Path, node: &str, force: bool) -> Result<(), Failure> {
     must_be_member(directory)?;
     let files = ClusterDirectory::of_node(directory);
     let file = MemberFile::load(&files.members()).map_err(anyhow::Error::from)?;
     if let Some(member) = file.membership.named(node)
         && is_lost(directory, node)?
     {
-        must_be_elsewhere(directory, node, member.address.ip())?;
+        must_be_elsewhere(directory, node, member.address.ip(), force)?;
     }
     let request = Request::ClusterRemove { node: node.to_owned(), is_leaving: false };
     match ask(directory, request)? {

@@ -404,9 +404,14 @@ pub(crate) enum ClusterCommand {
         force: bool,
     },
     /// Take out a node that is lost and will not come back; its number is never given again
+    ///
+    /// It is refused where only that node has a part of the state, and says how much.
     Remove {
         /// For example node3
         node: String,
+        /// Also where records are lost with it: the cluster serves that part again, without them
+        #[arg(long)]
+        force: bool,
     },
     /// Give this node a new certificate now; it is renewed by itself, too, when a third of its year is left
     RotateCertificates,
@@ -462,7 +467,7 @@ pub(crate) enum StateCommand {
     /// It is refused where it would lose writes, and says which.
     #[command(after_help = EXIT_CODES)]
     Recover {
-        /// Also where the last writes may be lost: they are, then
+        /// Also where records are lost: the last writes of a copy, or all of a part that has none
         #[arg(long)]
         force: bool,
     },

@@ -183,15 +183,26 @@ impl Shown {
     fn amiss(&self) -> Option<String> {
         if self.unserved_per_mille > 0 || self.shards.iter().any(|shard| !shard.answers) {
             let per_mille = self.unserved_per_mille;
-            return Some(format!(
-                "{per_mille} of 1000 records are served by nobody; start the nodes whose stores do not answer"
-            ));
+            return Some(if per_mille == 0 {
+                // What the stores that answer know of them may be a moment old.
+                let silent = self.shards.iter().filter(|shard| !shard.answers).count();
+                let (primaries, they) =
+                    if silent == 1 { ("primary", "its") } else { ("primaries", "their") };
+                format!(
+                    "{silent} {primaries} did not answer; look again in a moment, and start {they} nodes if that stays so"
+                )
+            } else {
+                format!(
+                    "{per_mille} of 1000 records are served by nobody; start the nodes whose stores do not answer"
+                )
+            });
         }
         let below = self.shards.iter().filter(|shard| shard.below.is_some()).count();
         (below > 0).then(|| {
+            let have = if below == 1 { "shard has" } else { "shards have" };
             format!(
-                "{below} shards have fewer than {} copies on other hosts; start the nodes of those that are away",
-                self.copies
+                "{below} {have} fewer than {} on other hosts; start the nodes of those that are away",
+                counted(self.copies)
             )
         })
     }
@@ -208,14 +219,15 @@ fn show(shown: &Shown) {
         );
     }
     output::line(&format!(
-        "write quota {}: every write has {} copies on other hosts; with fewer, writes are {below}",
-        shown.write_quota, shown.copies
+        "write quota {}: every write has {} on other hosts; with fewer, writes are {below}",
+        shown.write_quota,
+        counted(shown.copies)
     ));
     let mut rows = Vec::new();
     for shard in &shown.shards {
         let state = match (shard.answers, shard.below) {
             (false, _) => "silent".to_owned(),
-            (true, Some(found)) => format!("{found} of {} copies", shown.copies),
+            (true, Some(found)) => format!("{found} of {}", counted(shown.copies)),
             (true, None) => "serves".to_owned(),
         };
         rows.push([text(&shard.primary), "primary".to_owned(), shard.slots.to_string(), state]);
@@ -235,6 +247,11 @@ fn show(shown: &Shown) {
     }
     let rows: Vec<Vec<String>> = rows.into_iter().map(Into::into).collect();
     output::table(&["STORE", "ROLE", "SLOTS", "STATE"], &rows);
+}
+
+/// So many copies, for a person.
+fn counted(copies: usize) -> String {
+    if copies == 1 { "1 copy".to_owned() } else { format!("{copies} copies") }
 }
 
 fn text(store: &ShownStore) -> String {
@@ -279,7 +296,12 @@ mod tests {
         let below =
             Shown::of(&status(QuotaStatus::Below { found: 0 }, vec![failed]), None, 1, None);
         assert_eq!(below.shards[0].replicas[0].link, "failed");
-        assert!(below.amiss().unwrap().starts_with("1 shards have fewer than 1 copies"));
+        assert!(below.amiss().unwrap().starts_with("1 shard has fewer than 1 copy"));
+
+        let mut hushed = well.clone();
+        hushed.shards[0].answer = None;
+        let told = Shown::of(&hushed, None, 1, None).amiss().unwrap();
+        assert!(told.starts_with("1 primary did not answer"), "{told}");
 
         let silent = ClusterStatus { unserved_per_mille: 500, ..well };
         let shown = Shown::of(&silent, None, 1, None);

@@ -132,10 +132,12 @@ fn stores_lines(report: &StoresReport) -> Vec<String> {
         let silent: Vec<String> = report.silent.iter().map(ToString::to_string).collect();
         let who =
             if silent.is_empty() { String::new() } else { format!(" ({})", silent.join(", ")) };
-        lines.push(format!(
-            "stores: {} of 1000 records are served by nobody{who}: what needs them is told to try again; see outlast state status",
-            report.unserved_per_mille
-        ));
+        lines.push(match report.unserved_per_mille {
+            0 => format!("stores: some do not answer{who}; see outlast state status"),
+            unserved => format!(
+                "stores: {unserved} of 1000 records are served by nobody{who}: what needs them is told to try again; see outlast state status"
+            ),
+        });
     }
     for shard in &report.below {
         let what = if report.continues_below {
@@ -144,8 +146,11 @@ fn stores_lines(report: &StoresReport) -> Vec<String> {
             "writes are refused"
         };
         lines.push(format!(
-            "stores: below the write quota at {}: {} of {} copies; {what}",
-            shard.primary, shard.found, report.copies
+            "stores: below the write quota at {}: {} of {} {}; {what}",
+            shard.primary,
+            shard.found,
+            report.copies,
+            if report.copies == 1 { "copy" } else { "copies" }
         ));
     }
     lines

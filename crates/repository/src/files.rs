@@ -7,8 +7,9 @@
 //! |---|---|
 //! | `outlast-files/GROUP/HASH/NUMBER` | a piece of a file that the group has; before GROUP what the [`Namespace`] says |
 //!
-//! Who puts a file notes it in a record first, and removes it when no record of its group notes it any more; there is no
-//! other collection. Two that put the same file of one group put the same pieces.
+//! Who puts a file notes it in a record first, and removes it when no record of its group notes it any more. Who dies in between
+//! leaves pieces: whoever knows all records, and that nobody puts any meanwhile, finds ([`Files::pieces`]) and removes them. Two that
+//! put the same file of one group put the same pieces.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,9 @@ pub const FILE_BYTES_MAX: usize = 64 << 20;
 
 /// How long the repository may be away in the middle of a file.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// etcd takes 128 operations in one transaction.
+const REMOVED_AT_ONCE: usize = 100;
 
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -88,6 +92,26 @@ impl FileNote {
         let bytes = usize::try_from(self.bytes).ok().filter(|bytes| *bytes <= FILE_BYTES_MAX);
         let bytes = bytes.ok_or(FileError::TooLong { bytes: self.bytes })?;
         Ok(bytes.div_ceil(PIECE_BYTES))
+    }
+}
+
+/// A piece of a file that is in the repository, whether or not anybody notes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// Whose file.
+    pub group: String,
+    /// Of which file.
+    pub hash: String,
+    key: Bytes,
+}
+
+impl Piece {
+    /// `None` for any other key: one of another cluster, whose prefix is longer, has more parts.
+    fn of(prefix: &str, key: &Bytes) -> Option<Piece> {
+        let parts: Vec<&str> = str::from_utf8(key).ok()?.strip_prefix(prefix)?.split('/').collect();
+        let [group, hash, number] = parts[..] else { return None };
+        number.parse::<usize>().ok()?;
+        Some(Piece { group: group.to_owned(), hash: hash.to_owned(), key: key.clone() })
     }
 }
 
@@ -155,6 +179,43 @@ impl Files {
 
     fn key(&self, group: &str, note: &FileNote, number: usize) -> Bytes {
         format!("{}{group}/{}/{number:08}", self.prefix, note.hash).into()
+    }
+
+    /// The pieces of all files of this cluster, from behind that one on, at most `limit`; and whether there are more.
+    ///
+    /// # Errors
+    /// [`FileError::Client`]
+    pub async fn pieces(
+        &self,
+        after: Option<&Piece>,
+        limit: u16,
+    ) -> Result<(Vec<Piece>, bool), FileError> {
+        let key = after.map_or_else(
+            || self.prefix.clone().into(),
+            // The next key there can be.
+            |piece| [&piece.key[..], b"\0"].concat().into(),
+        );
+        // Behind all that begins so, for `0` comes behind `/`.
+        let range_end = format!("{}0", self.prefix.trim_end_matches('/')).into();
+        let limit = i64::from(limit);
+        let range = Range { key, range_end, limit, keys_only: true, ..Range::default() };
+        let found = self.client.range(&range, Instant::now() + PATIENCE).await?;
+        Ok((
+            found.kvs.iter().filter_map(|kv| Piece::of(&self.prefix, &kv.key)).collect(),
+            found.more,
+        ))
+    }
+
+    /// Removes pieces, at most 100 at a time.
+    ///
+    /// # Errors
+    /// [`FileError::Client`]; some may be there still.
+    pub async fn remove_pieces(&self, pieces: &[Piece]) -> Result<(), FileError> {
+        for some in pieces.chunks(REMOVED_AT_ONCE) {
+            let remove = |piece: &Piece| Operation::Delete(Delete { key: piece.key.clone() });
+            self.change(some.iter().map(remove).collect()).await?;
+        }
+        Ok(())
     }
 
     /// What may be done twice.

@@ -20,7 +20,7 @@ pub mod seats;
 pub mod store;
 
 pub use client::{Client, ClientError, ClientOptions, Endpoint, Login};
-pub use files::{FileError, FileNote, Files};
+pub use files::{FileError, FileNote, Files, Piece};
 pub use lock::{Lock, Taken};
 pub use namespace::Namespace;
 pub use store::{Follower, RepositoryOptions, RepositoryStore};

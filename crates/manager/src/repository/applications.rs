@@ -12,8 +12,14 @@ use serde::{Deserialize, Serialize};
 #[cfg(test)]
 mod tests;
 
+/// Applications of one cluster, removed ones among them.
+pub const APPLICATIONS_MAX: usize = 1_000;
+
 /// All files of the applications of a cluster, in octets.
 pub const BYTES_MAX: u64 = 512 << 20;
+
+/// How many of those that have most are told where there is no room.
+const LARGEST_TOLD: usize = 5;
 
 /// An application as the cluster has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,6 +145,15 @@ pub fn unneeded(before: &Shared, now: &Shared) -> Vec<FileNote> {
     files(before).into_iter().filter(|file| !needed.contains(file)).collect()
 }
 
+/// Whether an application has a file of that hash, or will when what comes in is there.
+#[must_use]
+pub fn is_noted(all: &BTreeMap<String, Shared>, name: &str, hash: &str) -> bool {
+    all.get(name).is_some_and(|shared| {
+        let coming = shared.coming.iter().flat_map(|coming| coming.files.values());
+        shared.files.values().chain(coming).any(|file| file.hash == hash)
+    })
+}
+
 /// Without what was on its way in: as it was before.
 #[must_use]
 pub fn given_up(shared: &Shared) -> Shared {
@@ -149,20 +164,89 @@ pub fn given_up(shared: &Shared) -> Shared {
 ///
 /// # Errors
 /// What to do.
-pub fn has_room<'a>(
-    others: impl Iterator<Item = &'a Shared>,
+pub fn has_room(
+    all: &BTreeMap<String, Shared>,
     files: &BTreeMap<String, FileNote>,
 ) -> Result<(), String> {
     let bytes = |files: &BTreeMap<String, FileNote>| -> u64 {
         files.values().fold(0, |sum, file| sum.saturating_add(file.bytes))
     };
-    let taken = others.fold(0_u64, |sum, shared| sum.saturating_add(bytes(&shared.files)));
+    let mut having: Vec<(u64, &String)> =
+        all.iter().map(|(name, shared)| (bytes(&shared.files), name)).collect();
+    let taken = having.iter().fold(0_u64, |sum, (bytes, _)| sum.saturating_add(*bytes));
     let wanted = bytes(files);
     if taken.saturating_add(wanted) <= BYTES_MAX {
         return Ok(());
     }
+    having.retain(|(bytes, _)| *bytes > 0);
+    having.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+    let largest = having.iter().take(LARGEST_TOLD);
+    let largest: Vec<String> =
+        largest.map(|(bytes, name)| format!("{name} {}", mebibytes(*bytes))).collect();
+    let largest = if largest.is_empty() { "nothing".to_owned() } else { largest.join(", ") };
     Err(format!(
-        "its files have {wanted} octets, and the repository has {taken} of {BYTES_MAX} taken by other applications: remove one \
-         with outlast app remove NAME"
+        "its files have {}, and {} of the {} that the repository has for applications are taken ({largest}): remove one that \
+         is not needed (outlast app remove NAME), and try again",
+        mebibytes(wanted),
+        mebibytes(taken),
+        mebibytes(BYTES_MAX)
     ))
+}
+
+/// Whether the cluster may have an application of that name.
+///
+/// # Errors
+/// What to do.
+pub fn has_place(all: &BTreeMap<String, Shared>, name: &str) -> Result<(), String> {
+    if all.contains_key(name) || all.len() < APPLICATIONS_MAX {
+        return Ok(());
+    }
+    Err(format!(
+        "the cluster knows {APPLICATIONS_MAX} applications, removed ones among them, and takes no further name: use one of \
+         these again"
+    ))
+}
+
+/// Reads the records of applications, by name, and says of which it cannot read.
+pub fn read(
+    records: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>,
+) -> (BTreeMap<String, Shared>, BTreeMap<String, String>) {
+    let (mut all, mut unreadable) = (BTreeMap::new(), BTreeMap::new());
+    for (name, value) in records {
+        let is_name = str::from_utf8(&name).is_ok();
+        let name = String::from_utf8_lossy(&name).into_owned();
+        match serde_json::from_slice(&value) {
+            Ok(shared) if is_name => drop(all.insert(name, shared)),
+            Ok(_) => drop(unreadable.insert(name, "its name is no text".to_owned())),
+            Err(error) => drop(unreadable.insert(name, error.to_string())),
+        }
+    }
+    (all, unreadable)
+}
+
+/// Of octets; rounded up, so that what is too much by an octet does not look as if it were not.
+fn mebibytes(bytes: u64) -> String {
+    let tenths = u128::from(bytes).saturating_mul(10).div_ceil(1 << 20);
+    format!("{}.{} MiB", tenths / 10, tenths % 10)
+}
+
+/// What a change came to whose outcome is unknown, by what the record says afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Came {
+    /// It was made.
+    Made,
+    /// It was not, and will not be: the record is that of before, or another one by now.
+    Not,
+    /// It was not when one looked, and may be yet.
+    NotYet,
+}
+
+/// What came of a change to `wanted` from `before`; `found` is what the record says, if there is one.
+#[must_use]
+pub fn came(before: Option<&Shared>, wanted: &Shared, found: Option<&Shared>) -> Came {
+    match found {
+        found if found == Some(wanted) => Came::Made,
+        found if found == before => Came::NotYet,
+        Some(_) | None => Came::Not,
+    }
 }

@@ -5,8 +5,9 @@
 //! processes that it named are gone, or are told to end when they come back.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -170,7 +171,10 @@ impl RecordFile {
 
     fn replace(&self, bytes: &[u8]) -> io::Result<()> {
         let beside = self.path.with_extension("json.new");
-        fs::write(&beside, bytes)?;
+        // What it says of processes is nobody else's business.
+        let mut options = OpenOptions::new();
+        let options = options.write(true).create(true).truncate(true).mode(0o600);
+        options.open(&beside)?.write_all(bytes)?;
         fs::rename(beside, &self.path)
     }
 }

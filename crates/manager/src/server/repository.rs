@@ -11,6 +11,7 @@ use std::time::Duration;
 use config::ClusterSettings;
 use repository::member::{MemberNote, MemberSettings, RepositoryDirectory};
 use repository::{Client, ClientOptions, Endpoint};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use topology::credentials::{
@@ -279,7 +280,13 @@ impl RepositoryNode {
     /// Carries out, on all nodes, what an operator asks for; or on this one what another node asks for.
     pub(crate) fn ask(&self, request: Request, reply: mpsc::Sender<Answer>) {
         if let Err(error) = self.asking.try_send(Asked { request, reply }) {
-            let reason = "others are being served; try again".to_owned();
+            let reason = match &error {
+                TrySendError::Full(_) => "others are being served; try again",
+                TrySendError::Closed(_) => {
+                    "what shares applications does not run on this node, see its log for why; stop the node and start it again"
+                }
+            };
+            let reason = reason.to_owned();
             // Whoever asked may have gone.
             let _ = error.into_inner().reply.try_send(Answer::Refused { reason });
         }

@@ -2,8 +2,9 @@
 //! below `apps/.staging`. What cannot be deployed is refused here, with all that is wrong with the manifest at once.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -85,7 +86,10 @@ impl Staged {
 
     /// On the disk before the table names it.
     fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
-        let mut file = File::create(self.path.join(name))?;
+        // Settings may hold secrets.
+        let mut options = OpenOptions::new();
+        let options = options.write(true).create(true).truncate(true).mode(0o600);
+        let mut file = options.open(self.path.join(name))?;
         file.write_all(content)?;
         file.sync_all()
     }

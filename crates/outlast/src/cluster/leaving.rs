@@ -87,6 +87,13 @@ fn strands_nothing(directory: &Path, name: &str, standing: Standing) -> Result<(
     match standing {
         Standing::Removed => Ok(()),
         Standing::Last if cluster::list(directory)?.is_none() => Ok(()),
+        Standing::Last if cluster::is_own(directory) => {
+            let told = format!(
+                "{name} is the last member, and the state lies in your own Redis or Valkey cluster, where it stays and a single node \
+                 does not look for it: that would begin without registrations and sessions; leave all the same with --force"
+            );
+            Err(anyhow::Error::msg(told).into())
+        }
         Standing::Last => {
             let told = format!(
                 "{name} is the last member, and the state lies in the cluster's stores, which end with it: a single node would \

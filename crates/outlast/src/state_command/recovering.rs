@@ -2,15 +2,16 @@
 //!
 //! What is refused and why is decided by [`lost`], from what the stores that answer say. A write was acknowledged when so many
 //! copies had it as the quota asks for; so as long as fewer copies than that are out of reach, one of those that
-//! answer has all of them, and the one with the highest offset is it.
+//! answer has all of them, and the one with the highest offset is it. What has no copy at all is given up when that is
+//! asked for: its slots go, empty, to a primary that lives, so that everything is served again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use state::engine::cluster::failover;
-use state::engine::cluster::servers::{Report, report};
+use state::engine::cluster::servers::{Place, Report, report, take_slots};
+use state::engine::cluster::{Options, failover};
 use topology::{NodeState, StoreList, TopologyView};
 
 use super::view;
@@ -23,11 +24,18 @@ const STOPPED_AFTER: Duration = Duration::from_secs(3);
 
 const PROMOTED_WITHIN: Duration = Duration::from_secs(10);
 
+/// How many the stores have in all.
+const SLOTS: u16 = manager::stores::SLOTS;
+
 /// A part of the state that nobody serves.
 #[derive(Debug, PartialEq, Eq)]
 struct Lost {
     /// Who served it, where that is known.
     primary: Option<SocketAddr>,
+    /// Its name among the stores.
+    id: String,
+    /// Which.
+    slots: Vec<u16>,
     /// Its copies that answer.
     copies: Vec<SocketAddr>,
     /// Why promoting one of these may lose writes.
@@ -52,37 +60,80 @@ pub(super) fn recover(directory: &Path, force: bool) -> Result<(), Failure> {
         }
         let lost = lost(&reports, list.copies, view.as_ref().map(hosts).as_ref())?;
         for part in &lost {
-            let name = part.primary.map_or_else(|| "a store".to_owned(), |at| at.to_string());
+            let name = part.name();
             if let Some(node) = part.primary.and_then(|at| node_up(view.as_ref(), at)) {
                 return Err(refusal(&format!(
                     "{node}, which has {name}, is up: its manager starts it again, or puts a copy in its place"
                 )));
             }
-            if part.copies.is_empty() {
+            if part.copies.is_empty() && !force {
                 return Err(refusal(&format!(
-                    "no copy of what {name} served answers: start its node, or the node of a copy"
+                    "no copy of what {name} served answers: start its node, or the node of a copy; if none of them comes back, \
+                     --force gives that part up, with {} of {SLOTS} slots and their records",
+                    part.slots.len()
                 )));
             }
             if let Some(risk) = part.risk.as_ref().filter(|_| !force) {
                 return Err(refusal(&format!("{name} would lose writes: {risk}; --force loses them")));
             }
         }
-        for part in lost {
-            if let Some(primary) = part.primary {
-                failover::fence(primary, &options).await;
-            }
-            tokio::time::sleep(STOPPED_AFTER).await;
-            let serves = failover::promote_unasked(part.primary, &part.copies, &options, PROMOTED_WITHIN).await;
-            let serves = serves.map_err(anyhow::Error::from)?;
-            let name = part.primary.map_or_else(|| "a lost store".to_owned(), |at| at.to_string());
-            output::line(&format!("{serves} serves what {name} served"));
+        for part in &lost {
+            bring_back(part, &reports, &options).await?;
         }
         Ok(())
     })
 }
 
+/// Has a copy serve what nobody serves, or, where there is none, a primary that lives begin with nothing.
+async fn bring_back(
+    part: &Lost,
+    reports: &BTreeMap<SocketAddr, Option<Report>>,
+    options: &Options,
+) -> Result<(), Failure> {
+    if let Some(primary) = part.primary {
+        failover::fence(primary, options).await;
+    }
+    tokio::time::sleep(STOPPED_AFTER).await;
+    let name = part.name();
+    if part.copies.is_empty() {
+        let taker = taker(reports).ok_or_else(|| {
+            refusal("no store that holds data answers and could serve it; start a node with such stores first")
+        })?;
+        let taken = take_slots(&taker, &part.id, &part.slots, options).await;
+        taken.map_err(anyhow::Error::from)?;
+        output::line(&format!(
+            "{} serves what {name} served, empty: {} of {SLOTS} slots, their records are gone",
+            taker.address,
+            part.slots.len()
+        ));
+        return Ok(());
+    }
+    let serves =
+        failover::promote_unasked(part.primary, &part.copies, options, PROMOTED_WITHIN).await;
+    let serves = serves.map_err(anyhow::Error::from)?;
+    output::line(&format!("{serves} serves what {name} served"));
+    Ok(())
+}
+
+/// Who may serve what is given up: of the primaries that answer the one that serves most. One slot alone is what a store has
+/// that only votes, and holds no data.
+fn taker(reports: &BTreeMap<SocketAddr, Option<Report>>) -> Option<Place> {
+    let slots =
+        |report: &Report| -> usize { report.slots.iter().map(ExactSizeIterator::len).sum() };
+    let primaries = reports.iter().filter_map(|(at, report)| Some((*at, report.as_ref()?)));
+    let primaries = primaries.filter(|(_, it)| it.replica_of.is_none() && slots(it) != 1);
+    let (address, report) = primaries.max_by_key(|(at, it)| (slots(it), std::cmp::Reverse(*at)))?;
+    Some(Place { id: report.id.clone(), address })
+}
+
 /// Refuses where nobody has what the stores of that host, whose node is lost, have served: to take the node out would give it up.
-pub(crate) fn must_be_elsewhere(directory: &Path, node: &str, host: IpAddr) -> Result<(), Failure> {
+/// Told to do so all the same, it gives that up first.
+pub(crate) fn must_be_elsewhere(
+    directory: &Path,
+    node: &str,
+    host: IpAddr,
+    force: bool,
+) -> Result<(), Failure> {
     let Some(list) = cluster::list(directory)?.filter(|_| !cluster::is_own(directory)) else {
         return Ok(());
     };
@@ -90,7 +141,8 @@ pub(crate) fn must_be_elsewhere(directory: &Path, node: &str, host: IpAddr) -> R
     let seen = view.as_ref().map(StoreList::of).unwrap_or_default();
     let places = seen.and_then(&list).stores;
     let options = manager::store_options(directory, None).map_err(anyhow::Error::from)?;
-    let reports = stores::runtime()?.block_on(async {
+    let runtime = stores::runtime()?;
+    let reports = runtime.block_on(async {
         let mut reports = BTreeMap::new();
         for at in places {
             reports.insert(at, report(at, &options).await.ok());
@@ -105,16 +157,30 @@ pub(crate) fn must_be_elsewhere(directory: &Path, node: &str, host: IpAddr) -> R
     // That everything is served is well here.
     let hosts = view.as_ref().map(hosts);
     let lost = lost(&reports, list.copies, hosts.as_ref()).unwrap_or_default();
-    let mut of_it = lost.iter().filter(|part| part.primary.is_none_or(|at| at.ip() == host));
-    match of_it.find(|part| part.copies.is_empty() || part.risk.is_some()) {
-        None => Ok(()),
-        Some(part) if part.copies.is_empty() => Err(refusal(&format!(
-            "only {node} has a part of the state: no copy of it answers; start {node}, or the node of a copy"
-        ))),
-        Some(part) => Err(refusal(&format!(
-            "records would be lost: {}; start that node, or lose them with outlast state recover --force first",
-            part.risk.as_deref().unwrap_or_default()
-        ))),
+    let of_it = lost.iter().filter(|part| part.primary.is_none_or(|at| at.ip() == host));
+    for part in of_it.filter(|part| part.copies.is_empty() || part.risk.is_some()) {
+        if force {
+            runtime.block_on(bring_back(part, &reports, &options))?;
+        } else if part.copies.is_empty() {
+            return Err(refusal(&format!(
+                "only {node} has a part of the state, {} of {SLOTS} slots: no copy of it answers; start {node}, or the node of a \
+                 copy; if {node} is gone for good, --force gives that part up: its records are gone",
+                part.slots.len()
+            )));
+        } else {
+            return Err(refusal(&format!(
+                "records would be lost: {}; start that node, or lose them with --force",
+                part.risk.as_deref().unwrap_or_default()
+            )));
+        }
+    }
+    Ok(())
+}
+
+impl Lost {
+    /// Who served it, for a person.
+    fn name(&self) -> String {
+        self.primary.map_or_else(|| "a lost store".to_owned(), |at| at.to_string())
     }
 }
 
@@ -173,7 +239,8 @@ fn lost(
         } else {
             None
         };
-        lost.push(Lost { primary: primary.address, copies, risk });
+        let slots = primary.slots.iter().cloned().flatten().collect();
+        lost.push(Lost { primary: primary.address, id: primary.id.clone(), slots, copies, risk });
     }
     if lost.is_empty() {
         return Err(refusal("every part of the state is served; see outlast state status"));
@@ -220,7 +287,8 @@ mod tests {
     fn copies_that_have_every_acknowledged_write_may_serve() {
         let both = lost(&reports(&[(2, 6222, COPY), (3, 6222, COPY)]), 1, None).unwrap();
         let copies = vec![at(2, 6222), at(3, 6222)];
-        assert_eq!(both, [Lost { primary: Some(at(1, 6220)), copies, risk: None }]);
+        let (id, slots) = ("aa".to_owned(), (0..SLOTS).collect());
+        assert_eq!(both, [Lost { primary: Some(at(1, 6220)), id, slots, copies, risk: None }]);
         // Two copies had each write, so either has all of them.
         assert_eq!(lost(&reports(&[(2, 6222, COPY)]), 2, None).unwrap()[0].risk, None);
     }
@@ -237,6 +305,25 @@ mod tests {
         assert!(without[0].risk.is_some());
         let none = lost(&reports(&[(2, 6220, "role:master\r\n")]), 1, None).unwrap();
         assert_eq!(none[0].copies, []);
+    }
+
+    #[test]
+    fn what_is_given_up_goes_to_the_primary_that_serves_most_and_not_to_one_that_only_votes() {
+        let primary = |id: &str, slots: Vec<std::ops::RangeInclusive<u16>>| {
+            Some(Report { id: id.to_owned(), slots, ..Report::default() })
+        };
+        let copy = Report { replica_of: Some("aa".to_owned()), ..Report::default() };
+        let mut reports = BTreeMap::from([
+            (at(1, 6220), None),
+            (at(2, 6222), Some(copy)),
+            (at(3, 6220), primary("votes", vec![7..=7])),
+        ]);
+        assert_eq!(taker(&reports), None);
+        reports.insert(at(2, 6220), primary("empty", vec![]));
+        assert_eq!(taker(&reports).unwrap().id, "empty");
+        reports.insert(at(4, 6220), primary("serves", vec![0..=3, 8..=9]));
+        let place = Place { id: "serves".to_owned(), address: at(4, 6220) };
+        assert_eq!(taker(&reports), Some(place));
     }
 
     #[test]

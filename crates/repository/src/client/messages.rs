@@ -53,6 +53,9 @@ pub struct Range {
     /// As it was then; zero: as it is.
     #[serde(with = "decimal", skip_serializing_if = "is_zero")]
     pub revision: i64,
+    /// Without what they hold.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub keys_only: bool,
 }
 
 /// What a range holds, in the order of keys.

@@ -5,8 +5,9 @@
 //! there any more are taken away at the end. One process of the node does it at a time.
 
 use std::collections::HashSet;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 
 use bytes::Bytes;
 use state::{Expect, Key, StoreError};
@@ -51,7 +52,9 @@ fn turn(place: &Place) -> Result<File, FollowError> {
         doing: "take the turn to read the repository whole",
         source: std::sync::Arc::new(source),
     };
-    let file = File::create(path).map_err(failed)?;
+    let mut options = OpenOptions::new();
+    let options = options.write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(CopyError::Overtaken.into()),
@@ -106,7 +109,7 @@ struct Pages<'a> {
 impl Pages<'_> {
     fn new(place: &Place) -> Pages<'_> {
         let (key, range_end) = place.layout.records();
-        Pages { place, range: Range { key, range_end, limit: PAGE, revision: 0 } }
+        Pages { place, range: Range { key, range_end, limit: PAGE, ..Range::default() } }
     }
 
     async fn next(&mut self) -> Result<RangeResponse, FollowError> {

@@ -64,6 +64,36 @@ fn chore() -> bytes::Bytes {
     Namespace::alone().lock("chore")
 }
 
+#[tokio::test]
+async fn pieces_are_found_and_removed_without_knowing_their_file() {
+    let Some(etcd) = etcd::start(1, None) else { return };
+    etcd.leader().await;
+    let client = etcd.client();
+    // Of another cluster, in the same etcd.
+    let other = Files::new(client.clone(), &Namespace::of_cluster("other"));
+    let others = other.put("menu", b"other's").await.expect("it is put");
+    let files = Files::new(client.clone(), &Namespace::of_cluster("one"));
+    assert_eq!(files.pieces(None, 9).await.expect("it answers"), (vec![], false));
+    let kept = files.put("echo", b"kept").await.expect("it is put");
+    let left = files.put("menu", &vec![7; (1 << 20) + 7]).await.expect("it is put");
+    let (first, more) = files.pieces(None, 2).await.expect("it answers");
+    assert!(first.len() == 2 && more, "{first:?}");
+    let (rest, more) = files.pieces(first.last(), 2).await.expect("it answers");
+    assert!(!more);
+    let mut all = first;
+    all.extend(rest);
+    let found: Vec<_> = all.iter().map(|it| (it.group.as_str(), &it.hash)).collect();
+    assert_eq!(found, [("echo", &kept.hash), ("menu", &left.hash), ("menu", &left.hash)]);
+    all.retain(|piece| piece.group == "menu");
+    files.remove_pieces(&all).await.expect("they go");
+    assert_eq!(pieces(&client).await, 2);
+    assert_eq!(other.get("menu", &others).await.expect("it is there"), b"other's");
+    // Nor does one that has the etcd for itself take them for its own.
+    let alone = Files::new(client.clone(), &Namespace::alone());
+    assert_eq!(alone.pieces(None, 9).await.expect("it answers"), (vec![], false));
+    assert_eq!(files.get("echo", &kept).await.expect("it is there"), b"kept");
+}
+
 async fn take(client: &Client, holder: &str) -> Result<Lock, String> {
     match Lock::take(client, &chore(), holder, 4, soon()).await.expect("it answers") {
         Taken::Held(lock) => Ok(lock),

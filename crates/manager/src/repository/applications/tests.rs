@@ -97,12 +97,61 @@ fn files_go_when_no_version_needs_them() {
 }
 
 #[test]
+fn a_file_is_noted_by_the_version_that_is_current_and_by_the_one_that_comes_in() {
+    let coming = Some(Coming { version: "2.0.0".to_owned(), files: files("2.0.0") });
+    let all = BTreeMap::from([("echo".to_owned(), Shared { coming, ..shared(Some("1.0.0")) })]);
+    assert!(is_noted(&all, "echo", "1.0.0") && is_noted(&all, "echo", "2.0.0"));
+    assert!(!is_noted(&all, "echo", "0.9.0") && !is_noted(&all, "menu", "1.0.0"));
+}
+
+#[test]
 fn the_room_in_the_repository_is_bounded() {
     let note = |bytes| FileNote { bytes, hash: "x".to_owned() };
     let of = |bytes| BTreeMap::from([("component.wasm".to_owned(), note(bytes))]);
-    let other = Shared { files: of(BYTES_MAX - 7), ..Shared::default() };
-    assert_eq!(has_room([&other].into_iter(), &of(7)), Ok(()));
-    let refused = has_room([&other].into_iter(), &of(8)).expect_err("one too many");
-    assert!(refused.contains("outlast app remove"), "{refused}");
-    assert!(has_room([&other].into_iter(), &of(u64::MAX)).is_err());
+    let other = |bytes| Shared { files: of(bytes), ..Shared::default() };
+    let all = |sizes: &[(&str, u64)]| -> BTreeMap<String, Shared> {
+        sizes.iter().map(|(name, bytes)| ((*name).to_owned(), other(*bytes))).collect()
+    };
+    let others = all(&[("echo", 3 << 20), ("gone", 0), ("menu", BYTES_MAX - (3 << 20) - 7)]);
+    assert_eq!(has_room(&others, &of(7)), Ok(()));
+    let refused = has_room(&others, &of(8)).expect_err("one too many");
+    // Who has how much, the largest first, and what to do.
+    assert!(refused.contains("(menu 509.0 MiB, echo 3.0 MiB)"), "{refused}");
+    assert!(refused.contains("outlast app remove NAME"), "{refused}");
+    assert!(has_room(&others, &of(u64::MAX)).is_err());
+}
+
+#[test]
+fn a_record_that_cannot_be_read_keeps_no_other_one_from_being_read() {
+    let good = serde_json::to_vec(&shared(Some("1.0.0"))).unwrap_or_default();
+    let record = |name: &str, value: &[u8]| (name.as_bytes().to_vec(), value.to_vec());
+    let (all, unreadable) =
+        read([record("bad", b"{"), record("echo", &good), (vec![0xff], good.clone())]);
+    assert_eq!(all.keys().collect::<Vec<_>>(), ["echo"]);
+    assert!(unreadable.contains_key("bad") && unreadable.len() == 2, "{unreadable:?}");
+}
+
+#[test]
+fn one_name_more_than_the_cluster_knows_is_refused() {
+    let all = |count: usize| (0..count).map(|it| (format!("app{it}"), shared(None))).collect();
+    assert_eq!(has_place(&all(APPLICATIONS_MAX - 1), "new"), Ok(()));
+    let all = all(APPLICATIONS_MAX);
+    assert_eq!(has_place(&all, "app7"), Ok(()));
+    assert!(has_place(&all, "new").expect_err("too many").contains("use one of these again"));
+}
+
+#[test]
+fn what_came_of_a_change_of_unknown_outcome_is_what_the_record_says() {
+    let before = Shared {
+        coming: Some(Coming { version: "2.0.0".to_owned(), files: files("2.0.0") }),
+        ..shared(Some("1.0.0"))
+    };
+    let wanted = shared(Some("2.0.0"));
+    assert_eq!(came(Some(&before), &wanted, Some(&wanted)), Came::Made);
+    // It may be on its way.
+    assert_eq!(came(Some(&before), &wanted, Some(&before)), Came::NotYet);
+    assert_eq!(came(None, &wanted, None), Came::NotYet);
+    // Whoever made another one of it expected another version: it cannot be made any more.
+    assert_eq!(came(Some(&before), &wanted, Some(&given_up(&before))), Came::Not);
+    assert_eq!(came(Some(&before), &wanted, None), Came::Not);
 }

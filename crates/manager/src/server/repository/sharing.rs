@@ -17,12 +17,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use repository::{
-    Client, FileNote, Files, Lock, Namespace, RepositoryOptions, RepositoryStore, Taken, lock,
+    Client, FileNote, Files, Lock, Namespace, Piece, RepositoryOptions, RepositoryStore, Taken,
+    lock,
 };
 use state::clock::SystemClock;
 use state::{Batch, Expect, Key, Prefix, Space, Store as _, Version};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant as Deadline, sleep};
+use tokio::time::{Instant as Deadline, sleep, timeout};
 use topology::NodeNumber;
 use topology::protocol::{Answer, Request, RolloutPace};
 use tracing::{error, info, warn};
@@ -31,7 +32,7 @@ use super::super::Input;
 use super::super::applications_directory::ApplicationsDirectory;
 use super::Told;
 use crate::repository::applications::{
-    Coming, Local, Shared, Step, given_up, step, take, unneeded,
+    APPLICATIONS_MAX, Coming, Local, Shared, Step, given_up, read, step, take, unneeded,
 };
 
 mod changing;
@@ -45,6 +46,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How long after a step that failed it is tried again.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
+
+/// Whoever was asked for something says how it goes on, or has done it. Longer than the longest step takes: to watch a container (ten
+/// minutes at most), or to fetch a version and compile it.
+const SILENCE_MAX: Duration = Duration::from_secs(900);
 
 /// How long the repository may take to be heard of before an operator is told that it is away.
 const REACHED_WITHIN: Duration = Duration::from_secs(5);
@@ -60,9 +65,6 @@ const LOCK_SECONDS: u64 = 15;
 
 const SPACE: Space = Space::named("applications");
 const TAG: &str = "applications";
-
-/// Applications of one cluster, removed ones among them.
-const APPLICATIONS_MAX: usize = 1_000;
 
 /// What is asked of the cluster's applications.
 pub(crate) struct Asked {
@@ -100,6 +102,8 @@ struct Sharing {
     known: HashMap<(String, String), BTreeMap<String, FileNote>>,
     /// What could not be done last, said once.
     said: Option<String>,
+    /// The piece in the repository up to which all are known to be needed.
+    looked_at: Option<Piece>,
 }
 
 /// What this node cannot do: a step, or what comes before any.
@@ -107,6 +111,13 @@ struct Failed {
     step: Option<Step>,
     reason: String,
     at: Instant,
+}
+
+/// The records of all applications, by name.
+struct Records {
+    all: BTreeMap<String, Shared>,
+    /// Those that cannot be read, and why.
+    unreadable: BTreeMap<String, String>,
 }
 
 type Locals = BTreeMap<String, Local>;
@@ -148,7 +159,7 @@ async fn keep(parts: Parts, mut asked: mpsc::Receiver<Asked>) {
     let _follower = store.follow();
     let files = Files::new(parts.client.clone(), &parts.namespace);
     let (failed, known) = (BTreeMap::new(), HashMap::new());
-    let mut sharing = Sharing { parts, store, files, failed, known, said: None };
+    let mut sharing = Sharing { parts, store, files, failed, known, said: None, looked_at: None };
     loop {
         // One thing at a time: what an operator asks for does not meet what the node does by itself.
         tokio::select! {
@@ -198,10 +209,16 @@ impl Sharing {
     /// Comes closer to what the cluster has.
     async fn look(&mut self) -> Result<(), String> {
         let here = self.here()?;
-        let all = self.shared().await?;
+        let Records { all, unreadable } = self.shared().await?;
+        for (name, reason) in &unreadable {
+            if !self.has_just_failed(name, None) {
+                self.fails(name, None, format!("its record cannot be read: {reason}"));
+            }
+        }
         for (name, local) in &here {
             // Of before there was a cluster.
             if !all.contains_key(name)
+                && !unreadable.contains_key(name)
                 && !local.is_coming_in
                 && let Some(version) = &local.current
             {
@@ -217,7 +234,9 @@ impl Sharing {
                 }
             }
         }
-        self.failed.retain(|name, _| all.contains_key(name) || here.contains_key(name));
+        self.failed.retain(|name, _| {
+            all.contains_key(name) || unreadable.contains_key(name) || here.contains_key(name)
+        });
         for (name, shared) in &all {
             if shared.coming.is_some() {
                 self.give_up_what_nobody_brings_in(name).await?;
@@ -348,6 +367,7 @@ impl Sharing {
         }
         let Ok(lock) = self.lock().await else { return Ok(()) };
         let given_up = self.give_up_coming(name).await;
+        self.collect().await;
         lock.release().await;
         given_up
     }
@@ -390,13 +410,17 @@ impl Sharing {
     }
 
     /// What the cluster has.
-    async fn shared(&self) -> Result<BTreeMap<String, Shared>, String> {
-        let found = self.store.scan(&SPACE, &Prefix::All, None, APPLICATIONS_MAX).await;
-        let read = |(key, record): (Key, state::Record)| {
-            let name = String::from_utf8(key.id.to_vec()).map_err(text)?;
-            Ok((name, serde_json::from_slice(&record.value).map_err(text)?))
-        };
-        found.map_err(text)?.into_iter().map(read).collect()
+    async fn shared(&self) -> Result<Records, String> {
+        let found = self.store.scan(&SPACE, &Prefix::All, None, APPLICATIONS_MAX + 1).await;
+        let found = found.map_err(text)?;
+        if found.len() > APPLICATIONS_MAX {
+            // Nobody adds one more; to go on without some would be to take them for new ones here.
+            return Err(format!("the cluster has more than {APPLICATIONS_MAX} applications"));
+        }
+        let records =
+            found.into_iter().map(|(key, record)| (key.id.to_vec(), record.value.to_vec()));
+        let (all, unreadable) = read(records);
+        Ok(Records { all, unreadable })
     }
 
     async fn record(&self, name: &str) -> Result<Option<(Shared, Version)>, String> {
@@ -413,6 +437,11 @@ impl Sharing {
         let committed = self.store.commit(Batch::new().put(key(name), expect, value, None)).await;
         let versions = committed.map_err(text)?;
         versions.first().copied().ok_or_else(|| "nothing was written".to_owned())
+    }
+
+    async fn uncommit(&self, name: &str, expect: Expect) -> Result<(), String> {
+        let committed = self.store.commit(Batch::new().delete(key(name), expect)).await;
+        committed.map(drop).map_err(text)
     }
 
     /// What this node has.
@@ -444,13 +473,22 @@ impl Sharing {
         if self.parts.inputs.send(Input::Shared { node, request, reply }).await.is_err() {
             return Answer::Refused { reason: "the manager ends".to_owned() };
         }
-        while let Some(answer) = answers.recv().await {
-            if !answer.is_progress() {
-                return answer;
+        loop {
+            match timeout(SILENCE_MAX, answers.recv()).await {
+                Ok(Some(answer)) if answer.is_progress() => on_progress(answer),
+                Ok(Some(answer)) => return answer,
+                Ok(None) => {
+                    return Answer::Refused { reason: "the manager gave no answer".to_owned() };
+                }
+                Err(_) => {
+                    let limit = SILENCE_MAX.as_secs();
+                    let reason = format!(
+                        "nothing was heard of it for {limit} s; see outlast app list, and the log of that node"
+                    );
+                    return Answer::Refused { reason };
+                }
             }
-            on_progress(answer);
         }
-        Answer::Refused { reason: "the manager gave no answer".to_owned() }
     }
 }
 

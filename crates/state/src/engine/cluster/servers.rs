@@ -25,6 +25,8 @@ use crate::error::StoreError;
 const MOVING_MAX: Duration = Duration::from_secs(10);
 /// Records that are sent at once.
 const MOVED_AT_ONCE: usize = 500;
+/// How long the replicas of a primary that records come to may take to have them.
+const COPIED_WITHIN: Duration = Duration::from_secs(1);
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What a server answers to the question whether it serves.
@@ -329,8 +331,12 @@ pub struct Place {
 
 /// Moves slots with all that is in them from one primary to another. One that was interrupted is done by doing it again.
 ///
+/// The old primary deletes records as soon as the new one has them, and would do so before that one's replicas do. So some go at a
+/// time, and only while all replicas of the new one have what came before: at most these few are for a moment where its loss
+/// alone would lose them.
+///
 /// # Errors
-/// The slots that were moved before are moved.
+/// When replicas of the new one stand still, too. The slots that were moved before are moved.
 pub async fn move_slots(
     from: &Place,
     to: &Place,
@@ -353,12 +359,38 @@ pub async fn move_slots(
     set_slots(&target, &unknown, "NODE", &from.id).await.map_err(at(to))?;
     set_slots(&target, slots, "IMPORTING", &from.id).await.map_err(at(to))?;
     set_slots(&source, slots, "MIGRATING", &to.id).await.map_err(at(from))?;
-    for slot in filled(&source, slots).await.map_err(at(from))? {
-        move_records(&source, to, slot, options).await.map_err(at(from))?;
+    let filled = filled(&source, slots).await.map_err(at(from))?;
+    if !filled.is_empty() {
+        copied(&target, to.address).await.map_err(at(to))?;
+    }
+    for slot in filled {
+        while move_some(&source, to, slot, options).await.map_err(at(from))? {
+            copied(&target, to.address).await.map_err(at(to))?;
+        }
     }
     // The new one first: nobody claims a slot in between otherwise.
     set_slots(&target, slots, "NODE", &to.id).await.map_err(at(to))?;
     set_slots(&source, slots, "NODE", &to.id).await.map_err(at(from))
+}
+
+/// Gives slots of a primary that is gone, with all that it had, to one that lives; what it has of them already stays. The others follow
+/// it by the higher epoch that it takes with them.
+///
+/// # Errors
+/// As [`report`], and when it does not know the one that is gone. Some slots may be its own then.
+pub async fn take_slots(
+    server: &Place,
+    gone: &str,
+    slots: &[u16],
+    options: &Options,
+) -> Result<(), StoreError> {
+    let taken = async {
+        let connection = Connection::open(server.address, options).await?;
+        // Who ends an import takes an epoch of its own for it, above all others.
+        set_slots(&connection, slots, "IMPORTING", gone).await?;
+        set_slots(&connection, slots, "NODE", &server.id).await
+    };
+    taken.await.map_err(|error| unreachable_at(server.address, &error))
 }
 
 /// Ends a primary's part in moves of slots that have arrived where they were to go.
@@ -411,40 +443,61 @@ async fn filled(server: &Connection, slots: &[u16]) -> Result<Vec<u16>, Lost> {
     Ok(filled.map(|(slot, _)| *slot).collect())
 }
 
-async fn move_records(
+/// Waits until those replicas of a primary that follow it have everything that it has.
+async fn copied(primary: &Connection, at: SocketAddr) -> Result<(), Lost> {
+    let mut info = cmd("INFO");
+    info.arg("replication");
+    let report = Report::of("", &primary.ask_text(info).await?, at);
+    let online = report.followers.iter().filter(|(_, is_online)| *is_online).count();
+    // `WAIT` is about what came before the last write of this connection, of which there is none but this.
+    primary.ask_text(Library::new().load()).await?;
+    let mut wait = Pipeline::with_capacity(1);
+    let limit = u64::try_from(COPIED_WITHIN.as_millis()).unwrap_or(u64::MAX);
+    wait.cmd("WAIT").arg(online).arg(limit);
+    let have = at_length(primary.exchange(&wait)).await?.pop();
+    match have {
+        Some(Value::Int(have)) if usize::try_from(have).is_ok_and(|have| have >= online) => Ok(()),
+        Some(Value::Int(have)) => Err(Lost::Odd(format!(
+            "{have} of its {online} replicas have what has come to it; the others stand still"
+        ))),
+        Some(_) | None => Err(Lost::Odd("no count of replicas".to_owned())),
+    }
+}
+
+/// Moves some records of a slot; whether there were any.
+async fn move_some(
     source: &Connection,
     to: &Place,
     slot: u16,
     options: &Options,
-) -> Result<(), Lost> {
-    loop {
-        let mut list = cmd("CLUSTER");
-        list.arg("GETKEYSINSLOT").arg(slot).arg(MOVED_AT_ONCE);
-        let Value::Array(names) = source.ask(list).await? else {
-            return Err(Lost::Odd("no list of names".to_owned()));
-        };
-        if names.is_empty() {
-            return Ok(());
-        }
-        let mut migrate = cmd("MIGRATE");
-        migrate.arg(to.address.ip().to_string()).arg(to.address.port()).arg("").arg(0);
-        migrate.arg(u64::try_from(MOVING_MAX.as_millis()).unwrap_or(u64::MAX));
-        if let (Some(user), Some(password)) = (&options.user, &options.password) {
-            migrate.arg("AUTH2").arg(user).arg(password);
-        }
-        // What a move that was interrupted left there is the same, or older.
-        migrate.arg("REPLACE").arg("KEYS");
-        for name in names {
-            if let Value::BulkString(name) = name {
-                migrate.arg(name);
-            }
-        }
-        let mut one = Pipeline::with_capacity(1);
-        one.add_command(migrate);
-        for answer in at_length(source.exchange(&one)).await? {
-            text(answer)?;
+) -> Result<bool, Lost> {
+    let mut list = cmd("CLUSTER");
+    list.arg("GETKEYSINSLOT").arg(slot).arg(MOVED_AT_ONCE);
+    let Value::Array(names) = source.ask(list).await? else {
+        return Err(Lost::Odd("no list of names".to_owned()));
+    };
+    if names.is_empty() {
+        return Ok(false);
+    }
+    let mut migrate = cmd("MIGRATE");
+    migrate.arg(to.address.ip().to_string()).arg(to.address.port()).arg("").arg(0);
+    migrate.arg(u64::try_from(MOVING_MAX.as_millis()).unwrap_or(u64::MAX));
+    if let (Some(user), Some(password)) = (&options.user, &options.password) {
+        migrate.arg("AUTH2").arg(user).arg(password);
+    }
+    // What a move that was interrupted left there is the same, or older.
+    migrate.arg("REPLACE").arg("KEYS");
+    for name in names {
+        if let Value::BulkString(name) = name {
+            migrate.arg(name);
         }
     }
+    let mut one = Pipeline::with_capacity(1);
+    one.add_command(migrate);
+    for answer in at_length(source.exchange(&one)).await? {
+        text(answer)?;
+    }
+    Ok(true)
 }
 
 async fn at_length<T>(answer: impl Future<Output = Result<T, Lost>>) -> Result<T, Lost> {

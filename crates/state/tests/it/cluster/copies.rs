@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use redis::cmd;
 use rustix::process::Signal;
-use state::engine::cluster::servers::{follow, report};
+use state::engine::cluster::servers::{Place, follow, move_slots, report, take_slots};
 use state::engine::cluster::{BelowQuota, ClusterStore, Options, QuotaStatus, WriteQuota};
 use state::{Batch, CommitError, Expect, Key, Space, Store, StoreError};
 
-use super::servers::{PRIMARIES, Plan, Servers, are_installed};
+use super::servers::{PRIMARIES, Plan, Server, Servers, are_installed};
 
 const SPACE: Space = Space::named("copies");
 const LIMIT: Duration = Duration::from_secs(30);
@@ -73,6 +73,74 @@ async fn more_copies_are_asked_for_when_every_shard_has_them() {
     store.want_copies(0);
     until("fewer are enough", async || write(&store, 3).await.is_ok()).await;
     assert_eq!(store.copies(), 0);
+}
+
+#[tokio::test]
+async fn records_move_only_while_the_copies_of_their_new_primary_keep_up() {
+    if !are_installed() {
+        return;
+    }
+    let servers = Servers::start(&Plan { replicas: 1, ..Plan::default() });
+    let quota = WriteQuota { copies: 1, below: BelowQuota::Refuse, own_host_counts: true };
+    let options = Options { seeds: servers.seeds(), quota, ..Options::default() };
+    let store = ClusterStore::connect(options.clone()).expect("the store is opened");
+    assert!(store.is_ready_within(LIMIT).await, "all partitions are served");
+    write(&store, 0).await.expect("every shard has its copy");
+    let (from, to, copy) = (&servers.nodes[0], &servers.nodes[1], &servers.nodes[PRIMARIES + 1]);
+    let records = || from.must::<usize>(&cmd("DBSIZE"));
+    let all = records();
+    assert!(all > 0, "none of the records lies there");
+    let place = |server: &Server| Place { id: server.id.clone(), address: server.address };
+    let slots: Vec<u16> = report(from.address, &options)
+        .await
+        .expect("it answers")
+        .slots
+        .into_iter()
+        .flatten()
+        .collect();
+
+    copy.signal(Signal::STOP);
+    let refused = move_slots(&place(from), &place(to), &slots, &options).await;
+    let told = refused.expect_err("nobody but the new primary would have them").to_string();
+    assert!(told.contains("0 of its 1 replicas"), "{told}");
+    assert_eq!(records(), all, "they are where their copy is");
+    copy.signal(Signal::CONT);
+    until("they move when the copy goes on", async || {
+        move_slots(&place(from), &place(to), &slots, &options).await.is_ok()
+    })
+    .await;
+    assert_eq!(records(), 0);
+}
+
+#[tokio::test]
+async fn slots_whose_records_are_gone_are_served_again_by_a_primary_that_lives() {
+    if !are_installed() {
+        return;
+    }
+    let servers = Servers::start(&Plan { replicas: 1, ..Plan::default() });
+    let quota = WriteQuota { copies: 0, below: BelowQuota::Refuse, own_host_counts: true };
+    let options = Options { seeds: servers.seeds(), quota, ..Options::default() };
+    let store = ClusterStore::connect(options.clone()).expect("the store is opened");
+    assert!(store.is_ready_within(LIMIT).await, "all partitions are served");
+    write(&store, 0).await.expect("everything is served");
+    let (gone, copy, taker) = (&servers.nodes[0], &servers.nodes[PRIMARIES], &servers.nodes[1]);
+    let slots = report(gone.address, &options).await.expect("it answers").slots;
+    let slots: Vec<u16> = slots.into_iter().flatten().collect();
+    for destroyed in [gone, copy] {
+        destroyed.signal(Signal::KILL);
+    }
+    until("a part is served by nobody", async || write(&store, 1).await.is_err()).await;
+
+    let place = Place { id: taker.id.clone(), address: taker.address };
+    take_slots(&place, &gone.id, &slots, &options).await.expect("it takes them");
+    until("everything is served", async || write(&store, 2).await.is_ok()).await;
+    let other = &servers.nodes[2];
+    until("the others know", async || {
+        let known = report(other.address, &options).await.expect("it answers").known;
+        let has = |id: &str| known.iter().find(|it| it.id == id).map(|it| it.slots.len());
+        has(&gone.id) == Some(0) && known.iter().any(|it| it.id == taker.id)
+    })
+    .await;
 }
 
 /// Redis does so to a primary that loses its slots to another one, and takes one of these to have been the other's before.

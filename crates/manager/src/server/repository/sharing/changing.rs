@@ -5,8 +5,10 @@
 //! that nobody holds the lock takes the note away, and every node goes back to what the record says. A node that is lost is not
 //! waited for; it follows when it is back.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use repository::FileNote;
 use state::Expect;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
@@ -15,7 +17,9 @@ use topology::{NodeEntry, NodeState};
 use tracing::{info, warn};
 
 use super::{Sharing, outcome, told};
-use crate::repository::applications::{Coming, Shared, changed, given_up, unneeded};
+use crate::repository::applications::{
+    Came, Coming, Shared, came, changed, given_up, has_place, has_room, unneeded,
+};
 
 /// A node that was asked and does not answer is found to be lost by then, if it is.
 const LOST_WITHIN: Duration = Duration::from_secs(5);
@@ -24,6 +28,18 @@ const LOST_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 type Reply = mpsc::Sender<Answer>;
+
+/// A version that is noted to come in.
+struct Begun {
+    name: String,
+    version: String,
+    /// What the record said before; `None`: there was none.
+    before: Option<Shared>,
+    /// What it says now.
+    noted: Shared,
+    /// As what it is expected.
+    expect: Expect,
+}
 
 impl Sharing {
     /// Carries out what an operator asks for, on all nodes.
@@ -41,106 +57,164 @@ impl Sharing {
             }
             request => told(self.take_away(request).await),
         };
+        self.collect().await;
         lock.release().await;
         answer
     }
 
     async fn bring_in(&mut self, request: Request, pace: RolloutPace, reply: &Reply) -> Answer {
-        match self.bring_in_here(request, reply).await {
-            Err(answer) => answer,
-            Ok((name, version)) => match self.bring_in_there(&name, &version, pace, reply).await {
+        let begun = match self.begin(&request).await {
+            Ok(begun) => begun,
+            Err(reason) => return Answer::Refused { reason },
+        };
+        match self.bring_in_here(request, &begun, reply).await {
+            Err(answer) => {
+                self.take_back(&begun).await;
+                answer
+            }
+            Ok(()) => match self.bring_in_there(begun, pace, reply).await {
                 Ok(()) => Answer::Done,
-                Err(reason) => Answer::RolledBack { reason },
+                Err(answer) => answer,
             },
         }
     }
 
-    /// On this node, as on a single one; the application, and its version.
+    /// Which application, which version of it, and of what files, is asked for.
+    async fn asked_for(
+        &mut self,
+        request: &Request,
+    ) -> Result<(String, String, BTreeMap<String, FileNote>), String> {
+        match request {
+            Request::AppDeploy { staged, .. } => self.staged(staged).await,
+            Request::AppSwitch { name, version, .. } => {
+                let is_here =
+                    self.here()?.get(name).is_some_and(|here| here.versions.contains(version));
+                if !is_here {
+                    return Err(format!(
+                        "{name} {version} is not on this node; see outlast app list, or deploy it again"
+                    ));
+                }
+                let files = self.notes(name, version).await?;
+                Ok((name.clone(), version.clone(), files))
+            }
+            other => Err(format!("{other:?} brings nothing in")),
+        }
+    }
+
+    /// Notes that a version comes in, before any node has it: whoever finds the note of somebody who has died knows what was there
+    /// before.
+    async fn begin(&mut self, request: &Request) -> Result<Begun, String> {
+        self.store.catch_up(super::REACHED_WITHIN).await.map_err(super::text)?;
+        let (name, version, files) = self.asked_for(request).await?;
+        let all = self.shared().await?.all;
+        has_room(&all, &files)?;
+        has_place(&all, &name)?;
+        let (before, expect) = match self.record(&name).await? {
+            Some((shared, version)) => (Some(shared), Expect::Version(version)),
+            None => (None, Expect::Absent),
+        };
+        let coming = Some(Coming { version: version.clone(), files });
+        // Removed or retired: whichever it was, it is retired if this does not come in.
+        let noted = Shared { coming, is_removed: false, ..before.clone().unwrap_or_default() };
+        let written = self.commit(&name, &noted, expect).await?;
+        Ok(Begun { name, version, before, noted, expect: Expect::Version(written) })
+    }
+
+    /// What did not come in on this node: no other one has heard of it.
+    async fn take_back(&mut self, begun: &Begun) {
+        let Begun { name, before, expect, .. } = begun;
+        let taken_back = match before {
+            Some(before) => self.commit(name, before, *expect).await.map(drop),
+            None => self.uncommit(name, *expect).await,
+        };
+        if let Err(reason) = taken_back {
+            // Whoever sees that nobody holds the lock does so.
+            warn!(application = name, reason, "is noted to come in still");
+        }
+    }
+
+    /// On this node, as on a single one.
     async fn bring_in_here(
         &mut self,
         request: Request,
+        begun: &Begun,
         reply: &Reply,
-    ) -> Result<(String, String), Answer> {
+    ) -> Result<(), Answer> {
         let refused = |reason| Answer::Refused { reason };
-        self.store.catch_up(super::REACHED_WITHIN).await.map_err(|it| refused(it.to_string()))?;
         let before = self.here().map_err(refused)?;
-        if let Request::AppDeploy { staged, .. } = &request {
-            let all = self.shared().await.map_err(refused)?;
-            self.has_room_for(staged, &all).await.map_err(refused)?;
-        }
         match self.carry_out(request, Some(reply)).await {
             Answer::Done => {}
             answer => return Err(answer),
         }
         let after = self.here().map_err(refused)?;
-        let name = changed(&before, &after).pop();
-        let found = name.and_then(|name| {
-            let version = after.get(&name)?.current.clone()?;
-            Some((name, version))
-        });
-        found.ok_or_else(|| refused("nothing has changed on this node".to_owned()))
+        if changed(&before, &after).contains(&begun.name) {
+            return Ok(());
+        }
+        Err(refused("nothing has changed on this node".to_owned()))
     }
 
     /// On the others.
     async fn bring_in_there(
         &mut self,
-        name: &str,
-        version: &str,
+        begun: Begun,
         pace: RolloutPace,
         reply: &Reply,
-    ) -> Result<(), String> {
-        let begun = self.begin(name, version).await;
-        let (noted, expect) = match begun {
-            Ok(begun) => begun,
-            Err(reason) => {
-                self.undo(name, &[]).await;
-                return Err(reason);
-            }
-        };
+    ) -> Result<(), Answer> {
+        let Begun { name, version, noted, expect, .. } = &begun;
         let mut asked = Vec::new();
-        let rolled = match self.put_coming(name, &noted).await {
+        let rolled = match self.put_coming(name, noted).await {
             Ok(()) => self.roll(name, version, pace, reply, &mut asked).await,
             Err(reason) => Err(reason),
         };
+        let files = noted.coming.as_ref().map(|it| it.files.clone()).unwrap_or_default();
+        let now = Shared { current: Some(version.clone()), files, ..Shared::default() };
         let reason = match rolled {
-            Ok(()) => {
-                let files = noted.coming.as_ref().map(|it| it.files.clone()).unwrap_or_default();
-                let current = Some(version.to_owned());
-                let now = Shared { current, files, ..Shared::default() };
-                match self.commit(name, &now, expect).await {
-                    Ok(_) => {
-                        self.drop_files(name, &unneeded(&noted, &now)).await;
-                        return Ok(());
-                    }
-                    Err(reason) => reason,
+            Ok(()) => match self.commit(name, &now, *expect).await {
+                Ok(_) => {
+                    self.drop_files(name, &unneeded(noted, &now)).await;
+                    return Ok(());
                 }
-            }
+                Err(reason) => reason,
+            },
             Err(reason) => reason,
         };
-        info!(application = name, version, reason, "does not come in: as it was before");
-        let before = given_up(&noted);
-        if let Err(error) = self.commit(name, &before, expect).await {
-            return Err(format!(
-                "{reason}; the nodes that have it go back as soon as the repository can be changed: {error}"
-            ));
+        let before = given_up(noted);
+        if let Err(error) = self.commit(name, &before, *expect).await {
+            // What was to be written before may have been written all the same.
+            return match self.came(name, Some(noted), &now).await {
+                Ok(Came::Made) => {
+                    self.drop_files(name, &unneeded(noted, &now)).await;
+                    Ok(())
+                }
+                Ok(Came::Not | Came::NotYet) => Err(Answer::RolledBack {
+                    reason: format!(
+                        "{reason}; the nodes that have it go back as soon as the repository can be changed: {error}"
+                    ),
+                }),
+                Err(unread) => Err(Answer::Refused {
+                    reason: format!(
+                        "{reason}; nobody knows whether {name} {version} has come in, for the repository does not answer \
+                         ({unread}); see outlast app list when it does"
+                    ),
+                }),
+            };
         }
+        info!(application = name, version, reason, "does not come in: as it was before");
         self.undo(name, &asked).await;
-        self.drop_files(name, &unneeded(&noted, &before)).await;
-        Err(reason)
+        self.drop_files(name, &unneeded(noted, &before)).await;
+        Err(Answer::RolledBack { reason })
     }
 
-    /// Notes that a version comes in; what the record says then, and what it is expected as.
-    async fn begin(&mut self, name: &str, version: &str) -> Result<(Shared, Expect), String> {
-        let files = self.notes(name, version).await?;
-        let (before, expect) = match self.record(name).await? {
-            Some((shared, version)) => (shared, Expect::Version(version)),
-            None => (Shared::default(), Expect::Absent),
-        };
-        let coming = Some(Coming { version: version.to_owned(), files });
-        // Removed or retired: whichever it was, it is retired if this does not come in.
-        let noted = Shared { coming, is_removed: false, ..before };
-        let written = self.commit(name, &noted, expect).await?;
-        Ok((noted, Expect::Version(written)))
+    /// What came of a change whose outcome is unknown.
+    async fn came(
+        &self,
+        name: &str,
+        before: Option<&Shared>,
+        wanted: &Shared,
+    ) -> Result<Came, String> {
+        self.store.catch_up(super::REACHED_WITHIN).await.map_err(super::text)?;
+        let found = self.record(name).await?.map(|(found, _)| found);
+        Ok(came(before, wanted, found.as_ref()))
     }
 
     async fn put_coming(&self, name: &str, noted: &Shared) -> Result<(), String> {
@@ -185,9 +259,7 @@ impl Sharing {
             match outcome(answer.await) {
                 Ok(()) => {}
                 Err(_) if self.is_lost_soon(other).await => say(RolloutProgress::NodeAway { node }),
-                // Whoever passed the request on has put the node's name before what it said.
-                Err(reason) if reason.contains(&node) => return Err(reason),
-                Err(reason) => return Err(format!("{node}: {reason}")),
+                Err(reason) => return Err(said_by(&node, reason)),
             }
         }
         Ok(())
@@ -249,9 +321,23 @@ impl Sharing {
             };
             let is_removed = !after.contains_key(&name);
             let now = Shared { is_removed, ..Shared::default() };
-            self.commit(&name, &now, expect)
-                .await
-                .map_err(|error| format!("{error}; this node goes back to what the others have"))?;
+            if let Err(error) = self.commit(&name, &now, expect).await {
+                let before = matches!(expect, Expect::Version(_)).then_some(&was);
+                match self.came(&name, before, &now).await {
+                    Ok(Came::Made) => {}
+                    Ok(Came::Not | Came::NotYet) => {
+                        return Err(format!(
+                            "{error}; this node goes back to what the others have"
+                        ));
+                    }
+                    Err(unread) => {
+                        return Err(format!(
+                            "{error}; nobody knows whether {name} has gone, for the repository does not answer ({unread}); see \
+                             outlast app list when it does"
+                        ));
+                    }
+                }
+            }
             self.have_follow(&name, &up).await;
             self.drop_files(&name, &unneeded(&was, &now)).await;
         }
@@ -314,5 +400,28 @@ impl Sharing {
     fn up(&self) -> Vec<NodeEntry> {
         let others = self.others().into_iter();
         others.filter(|node| node.state == NodeState::Up).collect()
+    }
+}
+
+/// What a node has said, with its name before it: whoever passed the request on may have put it there.
+fn said_by(node: &str, reason: String) -> String {
+    match reason.strip_prefix(node) {
+        Some(rest) if rest.starts_with(": ") => reason,
+        Some(_) | None => format!("{node}: {reason}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_has_the_name_of_its_node_once() {
+        let of = |node, reason: &str| said_by(node, reason.to_owned());
+        assert_eq!(of("node1", "no room"), "node1: no room");
+        assert_eq!(of("node1", "node1: no room"), "node1: no room");
+        // A name within another one, or in what is said.
+        assert_eq!(of("node1", "node12: no room"), "node1: node12: no room");
+        assert_eq!(of("a", "a container did not load it"), "a: a container did not load it");
     }
 }
