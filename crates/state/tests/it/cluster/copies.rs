@@ -123,7 +123,9 @@ async fn slots_whose_records_are_gone_are_served_again_by_a_primary_that_lives()
     let store = ClusterStore::connect(options.clone()).expect("the store is opened");
     assert!(store.is_ready_within(LIMIT).await, "all partitions are served");
     write(&store, 0).await.expect("everything is served");
-    let (gone, copy, taker) = (&servers.nodes[0], &servers.nodes[PRIMARIES], &servers.nodes[1]);
+    // The one with the highest epoch: its claim holds until a higher one is made.
+    let (gone, copy) = (&servers.nodes[2], &servers.nodes[PRIMARIES + 2]);
+    let (taker, other) = (&servers.nodes[0], &servers.nodes[1]);
     let slots = report(gone.address, &options).await.expect("it answers").slots;
     let slots: Vec<u16> = slots.into_iter().flatten().collect();
     for destroyed in [gone, copy] {
@@ -134,7 +136,6 @@ async fn slots_whose_records_are_gone_are_served_again_by_a_primary_that_lives()
     let place = Place { id: taker.id.clone(), address: taker.address };
     take_slots(&place, &gone.id, &slots, &options).await.expect("it takes them");
     until("everything is served", async || write(&store, 2).await.is_ok()).await;
-    let other = &servers.nodes[2];
     until("the others know", async || {
         let known = report(other.address, &options).await.expect("it answers").known;
         let has = |id: &str| known.iter().find(|it| it.id == id).map(|it| it.slots.len());
