@@ -101,15 +101,16 @@ impl Picture {
     /// How many stores beyond its `regular` ones a node should run: for copies that stores of nodes have which are lost for
     /// `long`, and as long as one of them has what nobody else has.
     pub fn spares(&self, own: NodeNumber, regular: u8, long: Duration) -> u8 {
-        let needed = if self.is_complete { self.spares_needed(own, regular, long) } else { 0 };
+        let needed = if self.is_complete { self.spares_needed(own, long) } else { 0 };
         let is_needed = |store: &&Store| store.node == own && self.is_irreplaceable(store);
         let kept = self.stores.iter().filter(is_needed).map(|store| store.ordinal);
         let kept = kept.max().map_or(0, |ordinal| ordinal.saturating_sub(regular));
         needed.max(kept)
     }
 
-    fn spares_needed(&self, own: NodeNumber, regular: u8, long: Duration) -> u8 {
+    fn spares_needed(&self, own: NodeNumber, long: Duration) -> u8 {
         let shards = self.shards();
+        let homes = self.homes(&shards);
         let lost: BTreeSet<NodeNumber> = self
             .stores
             .iter()
@@ -119,72 +120,36 @@ impl Picture {
         if lost.is_empty() {
             return 0;
         }
-        // The stores that the members have anyway: every node has as many as the lost ones had, of which some may have been
-        // for copies of nodes that were lost before.
+        // The stores that the members have anyway: every node has as many as the lost ones had.
         let of_lost = self.stores.iter().filter(|store| lost.contains(&store.node));
-        let regular = of_lost.map(|store| store.ordinal).max().unwrap_or(1).min(regular);
-        let is_kept = |at: usize, store: &Store| {
-            store.ordinal <= regular || shards.iter().any(|shard| shard.at == Some(at))
-        };
-        let mut planned = self.clone();
-        planned.stores = (self.stores.iter().enumerate())
-            .filter(|(at, store)| is_kept(*at, store))
-            .map(|(_, store)| store.clone())
-            .collect();
-        let shards = planned.shards();
-        let hosts: Vec<Store> = self
+        let regular = of_lost.map(|store| store.ordinal).max().unwrap_or(1);
+        let mut without_spares = self.clone();
+        without_spares.stores.retain(|store| store.ordinal <= regular);
+        let shards_left = without_spares.shards();
+        let copies = without_spares.copies_wanted(&shards_left, long);
+        let hosts: BTreeMap<NodeNumber, &Store> = self
             .stores
             .iter()
             .filter(|store| store.is_home() && !lost.contains(&store.node))
-            .cloned()
+            .map(|store| (store.node, store))
             .collect();
         let mut spares: BTreeMap<NodeNumber, u8> = BTreeMap::new();
-        // One after the other where it helps most, as far as any does: one for each copy that is missing at most.
-        loop {
-            let lacking = planned.copies_lacking(&shards, regular, long);
-            let mut best = None;
-            for host in &hosts {
-                planned.stores.push(planned.next_spare(host, regular));
-                let count = spares.get(&host.node).copied().unwrap_or(0);
-                let rank = (planned.copies_lacking(&shards, regular, long), count, host.node);
-                let spare = planned.stores.pop();
-                if best.as_ref().is_none_or(|(least, _)| rank < *least) {
-                    best = Some((rank, spare));
-                }
-            }
-            match best {
-                Some(((then, _, node), Some(spare))) if then < lacking => {
-                    *spares.entry(node).or_default() += 1;
-                    planned.stores.push(spare);
-                }
-                Some(_) | None => break,
+        for home in &homes {
+            let Some((primary, id)) = &home.primary else { continue };
+            let has = copies.iter().filter(|copy| &copy.id == id);
+            let mut taken: BTreeSet<_> =
+                has.map(|copy| without_spares.stores[copy.at].host()).collect();
+            let missing = usize::from(regular - 1).saturating_sub(taken.len());
+            taken.insert(self.stores[*primary].host());
+            for _ in 0..missing {
+                let free = hosts.iter().filter(|(_, store)| !taken.contains(&store.host()));
+                let chosen = free.min_by_key(|(node, _)| (spares.get(node).copied(), **node));
+                let Some((node, store)) = chosen else { break };
+                taken.insert(store.host());
+                *spares.entry(*node).or_default() += 1;
             }
         }
-        let highest = planned.stores.iter().filter(|it| it.node == own).map(|it| it.ordinal).max();
-        highest.map_or(0, |highest| highest.saturating_sub(regular))
-    }
-
-    /// How many copies on hosts of their own are missing, where each home is to have one for each store but the first.
-    fn copies_lacking(&self, shards: &[Shard], regular: u8, long: Duration) -> usize {
-        let copies = self.copies_wanted(shards, long);
-        let lacking = |home: &Home| {
-            let (_, id) = home.primary.as_ref()?;
-            let of_it = copies.iter().filter(|copy| &copy.id == id);
-            let hosts: BTreeSet<_> = of_it.map(|copy| self.stores[copy.at].host()).collect();
-            Some(usize::from(regular - 1).saturating_sub(hosts.len()))
-        };
-        self.homes(shards).iter().filter_map(lacking).sum()
-    }
-
-    /// A further store of that home's node, as it would be.
-    fn next_spare(&self, home: &Store, regular: u8) -> Store {
-        let has = |ordinal: u8| {
-            self.stores.iter().any(|store| store.node == home.node && store.ordinal == ordinal)
-        };
-        let ordinal = (regular + 1..u8::MAX).find(|ordinal| !has(*ordinal)).unwrap_or(u8::MAX);
-        // No store has port 0: whoever looks for one by its address finds another.
-        let address = std::net::SocketAddr::new(home.host(), 0);
-        Store { ordinal, address, report: None, ..home.clone() }
+        spares.get(&own).copied().unwrap_or(0)
     }
 
     /// It serves something, or has the only other copy of what another serves.
