@@ -91,7 +91,7 @@ async fn while_the_stores_are_away_new_work_is_told_to_try_again_and_calls_go_on
     };
     assert!(matches!(refused, Err(PhoneError::Refused { status: 503, .. })), "{refused:?}");
     wait::until("the operator to be told", LIMIT, || match told_of_stores(&node) {
-        told if told.contains("are served by nobody") => Ok(()),
+        told if told.contains("do not answer") => Ok(()),
         told => Err(told),
     });
     go_on_and_end(calling, answering, true).await;
