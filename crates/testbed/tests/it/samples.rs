@@ -303,6 +303,7 @@ async fn conference_key_brings_all_members_of_a_room_into_one_session() {
     heard[0].wait_for(1);
     heard[1..3].iter().for_each(|heard| heard.wait_for(2));
     assert_eq!(guest.say(0, &room, "from outside").await.unwrap().status(), Some(202));
+    heard[0].wait_for(2);
     heard[1..3].iter().for_each(|heard| heard.wait_for(3));
     assert_eq!(heard[1].texts(), ["hello", "again", "from outside"]);
     assert_eq!(heard[0].texts(), ["again", "from outside"]);
