@@ -6,19 +6,24 @@
 //! (`cluster-node-timeout` after it saw the majority last). It is started again only behind that, for started empty in its
 //! old place it would have its replicas copy the emptiness.
 //!
+//! A replica does not know which slots were on their way from its primary, and takes what has gone already for absent. So
+//! the promoted one is told at once, by what those say who wait for them.
+//!
 //! These are for a tokio runtime of the caller's.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use redis::cmd;
+use redis::{Pipeline, Value, cmd};
 
-use super::connection::{Connection, Lost};
+use super::connection::{Connection, Lost, patiently, text};
 use super::options::Options;
+use super::servers::{Report, report};
 use crate::error::StoreError;
 
-const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+/// Short: between its election and the next look a replica does not know what has gone to others.
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// How a server was left by [`fence`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +77,7 @@ pub async fn promote(
     options: &Options,
     time: Duration,
 ) -> Result<SocketAddr, StoreError> {
-    promote_by("FORCE", dead, replicas, options, time).await
+    promote_by(By::Votes, dead, replicas, options, time).await
 }
 
 /// As [`promote`], but nobody is asked for a vote: where most of the primaries are gone, too. Right only for one who knows
@@ -86,11 +91,20 @@ pub async fn promote_unasked(
     options: &Options,
     time: Duration,
 ) -> Result<SocketAddr, StoreError> {
-    promote_by("TAKEOVER", dead, replicas, options, time).await
+    promote_by(By::Order, dead, replicas, options, time).await
+}
+
+/// Who makes a replica a primary.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// The other primaries elect it.
+    Votes,
+    /// It is one at once.
+    Order,
 }
 
 async fn promote_by(
-    by: &str,
+    by: By,
     dead: Option<SocketAddr>,
     replicas: &[SocketAddr],
     options: &Options,
@@ -110,14 +124,12 @@ async fn promote_by(
     let follows_another = |role: &Role| role.of.zip(dead).is_some_and(|(of, dead)| of != dead);
     let best = roles.iter().filter(|role| !follows_another(role)).max_by_key(|role| role.offset);
     let best = best.ok_or_else(|| failed("none of its replicas answers"))?.server;
+    let leaving = leaving(&report(best, options).await?, options).await;
     let connection =
         Connection::open(best, options).await.map_err(|error| failed(&error.to_string()))?;
-    let mut order = cmd("CLUSTER");
-    order.arg("FAILOVER").arg(by);
-    let ordered = connection.ask_text(order).await;
-    ordered.map_err(|error| failed(&error.to_string()))?;
+    order(&connection, by, &leaving).await.map_err(|error| failed(&error.to_string()))?;
     loop {
-        if role(best, options).await.is_some_and(|role| role.is_primary) {
+        if is_primary(&connection, &leaving).await {
             return Ok(best);
         }
         if Instant::now() >= deadline {
@@ -127,18 +139,72 @@ async fn promote_by(
     }
 }
 
+/// Slots that were on their way from the primary of this replica, and to whom, by what those say who wait for them.
+async fn leaving(replica: &Report, options: &Options) -> Vec<(u16, String)> {
+    let Some(dead) = &replica.replica_of else { return Vec::new() };
+    let others = replica.known.iter().filter(|it| it.replica_of.is_none() && !it.is_failed);
+    let others = others.filter(|it| it.id != *dead).filter_map(|it| it.address);
+    let reports = join_all(others.map(|server| report(server, options))).await;
+    let reports = reports.into_iter().filter_map(Result::ok);
+    let leaving = reports.flat_map(|Report { id, coming, .. }| {
+        coming.into_iter().filter(|(_, from)| from == dead).map(move |(slot, _)| (slot, id.clone()))
+    });
+    leaving.collect()
+}
+
+/// Orders the promotion. Without votes it is one step with what the new primary has to know; of what others have got meanwhile it
+/// refuses to know anything.
+async fn order(connection: &Connection, by: By, leaving: &[(u16, String)]) -> Result<(), Lost> {
+    let mut orders = Pipeline::with_capacity(leaving.len() + 3);
+    match by {
+        By::Votes => {
+            orders.cmd("CLUSTER").arg("FAILOVER").arg("FORCE");
+        }
+        By::Order => {
+            orders.cmd("MULTI").cmd("CLUSTER").arg("FAILOVER").arg("TAKEOVER");
+            set_leaving(&mut orders, leaving);
+            orders.cmd("EXEC");
+        }
+    }
+    let answer = patiently(connection.exchange(&orders)).await?.pop();
+    match answer {
+        Some(Value::Array(done)) => text(done.into_iter().next().unwrap_or_default()).map(drop),
+        answer => text(answer.unwrap_or_default()).map(drop),
+    }
+}
+
+/// Whether it is one by now; it knows then what is on its way from it.
+async fn is_primary(connection: &Connection, leaving: &[(u16, String)]) -> bool {
+    let mut look = Pipeline::with_capacity(leaving.len() + 1);
+    // What is behind the look finds at least what the look has found.
+    look.cmd("INFO").arg("replication");
+    set_leaving(&mut look, leaving);
+    let Ok(answers) = patiently(connection.exchange(&look)).await else { return false };
+    let info = answers.into_iter().next().map(text).and_then(Result::ok).unwrap_or_default();
+    field(&info, "role:") == Some("master")
+}
+
+fn set_leaving(orders: &mut Pipeline, leaving: &[(u16, String)]) {
+    for (slot, to) in leaving {
+        orders.cmd("CLUSTER").arg("SETSLOT").arg(*slot).arg("MIGRATING").arg(to);
+    }
+}
+
 async fn role(server: SocketAddr, options: &Options) -> Option<Role> {
     let connection = Connection::open(server, options).await.ok()?;
     let mut info = cmd("INFO");
     info.arg("replication");
     let info = connection.ask_text(info).await.ok()?;
-    let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-    let of = field("master_host:").zip(field("master_port:"));
+    let of = field(&info, "master_host:").zip(field(&info, "master_port:"));
     let of = of.and_then(|(host, port)| Some((host.parse::<IpAddr>().ok()?, port.parse().ok()?)));
     Some(Role {
         server,
-        is_primary: field("role:") == Some("master"),
+        is_primary: field(&info, "role:") == Some("master"),
         of: of.map(SocketAddr::from),
-        offset: field("slave_repl_offset:").and_then(|it| it.parse().ok()).unwrap_or(0),
+        offset: field(&info, "slave_repl_offset:").and_then(|it| it.parse().ok()).unwrap_or(0),
     })
+}
+
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }

@@ -210,7 +210,7 @@ async fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     wait_until_async(what, async || is_so()).await;
 }
 
-async fn wait_until_async(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+pub(super) async fn wait_until_async(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !is_so().await {
         assert!(Instant::now() < deadline, "not in time: {what}");
