@@ -8,9 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use state::engine::cluster::servers::{Place, Report, report, take_slots};
+use state::engine::cluster::servers::{Place, Report, move_slots, report, take_slots};
 use state::engine::cluster::{Options, failover};
 use topology::{NodeState, StoreList, TopologyView};
 
@@ -23,6 +23,10 @@ use crate::stores::{self, cluster};
 const STOPPED_AFTER: Duration = Duration::from_secs(3);
 
 const PROMOTED_WITHIN: Duration = Duration::from_secs(10);
+
+const MOVED_WITHIN: Duration = Duration::from_secs(20);
+
+const MOVE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How many the stores have in all.
 const SLOTS: u16 = manager::stores::SLOTS;
@@ -112,6 +116,39 @@ async fn bring_back(
         failover::promote_unasked(part.primary, &part.copies, options, PROMOTED_WITHIN).await;
     let serves = serves.map_err(anyhow::Error::from)?;
     output::line(&format!("{serves} serves what {name} served"));
+    end_moves(serves, reports, options).await
+}
+
+/// Has the rest go where slots were on their way to: until then a part of them answers nobody, and managers that are too few to
+/// decide move nothing.
+async fn end_moves(
+    from: SocketAddr,
+    reports: &BTreeMap<SocketAddr, Option<Report>>,
+    options: &Options,
+) -> Result<(), Failure> {
+    let deadline = Instant::now() + MOVED_WITHIN;
+    let source = report(from, options).await.map_err(anyhow::Error::from)?;
+    let mut moves: BTreeMap<&str, Vec<u16>> = BTreeMap::new();
+    for (slot, to) in &source.leaving {
+        moves.entry(to).or_default().push(*slot);
+    }
+    let place = |id: &str, address| Place { id: id.to_owned(), address };
+    let from = place(&source.id, from);
+    for (id, slots) in moves {
+        let is_it = |report: &Option<Report>| report.as_ref().is_some_and(|it| it.id == id);
+        let Some((at, _)) = reports.iter().find(|(_, report)| is_it(report)) else { continue };
+        // The others hear in a moment that it is a primary now, and move nothing from one that is not.
+        while let Err(error) = move_slots(&from, &place(id, *at), &slots, options).await {
+            if Instant::now() >= deadline {
+                return Err(refusal(&format!(
+                    "{} slots were on their way to {at} and are not there yet ({error}): they answer in part only until the managers \
+                     move them, as soon as the lost node is back or removed",
+                    slots.len()
+                )));
+            }
+            tokio::time::sleep(MOVE_INTERVAL).await;
+        }
+    }
     Ok(())
 }
 

@@ -443,12 +443,19 @@ async fn filled(server: &Connection, slots: &[u16]) -> Result<Vec<u16>, Lost> {
     Ok(filled.map(|(slot, _)| *slot).collect())
 }
 
-/// Waits until those replicas of a primary that follow it have everything that it has.
+/// Waits until those replicas of a primary that follow it have everything that it has. One that the majority holds failed is not
+/// waited for: what it had of the old primary nobody has either.
 async fn copied(primary: &Connection, at: SocketAddr) -> Result<(), Lost> {
-    let mut info = cmd("INFO");
-    info.arg("replication");
-    let report = Report::of("", &primary.ask_text(info).await?, at);
-    let online = report.followers.iter().filter(|(_, is_online)| *is_online).count();
+    let mut look = Pipeline::with_capacity(2);
+    writer::look(&mut look);
+    let [nodes, replication] = writer::all_of(patiently(primary.exchange(&look)).await?)?;
+    let report = Report::of(&text(nodes)?, &text(replication)?, at);
+    let is_failed = |replica: SocketAddr| {
+        report.known.iter().any(|known| known.address == Some(replica) && known.is_failed)
+    };
+    let online =
+        report.followers.iter().filter(|(replica, is_online)| *is_online && !is_failed(*replica));
+    let online = online.count();
     // `WAIT` is about what came before the last write of this connection, of which there is none but this.
     primary.ask_text(Library::new().load()).await?;
     let mut wait = Pipeline::with_capacity(1);
