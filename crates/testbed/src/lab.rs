@@ -32,7 +32,7 @@ mod host;
 mod launch;
 mod network;
 
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use delay::Delayed;
@@ -52,14 +52,22 @@ const LIMIT: Duration = Duration::from_secs(90);
 /// When the body does, with all that was written in the lab; when it takes longer than a minute and a half; under `CI=true` also when
 /// a lab cannot be made here, with what to install.
 pub fn run<B: FnOnce(&Lab)>(hosts: &[&str], body: B) {
-    run_within(LIMIT, hosts, body);
+    run_for(LIMIT, hosts, body);
 }
 
-/// As [`run`], for a body that may take up to `limit`.
+/// As [`run`], for whole clusters, whose body may take up to `limit`: one after the other, for two of them at once have more to
+/// do than a small machine does, and to be late is to be dead to them.
 ///
 /// # Panics
 /// As [`run`].
 pub fn run_within<B: FnOnce(&Lab)>(limit: Duration, hosts: &[&str], body: B) {
+    static TURN: Mutex<()> = Mutex::new(());
+    // One that has panicked is over, too.
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    run_for(limit, hosts, body);
+}
+
+fn run_for<B: FnOnce(&Lab)>(limit: Duration, hosts: &[&str], body: B) {
     let test = launch::name_of_test::<B>();
     if launch::is_inside(&test) {
         launch::end_with(|| {
