@@ -6,17 +6,21 @@
 //! `Deserialize`), so that nobody else reads the file.
 //!
 //! The way through the crate: [`first_run()`] writes the file, `reader` (positions, unknown keys) and
-//! `parse` (which keys there are) read it, [`settings`] holds what they mean. [`manifest`] does the same for
-//! `outlast-app.toml`, which describes an application. Deliberately absent: cluster-wide settings and their
-//! repository, reloading.
+//! `parse` (which keys there are) read it, [`settings`] holds what they mean. What all nodes of a cluster have in
+//! common stands in a [`document`] of the same keys, which is laid over a node's own file ([`effective`](mod@effective)). [`manifest`]
+//! does the same for `outlast-app.toml`, which describes an application. Deliberately absent: the repository that the
+//! document lies in, reloading.
 
 use std::fs;
 use std::io::Read as _;
 use std::path::Path;
 
 pub mod cluster;
+pub mod document;
 pub mod edit;
+pub mod effective;
 pub mod first_run;
+mod layers;
 pub mod listen;
 pub mod manifest;
 mod nearest;
@@ -30,6 +34,10 @@ mod time_text;
 pub use cluster::{
     BelowQuota, CLUSTER_PORT, ClusterAddressError, ClusterSettings, Discover, MemberAddress,
     MulticastAddress, PortRange, STORES_MAX, Stores, Vote, cluster_address,
+};
+pub use document::{DOCUMENT_BYTES_MAX, Document};
+pub use effective::{
+    Effective, Hidden, Origin, Setting, Written, effective, keep_taken, of_node, taken,
 };
 pub use first_run::{FirstRun, first_run};
 pub use listen::{Listen, ListenTransports, PublicAddress, domain_name};
@@ -59,7 +67,7 @@ pub fn load(path: &Path) -> Result<NodeConfig, ConfigError> {
 }
 
 /// The text of a file that problems call `name`.
-fn text_of(path: &Path, name: &'static str) -> Result<String, ConfigError> {
+fn text_of(path: &Path, name: &str) -> Result<String, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
     let mut bytes = Vec::new();
     fs::File::open(path)

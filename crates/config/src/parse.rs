@@ -41,7 +41,7 @@ pub(crate) fn parse(text: &str) -> Result<NodeConfig, Vec<Problem>> {
     read(FILE_NAME, text, node_config)
 }
 
-fn node_config(reader: &mut Reader<'_>, mut root: Section<'_>) -> NodeConfig {
+pub(crate) fn node_config(reader: &mut Reader<'_>, mut root: Section<'_>) -> NodeConfig {
     let node = root.section(reader, "node");
     let node = node_settings(reader, node);
     let cluster = root.optional_section(reader, "cluster");
@@ -100,6 +100,7 @@ fn node_config(reader: &mut Reader<'_>, mut root: Section<'_>) -> NodeConfig {
         keys,
         state,
         log,
+        cluster_version: 0,
     }
 }
 

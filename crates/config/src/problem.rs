@@ -58,8 +58,8 @@ impl fmt::Display for Lines<'_> {
 /// `outlast.toml:12 edge.instances.listen: "5060" needs address:port, for example "0.0.0.0:5060"`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// The file's name: `outlast.toml`, or `outlast-app.toml` of an application.
-    pub file: &'static str,
+    /// The file's name: `outlast.toml`, `outlast-app.toml` of an application, or what the cluster's document is called.
+    pub file: String,
     /// Line of the file, counted from 1.
     pub line: usize,
     /// The setting, dotted; empty when the file as a whole is wrong.
@@ -69,8 +69,8 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub(crate) fn of_file(file: &'static str, line: usize, message: String) -> Problem {
-        Problem { file, line, key: String::new(), message }
+    pub(crate) fn of_file(file: &str, line: usize, message: String) -> Problem {
+        Problem { file: file.to_owned(), line, key: String::new(), message }
     }
 }
 

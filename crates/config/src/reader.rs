@@ -20,7 +20,8 @@ const SHOWN_CHARS_MAX: usize = 60;
 
 /// The text and what was found wrong with it so far.
 pub(crate) struct Reader<'t> {
-    file: &'static str,
+    /// Where each file begins in the text, and its name: the first begins at 0.
+    files: Vec<(usize, String)>,
     text: &'t str,
     problems: Vec<Problem>,
 }
@@ -38,37 +39,59 @@ pub(crate) fn read<T>(
     text: &str,
     sections: impl FnOnce(&mut Reader<'_>, Section<'_>) -> T,
 ) -> Result<T, Vec<Problem>> {
-    let mut reader = Reader::new(file, text);
-    let (table, errors) = DeTable::parse_recoverable(text);
-    for error in &errors {
-        let at = error.span().map_or(0, |span| span.start);
-        reader.report(at, String::new(), error.message().to_owned());
-    }
+    let mut reader = Reader::new(vec![(0, file.to_owned())], text);
     // A broken table would only yield riddles about keys that are there.
-    if !errors.is_empty() {
-        return Err(reader.into_problems());
-    }
+    let Some(table) = reader.table(text) else { return Err(reader.into_problems()) };
     let value = sections(&mut reader, Section::root(table));
-    let problems = reader.into_problems();
-    if problems.is_empty() { Ok(value) } else { Err(problems) }
+    reader.outcome(value)
 }
 
 impl<'t> Reader<'t> {
-    /// `file` is the name that problems carry.
-    fn new(file: &'static str, text: &'t str) -> Reader<'t> {
-        Reader { file, text, problems: Vec::new() }
+    /// Of files that follow one another in `text`: where each begins, and the name that problems of it carry.
+    pub(crate) fn new(files: Vec<(usize, String)>, text: &'t str) -> Reader<'t> {
+        Reader { files, text, problems: Vec::new() }
     }
 
-    /// The problems in the order of their lines.
-    fn into_problems(mut self) -> Vec<Problem> {
-        self.problems.sort_by_key(|problem| problem.line);
+    /// The table of a text in which everything stands where it stands in the reader's; `None`: it is broken, and reported.
+    pub(crate) fn table<'p>(&mut self, text: &'p str) -> Option<Spanned<DeTable<'p>>> {
+        let (table, errors) = DeTable::parse_recoverable(text);
+        for error in &errors {
+            let at = error.span().map_or(0, |span| span.start);
+            self.report(at, String::new(), error.message().to_owned());
+        }
+        errors.is_empty().then_some(table)
+    }
+
+    /// What was made of the text, if nothing is wrong with it.
+    pub(crate) fn outcome<T>(self, value: T) -> Result<T, Vec<Problem>> {
+        let problems = self.into_problems();
+        if problems.is_empty() { Ok(value) } else { Err(problems) }
+    }
+
+    /// The problems, file by file in the order of their lines.
+    pub(crate) fn into_problems(mut self) -> Vec<Problem> {
+        let files = &self.files;
+        let number = |name: &str| files.iter().position(|(_, file)| file == name);
+        self.problems.sort_by_key(|problem| (number(&problem.file), problem.line));
         self.problems
     }
 
     pub(crate) fn report(&mut self, at: usize, key: String, message: String) {
-        let before = &self.text.as_bytes()[..at.min(self.text.len())];
-        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
-        self.problems.push(Problem { file: self.file, line, key, message });
+        let (file, line) = self.place(at);
+        self.problems.push(Problem { file, line, key, message });
+    }
+
+    /// The file and the line of a place in the text.
+    pub(crate) fn place(&self, at: usize) -> (String, usize) {
+        let at = at.min(self.text.len());
+        let (begin, file) = self
+            .files
+            .iter()
+            .rev()
+            .find(|(begin, _)| *begin <= at)
+            .expect("the first file begins at 0");
+        let before = &self.text.as_bytes()[*begin..at];
+        (file.clone(), 1 + before.iter().filter(|byte| **byte == b'\n').count())
     }
 
     pub(crate) fn refuse(&mut self, key: String, span: Range<usize>, expected: Expected<'_>) {
@@ -78,7 +101,8 @@ impl<'t> Reader<'t> {
         self.report(span.start, key, message);
     }
 
-    fn shown(&self, span: Range<usize>) -> String {
+    /// What stands there, cut if it is long.
+    pub(crate) fn shown(&self, span: Range<usize>) -> String {
         let value = self.text.get(span).unwrap_or_default();
         let line = value.lines().next().unwrap_or_default();
         if line.len() == value.len() && line.chars().count() <= SHOWN_CHARS_MAX {
@@ -106,7 +130,7 @@ pub(crate) struct Section<'t> {
 }
 
 impl<'t> Section<'t> {
-    fn root(table: Spanned<DeTable<'t>>) -> Section<'t> {
+    pub(crate) fn root(table: Spanned<DeTable<'t>>) -> Section<'t> {
         let at = table.span().start;
         Section::new(String::new(), at, table.into_inner())
     }

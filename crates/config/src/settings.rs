@@ -40,6 +40,13 @@ pub struct NodeConfig {
     pub state: StateSettings,
     /// `[log]`
     pub log: LogSettings,
+    /// Version of the cluster's configuration that is in it; no key of a file. 0: of none.
+    #[serde(default, skip_serializing_if = "is_none_of_the_cluster")]
+    pub cluster_version: u64,
+}
+
+fn is_none_of_the_cluster(version: &u64) -> bool {
+    *version == 0
 }
 
 /// `[node]`

@@ -454,7 +454,7 @@ impl Cluster {
         self.view.version
     }
 
-    /// For `outlast status`; of gossip it says nothing.
+    /// For `outlast status`; of gossip and configuration it says nothing.
     pub fn status(&self, refused: u64) -> ClusterStatus {
         let coordinator = self.file.membership.member(self.coordinator());
         ClusterStatus {
@@ -466,6 +466,7 @@ impl Cluster {
             clocks: BTreeMap::new(),
             waits: None,
             gossip: topology::GossipCounters::default(),
+            configuration: topology::protocol::ConfigurationStatus::default(),
         }
     }
 
@@ -484,6 +485,7 @@ impl Cluster {
                     version: 0,
                     address: member.address,
                     last_life: topology::Incarnation::NONE,
+                    runs_with: topology::RunsWith::default(),
                     processes: Vec::new(),
                 },
                 heard: now,

@@ -12,9 +12,10 @@
 //!
 //! Decisions are pure: [`cluster`] (who is lost, who decides), [`guardian`] (when a manager is started and killed), [`restart`] (how long to wait before the
 //! next start), [`stores`] (who serves the cluster's state), [`repository`] (who runs a member of its repository), [`process_table`] (the life cycle of each process; events in, effects out) and [`deployment`] (which
-//! applications the containers shall have loaded). I/O is [`server`].
+//! applications the containers shall have loaded). I/O is [`server`]; [`configuration`] is how the cluster's configuration lies in its repository.
 
 pub mod cluster;
+pub mod configuration;
 pub mod deployment;
 pub mod guardian;
 pub mod process_table;

@@ -25,7 +25,7 @@ use topology::protocol::Answer;
 use topology::view::{
     Incarnation, ProcessEntry, ProcessName, ProcessState, ProcessType, TopologyView,
 };
-use topology::{NodeNumber, NodeSnapshot};
+use topology::{NodeNumber, NodeSnapshot, RunsWith};
 
 mod adoption;
 mod detection;
@@ -127,7 +127,8 @@ impl ProcessTable {
         }
     }
 
-    /// The same for the other members of the cluster, who reach this one at `address`.
+    /// The same for the other members of the cluster, who reach this one at `address`. What the node runs with, the table does
+    /// not know.
     pub fn snapshot(&self, address: SocketAddr) -> NodeSnapshot {
         NodeSnapshot {
             node: self.node.clone(),
@@ -135,6 +136,7 @@ impl ProcessTable {
             version: self.version,
             address,
             last_life: Incarnation::of_node(self.number, self.incarnation_last),
+            runs_with: RunsWith::default(),
             processes: self.entries(),
         }
     }

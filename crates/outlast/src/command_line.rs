@@ -94,7 +94,7 @@ pub(crate) enum Task {
     /// List the sessions of applications that live (works with the node up or down)
     #[command(after_help = EXIT_CODES)]
     Sessions(SessionsWishes),
-    /// Check the configuration file
+    /// What this node is configured as; and the configuration of all nodes of its cluster: show, change, go back
     #[command(subcommand, after_help = EXIT_CODES)]
     Config(ConfigCommand),
     /// Several nodes as one system: create, join, leave, remove
@@ -371,10 +371,74 @@ pub(crate) struct SessionsWishes {
     pub(crate) json: Json,
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Check outlast.toml: every error with its line; exit code 64 when it is refused
+    ///
+    /// In a cluster, also together with what the node has taken of the cluster's configuration; lines that are without effect
+    /// are told.
     Check,
+    /// Show what this node is configured as; with --cluster the document that all nodes of its cluster have in common
+    ///
+    /// To change that: outlast config show --cluster > FILE, edit FILE, outlast config diff FILE, outlast config apply FILE. What
+    /// it says goes before outlast.toml of every node; [on.NAME.TABLE] in it says what one node is to have otherwise.
+    Show {
+        /// And where each value comes from
+        #[arg(long)]
+        origin: bool,
+        /// The cluster's document
+        #[arg(long, conflicts_with = "origin")]
+        cluster: bool,
+        /// As it was in an earlier version
+        #[arg(long, value_name = "VERSION", requires = "cluster")]
+        version: Option<u64>,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Check a file as the cluster's document, and show what it sets otherwise; exit code 64 when it is refused
+    Diff {
+        /// What outlast config show --cluster printed, changed
+        file: PathBuf,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Make a file the cluster's document; each node takes it when it is stopped and started
+    ///
+    /// Refused when somebody else has changed it since the version that the first line of FILE names; a file without that line is
+    /// made of the version that holds.
+    Apply {
+        /// What outlast config show --cluster printed, changed
+        file: PathBuf,
+        /// For the history
+        #[arg(long, value_name = "TEXT")]
+        comment: Option<String>,
+    },
+    /// List the last 100 changes of the cluster's document: who, when, on which node, which keys
+    History {
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Have the cluster's document as it was in an earlier version; that is a change like any
+    Rollback {
+        /// As in outlast config history
+        version: u64,
+        /// For the history
+        #[arg(long, value_name = "TEXT")]
+        comment: Option<String>,
+    },
+}
+
+/// Whether it is said where values come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origins {
+    Shown,
+    Hidden,
+}
+
+impl From<bool> for Origins {
+    fn from(are_shown: bool) -> Origins {
+        if are_shown { Origins::Shown } else { Origins::Hidden }
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -7,7 +7,7 @@
 mod app;
 mod cluster;
 mod command_line;
-mod config_check;
+mod configuration;
 mod control;
 mod demo;
 mod drain;
@@ -35,7 +35,7 @@ use std::process::ExitCode;
 
 use clap::parser::ValueSource;
 use clap::{CommandFactory as _, FromArgMatches as _};
-use command_line::{CommandLine, ConfigCommand, Task};
+use command_line::{CommandLine, Task};
 use failure::Failure;
 
 /// Messages, records and futures are small and short-lived; the C library's allocator takes a sixth of a container's
@@ -73,7 +73,7 @@ fn carry_out(command_line: CommandLine, given: Option<PathBuf>) -> Result<(), Fa
         Task::Registrations { json } => registrations::registrations(&directory, json.into()),
         Task::App(command) => app::app(&directory, command),
         Task::Sessions(wishes) => sessions::sessions(&directory, &wishes),
-        Task::Config(ConfigCommand::Check) => config_check::check(&directory),
+        Task::Config(command) => configuration::configuration(&directory, command),
         Task::Cluster(command) => cluster::cluster(&directory, command),
         Task::State(command) => state_command::state(&directory, command),
         Task::Topology(command) => topology::topology(&directory, command),

@@ -12,6 +12,7 @@ use topology::{EdgeAddress, NodeEntry, ProcessEntry, TopologyView};
 
 use crate::app::show::list;
 use crate::command_line::{Reader, Scope};
+use crate::configuration::standing;
 use crate::control::{ask, unexpected};
 use crate::failure::Failure;
 use crate::output;
@@ -96,6 +97,8 @@ fn show(directory: &Path, status: NodeStatus, reader: Reader) -> Result<(), Fail
             let stores = status.stores.as_deref();
             stores.into_iter().flat_map(stores_lines).for_each(|line| output::line(&line));
             status.repository.iter().for_each(|report| output::line(&repository_line(report)));
+            let configuration = standing::lines(directory, &status);
+            configuration.iter().for_each(|line| output::line(line));
             show_cluster(&status);
             processes(&status.view);
             if !status.applications.is_empty() {

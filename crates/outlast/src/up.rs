@@ -18,6 +18,7 @@ use rustix::process::{Signal, getpid, kill_process};
 use tracing::{info, warn};
 
 use crate::command_line::UpWishes;
+use crate::configuration::taking::{self, Taken};
 use crate::failure::Failure;
 use crate::outlet::Outlet;
 use crate::{logging, stores};
@@ -28,12 +29,15 @@ const PATIENCE: Duration = Duration::from_millis(500);
 pub(crate) fn up(directory: &Path, wishes: &UpWishes) -> Result<(), Failure> {
     let path = directory.join(config::FILE_NAME);
     let is_first_run = !path.exists();
-    let mut config =
-        if is_first_run { first_run(directory, &path, wishes)? } else { config::load(&path)? };
+    let Taken { mut config, told } = match is_first_run {
+        true => Taken { config: first_run(directory, &path, wishes)?, told: Vec::new() },
+        false => taking::take(directory)?,
+    };
     let (stdout, stderr) = (Outlet::new(io::stdout()), Outlet::new(io::stderr()));
     // A directory that cannot be used is told by the guardian, with what to do about it.
     let _ = DirBuilder::new().recursive(true).mode(0o700).create(directory.join("log"));
     logging::to_file_and_person(&logging::file(directory, "guardian"), &config, stderr.clone());
+    told.iter().for_each(|line| warn!("{line}"));
     if is_first_run {
         info!(file = %path.display(), "first run: wrote the configuration");
     } else {

@@ -74,14 +74,14 @@ pub(crate) fn password_from_stdin() -> anyhow::Result<Vec<u8>> {
 
 /// An account of a domain that the node does not serve cannot register: allowed, but worth a word.
 fn remark_foreign_domain(directory: &Path, name: &str) {
-    let Ok(config) = config::load(&directory.join(config::FILE_NAME)) else {
+    let Ok(config::Effective { config, .. }) = config::of_node(directory) else {
         return; // before the first run, or refused: other commands tell
     };
     let domain = name.rsplit('@').next().unwrap_or_default();
     if !config.registrar.domains.iter().any(|served| served.eq_ignore_ascii_case(domain)) {
         output::remark(&format!(
-            "{domain} is not among registrar.domains in {}; add it there and restart the node",
-            config::FILE_NAME
+            "{domain} is not among registrar.domains; add it where they stand (outlast config show --origin), and stop and start \
+             the node"
         ));
     }
 }

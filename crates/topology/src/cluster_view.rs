@@ -65,6 +65,7 @@ fn entry(node: &NodeSnapshot, state: NodeState) -> NodeEntry {
         state,
         address: node.address,
         last_life: node.last_life,
+        runs_with: node.runs_with,
     }
 }
 

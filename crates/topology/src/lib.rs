@@ -33,7 +33,7 @@ pub use gossip::{
 };
 pub use keys::{Key, KeyRing};
 pub use membership::{MEMBERS_MAX, Member, MemberFile, Membership, MembershipError};
-pub use node::{NodeEntry, NodeNumber, NodeSnapshot, NodeState};
+pub use node::{NodeEntry, NodeNumber, NodeSnapshot, NodeState, RunsWith};
 pub use repository_list::{RepositoryList, RepositoryMember, RunBy};
 pub use routing_table::{
     Accepting, HeartbeatSettings, Route, RouteState, RoutingChange, RoutingTable,

@@ -116,6 +116,17 @@ pub struct NodeEntry {
     /// See [`NodeSnapshot::last_life`].
     #[serde(default)]
     pub last_life: Incarnation,
+    /// See [`RunsWith`].
+    #[serde(default)]
+    pub runs_with: RunsWith,
+}
+
+/// What a node runs with of what its cluster has in versions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunsWith {
+    /// Version of the cluster's configuration that it was started with. 0: of the empty one that a cluster begins with.
+    #[serde(default)]
+    pub configuration: u64,
 }
 
 /// What a member says of itself, to the others.
@@ -133,6 +144,9 @@ pub struct NodeSnapshot {
     /// earlier ones of the node which are not among `processes` are over.
     #[serde(default)]
     pub last_life: Incarnation,
+    /// See [`RunsWith`].
+    #[serde(default)]
+    pub runs_with: RunsWith,
     /// Its processes under their plain names.
     pub processes: Vec<ProcessEntry>,
 }

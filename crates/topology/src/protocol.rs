@@ -27,7 +27,9 @@ pub use applications::{
     VERSIONS_MAX, VersionStatus,
 };
 
-pub use cluster::{Admission, ClusterStatus, RepositoryReport, ShardBelow, StoresReport};
+pub use cluster::{
+    Admission, ClusterStatus, ConfigurationStatus, RepositoryReport, ShardBelow, StoresReport,
+};
 
 use crate::keys::KeyRing;
 use crate::repository_list::RunBy;

@@ -156,6 +156,7 @@ mod tests {
             state: crate::NodeState::Lost,
             address: SocketAddr::from(([192, 0, 2, 1], 6200)),
             last_life: Incarnation::NONE,
+            runs_with: crate::RunsWith::default(),
         };
         let view = TopologyView { nodes: vec![entry(1), entry(2)], ..TopologyView::default() };
         assert_eq!(both.of_members(&view), list(&[of(1, 2), of(2, 3)]));

@@ -204,6 +204,7 @@ mod tests {
             state: NodeState::Up,
             address: ([192, 0, 2, 1], 6200).into(),
             last_life: Incarnation::NONE,
+            runs_with: topology::RunsWith::default(),
         };
         let lives = [1, (1 << 52) + 1];
         let of_node = |own: usize| {

@@ -88,6 +88,7 @@ pub(crate) fn view(
         state: NodeState::Up,
         address: "127.0.0.1:6200".parse().unwrap(),
         last_life: Incarnation(0),
+        runs_with: topology::RunsWith::default(),
     };
     TopologyView {
         version,

@@ -50,6 +50,7 @@ fn snapshot(of: u16, version: u64) -> NodeSnapshot {
         version,
         address: address(of),
         last_life: topology::Incarnation::NONE,
+        runs_with: topology::RunsWith::default(),
         processes: Vec::new(),
     }
 }

@@ -40,6 +40,7 @@ impl World {
             state,
             address: peer(*node),
             last_life: Incarnation::NONE,
+            runs_with: topology::RunsWith::default(),
         };
         let up = self.up.iter().map(|node| entry(node, NodeState::Up));
         up.chain(self.lost.iter().map(|node| entry(node, NodeState::Lost))).collect()

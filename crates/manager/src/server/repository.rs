@@ -89,6 +89,8 @@ pub(crate) struct RepositoryNode {
     asking: mpsc::Sender<Asked>,
     /// What this node cannot have of them, and why.
     behind: watch::Receiver<Vec<(String, String)>>,
+    /// The version of the cluster's configuration that holds.
+    configuration: watch::Receiver<u64>,
     /// Where the operator's own etcd is, if he runs it.
     own: Vec<String>,
     /// What is amiss with it.
@@ -146,6 +148,7 @@ impl RepositoryNode {
         let (leaving, leave) = mpsc::channel(1);
         let (asking, asked) = mpsc::channel(ASKED_MAX);
         let (told_behind, behind) = watch::channel(Vec::new());
+        let (told_configuration, configuration) = watch::channel(0);
         let (told_amiss, amiss) = watch::channel(None);
         let reached = |timeout| repository_access(directory, &list, Some(settings), timeout);
         let for_files = reached(FILE_TIMEOUT)?;
@@ -160,6 +163,7 @@ impl RepositoryNode {
             inputs: inputs.clone(),
             told: telling.clone(),
             behind: told_behind,
+            configuration: told_configuration,
         };
         let to_share = (sharing, asked);
         let (keeping, own) = match list.run_by {
@@ -183,6 +187,7 @@ impl RepositoryNode {
             leaving,
             asking,
             behind,
+            configuration,
             own,
             amiss,
         }))
@@ -275,6 +280,11 @@ impl RepositoryNode {
     /// What this node cannot have of what the cluster has, and why.
     pub(crate) fn behind(&self) -> Vec<(String, String)> {
         self.behind.borrow().clone()
+    }
+
+    /// The version of the cluster's configuration that holds, as far as this node knows. 0: the empty one.
+    pub(crate) fn configuration(&self) -> u64 {
+        *self.configuration.borrow()
     }
 
     /// Carries out, on all nodes, what an operator asks for; or on this one what another node asks for.

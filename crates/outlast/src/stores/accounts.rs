@@ -132,7 +132,8 @@ async fn is_that_of_the_cluster(
     Ok(())
 }
 
-fn open_as_known(directory: &Path) -> anyhow::Result<Accounts> {
+/// Opens them without asking anybody whether there are news. To be called within a runtime.
+pub(crate) fn open_as_known(directory: &Path) -> anyhow::Result<Accounts> {
     let list = RepositoryList::load(&ClusterDirectory::of_node(directory).repository())?;
     match list.filter(|list| list.has_accounts) {
         Some(list) => {

@@ -52,9 +52,11 @@ pub(crate) fn open(
     Ok(store)
 }
 
-/// `[cluster]` of the node's file, if that can be read.
+/// `[cluster]` of the node's file and of what it has taken of its cluster's configuration, if they can be read.
 pub(crate) fn settings(directory: &Path) -> Option<ClusterSettings> {
-    config::load(&directory.join(config::FILE_NAME)).ok().and_then(|config| config.cluster)
+    let own = || config::load(&directory.join(config::FILE_NAME));
+    let config = config::of_node(directory).map(|it| it.config).or_else(|_| own());
+    config.ok().and_then(|config| config.cluster)
 }
 
 /// Refuses what only stores that the managers run can be asked for.

@@ -10,6 +10,7 @@ mod clock;
 mod cluster_page;
 mod clusters;
 mod composition;
+mod configuration;
 mod deployable;
 mod detection;
 mod drains;

@@ -48,6 +48,7 @@ fn node(number: u16) -> NodeSnapshot {
         version: 1_000,
         address: format!("192.0.2.{number}:6200").parse().unwrap(),
         last_life: life(number, 100),
+        runs_with: crate::RunsWith { configuration: u64::from(number) },
         processes: vec![process("container1", life(number, 100), ProcessState::Ready)],
     }
 }
@@ -97,6 +98,8 @@ fn own_processes_keep_their_names_and_others_have_their_nodes() {
     assert_eq!(names(&view), ["container1", "container1@node0", "container1@node2"]);
     let numbers: Vec<u16> = view.nodes.iter().map(|node| node.number.get()).collect();
     assert_eq!((view.node.as_str(), numbers), ("node1", vec![0, 1, 2]));
+    let configurations = view.nodes.iter().map(|node| node.runs_with.configuration);
+    assert_eq!(configurations.collect::<Vec<_>>(), [0, 1, 2]);
     assert!(view.processes[0].link.is_some());
     assert_eq!(view.processes[1].link, None, "a path leads nowhere on another machine");
     assert!(view.processes[1].link_address.is_some());

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::node::{NodeNumber, NodeSnapshot};
+use crate::node::{NodeNumber, NodeSnapshot, RunsWith};
 use crate::view::{Incarnation, ProcessEntry, ProcessName};
 
 const NODE_KEY: &str = "node";
@@ -23,6 +23,8 @@ struct Head {
     version: u64,
     address: SocketAddr,
     last_life: Incarnation,
+    #[serde(default)]
+    runs_with: RunsWith,
     /// The processes that there are, in their order.
     processes: Vec<ProcessName>,
 }
@@ -56,6 +58,7 @@ impl Published {
             version: snapshot.version,
             address: snapshot.address,
             last_life: snapshot.last_life,
+            runs_with: snapshot.runs_with,
             processes: snapshot.processes.iter().map(|process| process.name.clone()).collect(),
         };
         let head = json(serde_json::to_string(&head));
@@ -90,6 +93,7 @@ pub(super) fn read<'a>(value: impl Fn(&str) -> Option<&'a str>) -> Option<NodeSn
         version: head.version,
         address: head.address,
         last_life: head.last_life,
+        runs_with: head.runs_with,
     })
 }
 

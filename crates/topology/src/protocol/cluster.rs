@@ -58,9 +58,21 @@ pub struct ClusterStatus {
     /// Datagrams of gossip, and those that were dropped.
     #[serde(default)]
     pub gossip: GossipCounters,
+    /// The versions of the cluster's configuration.
+    #[serde(default)]
+    pub configuration: ConfigurationStatus,
     /// This node was removed from the cluster, and nobody of it speaks with it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_removed: bool,
+}
+
+/// The versions of the cluster's configuration, as a node knows them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigurationStatus {
+    /// What the node was started with.
+    pub runs_with: u64,
+    /// What holds in the cluster: a node takes it when it is stopped and started.
+    pub current: u64,
 }
 
 /// How the cluster's stores are, as a container sees them.

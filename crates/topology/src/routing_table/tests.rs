@@ -389,6 +389,7 @@ fn table_of(own: usize) -> RoutingTable {
             state: NodeState::Up,
             address: "192.0.2.1:6200".parse().unwrap(),
             last_life: Incarnation::NONE,
+            runs_with: crate::RunsWith::default(),
         })
         .collect();
     for node in [own, 1 - own] {

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 use topology::credentials::ClusterDirectory;
-use topology::protocol::{Answer, ClusterStatus, Request};
-use topology::{ProcessName, RepositoryList, RunBy, TopologyView};
+use topology::protocol::{Answer, ClusterStatus, ConfigurationStatus, Request};
+use topology::{NodeSnapshot, ProcessName, RepositoryList, RunBy, RunsWith, TopologyView};
 use tracing::{error, info};
 
 use super::clock::Wait;
@@ -34,8 +34,9 @@ impl Manager {
     pub(super) fn open_cluster(&mut self, known: Vec<KnownMember>) -> Result<(), UpError> {
         let path = self.directory.path();
         // The present file, where there is one: the node may have become a member since it came up.
-        let file = config::load(&path.join(config::FILE_NAME)).ok();
-        let settings = file.and_then(|file| file.cluster).or_else(|| self.config.cluster.clone());
+        let file = config::of_node(path).ok();
+        let settings = file.and_then(|file| file.config.cluster);
+        let settings = settings.or_else(|| self.config.cluster.clone());
         // The port is the old one's as long as that lives.
         self.cluster = None;
         let heartbeat = limits(&self.config).heartbeat;
@@ -85,8 +86,8 @@ impl Manager {
     pub(super) fn whole_view(&mut self) -> TopologyView {
         match &mut self.cluster {
             Some(cluster) => {
-                let own = self.table.snapshot(cluster.address());
-                cluster.view(own)
+                let runs_with = RunsWith { configuration: self.config.cluster_version };
+                cluster.view(NodeSnapshot { runs_with, ..self.table.snapshot(cluster.address()) })
             }
             None => self.table.view(),
         }
@@ -167,7 +168,15 @@ impl Manager {
 
     pub(super) fn cluster_status(&self) -> Option<ClusterStatus> {
         let waits = self.waits.as_ref().map(Wait::reason);
-        self.cluster.as_ref().map(|cluster| ClusterStatus { waits, ..cluster.status() })
+        let configuration = ConfigurationStatus {
+            runs_with: self.config.cluster_version,
+            current: self.repository.as_ref().map_or(0, RepositoryNode::configuration),
+        };
+        self.cluster.as_ref().map(|cluster| ClusterStatus {
+            waits,
+            configuration,
+            ..cluster.status()
+        })
     }
 
     /// No version that was shown is greater, and no life's microseconds are.
@@ -327,8 +336,8 @@ impl Manager {
     /// What `outlast topology discover` has written holds from now on.
     fn discover_anew(&mut self) -> Answer {
         let Some(cluster) = &self.cluster else { return in_no_cluster() };
-        let path = self.directory.path().join(config::FILE_NAME);
-        match config::load(&path).map(|file| file.cluster) {
+        let path = self.directory.path();
+        match config::of_node(path).map(|file| file.config.cluster) {
             Ok(Some(settings)) => {
                 cluster.discover(&settings);
                 let address = cluster.address();
@@ -336,7 +345,7 @@ impl Manager {
                 Answer::Done
             }
             Ok(None) => {
-                let reason = format!("{} has no [cluster]", path.display());
+                let reason = format!("{}/{} has no [cluster]", path.display(), config::FILE_NAME);
                 Answer::Refused { reason }
             }
             Err(error) => Answer::Refused { reason: error.to_string() },

@@ -31,6 +31,7 @@ use tracing::{error, info, warn};
 use super::super::Input;
 use super::super::applications_directory::ApplicationsDirectory;
 use super::Told;
+use crate::configuration;
 use crate::repository::applications::{
     APPLICATIONS_MAX, Coming, Local, Shared, Step, given_up, read, step, take, unneeded,
 };
@@ -88,6 +89,8 @@ pub(super) struct Parts {
     pub(super) told: watch::Receiver<Told>,
     /// What this node cannot have of what the cluster has, and why.
     pub(super) behind: watch::Sender<Vec<(String, String)>>,
+    /// The version of the cluster's configuration that holds.
+    pub(super) configuration: watch::Sender<u64>,
 }
 
 /// What the thread is started with.
@@ -188,7 +191,25 @@ impl Sharing {
         let _ = reply.send(answer).await;
     }
 
+    /// The copy has the cluster's configuration, too. What cannot be read is told by whoever wants to take it.
+    async fn look_at_configuration(&self) {
+        let current = configuration::current(&self.store).await.ok().flatten();
+        let version = current.map_or(0, |change| change.version);
+        let is_other = self.parts.configuration.send_if_modified(|told| {
+            let is_other = *told != version;
+            *told = version;
+            is_other
+        });
+        if is_other {
+            info!(
+                version,
+                "the cluster's configuration; a node takes it when it is stopped and started"
+            );
+        }
+    }
+
     async fn look_and_say(&mut self) {
+        self.look_at_configuration().await;
         let error = self.look().await.err();
         if let Some(error) = error.as_ref().filter(|_| error != self.said) {
             warn!(error, "about the cluster's applications");
