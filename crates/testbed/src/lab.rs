@@ -32,13 +32,14 @@ mod host;
 mod launch;
 mod network;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 pub use delay::Delayed;
 pub use faults::Traffic;
 pub use host::Host;
 
+use crate::turn;
 use faults::{Fate, Rules};
 use network::Network;
 
@@ -55,15 +56,12 @@ pub fn run<B: FnOnce(&Lab)>(hosts: &[&str], body: B) {
     run_for(LIMIT, hosts, body);
 }
 
-/// As [`run`], for whole clusters, whose body may take up to `limit`: one after the other, for two of them at once have more to
-/// do than a small machine does, and to be late is to be dead to them.
+/// As [`run`], for whole clusters, whose body may take up to `limit`: one after the other ([`turn`]).
 ///
 /// # Panics
 /// As [`run`].
 pub fn run_within<B: FnOnce(&Lab)>(limit: Duration, hosts: &[&str], body: B) {
-    static TURN: Mutex<()> = Mutex::new(());
-    // One that has panicked is over, too.
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = turn::take();
     run_for(limit, hosts, body);
 }
 

@@ -14,6 +14,7 @@
 //! | [`pace`] | how much slower the machine was than an idle one while a time was taken |
 //! | [`sipp`] | SIPp as an independent peer |
 //! | [`stores`] | Redis servers as the stores of a node, without a manager |
+//! | [`turn`] | one at a time: tests that need most of the machine, or measure how late something is |
 //! | [`wait`] | waiting for a condition with a deadline and a message, in place of sleeping |
 //!
 //! Nothing outside the tests depends on this crate. Everything listens on loopback with ports that the
@@ -30,4 +31,5 @@ pub mod node;
 pub mod pace;
 pub mod sipp;
 pub mod stores;
+pub mod turn;
 pub mod wait;

@@ -22,6 +22,7 @@ use std::time::Duration;
 use phone::LineTransport;
 use testbed::node::Node;
 use testbed::pace::{Pace, Slowness};
+use testbed::turn;
 
 use crate::deployable::Deployable;
 use crate::matrix::owner::Owner;
@@ -59,6 +60,7 @@ fn the_timer_of_a_call_at_rest_fires_when_its_owner_has_been_killed() {
     const NAME: &str = "witness-rest";
     const CALLS: usize = 30;
     let Some(witness) = Deployable::built("witness") else { return };
+    let _turn = turn::take();
     // A while after the calls are at rest, and nothing before.
     let witness = witness.with("once_ms = \"400\"", "once_ms = \"38000\"");
     let node = node_of(witness.with("beat_ms = \"500\"", "beat_ms = \"3600000\""));
@@ -83,6 +85,7 @@ fn node_of(witness: Deployable) -> Node {
 
 fn calls_in(name: &str, fault: Fault) {
     let Some(witness) = Deployable::built("witness") else { return };
+    let _turn = turn::take();
     let node = node_of(witness);
     let owner = Owner::of(&node, VICTIM);
     after_every_message(name, &node, fault, |transport, id| {
@@ -94,6 +97,7 @@ fn calls_in(name: &str, fault: Fault) {
 
 fn calls_out(name: &str, fault: Fault) {
     let Some(witness) = Deployable::built("witness") else { return };
+    let _turn = turn::take();
     let node = node_of(witness);
     after_every_message(name, &node, fault, |transport, id| {
         let call = CallOut::new(&node, transport, id);
