@@ -2,6 +2,7 @@
 //! which version it was made from; if that holds no more, somebody else has changed it, and nothing is done.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -155,16 +156,18 @@ fn explained(failure: Failure, overtaken: &str) -> Failure {
 
 fn read(path: &Path) -> Result<File, Failure> {
     let unreadable = || format!("{} cannot be read", path.display());
-    let size = fs::metadata(path).with_context(unreadable)?.len();
     // The line with the version is no part of it.
-    if size > 2 * DOCUMENT_BYTES_MAX as u64 {
+    let most = 2 * DOCUMENT_BYTES_MAX as u64;
+    let mut printed = String::new();
+    let file = fs::File::open(path).with_context(unreadable)?;
+    file.take(most + 1).read_to_string(&mut printed).with_context(unreadable)?;
+    if printed.len() as u64 > most {
         return Err(anyhow::anyhow!(
             "{} is longer than {DOCUMENT_BYTES_MAX} octets: is it the right file?",
             path.display()
         )
         .into());
     }
-    let printed = fs::read_to_string(path).with_context(unreadable)?;
     checked(path, &printed)?;
     let (base, text) = Document::read(&printed);
     Ok(File { base, text: text.to_owned() })
