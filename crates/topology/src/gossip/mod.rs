@@ -234,11 +234,25 @@ async fn gossip(
     handle.map(Arc::new).map_err(|error| GossipError::Library(error.to_string()))
 }
 
-/// A member's snapshot as it was read last.
+/// What was read last of a member.
+#[derive(Debug, Clone, PartialEq)]
 struct Read {
     life: u64,
     version: u64,
-    snapshot: Option<NodeSnapshot>,
+    /// Its last whole snapshot, and the life that it is of: the one before, until the first of this one has come whole. A
+    /// member that has begun anew is lost meanwhile, not unknown.
+    snapshot: Option<(u64, NodeSnapshot)>,
+}
+
+impl Read {
+    /// What is known with what has come now, which may be the half of something; `before` is what was known.
+    fn with(before: Option<&Read>, life: u64, version: u64, come: Option<NodeSnapshot>) -> Read {
+        let snapshot = match come {
+            Some(snapshot) => Some((life, snapshot)),
+            None => before.and_then(|before| before.snapshot.clone()),
+        };
+        Read { life, version, snapshot }
+    }
 }
 
 /// Asks, looks, and keeps the picture.
@@ -325,11 +339,9 @@ impl Keeper {
                     let (life, version) = (id.generation_id, state.max_version());
                     let known = read.get(&id.node_id);
                     if known.is_none_or(|known| (known.life, known.version) < (life, version)) {
-                        let before = known.filter(|known| known.life == life);
-                        // What has come by halves is not read; what is known of that life stands until the rest comes.
-                        let snapshot = published::read(|key| state.get(key))
-                            .or_else(|| before.and_then(|before| before.snapshot.clone()));
-                        read.insert(Arc::clone(&id.node_id), Read { life, version, snapshot });
+                        let come = published::read(|key| state.get(key));
+                        let now = Read::with(known, life, version, come);
+                        read.insert(Arc::clone(&id.node_id), now);
                     }
                 }
             })
@@ -347,8 +359,8 @@ impl Keeper {
     fn judge(&self, now: Instant) -> Picture {
         // A node that has got another name keeps its number.
         let mut latest: BTreeMap<NodeNumber, (u64, &NodeSnapshot)> = BTreeMap::new();
-        for Read { life, snapshot, .. } in self.read.values() {
-            if let Some(snapshot) = snapshot.as_ref().filter(|it| it.number != self.node)
+        for (life, snapshot) in self.read.values().filter_map(|read| read.snapshot.as_ref()) {
+            if snapshot.number != self.node
                 && latest.get(&snapshot.number).is_none_or(|(other, _)| other < life)
             {
                 latest.insert(snapshot.number, (*life, snapshot));

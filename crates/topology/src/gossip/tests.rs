@@ -112,6 +112,20 @@ async fn counts(member: &Gossip, what: &str, is_so: impl Fn(GossipCounters) -> b
     }
 }
 
+#[test]
+fn a_member_that_begins_anew_is_known_by_its_life_before_until_the_new_one_has_come_whole() {
+    let [before, after] = [1, 2].map(|version| NodeSnapshot { version, ..snapshot(3, 6_200) });
+    let first = Read::with(None, 7, 1, None);
+    assert_eq!(first.snapshot, None, "nothing of it has come whole yet");
+    let whole = Read::with(Some(&first), 7, 2, Some(before.clone()));
+    let half = Read::with(Some(&whole), 7, 3, None);
+    assert_eq!(half.snapshot, Some((7, before.clone())));
+    let anew = Read::with(Some(&half), 8, 1, None);
+    assert_eq!(anew, Read { life: 8, version: 1, snapshot: Some((7, before)) });
+    let whole = Read::with(Some(&anew), 8, 2, Some(after.clone()));
+    assert_eq!(whole.snapshot, Some((8, after)));
+}
+
 #[tokio::test]
 async fn eight_members_see_each_other_what_changes_and_who_is_lost_and_comes_back() {
     let ports: Vec<u16> = (0..8).map(|_| free_port()).collect();
@@ -168,6 +182,7 @@ async fn eight_members_see_each_other_what_changes_and_who_is_lost_and_comes_bac
     let returned = begin(settings(Discovery::KnownMembers), back.clone()).await;
     sees_up(&returned, &all_but(0)).await;
     for member in &members {
+        // Known all the time: of whom half is heard, the other half is what he was.
         let is_back = |picture: &Picture| {
             !picture.lost.contains(&number(0)) && picture.snapshots[&number(0)] == back
         };
