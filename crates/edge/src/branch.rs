@@ -7,9 +7,10 @@
 //! sent-by beside it. Keyed, because containers match transactions by it (RFC 3261 §17.2.3) and
 //! nobody outside shall choose another's.
 //!
-//! The sent-by of an edge of this node does not count. A request of a container's session comes back
-//! in by the node's own front door, and its repetition may leave by another edge than its first copy
-//! did: then the sent-by differs, and the branch beside it, a keyed hash itself, tells all.
+//! What an edge of ours has branched already keeps its branch. A repetition may go by other edges than the
+//! first copy, and by more or fewer of them: the door that a session's request comes back in by is another, an edge
+//! of the dialog has departed. The branch beside the sent-by is a keyed hash already and tells all, so
+//! whoever has had the first copy, phone or container, sees a repetition.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -35,11 +36,21 @@ impl Branch {
         sender: Sender,
         key: &Key,
     ) -> Branch {
+        if sender == Sender::OwnEdge
+            && let Some(branch) = top.and_then(Branch::in_via)
+        {
+            return branch;
+        }
         let mut branch = [0; BRANCH_CHARS];
         let (cookie, mac) = branch.split_at_mut(BRANCH_COOKIE.len());
         cookie.copy_from_slice(BRANCH_COOKIE);
         mac.copy_from_slice(&identify(request, top, sender, key, Purpose::Branch));
         Branch(branch)
+    }
+
+    /// The branch that an edge of ours has put into `via`; none in a Via that has another kind of branch.
+    fn in_via(via: &Via<'_>) -> Option<Branch> {
+        via.rfc3261_branch()?.try_into().ok().map(Branch)
     }
 
     /// The branch as it stands in a Via.

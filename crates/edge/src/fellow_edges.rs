@@ -6,14 +6,14 @@
 
 use std::net::SocketAddr;
 
-use sip::SipUri;
+use sip::{SipUri, Via};
 use topology::{
     EdgeAddress, ListenerTransport, ProcessEntry, ProcessName, ProcessState, TopologyView,
 };
 use transport::Transport;
 use transport::flow::canonical;
 
-use crate::listener::{Listener, Listeners};
+use crate::listener::{Listener, Listeners, PORT_DEFAULT};
 
 /// The addresses of the other edges.
 #[derive(Clone, Debug, Default)]
@@ -60,6 +60,12 @@ impl FellowEdges {
     /// Whether the URI names one that has departed, by an own or by a public address.
     pub fn were_named_by(&self, uri: &SipUri<'_>) -> bool {
         self.departed.iter().any(|listener| listener.is_named_by(uri))
+    }
+
+    /// Whether one that has departed wrote that Via: its sent-by is an own address.
+    pub fn wrote(&self, via: &Via<'_>) -> bool {
+        let port = via.port.unwrap_or(PORT_DEFAULT);
+        self.departed.iter().any(|listener| listener.is_own(&via.host, port))
     }
 }
 

@@ -107,7 +107,7 @@ impl Listener {
         self.is_own(&uri.host, port) || self.is_public(&uri.host, port)
     }
 
-    fn is_own(&self, host: &Host<'_>, port: u16) -> bool {
+    pub(crate) fn is_own(&self, host: &Host<'_>, port: u16) -> bool {
         host.ip() == Some(self.own.ip()) && port == self.own.port()
     }
 

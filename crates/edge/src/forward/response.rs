@@ -4,6 +4,9 @@
 //! without was added to a container's request, and the Via below is that container's. Anything else
 //! was forged and is dropped, so no response can be aimed at a broadcast address or at a stranger
 //! (RFC 4475 §3.3.10).
+//!
+//! The edge that a request came by may have departed since. What it would do now with the response to a
+//! container's request anybody can do: its Via is taken off, too.
 
 use bytes::BytesMut;
 use sip::{CheckedResponse, Edits, HeaderName, Message, Via};
@@ -67,7 +70,17 @@ fn pop(
 ) -> Result<Decision, DropReason> {
     let mut edits = Edits::new();
     edits.remove_first_value(HeaderName::Via);
-    match way_back(top, &view.keys.flow) {
+    let back = way_back(top, &view.keys.flow);
+    if let WayBack::Flow(_) = back
+        && view.fellows.wrote(next)
+        && way_back(next, &view.keys.flow) == WayBack::NextVia
+    {
+        let below = response.values(HeaderName::Via).nth(2).ok_or(DropReason::NoSecondVia)?;
+        let below = Via::parse(below).map_err(|_| DropReason::MalformedResponse)?;
+        edits.remove_first_value(HeaderName::Via);
+        return to_container(response, &below, attempt, view, &edits, out);
+    }
+    match back {
         WayBack::Forged => Err(DropReason::ForgedVia),
         WayBack::Flow(flow) => {
             let hop = Hop::from(reply_address(Some(next), flow));
@@ -77,16 +90,26 @@ fn pop(
             let bytes = render(response, &edits, out).map_err(|TooLarge| DropReason::TooLarge)?;
             Ok(Decision::Send { hop, bytes })
         }
-        WayBack::NextVia => {
-            let owner = Owner::of_via(next, &view.keys.owner).ok_or(DropReason::ForgedVia)?;
-            // DESIGN, "choosing a container", rule 2: a dead owner's response goes where whoever claims its records is.
-            let container =
-                view.container(Some(owner), response, attempt).ok_or(DropReason::NoContainer)?;
-            if view.peer_of_route(container).is_some() {
-                return Err(DropReason::NoContainer); // a peer knows nothing of a container's transactions
-            }
-            let bytes = render(response, &edits, out).map_err(|TooLarge| DropReason::TooLarge)?;
-            Ok(Decision::Offer { container, bytes })
-        }
+        WayBack::NextVia => to_container(response, next, attempt, view, &edits, out),
     }
+}
+
+/// Offers a response to the container that wrote `via`.
+fn to_container(
+    response: &Message,
+    via: &Via<'_>,
+    attempt: Attempt,
+    view: &View<'_>,
+    edits: &Edits,
+    out: &mut BytesMut,
+) -> Result<Decision, DropReason> {
+    let owner = Owner::of_via(via, &view.keys.owner).ok_or(DropReason::ForgedVia)?;
+    // DESIGN, "choosing a container", rule 2: a dead owner's response goes where whoever claims its records is.
+    let container =
+        view.container(Some(owner), response, attempt).ok_or(DropReason::NoContainer)?;
+    if view.peer_of_route(container).is_some() {
+        return Err(DropReason::NoContainer); // a peer knows nothing of a container's transactions
+    }
+    let bytes = render(response, edits, out).map_err(|TooLarge| DropReason::TooLarge)?;
+    Ok(Decision::Offer { container, bytes })
 }

@@ -121,3 +121,38 @@ fn a_containers_response_for_another_edges_via_goes_to_that_edge() {
         Err(SendError::Full)
     );
 }
+
+#[test]
+fn a_response_to_a_containers_request_comes_back_although_the_edge_it_left_by_has_departed() {
+    const DEPARTED: &str = "192.0.2.9:5060";
+    let mut rig = Rig::new();
+    let via = |rig: &Rig| {
+        let by_departed = rig.own_via(rig.flow(Transport::Udp, DEPARTED));
+        let departed = format!("SIP/2.0/UDP {DEPARTED};branch=z9hG4bKedge");
+        [by_departed, departed, rig.container_via(12), phone_via()]
+    };
+    // While it is there, it is its response.
+    rig.fellows = FellowEdges::new(vec![DEPARTED.parse().unwrap()], Vec::new());
+    let (hop, message) = sent(rig.receive(&response(&via(&rig)), OTHER_PHONE));
+    assert_eq!((hop, message.values(HeaderName::Via).count()), (datagram(DEPARTED), 3));
+    let departed = Listener::direct(Transport::Udp, DEPARTED.parse().unwrap());
+    rig.fellows = FellowEdges::new(Vec::new(), vec![departed]);
+    let (container, message) = rig.offered(rig.receive(&response(&via(&rig)), OTHER_PHONE));
+    assert_eq!((container.as_str(), message.values(HeaderName::Via).count()), ("container2", 2));
+    // What it had from elsewhere only it can give back; and nobody is believed who only wrote its address.
+    let back = format!(
+        "{};flow={}",
+        via(&rig)[1],
+        rig.token(TokenKind::Response, rig.flow(Transport::Udp, PHONE))
+    );
+    let (hop, _) =
+        sent(rig.receive(&response(&[via(&rig)[0].clone(), back, phone_via()]), OTHER_PHONE));
+    assert_eq!(hop, datagram(DEPARTED));
+    let [top, departed, ..] = via(&rig);
+    for (vias, reason) in [
+        (vec![top.clone(), departed.clone(), phone_via()], DropReason::ForgedVia),
+        (vec![top, departed], DropReason::NoSecondVia),
+    ] {
+        assert_eq!(rig.receive(&response(&vias), OTHER_PHONE), Decision::Drop(reason));
+    }
+}

@@ -164,6 +164,40 @@ fn a_sessions_request_to_the_node_itself_is_one_transaction_by_whichever_edges_i
     assert_eq!(found.len(), 1, "{found:?}");
 }
 
+// RFC 3261 §17.2.3: a phone that has answered it answers again, and does not take it for another request
+#[test]
+fn a_sessions_request_to_a_phone_has_one_branch_by_however_many_edges_it_goes() {
+    let edges = edges();
+    let phone = edges[1].flow(Transport::Udp, OTHER_PHONE);
+    let of_phone = format!("<sip:{}@192.0.2.2;lr>", edges[1].token(TokenKind::Dialog, phone));
+    let text = to_ourselves(&edges[0], "INFO", ";tag=b")
+        .replace("Max-Forwards: 70", &format!("Max-Forwards: 70\nRoute: {of_phone}"));
+    // The last one sends it to the phone.
+    let branch_by = |from: usize, doors: &[usize]| {
+        let (flow, source, text) = through(&edges[from], &edges[doors[0]], &text);
+        let arrived = |at: usize, flow, source, text: &str| {
+            sent(edges[at].receive_from(flow, source, Attempt::First, text))
+        };
+        let (mut hop, mut message) = arrived(doors[0], flow, source, &text);
+        for (before, at) in doors.iter().zip(&doors[1..]) {
+            let own = |at: usize| edges[at].listeners.iter().next().unwrap().own;
+            assert_eq!(hop, Hop::Datagram { local: own(*before), remote: own(*at) });
+            let text = String::from_utf8(message.buffer().to_vec()).unwrap();
+            let flow = Flow::new(Transport::Udp, own(*at), own(*before));
+            (hop, message) = arrived(*at, flow, Source::OtherEdge, text.trim_end());
+        }
+        assert_eq!(
+            hop,
+            Hop::from(ReplyAddress::Datagram { local: phone.local, remote: phone.remote })
+        );
+        message.top_via().unwrap().branch().unwrap().to_vec()
+    };
+    let straight = branch_by(0, &[1]);
+    assert_eq!(branch_by(0, &[0, 1]), straight);
+    assert_eq!(branch_by(1, &[1]), straight);
+    assert_eq!(branch_by(1, &[0, 1]), straight);
+}
+
 #[test]
 fn a_refusal_of_it_is_one_response_by_whichever_edges_it_goes() {
     let edges = edges();
