@@ -1,6 +1,7 @@
 //! An established call, seen from one of its sides.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use sip::{HeaderName, Message, Method, ResponseBuilder};
@@ -148,6 +149,10 @@ impl Call {
             if request.method() != Some(Method::Ack) {
                 let refusal = ResponseBuilder::new(&request, misfit.status).build();
                 line.answer(&request, refusal).await?;
+            }
+            if misfit.is_failover {
+                self.phone.shared().failovers.fetch_add(1, Ordering::Relaxed);
+                return Ok(Took::Other);
             }
             return Err(self.phone.shared().violations.note(misfit.why));
         }

@@ -1,7 +1,8 @@
 //! What each side of a call keeps of it, and what it tolerates from the other side (RFC 3261 §12).
 //!
 //! Pure. Stricter than a phone has to be: every departure is told, because after a takeover it is the CSeq that
-//! goes back and the tags that change sides.
+//! goes back and the tags that change sides. A request that comes again by another hop is none: whoever loses the hop
+//! that he sent it by has to send it by another (RFC 3263 §4.3), and does not know how far it came.
 
 use sip::{HeaderName, Message, Method, NameAddr};
 
@@ -17,6 +18,28 @@ pub(crate) struct Misfit {
     pub(crate) status: u16,
     /// What does not fit.
     pub(crate) why: String,
+    /// Nobody's mistake: it is the last request again, by another hop.
+    pub(crate) is_failover: bool,
+}
+
+/// The last request of the other side, and who passed it on.
+#[derive(Debug, Clone)]
+struct Last {
+    method: Vec<u8>,
+    hop: Vec<u8>,
+}
+
+impl Last {
+    fn of(request: &Message) -> Last {
+        Last {
+            method: request.method().map_or(Vec::new(), |method| method.as_bytes().to_vec()),
+            hop: request.top_via().map_or(Vec::new(), |via| via.sent_by().to_vec()),
+        }
+    }
+
+    fn came_by_another_hop_than(&self, other: &Last) -> bool {
+        self.method == other.method && self.hop != other.hop
+    }
 }
 
 /// A dialog, early or confirmed.
@@ -33,6 +56,8 @@ pub(crate) struct Dialog {
     local_cseq: u32,
     /// CSeq number of the last request of the other side.
     remote_cseq: Option<u32>,
+    /// That request.
+    last: Option<Last>,
     /// CSeq numbers of the other side's INVITEs, the last one at the end: their ACKs have the same.
     remote_invites: Vec<u32>,
 }
@@ -50,6 +75,7 @@ impl Dialog {
             routes,
             local_cseq: cseq(invite),
             remote_cseq: None,
+            last: None,
             remote_invites: Vec::new(),
         }
     }
@@ -64,6 +90,7 @@ impl Dialog {
             routes: invite.values(HeaderName::RecordRoute).map(text).collect(),
             local_cseq: 0,
             remote_cseq: Some(cseq(invite)),
+            last: Some(Last::of(invite)),
             remote_invites: vec![cseq(invite)],
         }
     }
@@ -118,12 +145,17 @@ impl Dialog {
             }
             Some(_) | None => {}
         }
+        let request_now = Last::of(request);
         if let Some(last) = self.remote_cseq
             && number <= last
         {
-            return Err(misfit(500, request, &format!("has CSeq {number} after {last}")));
+            let is_again = |last: &Last| request_now.came_by_another_hop_than(last);
+            let is_failover = number == last && self.last.as_ref().is_some_and(is_again);
+            let misfit = misfit(500, request, &format!("has CSeq {number} after {last}"));
+            return Err(Misfit { is_failover, ..misfit });
         }
         self.remote_cseq = Some(number);
+        self.last = Some(request_now);
         if request.method() == Some(Method::Invite) {
             self.remote_invites.push(number);
             let excess = self.remote_invites.len().saturating_sub(INVITES_MAX);
@@ -141,7 +173,7 @@ impl Dialog {
 fn misfit(status: u16, request: &Message, why: &str) -> Misfit {
     let method = text(request.method().map(|method| method.as_bytes()).unwrap_or_default());
     let call_id = text(request.call_id().unwrap_or_default());
-    Misfit { status, why: format!("{method} in {call_id} {why}") }
+    Misfit { status, why: format!("{method} in {call_id} {why}"), is_failover: false }
 }
 
 fn text(octets: &[u8]) -> String {
@@ -176,8 +208,12 @@ mod tests {
     use super::*;
 
     fn request(method: &str, cseq: u32, from: &str, to: &str) -> Message {
+        request_by("h", method, cseq, from, to)
+    }
+
+    fn request_by(hop: &str, method: &str, cseq: u32, from: &str, to: &str) -> Message {
         Message::parse(Bytes::from(format!(
-            "{method} sip:bob@192.0.2.1 SIP/2.0\r\nVia: SIP/2.0/UDP h;branch=z9hG4bK1\r\n\
+            "{method} sip:bob@192.0.2.1 SIP/2.0\r\nVia: SIP/2.0/UDP {hop};branch=z9hG4bK1\r\n\
              From: <sip:alice@x>;tag={from}\r\nTo: <sip:bob@x>{to}\r\nCall-ID: c\r\n\
              CSeq: {cseq} {method}\r\nContact: <sip:alice@192.0.2.2>\r\n\r\n"
         )))
@@ -212,6 +248,25 @@ mod tests {
             let misfit = dialog().take(&request(method, cseq, "a", ";tag=b"));
             assert_eq!(misfit.map_err(|misfit| misfit.status), Err(500), "{method} {cseq}");
         }
+    }
+
+    #[test]
+    fn a_request_that_comes_again_by_another_hop_is_no_mistake_and_not_taken_twice() {
+        let mut dialog = dialog();
+        let mut take = |hop: &str, method: &str, cseq: u32| {
+            dialog.take(&request_by(hop, method, cseq, "a", ";tag=b"))
+        };
+        assert_eq!(take("edge1", "INFO", 8), Ok(()));
+        for (hop, method, cseq, expected) in [
+            ("edge2", "INFO", 8, true),
+            ("edge1", "INFO", 8, false),
+            ("edge2", "MESSAGE", 8, false),
+            ("edge2", "INFO", 7, false),
+        ] {
+            let misfit = take(hop, method, cseq).expect_err("it had that number");
+            assert_eq!((misfit.status, misfit.is_failover), (500, expected), "{hop} {method}");
+        }
+        assert_eq!(take("edge2", "INFO", 9), Ok(()));
     }
 
     #[test]

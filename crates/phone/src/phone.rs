@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use sip::{Message, Method};
 use tokio::sync::{Mutex, mpsc};
@@ -141,6 +142,12 @@ impl Phone {
     /// What came that breaks the order of a dialog or a transaction, in the order it came.
     pub fn violations(&self) -> Vec<String> {
         self.shared().violations.all()
+    }
+
+    /// How many requests in calls came again by another hop, with the CSeq that they had had (RFC 3263 §4.3). They were
+    /// answered 500 and not taken, for whoever sent them may send a further one.
+    pub fn failovers(&self) -> u32 {
+        self.shared().failovers.load(Ordering::Relaxed)
     }
 
     /// Shows every message from now on to `watcher`.

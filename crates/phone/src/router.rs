@@ -56,6 +56,8 @@ pub(crate) struct Shared {
     acknowledgements: Mutex<HashMap<Bytes, (Vec<u8>, Bytes)>>,
     rings: Mutex<Rings>,
     pub(crate) violations: Violations,
+    /// Requests in calls that came again by another hop.
+    pub(crate) failovers: AtomicU32,
     pub(crate) watch: Watch,
     counter: AtomicU32,
 }
@@ -77,6 +79,7 @@ impl Shared {
             acknowledgements: Mutex::default(),
             rings: Mutex::default(),
             violations: Violations::default(),
+            failovers: AtomicU32::new(0),
             watch: Watch::default(),
             counter: AtomicU32::new(0),
         }

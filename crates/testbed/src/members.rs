@@ -13,8 +13,8 @@ use crate::lab::{Host, Lab};
 use crate::node::{Node, NodeOptions, ProcessStatus, outlast_in};
 use crate::wait;
 
-/// How long members may take to see each other on a busy machine.
-const LIMIT: Duration = Duration::from_secs(30);
+/// How long members may take to see each other, and records to be copied, on a busy machine.
+const LIMIT: Duration = Duration::from_secs(90);
 
 /// What one member of a cluster says of it: `outlast status --cluster --json`.
 #[derive(Debug, Clone, Deserialize)]
@@ -172,7 +172,7 @@ impl<'l> Members<'l> {
     /// Waits until this is what a member sees; how long that took.
     ///
     /// # Panics
-    /// When it does not within half a minute, with what it sees.
+    /// When it does not within a minute and a half, with what it sees.
     pub fn until_sees(
         &self,
         number: usize,
@@ -202,7 +202,7 @@ impl<'l> Members<'l> {
     /// Waits until every process of every node is ready, and, in a cluster, all nodes see it so.
     ///
     /// # Panics
-    /// When they are not within half a minute, and when one is switched off.
+    /// When they are not within a minute and a half, and when one is switched off.
     pub fn until_whole(&self) {
         if self.are == Are::OneCluster {
             let names: Vec<&str> = self.members.iter().map(|member| member.host.name()).collect();
@@ -220,7 +220,7 @@ impl<'l> Members<'l> {
     /// Waits until every record of the cluster's state has a copy on another host, and each node a share of the records.
     ///
     /// # Panics
-    /// When that takes longer than half a minute, with what the first member says of its stores.
+    /// When that takes longer than a minute and a half, with what the first member says of its stores.
     pub fn until_copied(&self) {
         wait::until("every record to have a copy", LIMIT, || {
             let said = self.host(0).enter(|| self.node(0).outlast(&["state", "status", "--json"]));

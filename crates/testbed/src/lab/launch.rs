@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -78,8 +78,24 @@ pub(super) fn again_inside(test: &str, limit: Duration) {
     match ended {
         Ok(status) if status.success() && is_up => eprintln!("{output}"),
         Ok(status) if status.success() => panic!("{test} did not run in its lab:\n{output}"),
-        other => panic!("{test} in its lab: {other:?}\n{output}"),
+        other => {
+            let kept = keep(test, &output);
+            panic!("{test} in its lab: {other:?}; all it wrote is in {}\n{output}", kept.display())
+        }
     }
+}
+
+/// Keeps what a test wrote that failed, beside the builds of this profile: whoever shows how tests ended may show a part of it
+/// only.
+fn keep(test: &str, output: &str) -> PathBuf {
+    let this_test = std::env::current_exe().expect("a running test has a path");
+    let directory = this_test.ancestors().nth(2).expect("it is in deps").join("failed-labs");
+    let path = directory.join(format!("{}.log", test.replace("::", ".")));
+    let written = std::fs::create_dir_all(&directory).and_then(|()| std::fs::write(&path, output));
+    if let Err(error) = written {
+        eprintln!("{}: {error}", path.display());
+    }
+    path
 }
 
 /// The outermost process; everything inside ends with it.

@@ -80,6 +80,8 @@ pub(crate) struct Tally {
     pub(crate) refusals: usize,
     /// How often somebody was told so in a call that was up.
     pub(crate) refusals_within: usize,
+    /// Requests in a call that a callee was sent again by another edge, though it had them.
+    pub(crate) failovers: u32,
 }
 
 impl Tally {
@@ -89,6 +91,7 @@ impl Tally {
         self.steps.extend(other.steps);
         self.refusals += other.refusals;
         self.refusals_within += other.refusals_within;
+        self.failovers += other.failovers;
         self.losses.extend(other.losses);
         self.established_lost += other.established_lost;
     }
@@ -218,7 +221,8 @@ fn is_for_now(status: u16) -> bool {
     matches!(status, 500 | 503)
 }
 
-/// Asks again what is refused for now.
+/// Asks again what is refused for now. A BYE that is answered 481 has ended the call, too (RFC 3261 §15.1.1): it was repeated by
+/// another edge when the callee had answered it.
 async fn ask_until_done<'c>(
     call: &mut Call,
     method: Method<'static>,
@@ -228,6 +232,7 @@ async fn ask_until_done<'c>(
         let response = call.request_by(0, method).await?;
         match response.status().unwrap_or_default() {
             200 => return Ok(()),
+            481 if method == Method::Bye => return Ok(()),
             status if is_for_now(status) => {
                 at().refusals_within += 1;
                 tokio::time::sleep(AGAIN_AFTER).await;
@@ -282,6 +287,7 @@ impl Pair {
         for phone in [&self.caller, &self.callee] {
             tally.losses.extend(phone.rang_again());
             tally.losses.extend(phone.violations());
+            tally.failovers += phone.failovers();
         }
         tally
     }

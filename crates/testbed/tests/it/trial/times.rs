@@ -195,7 +195,8 @@ impl Document<'_> {
              Commit {commit}, seed {seed}, {build} build, {} min {} s, {}; the processors were busy for {busy} % of the \
              time.\n\n{}\n{losses}\n\
              {made:.1} calls a second came up of {calls_per_second} asked for; callers were told {} times to try again, \
-             and {} times in\na call that was up; refreshes of bindings: {refreshes}; HTTP requests to {sessions} sessions.\n",
+             and {} times in\na call that was up; {} times a callee that had answered a request in a call was sent it again by another edge, \
+             and refused it\n(500; the caller tried again); refreshes of bindings: {refreshes}; HTTP requests to {sessions} sessions.\n",
             struck.len(),
             took.as_secs(),
             EXPLAINED,
@@ -205,6 +206,7 @@ impl Document<'_> {
             self.table(),
             losses.calls.refusals,
             losses.calls.refusals_within,
+            losses.calls.failovers,
         )
     }
 }
