@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::sipp::free_port;
+use crate::ports;
 use crate::wait;
 
 /// By when it must serve.
@@ -43,8 +43,8 @@ impl OwnEtcd {
         let mut etcd = OwnEtcd {
             directory: tempfile::TempDir::new_in(parent).expect("a temporary directory"),
             credentials: credentials.to_owned(),
-            address: format!("127.0.0.1:{}", free_port()),
-            peer: format!("127.0.0.1:{}", free_port()),
+            address: format!("127.0.0.1:{}", ports::free(1)),
+            peer: format!("127.0.0.1:{}", ports::free(1)),
             running: None,
         };
         etcd.run();

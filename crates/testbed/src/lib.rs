@@ -29,6 +29,7 @@ pub mod loopback;
 pub mod members;
 pub mod node;
 pub mod pace;
+pub mod ports;
 pub mod sipp;
 pub mod stores;
 pub mod turn;

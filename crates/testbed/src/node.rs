@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 
 use crate::stores::Stores;
-use crate::{binary, wait};
+use crate::{binary, ports, wait};
 
 /// How long a node may take to serve; a debug build on a busy machine needs a part of it.
 const READY_LIMIT: Duration = Duration::from_secs(30);
@@ -530,9 +530,9 @@ impl Drop for Node {
     }
 }
 
-/// Where a node alone in its cluster is reached by nobody.
+/// Where a node alone in its cluster is reached by nobody. Its member of etcd listens 30 and 31 ports above.
 fn own_address() -> String {
-    format!("127.0.0.1:{}", crate::sipp::free_port())
+    format!("127.0.0.1:{}", ports::free(32))
 }
 
 /// `outlast up` on that directory.

@@ -30,7 +30,7 @@ pub struct Scenario<'a> {
     pub server: SocketAddr,
     /// How it sends.
     pub transport: SippTransport,
-    /// Own port; see [`free_port`]. The address is the one that this host has for whoever speaks to the server.
+    /// Own port; see [`ports::free`](crate::ports::free). The address is the one that this host has for whoever speaks to the server.
     pub local_port: u16,
     /// Lines of the injection file, fields separated by `;`.
     pub fields: Vec<String>,
@@ -133,14 +133,4 @@ fn own_address_towards(server: SocketAddr) -> String {
     // Sends nothing.
     asking.connect(server).expect("a way to the server");
     asking.local_addr().expect("bound").ip().to_string()
-}
-
-/// A port on 127.0.0.1 that is free for UDP and TCP right now. SIPp cannot tell which port the system gave
-/// it, so it must be told one; a test retries nothing, the range in use is the system's own.
-pub fn free_port() -> u16 {
-    wait::until("a free port", Duration::from_secs(5), || {
-        let tcp = std::net::TcpListener::bind("127.0.0.1:0")?;
-        let port = tcp.local_addr()?.port();
-        std::net::UdpSocket::bind(("127.0.0.1", port)).map(|_| port)
-    })
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::sipp::free_port;
+use crate::ports;
 use crate::wait;
 
 /// By when servers must be up, or agree.
@@ -82,7 +82,7 @@ impl Stores {
     fn add(&mut self, number: usize, credentials: &Path) {
         let directory = self.directory.path().join(number.to_string());
         fs::create_dir(&directory).expect("it is new");
-        let (port, bus_port) = (free_port(), free_port());
+        let (port, bus_port) = (ports::free(1), ports::free(1));
         let (own, credentials) = (directory.display(), credentials.display());
         let conf = format!(
             "bind 127.0.0.1\ndir {own}\nunixsocket {own}/socket\nlogfile {own}/log\nsave \"\"\nappendonly yes\n\

@@ -2,7 +2,8 @@
 
 use phone::LineTransport;
 use testbed::node::Node;
-use testbed::sipp::{Scenario, Sipp, SippTransport, free_port};
+use testbed::ports;
+use testbed::sipp::{Scenario, Sipp, SippTransport};
 
 use crate::world::{self, DOMAIN, PASSWORD};
 
@@ -43,7 +44,7 @@ fn register_and_call(node: &Node, transport: SippTransport) {
     for user in ["caller", "callee"] {
         node.add_user(&format!("{user}@{DOMAIN}"), PASSWORD);
     }
-    let answering_port = free_port();
+    let answering_port = ports::free(1);
     let fields = vec![format!("callee;{DOMAIN};{}", credentials("callee"))];
     Sipp::start(&scenario(node, "register", transport, answering_port, fields, 1)).finish();
     assert_eq!(node.registrations().len(), 1);
@@ -51,7 +52,7 @@ fn register_and_call(node: &Node, transport: SippTransport) {
     let answering =
         Sipp::start(&scenario(node, "answer", transport, answering_port, Vec::new(), CALLS));
     let fields = vec![format!("caller;{DOMAIN};{};callee", credentials("caller"))];
-    let calling = Sipp::start(&scenario(node, "call", transport, free_port(), fields, CALLS));
+    let calling = Sipp::start(&scenario(node, "call", transport, ports::free(1), fields, CALLS));
     calling.finish();
     answering.finish();
 }
@@ -78,7 +79,8 @@ async fn our_phone_is_called_by_sipp_over_tcp() {
     node.add_user(&format!("caller@{DOMAIN}"), PASSWORD);
     let callee = world::registered(&node, "callee", LineTransport::Tcp).await;
     let fields = vec![format!("caller;{DOMAIN};{};callee", credentials("caller"))];
-    let calling = Sipp::start(&scenario(&node, "call", SippTransport::Tcp, free_port(), fields, 1));
+    let calling =
+        Sipp::start(&scenario(&node, "call", SippTransport::Tcp, ports::free(1), fields, 1));
     let call = callee.incoming().await.unwrap().answer().await.unwrap();
     call.hung_up().await.unwrap();
     tokio::task::spawn_blocking(move || calling.finish()).await.unwrap();

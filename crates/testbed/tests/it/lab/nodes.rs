@@ -7,7 +7,8 @@ use sip::Method;
 use testbed::clock::Clock;
 use testbed::lab::{self, Host, Traffic};
 use testbed::node::{Node, NodeOptions};
-use testbed::sipp::{Scenario, Sipp, SippTransport, free_port};
+use testbed::ports;
+use testbed::sipp::{Scenario, Sipp, SippTransport};
 use testbed::wait;
 
 use super::LIMIT;
@@ -173,14 +174,14 @@ fn sipp_calls_from_one_host_to_another() {
             rate: 10,
         };
         let (here, there) = (lab.host("here"), lab.host("there"));
-        let port = there.enter(free_port);
+        let port = there.enter(|| ports::free(1));
         let callee = format!("callee;{DOMAIN};{}", credentials("callee"));
         there.enter(|| {
             Sipp::start(&scenario("register", port, &[&callee], 1)).finish();
         });
         let answering = there.enter(|| Sipp::start(&scenario("answer", port, &[], 10)));
         let caller = format!("caller;{DOMAIN};{};callee", credentials("caller"));
-        let calling = here.enter(|| Sipp::start(&scenario("call", free_port(), &[&caller], 10)));
+        let calling = here.enter(|| Sipp::start(&scenario("call", ports::free(1), &[&caller], 10)));
         calling.finish();
         answering.finish();
     });
