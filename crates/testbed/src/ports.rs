@@ -13,7 +13,8 @@ const PLACE: u16 = 40;
 /// Ends below what the system gives.
 const PLACES: u16 = 500;
 
-/// The first of `count` ports of 127.0.0.1, one after the other, that are free for UDP and TCP, and that no other test of this process gets.
+/// The first of `count` ports of 127.0.0.1, one after the other, that are free for UDP and TCP. Nobody else in this process gets
+/// them before 500 further ones were asked for.
 ///
 /// # Panics
 /// When `count` is more than 40, or when there is no free place.
