@@ -5,8 +5,9 @@
 //! was forged and is dropped, so no response can be aimed at a broadcast address or at a stranger
 //! (RFC 4475 §3.3.10).
 //!
-//! The edge that a request came by may have departed since. What it would do now with the response to a
-//! container's request anybody can do: its Via is taken off, too.
+//! Edges that a request came by may have departed since. What they would do now with the response to a
+//! container's request anybody can do: their Vias are taken off, too. A phone that is sent a repetition by
+//! other edges has them in its answer for as long as it repeats that.
 
 use bytes::BytesMut;
 use sip::{CheckedResponse, Edits, HeaderName, Message, Via};
@@ -73,19 +74,66 @@ fn pop(
     let back = way_back(top, &view.keys.flow);
     if let WayBack::Flow(_) = back
         && view.fellows.wrote(next)
-        && way_back(next, &view.keys.flow) == WayBack::NextVia
+        && let Some(decision) = past_departed(response, attempt, view, out)?
     {
-        let below = response.values(HeaderName::Via).nth(2).ok_or(DropReason::NoSecondVia)?;
-        let below = Via::parse(below).map_err(|_| DropReason::MalformedResponse)?;
-        edits.remove_first_value(HeaderName::Via);
-        return to_container(response, &below, attempt, view, &edits, out);
+        return Ok(decision);
     }
+    go_back(response, back, next, attempt, view, edits, out)
+}
+
+/// What the departed edges below our Via would do with the response, as far as anybody can do it: it goes to the container,
+/// or to the edge, that they had the request from. `None`: they had it by a flow that has gone with them.
+fn past_departed(
+    response: &Message,
+    attempt: Attempt,
+    view: &View<'_>,
+    out: &mut BytesMut,
+) -> Result<Option<Decision>, DropReason> {
+    let mut edits = Edits::new();
+    edits.remove_first_value(HeaderName::Via);
+    let mut vias = response.values(HeaderName::Via).skip(1);
+    let mut below = || {
+        let value = vias.next().ok_or(DropReason::NoSecondVia)?;
+        Via::parse(value).map_err(|_| DropReason::MalformedResponse)
+    };
+    loop {
+        let via = below()?;
+        if let Some(address) = view.of_other_edge(&via)
+            && let Some(transport) = Transport::parse(via.transport)
+        {
+            let local = view.listeners.toward(transport, address).own;
+            let hop = Hop::to_address(transport, local, address);
+            let bytes = render(response, &edits, out).map_err(|TooLarge| DropReason::TooLarge)?;
+            return Ok(Some(Decision::Send { hop, bytes }));
+        }
+        let is_own = view.listeners.wrote(&via);
+        if !is_own && !view.fellows.wrote(&via) {
+            return Ok(None);
+        }
+        edits.remove_first_value(HeaderName::Via);
+        let back = way_back(&via, &view.keys.flow);
+        if is_own || !matches!(back, WayBack::Flow(_)) {
+            return go_back(response, back, &below()?, attempt, view, edits, out).map(Some);
+        }
+    }
+}
+
+/// Sends a response whose Vias down to that one are taken off by `edits` to who wrote `next`, the one below.
+fn go_back(
+    response: &Message,
+    back: WayBack,
+    next: &Via<'_>,
+    attempt: Attempt,
+    view: &View<'_>,
+    mut edits: Edits,
+    out: &mut BytesMut,
+) -> Result<Decision, DropReason> {
     match back {
         WayBack::Forged => Err(DropReason::ForgedVia),
         WayBack::Flow(flow) => {
             let hop = Hop::from(reply_address(Some(next), flow));
             if hop.is_stream() {
-                edits.ensure_content_length();
+                edits.ensure_content_length(); // RFC 3261 §16.7(9)
             }
             let bytes = render(response, &edits, out).map_err(|TooLarge| DropReason::TooLarge)?;
             Ok(Decision::Send { hop, bytes })

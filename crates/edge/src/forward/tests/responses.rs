@@ -156,3 +156,34 @@ fn a_response_to_a_containers_request_comes_back_although_the_edge_it_left_by_ha
         assert_eq!(rig.receive(&response(&vias), OTHER_PHONE), Decision::Drop(reason));
     }
 }
+
+#[test]
+fn a_response_comes_back_past_all_edges_that_have_departed_since() {
+    const DEPARTED: &str = "192.0.2.9:5060";
+    const OTHER: &str = "192.0.2.2:5060";
+    let mut rig = Rig::new();
+    let departed = Listener::direct(Transport::Udp, DEPARTED.parse().unwrap());
+    rig.fellows = FellowEdges::new(vec![OTHER.parse().unwrap()], vec![departed]);
+    let from = |rig: &Rig, address: &str| rig.own_via(rig.flow(Transport::Udp, address));
+    let departed = format!("SIP/2.0/UDP {DEPARTED};branch=z9hG4bKedge");
+    let departed_from = |rig: &Rig, address: &str| {
+        let token = rig.token(TokenKind::Response, rig.flow(Transport::Udp, address));
+        format!("{departed};flow={token}")
+    };
+    // It let the request in by its own front door, or had it from this edge; another one is there still.
+    let own_door = || [from(&rig, DEPARTED), departed_from(&rig, DEPARTED), departed.clone()];
+    let own = "SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bKedge".to_owned();
+    let of_own = || [from(&rig, DEPARTED), departed_from(&rig, "192.0.2.1:5060"), own.clone()];
+    for vias in [own_door(), of_own()] {
+        let vias = [&vias[..], &[rig.container_via(12), phone_via()]].concat();
+        let (container, message) = rig.offered(rig.receive(&response(&vias), OTHER_PHONE));
+        assert_eq!(
+            (container.as_str(), message.values(HeaderName::Via).count()),
+            ("container2", 2)
+        );
+    }
+    let other = format!("SIP/2.0/UDP {OTHER};branch=z9hG4bKedge");
+    let vias = [from(&rig, DEPARTED), departed_from(&rig, OTHER), other, rig.container_via(12)];
+    let (hop, message) = sent(rig.receive(&response(&vias), OTHER_PHONE));
+    assert_eq!((hop, message.values(HeaderName::Via).count()), (datagram(OTHER), 2));
+}

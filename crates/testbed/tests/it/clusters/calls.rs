@@ -1,13 +1,18 @@
 //! What phones notice of a cluster on three hosts: that it is one, and nothing when a part of it is gone.
 
+use std::collections::BTreeSet;
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use phone::{Call, LineTransport, Phone, PhoneError};
+use sip::Method;
 use testbed::crowd;
-use testbed::lab::{self, Host, Lab};
+use testbed::lab::{self, Host, Lab, Traffic};
 use testbed::members::Members;
 use testbed::node::{Node, NodeOptions};
 use testbed::pace::Pace;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::{LIMIT, NODES, is_whole};
@@ -25,6 +30,9 @@ const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// Registrations that a machine is too busy for are made again for so long.
 const REGISTERED_WITHIN: Duration = Duration::from_secs(90);
+
+/// Of a phone with more than one flow; its number is behind it.
+const INSTANCE: &str = "urn:uuid:00000000-0000-4000-8000-";
 
 /// Long enough for the others to take over what a node had that is cut off, and shorter than a phone waits.
 const CUT: Duration = Duration::from_secs(5);
@@ -48,7 +56,10 @@ fn cluster(lab: &Lab) -> Members<'_> {
 }
 
 async fn registered(node: &Node, user: &str) -> Phone {
-    let phone = world::phone(node, user, LineTransport::Udp).await;
+    until_registered(world::phone(node, user, LineTransport::Udp).await).await
+}
+
+async fn until_registered(phone: Phone) -> Phone {
     loop {
         match phone.register(600).await {
             Ok(_) => return phone,
@@ -286,5 +297,87 @@ fn calls_of_all_nodes_outlast_that_one_is_cut_off_for_a_while() {
             }
         });
         nobody_is_lost(&members, [0, 1, 2]);
+    });
+}
+
+/// A phone with flows by the edges of these nodes, registered.
+async fn registered_by(nodes: &[&Node], number: usize) -> Phone {
+    let flows: Vec<_> = nodes.iter().map(|node| (LineTransport::Udp, node.sip("udp"))).collect();
+    let (user, instance) = (format!("callee{number}"), format!("{INSTANCE}{number:012x}"));
+    let phone = Phone::with_flows(&user, DOMAIN, world::PASSWORD, &instance, &flows).await;
+    until_registered(phone.expect("a socket")).await
+}
+
+/// An INFO in a call of the agent, by its caller, until somebody does not tell him to try again.
+async fn ask(calling: &mut Call) -> Result<(), PhoneError> {
+    loop {
+        let response = calling.request_by(0, Method::Info).await?;
+        match response.status() {
+            Some(200) => return Ok(()),
+            // A callee that had answered it is sent it by another edge, and wants every CSeq once.
+            Some(500) => sleep(AGAIN_AFTER).await,
+            status => panic!("INFO was answered {status:?}"),
+        }
+    }
+}
+
+/// What a callee was sent and answered just before a node was lost, whose edges the request came by, comes to its end: the answer
+/// finds its way past edges that have gone, and who is asked again by another edge answers.
+#[test]
+fn requests_in_calls_whose_answers_were_lost_with_an_edge_are_answered_all_the_same() {
+    if !has_etcd() {
+        return;
+    }
+    lab::run_within(LIMIT, &HOSTS, |lab| {
+        let mut members = cluster(lab);
+        let phones = lab.host("phones");
+        // Enough that some go by each edge, and that agents are on each node.
+        let calls = phones.block_on(async {
+            let mut calls = Vec::new();
+            for number in 0..12 {
+                let caller = registered(members.node(0), &format!("caller{number}")).await;
+                let callee = registered_by(&[members.node(1), members.node(2)], number).await;
+                let both = agents_call(&caller, &callee).await;
+                calls.push((callee, both));
+            }
+            calls
+        });
+        let (hears, heard) = mpsc::channel();
+        for (number, (callee, _)) in calls.iter().enumerate() {
+            let hears = hears.clone();
+            callee.watch(Arc::new(move |_| {
+                // Nobody listens any more when all have heard it.
+                let _ = hears.send(number);
+            }));
+        }
+        let lose = |node| lab.lose(Traffic::from("phones").and_to(node));
+        let answers = [lose(NODES[1]), lose(NODES[2])];
+        thread::scope(|scope| {
+            let asking = scope.spawn(|| {
+                phones.block_on(async {
+                    let mut all = JoinSet::new();
+                    for (callee, (mut calling, answering)) in calls {
+                        all.spawn(async move {
+                            let asking = async {
+                                ask(&mut calling).await?;
+                                calling.hang_up().await
+                            };
+                            tokio::try_join!(asking, answering.hung_up())?;
+                            assert_eq!(callee.violations(), [""; 0]);
+                            Ok::<_, PhoneError>(())
+                        });
+                    }
+                    all.join_all().await
+                })
+            });
+            let mut have_heard = BTreeSet::new();
+            while have_heard.len() < 12 {
+                have_heard.insert(heard.recv_timeout(LIMIT).expect("every callee is asked"));
+            }
+            members.power_off(1);
+            drop(answers);
+            let ended = asking.join().expect("no panic");
+            assert!(ended.iter().all(Result::is_ok), "{ended:?}");
+        });
     });
 }
