@@ -11,6 +11,10 @@
 //! first copy, and by more or fewer of them: the door that a session's request comes back in by is another, an edge
 //! of the dialog has departed. The branch beside the sent-by is a keyed hash already and tells all, so
 //! whoever has had the first copy, phone or container, sees a repetition.
+//!
+//! But for requests other than INVITE the edge that sends to a phone counts: a phone that knows transactions by the branch alone
+//! would repeat its answer to the edge that asked first, which may have gone. Asked in a new transaction it has to say something
+//! (RFC 3261 §12.2.2), and an INVITE it would take for another call (§8.2.2.2).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -41,16 +45,28 @@ impl Branch {
         {
             return branch;
         }
-        let mut branch = [0; BRANCH_CHARS];
-        let (cookie, mac) = branch.split_at_mut(BRANCH_COOKIE.len());
-        cookie.copy_from_slice(BRANCH_COOKIE);
-        mac.copy_from_slice(&identify(request, top, sender, key, Purpose::Branch));
-        Branch(branch)
+        Branch::of_mac(&identify(request, top, sender, key, Purpose::Branch))
     }
 
     /// The branch that an edge of ours has put into `via`; none in a Via that has another kind of branch.
     fn in_via(via: &Via<'_>) -> Option<Branch> {
         via.rfc3261_branch()?.try_into().ok().map(Branch)
+    }
+
+    /// The branch of the same request when the edge whose Vias begin so sends it out of the house.
+    pub(crate) fn sent_by(self, via_start: &[u8], key: &Key) -> Branch {
+        let mut hashed = Hashed::from_slice(&[Purpose::Sent as u8]);
+        add(&mut hashed, &self.0);
+        add(&mut hashed, via_start);
+        Branch::of_mac(&text_of(&hashed, key))
+    }
+
+    fn of_mac(text: &[u8; MAC_CHARS]) -> Branch {
+        let mut branch = [0; BRANCH_CHARS];
+        let (cookie, mac) = branch.split_at_mut(BRANCH_COOKIE.len());
+        cookie.copy_from_slice(BRANCH_COOKIE);
+        mac.copy_from_slice(text);
+        Branch(branch)
     }
 
     /// The branch as it stands in a Via.
@@ -80,6 +96,7 @@ pub(crate) enum Sender {
 enum Purpose {
     Branch = 1,
     ToTag = 2,
+    Sent = 3,
 }
 
 /// What is hashed, as far as usual without heap.
@@ -108,7 +125,11 @@ fn identify(
         Sender::OwnEdge => add(&mut hashed, b""),
         Sender::Other => add(&mut hashed, top.map_or(&b"none"[..], |via| via.sent_by())),
     }
-    let mac: [u8; MAC_BYTES] = key.tag(&hashed);
+    text_of(&hashed, key)
+}
+
+fn text_of(hashed: &Hashed, key: &Key) -> [u8; MAC_CHARS] {
+    let mac: [u8; MAC_BYTES] = key.tag(hashed);
     let mut text = [0; MAC_CHARS];
     URL_SAFE_NO_PAD.encode_slice(mac, &mut text).expect("15 octets are 20 characters");
     text

@@ -4,7 +4,7 @@
 //! goes back and the tags that change sides. A request that comes again by another hop is none: whoever loses the hop
 //! that he sent it by has to send it by another (RFC 3263 §4.3), and does not know how far it came.
 
-use sip::{HeaderName, Message, Method, NameAddr};
+use sip::{HeaderName, Message, Method, NameAddr, Via};
 
 use crate::{Draft, Phone};
 
@@ -26,19 +26,23 @@ pub(crate) struct Misfit {
 #[derive(Debug, Clone)]
 struct Last {
     method: Vec<u8>,
-    hop: Vec<u8>,
+    path: Vec<Vec<u8>>,
 }
 
 impl Last {
     fn of(request: &Message) -> Last {
         Last {
             method: request.method().map_or(Vec::new(), |method| method.as_bytes().to_vec()),
-            hop: request.top_via().map_or(Vec::new(), |via| via.sent_by().to_vec()),
+            path: request
+                .values(HeaderName::Via)
+                .filter_map(|via| Via::parse(via).ok())
+                .map(|via| via.sent_by().to_vec())
+                .collect(),
         }
     }
 
-    fn came_by_another_hop_than(&self, other: &Last) -> bool {
-        self.method == other.method && self.hop != other.hop
+    fn came_by_another_path_than(&self, other: &Last) -> bool {
+        self.method == other.method && self.path != other.path
     }
 }
 
@@ -149,7 +153,7 @@ impl Dialog {
         if let Some(last) = self.remote_cseq
             && number <= last
         {
-            let is_again = |last: &Last| request_now.came_by_another_hop_than(last);
+            let is_again = |last: &Last| request_now.came_by_another_path_than(last);
             let is_failover = number == last && self.last.as_ref().is_some_and(is_again);
             let misfit = misfit(500, request, &format!("has CSeq {number} after {last}"));
             return Err(Misfit { is_failover, ..misfit });

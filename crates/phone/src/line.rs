@@ -22,6 +22,8 @@ use crate::{PATIENCE, PhoneError, T1, T2};
 
 /// Messages that wait to be written; a phone of a test never has more.
 const OUTBOX_LENGTH: usize = 1_024;
+/// Of a Via without one.
+const PORT_DEFAULT: u16 = 5060;
 /// How often an edge that does not listen yet is tried again.
 const RECONNECT_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -139,7 +141,7 @@ impl Line {
     /// When the line is closed.
     pub async fn send(&self, octets: Bytes) -> Result<(), PhoneError> {
         let outbox = self.connection().outbox.clone();
-        outbox.send(octets).await.map_err(|_| PhoneError::LineLost(self.edge))
+        outbox.send(Outgoing::of(octets)).await.map_err(|_| PhoneError::LineLost(self.edge))
     }
 
     /// Sends a response and keeps it for retransmissions of its request. A final one to an INVITE is sent until
@@ -187,7 +189,7 @@ async fn repeat(line: Weak<Line>, response: Bytes, what: String, t1: Duration) {
 #[derive(Debug)]
 struct Connection {
     local: SocketAddr,
-    outbox: mpsc::Sender<Bytes>,
+    outbox: mpsc::Sender<Outgoing>,
     /// Closed when the reading task has ended.
     open: watch::Receiver<()>,
     tasks: [tokio::task::AbortHandle; 2],
@@ -244,6 +246,35 @@ async fn own_address_towards(edge: SocketAddr) -> std::io::Result<IpAddr> {
     Ok(asking.local_addr()?.ip())
 }
 
+/// A message on its way out.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    octets: Bytes,
+    /// To whom over UDP; `None`: to the line's edge.
+    to: Option<SocketAddr>,
+}
+
+impl Outgoing {
+    /// A response goes to whom its request came from, whichever edge the line is to. Source: RFC 3261 §18.2.2, RFC 3581 §4.
+    pub(crate) fn of(octets: Bytes) -> Outgoing {
+        let response = octets.starts_with(b"SIP/2.0 ").then(|| Message::parse(octets.clone()));
+        let to = response.and_then(Result::ok).as_ref().and_then(came_from);
+        Outgoing { octets, to }
+    }
+
+    /// The answer that the first copy of this request had: to whom this copy came from.
+    pub(crate) fn again(octets: Bytes, request: &Message) -> Outgoing {
+        Outgoing { octets, to: came_from(request) }
+    }
+}
+
+/// By its top Via; `None` if that names none.
+fn came_from(message: &Message) -> Option<SocketAddr> {
+    let via = message.top_via().ok()?;
+    let port = via.rport().flatten().or(via.port).unwrap_or(PORT_DEFAULT);
+    Some(SocketAddr::new(via.received().or(via.host.ip())?, port))
+}
+
 /// Tells the watcher what was sent.
 struct Sent {
     shared: Arc<Shared>,
@@ -275,12 +306,13 @@ async fn read_datagrams(socket: Arc<UdpSocket>, router: Router, _open: watch::Se
 async fn write_datagrams(
     socket: Arc<UdpSocket>,
     edge: SocketAddr,
-    mut queue: mpsc::Receiver<Bytes>,
+    mut queue: mpsc::Receiver<Outgoing>,
     passed: Sent,
 ) {
-    while let Some(octets) = queue.recv().await {
+    while let Some(Outgoing { octets, to }) = queue.recv().await {
+        let to = to.unwrap_or(edge);
         // UDP may lose anything; retransmission is the exchange's business.
-        let _ = socket.send_to(&octets, edge).await;
+        let _ = socket.send_to(&octets, to).await;
         passed.passes(&octets);
     }
 }
@@ -309,10 +341,10 @@ async fn read_stream(
 
 async fn write_stream(
     mut stream: tokio::net::tcp::OwnedWriteHalf,
-    mut queue: mpsc::Receiver<Bytes>,
+    mut queue: mpsc::Receiver<Outgoing>,
     passed: Sent,
 ) {
-    while let Some(octets) = queue.recv().await {
+    while let Some(Outgoing { octets, .. }) = queue.recv().await {
         if stream.write_all(&octets).await.is_err() {
             return;
         }

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::answers::{Answers, Came, TransactionKey, transaction_key};
+use crate::line::Outgoing;
 use crate::rings::Rings;
 use crate::violations::Violations;
 use crate::watch::{Direction, Watch};
@@ -153,7 +154,7 @@ impl Drop for CallInbox {
 /// Takes every message of one line to where it belongs.
 pub(crate) struct Router {
     index: usize,
-    outbox: mpsc::Sender<Bytes>,
+    outbox: mpsc::Sender<Outgoing>,
     shared: Arc<Shared>,
     inbox: mpsc::Sender<NewCall>,
 }
@@ -161,7 +162,7 @@ pub(crate) struct Router {
 impl Router {
     pub(crate) fn new(
         index: usize,
-        outbox: mpsc::Sender<Bytes>,
+        outbox: mpsc::Sender<Outgoing>,
         shared: Arc<Shared>,
         inbox: mpsc::Sender<NewCall>,
     ) -> Router {
@@ -187,7 +188,7 @@ impl Router {
 
     async fn send(&self, octets: Bytes) {
         // The writer is gone when the line is closing: nothing is lost that a test waits for.
-        let _ = self.outbox.send(octets).await;
+        let _ = self.outbox.send(Outgoing::of(octets)).await;
     }
 
     async fn response(&self, response: Message) {
@@ -230,7 +231,11 @@ impl Router {
         let Some(key) = transaction_key(&request) else { return };
         let came = self.shared.answers().came(key.clone());
         match came {
-            Came::Again(Some(answer)) => return self.send(answer).await,
+            Came::Again(Some(answer)) => {
+                // As when the line is closing, above.
+                let _ = self.outbox.send(Outgoing::again(answer, &request)).await;
+                return;
+            }
             Came::Again(None) => return,
             Came::First => {}
         }

@@ -232,9 +232,32 @@ impl Leaving<'_> {
             }
         };
         let (top, keys) = (self.top_via.as_ref(), view.keys);
-        let branch = Branch::of(self.request, top, view.sender(top, back.as_ref()), &keys.branch);
+        let mut branch =
+            Branch::of(self.request, top, view.sender(top, back.as_ref()), &keys.branch);
+        if self.leaves_the_house(view) && !self.is_of_an_invite() {
+            branch = branch.sent_by(listener.via_start().as_bytes(), &keys.branch);
+        }
         let added = via::added(self.call_id, branch, listener, back, &keys.flow);
         edits.push_front(HeaderName::Via, &added);
+    }
+
+    /// Whether no other edge of ours, nor a container, gets it next.
+    fn leaves_the_house(&self, view: &View<'_>) -> bool {
+        match self.next {
+            NextHop::Flow(_) | NextHop::Peer(_) => true,
+            NextHop::Address { address, .. } => {
+                view.listeners.iter().all(|listener| listener.own != address)
+                    && !view.fellows.has(&address)
+            }
+            NextHop::Container(_) | NextHop::FlowOfOtherEdge(_) | NextHop::OtherEdge { .. } => {
+                false
+            }
+        }
+    }
+
+    /// Whether it is one, or must have the branch of one (RFC 3261 §9.1, §17.1.1.3).
+    fn is_of_an_invite(&self) -> bool {
+        matches!(self.method, Some(Method::Invite | Method::Ack | Method::Cancel))
     }
 }
 

@@ -15,7 +15,7 @@ use transport::Transport;
 use transport::link::SendError;
 
 use super::leave::{TooLarge, render};
-use super::{Arrival, Attempt, Decision, DropReason, Hop, View};
+use super::{Arrival, Attempt, Decision, DropReason, Hop, Source, View};
 use crate::owner::Owner;
 use crate::via::{WayBack, reply_address, way_back};
 
@@ -25,11 +25,39 @@ pub(super) fn from_outside(arrival: &Arrival<'_>, view: &View<'_>, out: &mut Byt
     let Ok(CheckedResponse { top_via, next_via }) = response.read_response() else {
         return Decision::Drop(DropReason::MalformedResponse);
     };
+    let Some(next_via) = next_via else {
+        let is_ours = view.listeners.wrote(&top_via);
+        let reason = if is_ours { DropReason::NoSecondVia } else { DropReason::NotOurVia };
+        return Decision::Drop(reason);
+    };
     if !view.listeners.wrote(&top_via) {
-        return Decision::Drop(DropReason::NotOurVia);
+        let passed_on = for_other_edge(arrival, [&top_via, &next_via], view, out);
+        return passed_on.unwrap_or(Decision::Drop(DropReason::NotOurVia));
     }
-    let Some(next_via) = next_via else { return Decision::Drop(DropReason::NoSecondVia) };
     pop(response, [&top_via, &next_via], arrival.attempt, view, out).unwrap_or_else(Decision::Drop)
+}
+
+/// A phone that always speaks to the same edge sends it what another one is to have, too, and repeats an answer with the Vias that its
+/// request had the first time. It goes on to the edge that wrote the top one; of one that has departed anybody does what it would.
+fn for_other_edge(
+    arrival: &Arrival<'_>,
+    [top, next]: [&Via<'_>; 2],
+    view: &View<'_>,
+    out: &mut BytesMut,
+) -> Option<Decision> {
+    let is_ours = match way_back(top, &view.keys.flow) {
+        WayBack::Flow(_) => true,
+        WayBack::NextVia => Owner::of_via(next, &view.keys.owner).is_some(),
+        WayBack::Forged => false,
+    };
+    if !is_ours || arrival.source != Source::Outside {
+        return None;
+    }
+    if view.fellows.wrote(top) {
+        let passed_on = past_departed(arrival.message, 0, arrival.attempt, view, out);
+        return passed_on.unwrap_or_else(|reason| Some(Decision::Drop(reason)));
+    }
+    to_other_edge(arrival.message, top, view)
 }
 
 /// Decides about a response that a container made or passes on.
@@ -74,24 +102,26 @@ fn pop(
     let back = way_back(top, &view.keys.flow);
     if let WayBack::Flow(_) = back
         && view.fellows.wrote(next)
-        && let Some(decision) = past_departed(response, attempt, view, out)?
+        && let Some(decision) = past_departed(response, 1, attempt, view, out)?
     {
         return Ok(decision);
     }
     go_back(response, back, next, attempt, view, edits, out)
 }
 
-/// What the departed edges below our Via would do with the response, as far as anybody can do it: it goes to the container,
-/// or to the edge, that they had the request from. `None`: they had it by a flow that has gone with them.
+/// What the departed edges whose Vias are below the first `own` ones, which are ours, would do with the response, as far as anybody
+/// can do it: it goes to the container, or to the edge, that they had the request from. `None`: they had it by a flow that has gone
+/// with them.
 fn past_departed(
     response: &Message,
+    own: usize,
     attempt: Attempt,
     view: &View<'_>,
     out: &mut BytesMut,
 ) -> Result<Option<Decision>, DropReason> {
     let mut edits = Edits::new();
-    edits.remove_first_value(HeaderName::Via);
-    let mut vias = response.values(HeaderName::Via).skip(1);
+    (0..own).for_each(|_| edits.remove_first_value(HeaderName::Via));
+    let mut vias = response.values(HeaderName::Via).skip(own);
     let mut below = || {
         let value = vias.next().ok_or(DropReason::NoSecondVia)?;
         Via::parse(value).map_err(|_| DropReason::MalformedResponse)

@@ -187,3 +187,30 @@ fn a_response_comes_back_past_all_edges_that_have_departed_since() {
     let (hop, message) = sent(rig.receive(&response(&vias), OTHER_PHONE));
     assert_eq!((hop, message.values(HeaderName::Via).count()), (datagram(OTHER), 2));
 }
+
+#[test]
+fn a_response_that_another_edge_is_to_have_goes_there_or_past_it_when_it_has_departed() {
+    const OTHER: &str = "192.0.2.2:5060";
+    let mut rig = Rig::new();
+    let other = OTHER.parse().unwrap();
+    rig.fellows = FellowEdges::new(vec![other], Vec::new());
+    let from_phone = rig.own_via(rig.flow(Transport::Udp, PHONE)).replace("192.0.2.1", "192.0.2.2");
+    let of_container = format!("SIP/2.0/UDP {OTHER};branch=z9hG4bKedge");
+    let by_container = [of_container.clone(), rig.container_via(12), phone_via()];
+    for vias in [&[from_phone.clone(), phone_via()][..], &by_container] {
+        let (hop, message) = sent(rig.receive(&response(vias), OTHER_PHONE));
+        assert_eq!((hop, message.values(HeaderName::Via).count()), (datagram(OTHER), vias.len()));
+        // Once: the two may not agree whose address it is.
+        let flow = rig.flow(Transport::Udp, OTHER);
+        let again = rig.receive_from(flow, Source::OtherEdge, Attempt::First, &response(vias));
+        assert_eq!(again, Decision::Drop(DropReason::NotOurVia));
+    }
+    let foreign = Decision::Drop(DropReason::NotOurVia);
+    assert_eq!(rig.receive(&response(&[of_container, phone_via()]), OTHER_PHONE), foreign);
+
+    let departed = Listener::direct(Transport::Udp, other);
+    rig.fellows = FellowEdges::new(Vec::new(), vec![departed]);
+    let (container, message) = rig.offered(rig.receive(&response(&by_container), OTHER_PHONE));
+    assert_eq!((container.as_str(), message.values(HeaderName::Via).count()), ("container2", 2));
+    assert_eq!(rig.receive(&response(&[from_phone, phone_via()]), OTHER_PHONE), foreign);
+}

@@ -198,6 +198,26 @@ fn a_sessions_request_to_a_phone_has_one_branch_by_however_many_edges_it_goes() 
     assert_eq!(branch_by(1, &[0, 1]), straight);
 }
 
+// RFC 3261 §12.2.2: a phone that had answered it by an edge that has gone says something to the one that asks now
+#[test]
+fn a_request_that_another_edge_sends_to_a_phone_is_another_transaction_unless_it_is_of_an_invite() {
+    let edges = edges();
+    let branch_by = |method: &str, at: usize| {
+        let phone = edges[at].flow(Transport::Udp, OTHER_PHONE);
+        let address = edges[at].listeners.iter().next().unwrap().own;
+        let of_phone = format!("<sip:{}@{address};lr>", edges[at].token(TokenKind::Dialog, phone));
+        let text = to_ourselves(&edges[0], method, ";tag=b")
+            .replace("Max-Forwards: 70", &format!("Max-Forwards: 70\nRoute: {of_phone}"));
+        let (flow, source, text) = through(&edges[0], &edges[at], &text);
+        let (_, message) = sent(edges[at].receive_from(flow, source, Attempt::First, &text));
+        message.top_via().unwrap().branch().unwrap().to_vec()
+    };
+    for (method, is_one) in [("INFO", false), ("BYE", false), ("INVITE", true), ("ACK", true)] {
+        assert_eq!(branch_by(method, 0) == branch_by(method, 1), is_one, "{method}");
+        assert_eq!(branch_by(method, 1), branch_by(method, 1), "{method}");
+    }
+}
+
 #[test]
 fn a_refusal_of_it_is_one_response_by_whichever_edges_it_goes() {
     let edges = edges();
