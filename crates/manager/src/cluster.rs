@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use topology::protocol::ClusterStatus;
 use topology::{
-    ClockOffset, ClockOffsets, HeartbeatSettings, Member, MemberFile, Membership, NodeNumber,
-    NodeSnapshot, Picture, TopologyView, cluster_view,
+    ClockOffset, ClockOffsets, FormatLevel, HeartbeatSettings, Member, MemberFile, Membership,
+    NodeNumber, NodeSnapshot, Picture, TopologyView, cluster_view,
 };
 
 pub mod clock;
@@ -436,7 +436,7 @@ impl Cluster {
     }
 
     /// What the node's own processes are shown, with `own` as it is now.
-    pub fn view(&mut self, own: &NodeSnapshot) -> &TopologyView {
+    pub fn view(&mut self, own: &NodeSnapshot, format_level: FormatLevel) -> &TopologyView {
         let others = self.others.iter();
         let others = others.map(|(number, other)| (*number, other.snapshot.clone())).collect();
         let cluster = topology::Cluster {
@@ -444,6 +444,7 @@ impl Cluster {
             others: &others,
             lost: &self.lost(),
             numbers_given: self.file.membership.numbers_given,
+            format_level,
         };
         self.view = cluster_view(&cluster, &self.view);
         &self.view
@@ -467,6 +468,7 @@ impl Cluster {
             waits: None,
             gossip: topology::GossipCounters::default(),
             configuration: topology::protocol::ConfigurationStatus::default(),
+            formats: topology::protocol::FormatsStatus::default(),
         }
     }
 

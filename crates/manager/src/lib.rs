@@ -17,6 +17,7 @@
 pub mod cluster;
 pub mod configuration;
 pub mod deployment;
+pub mod format_level;
 pub mod guardian;
 pub mod process_table;
 pub mod repository;

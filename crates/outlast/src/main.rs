@@ -12,6 +12,7 @@ mod control;
 mod demo;
 mod drain;
 mod failure;
+mod formats;
 mod guest_limits;
 mod identity;
 mod keys;

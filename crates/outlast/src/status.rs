@@ -15,8 +15,8 @@ use crate::command_line::{Reader, Scope};
 use crate::configuration::standing;
 use crate::control::{ask, unexpected};
 use crate::failure::Failure;
-use crate::output;
 use crate::recovery::report::Report;
+use crate::{formats, output};
 
 pub(crate) fn status(directory: &Path, scope: Scope, reader: Reader) -> Result<(), Failure> {
     match ask(directory, Request::Status) {
@@ -99,6 +99,7 @@ fn show(directory: &Path, status: NodeStatus, reader: Reader) -> Result<(), Fail
             status.repository.iter().for_each(|report| output::line(&repository_line(report)));
             let configuration = standing::lines(directory, &status);
             configuration.iter().for_each(|line| output::line(line));
+            formats::line(&status).iter().for_each(|line| output::line(line));
             show_cluster(&status);
             processes(&status.view);
             if !status.applications.is_empty() {

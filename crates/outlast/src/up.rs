@@ -21,7 +21,7 @@ use crate::command_line::UpWishes;
 use crate::configuration::taking::{self, Taken};
 use crate::failure::Failure;
 use crate::outlet::Outlet;
-use crate::{logging, stores};
+use crate::{formats, logging, stores};
 
 /// What was said last waits this long for whoever reads it.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -33,6 +33,8 @@ pub(crate) fn up(directory: &Path, wishes: &UpWishes) -> Result<(), Failure> {
         true => Taken { config: first_run(directory, &path, wishes)?, told: Vec::new() },
         false => taking::take(directory)?,
     };
+    // Behind that: the node's copy of the repository is as new as it can be.
+    formats::check(directory)?;
     let (stdout, stderr) = (Outlet::new(io::stdout()), Outlet::new(io::stderr()));
     // A directory that cannot be used is told by the guardian, with what to do about it.
     let _ = DirBuilder::new().recursive(true).mode(0o700).create(directory.join("log"));

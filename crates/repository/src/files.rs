@@ -17,6 +17,7 @@ use tokio::time::{Duration, Instant, sleep};
 
 use crate::client::messages::{Delete, Operation, Put, Range, Txn};
 use crate::client::{Client, ClientError};
+use crate::lock::Fence;
 use crate::namespace::Namespace;
 
 /// A piece; in the gateway's spelling a third longer, and below what etcd takes as it comes (1.5 MiB).
@@ -66,6 +67,11 @@ pub enum FileError {
         /// Of which file.
         hash: String,
     },
+    /// Whoever puts or removes it has lost the lock for it.
+    #[error(
+        "whoever changes this file has lost the lock for it; see what has become of it, and try again"
+    )]
+    LockLost,
     /// The repository's.
     #[error(transparent)]
     Client(#[from] ClientError),
@@ -121,13 +127,22 @@ pub struct Files {
     client: Client,
     /// Before all keys.
     prefix: String,
+    /// Under which lock they are changed.
+    fence: Option<Fence>,
 }
 
 impl Files {
     /// Those that this client reaches there.
     #[must_use]
     pub fn new(client: Client, namespace: &Namespace) -> Files {
-        Files { client, prefix: namespace.files() }
+        Files { client, prefix: namespace.files(), fence: None }
+    }
+
+    /// The same ones; they are changed as long as that lock is held, and not any more ([`FileError::LockLost`]) when it is
+    /// another's.
+    #[must_use]
+    pub fn fenced(&self, fence: Fence) -> Files {
+        Files { fence: Some(fence), ..self.clone() }
     }
 
     /// Puts a file; what is there of it already is put again.
@@ -220,11 +235,13 @@ impl Files {
 
     /// What may be done twice.
     async fn change(&self, success: Vec<Operation>) -> Result<(), FileError> {
-        let txn = Txn { success, ..Txn::default() };
+        let compare = self.fence.iter().map(Fence::condition).collect();
+        let txn = Txn { compare, success, ..Txn::default() };
         let deadline = Instant::now() + PATIENCE;
         loop {
             match self.client.txn(&txn).await {
-                Ok(_) => return Ok(()),
+                Ok(done) if done.succeeded => return Ok(()),
+                Ok(_) => return Err(FileError::LockLost),
                 Err(error) if !error.is_transient() || Instant::now() >= deadline => {
                     return Err(error.into());
                 }

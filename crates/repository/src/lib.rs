@@ -6,7 +6,7 @@
 //!
 //! - [`client`]: etcd by its JSON gateway, no more of it than is used here. This crate alone knows that it is etcd.
 //! - [`store`]: transactions there, a copy here, and what keeps the copy up with it.
-//! - [`files`]: what is too long for a record. - [`lock`]: chores that one node does at a time.
+//! - [`files`]: what is too long for a record. - [`lock`]: chores that one node does at a time, with fencing tokens.
 //! - [`namespace`]: which keys are ours. - [`seats`]: which nodes run a member of it (decision). - [`member`]: how such a member is run.
 //!
 //! Deliberately absent: running etcd (the manager's business), and what records mean.
@@ -21,6 +21,6 @@ pub mod store;
 
 pub use client::{Client, ClientError, ClientOptions, Endpoint, Login};
 pub use files::{FileError, FileNote, Files, Piece};
-pub use lock::{Lock, Taken};
+pub use lock::{Fence, Lock, Taken};
 pub use namespace::Namespace;
 pub use store::{Follower, RepositoryOptions, RepositoryStore};

@@ -4,14 +4,17 @@
 //! |---|---|
 //! | `outlast/x/NAME`, as [`lock`](crate::Namespace::lock) has it | `LEASE HOLDER`, for as long as the holder lives and no longer than the lease |
 //!
-//! A holder that stands still may be overtaken, so what it writes must expect the records as it has read them; the lock keeps
-//! two from beginning, not from finishing.
+//! A holder that stands still may be overtaken: the lock keeps two from beginning, not from finishing. So what is done under it is
+//! written with its fencing token ([`Fence`], [`RepositoryStore::fenced`](crate::RepositoryStore::fenced),
+//! [`Files::fenced`](crate::Files::fenced)), and etcd refuses that from the moment when the lock is not this holder's any more.
 
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant, sleep};
 
-use crate::client::messages::{Compare, Operation, Put, Range, RangeResponse, Txn};
+use crate::client::messages::{
+    Compare, KeyValue, Operation, Put, Range, RangeResponse, Txn, TxnResponse,
+};
 use crate::client::{Client, ClientError};
 
 /// A lock that this process holds. Dropped without [`release`](Lock::release), it ends with its lease.
@@ -20,6 +23,37 @@ pub struct Lock {
     client: Client,
     lease: i64,
     keeping: JoinHandle<()>,
+    fence: Fence,
+}
+
+/// A lock's fencing token: the change by which its holder took it. Whoever takes it next has a greater one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fence {
+    key: Bytes,
+    token: i64,
+}
+
+impl Fence {
+    /// Greater than that of all earlier holders.
+    #[must_use]
+    pub fn token(&self) -> u64 {
+        self.token.unsigned_abs()
+    }
+
+    /// Holds as long as the lock is this holder's.
+    pub(crate) fn condition(&self) -> Compare {
+        Compare::unchanged_since(self.key.clone(), self.token)
+    }
+
+    /// What shows whether it is.
+    pub(crate) fn look(&self) -> Operation {
+        Operation::Range(Range { key: self.key.clone(), ..Range::default() })
+    }
+
+    /// By what that look has found.
+    pub(crate) fn is_held(&self, found: Option<&KeyValue>) -> bool {
+        found.is_some_and(|found| found.mod_revision == self.token)
+    }
 }
 
 /// What came of an attempt.
@@ -52,21 +86,27 @@ impl Lock {
             failure: vec![Operation::Range(Range { key: key.clone(), ..Range::default() })],
         };
         // Asked twice after an answer that was lost it finds its own lease there.
-        let taken: crate::client::messages::TxnResponse =
-            client.ask("kv/txn", &txn, deadline).await?;
+        let taken: TxnResponse = client.ask("kv/txn", &txn, deadline).await?;
         let found = taken.responses.into_iter().find_map(|response| response.response_range);
-        match found.as_ref().and_then(held) {
-            Some(by) if !taken.succeeded && *by != value => {
+        let token = match found.as_ref().and_then(held) {
+            Some(by) if by.value != value => {
                 // Nobody waits for it; it would end by itself.
                 let _ = client.lease_revoke(lease).await;
-                Ok(Taken::By(holder_in(by)))
+                return Ok(Taken::By(holder_in(&by.value)));
             }
-            Some(_) | None => {
-                let every = Duration::from_secs(seconds) / 3;
-                let keeping = tokio::spawn(keep(client.clone(), lease, every));
-                Ok(Taken::Held(Lock { client: client.clone(), lease, keeping }))
-            }
-        }
+            Some(own) => own.mod_revision,
+            None => taken.header.revision,
+        };
+        let every = Duration::from_secs(seconds) / 3;
+        let keeping = tokio::spawn(keep(client.clone(), lease, every));
+        let fence = Fence { key: key.clone(), token };
+        Ok(Taken::Held(Lock { client: client.clone(), lease, keeping, fence }))
+    }
+
+    /// What everything is written with that is done under it.
+    #[must_use]
+    pub fn fence(&self) -> Fence {
+        self.fence.clone()
     }
 
     /// Lets others have it.
@@ -94,21 +134,21 @@ pub async fn holder(
 ) -> Result<Option<String>, ClientError> {
     let range = Range { key: key.clone(), ..Range::default() };
     let found = client.range(&range, deadline).await?;
-    Ok(held(&found).map(holder_in))
+    Ok(held(&found).map(|found| holder_in(&found.value)))
 }
 
 async fn keep(client: Client, lease: i64, every: Duration) {
     loop {
         sleep(every).await;
-        // A lease that has ended is another's by now: who holds it finds that by what it expects of records.
+        // The lock is another's by now: its holder finds that as soon as it writes with its fence.
         if let Ok(None) = client.lease_keep_alive(lease, Instant::now() + every).await {
             return;
         }
     }
 }
 
-fn held(found: &RangeResponse) -> Option<&Bytes> {
-    found.kvs.first().map(|kv| &kv.value)
+fn held(found: &RangeResponse) -> Option<&KeyValue> {
+    found.kvs.first()
 }
 
 fn holder_in(value: &Bytes) -> String {

@@ -34,6 +34,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::client::messages::{Operation, Put, Txn, TxnResponse};
 use crate::client::{Client, ClientError};
+use crate::lock::Fence;
 use committer::{Job, commit_jobs};
 use copy::Copy;
 use follower::Following;
@@ -69,6 +70,8 @@ pub struct RepositoryOptions {
 #[derive(Clone)]
 pub struct RepositoryStore {
     shared: Arc<Shared>,
+    /// Under which lock changes are made.
+    fence: Option<Fence>,
 }
 
 struct Shared {
@@ -103,7 +106,14 @@ impl RepositoryStore {
         let place = Place { client, layout, copy, clock, following: Arc::default() };
         let (jobs, waiting) = mpsc::channel(JOBS_MAX);
         tokio::spawn(commit_jobs(place.clone(), waiting));
-        Ok(RepositoryStore { shared: Arc::new(Shared { place, jobs }) })
+        Ok(RepositoryStore { shared: Arc::new(Shared { place, jobs }), fence: None })
+    }
+
+    /// The same records; changes are made as long as that lock is held, and refused ([`StoreError::LockLost`]) when it is
+    /// another's.
+    #[must_use]
+    pub fn fenced(&self, fence: Fence) -> RepositoryStore {
+        RepositoryStore { fence: Some(fence), ..self.clone() }
     }
 
     /// Follows all the time, until what it returns is dropped. For one process of each node.
@@ -224,7 +234,7 @@ impl Store for RepositoryStore {
             return Box::pin(std::future::ready(known));
         }
         // Queued now: whoever drops the future has asked for it all the same.
-        let (job, outcome) = Job::of(batch);
+        let (job, outcome) = Job::of(batch, self.fence.clone());
         let queued = self.shared.jobs.try_send(job);
         Box::pin(async move {
             match queued {

@@ -29,6 +29,11 @@ pub enum StoreError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// The change was to be made under a lock, and that has ended, or is another's by now.
+    #[error(
+        "whoever makes this change has lost the lock for it; see what has become of it, and try again"
+    )]
+    LockLost,
     /// The data was written by a release that this one cannot read.
     #[error(
         "{item} has format level {found}, this release reads levels {oldest} to {newest}: \

@@ -590,10 +590,24 @@ fn kill(pid: i32) -> rustix::io::Result<()> {
 /// # Panics
 /// When it does not end within a minute; it is killed then.
 pub fn outlast_in(directory: &Path, arguments: &[&str], input: &[u8]) -> Output {
+    outlast_with_environment(directory, arguments, input, &[])
+}
+
+/// As [`outlast_in`], with these variables in its environment.
+///
+/// # Panics
+/// As [`outlast_in`].
+pub fn outlast_with_environment(
+    directory: &Path,
+    arguments: &[&str],
+    input: &[u8],
+    environment: &[(&str, &str)],
+) -> Output {
     let mut child = Command::new(binary::outlast())
         .args(arguments)
         .arg("--dir")
         .arg(directory)
+        .envs(environment.iter().copied())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

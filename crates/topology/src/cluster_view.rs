@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::format_level::FormatLevel;
 use crate::node::{NodeEntry, NodeNumber, NodeSnapshot, NodeState};
 use crate::view::{
     EdgeAddress, Incarnation, ProcessEntry, ProcessName, ProcessState, TopologyView,
@@ -23,11 +24,13 @@ pub struct Cluster<'a> {
     /// How many numbers were given so far, as far as the list of members is known that `others` are of. Who has
     /// one below and is no member was removed.
     pub numbers_given: u16,
+    /// See [`TopologyView::format_level`].
+    pub format_level: FormatLevel,
 }
 
 /// The view after `last`: the same one if nothing has changed, else one with a greater version.
 pub fn cluster_view(cluster: &Cluster<'_>, last: &TopologyView) -> TopologyView {
-    let Cluster { own, others, lost, numbers_given } = *cluster;
+    let Cluster { own, others, lost, numbers_given, format_level } = *cluster;
     let others = || others.values().filter(|other| other.number != own.number);
     let state = |node: &NodeSnapshot| match lost.contains(&node.number) {
         true if node.number != own.number => NodeState::Lost,
@@ -51,6 +54,7 @@ pub fn cluster_view(cluster: &Cluster<'_>, last: &TopologyView) -> TopologyView 
         processes: own.processes.iter().cloned().chain(foreign).collect(),
         nodes,
         numbers_given,
+        format_level,
     };
     if view == *last {
         return view;

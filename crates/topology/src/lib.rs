@@ -14,6 +14,7 @@
 pub mod choice;
 pub mod cluster_view;
 pub mod credentials;
+pub mod format_level;
 pub mod gossip;
 pub mod keys;
 pub mod membership;
@@ -28,6 +29,7 @@ pub mod view;
 
 pub use choice::{BucketTable, Candidate, Candidates, ChoiceHash, ChoiceKey};
 pub use cluster_view::{Cluster, cluster_view};
+pub use format_level::{FormatLevel, FormatsApart, ReleaseFormats};
 pub use gossip::{
     ClockOffset, ClockOffsets, Discovery, Gossip, GossipCounters, GossipSettings, Picture,
 };

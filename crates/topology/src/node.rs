@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::format_level::FormatLevel;
 use crate::view::{Incarnation, ProcessEntry};
 
 /// The number of a node, 0 to 4094; never given twice in a cluster.
@@ -127,6 +128,9 @@ pub struct RunsWith {
     /// Version of the cluster's configuration that it was started with. 0: of the empty one that a cluster begins with.
     #[serde(default)]
     pub configuration: u64,
+    /// The highest format level that its release can write.
+    #[serde(default)]
+    pub newest_format: FormatLevel,
 }
 
 /// What a member says of itself, to the others.

@@ -28,9 +28,11 @@ pub use applications::{
 };
 
 pub use cluster::{
-    Admission, ClusterStatus, ConfigurationStatus, RepositoryReport, ShardBelow, StoresReport,
+    Admission, ClusterStatus, ConfigurationStatus, FormatsStatus, RepositoryReport, ShardBelow,
+    StoresReport,
 };
 
+use crate::format_level::FormatLevel;
 use crate::keys::KeyRing;
 use crate::repository_list::RunBy;
 use crate::view::{
@@ -336,6 +338,9 @@ pub enum Request {
         address: SocketAddr,
         /// Whom its own `outlast.toml` has run the repository.
         repository: RunBy,
+        /// The highest format level that its release can write.
+        #[serde(default)]
+        newest_format: FormatLevel,
     },
     /// Find the other members as `[cluster]` of outlast.toml says now.
     ClusterDiscover,

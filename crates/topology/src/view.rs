@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::format_level::FormatLevel;
 use crate::node::{NodeEntry, NodeNumber, NodeState};
 
 /// The name of a process, unique on its node: `edge1`, `container2`. In the views of other nodes: `container2@node1`.
@@ -254,6 +255,13 @@ pub struct TopologyView {
     /// How many node numbers the cluster has given so far: who has one below and is not among `nodes` was removed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub numbers_given: u16,
+    /// What the cluster writes its records, tokens and frames in.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub format_level: FormatLevel,
+}
+
+fn is_first(level: &FormatLevel) -> bool {
+    *level == FormatLevel::FIRST
 }
 
 fn is_zero(number: &u16) -> bool {

@@ -305,6 +305,7 @@ fn view(
         processes: processes.collect(),
         nodes: nodes.collect(),
         numbers_given: 2,
+        format_level: topology::FormatLevel::FIRST,
     }
 }
 

@@ -96,6 +96,7 @@ pub(crate) fn view(
         processes: here.chain(there).collect(),
         nodes: vec![node("node1", 0), node("node2", 1)],
         numbers_given: 2,
+        format_level: topology::FormatLevel::FIRST,
     }
 }
 

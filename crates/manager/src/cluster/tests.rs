@@ -76,7 +76,7 @@ fn with_container(of: u16) -> NodeSnapshot {
 
 fn states(cluster: &mut Cluster) -> Vec<NodeState> {
     let own = snapshot(cluster.number().get(), 1);
-    cluster.view(&own).nodes.iter().map(|node| node.state).collect()
+    cluster.view(&own, topology::FormatLevel::FIRST).nodes.iter().map(|node| node.state).collect()
 }
 
 #[test]
@@ -311,7 +311,11 @@ fn gossip_tells_what_connections_have_not_told_and_where_members_are() {
     assert!(cluster.gossiped(&picture(&[moved.clone(), impostor, snapshot(7, 1)], &[])));
     let dialled: Vec<SocketAddr> = cluster.to_dial().map(|member| member.address).collect();
     assert_eq!(dialled, [address(0), moved.address]);
-    assert_eq!(cluster.view(&snapshot(2, 1)).nodes.len(), 3, "the list says who is a member");
+    assert_eq!(
+        cluster.view(&snapshot(2, 1), topology::FormatLevel::FIRST).nodes.len(),
+        3,
+        "the list says who is a member"
+    );
 }
 
 #[test]
@@ -333,7 +337,7 @@ fn the_next_manager_begins_with_what_the_one_before_knew_and_finds_out_who_is_lo
     next.recall(before.known(), now);
     let own = snapshot(0, 1);
     let shown = |cluster: &mut Cluster| {
-        let view = cluster.view(&own).clone();
+        let view = cluster.view(&own, topology::FormatLevel::FIRST).clone();
         let states = view.processes.iter().map(|process| (process.name.to_string(), process.state));
         states.collect::<Vec<_>>()
     };
@@ -359,5 +363,5 @@ fn of_who_is_no_member_any_more_nothing_is_recalled() {
     for snapshot in [strange, with_container(2)] {
         cluster.recall(vec![KnownMember { snapshot, is_lost: false }], start);
     }
-    assert!(cluster.view(&snapshot(0, 1)).processes.is_empty());
+    assert!(cluster.view(&snapshot(0, 1), topology::FormatLevel::FIRST).processes.is_empty());
 }

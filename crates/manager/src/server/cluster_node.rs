@@ -15,8 +15,8 @@ use topology::credentials::{
 };
 use topology::protocol::{Admission, Answer, ClusterStatus, Request, encode_line};
 use topology::{
-    Discovery, GossipSettings, HeartbeatSettings, KeyRing, Member, MemberFile, Membership,
-    NodeNumber, NodeSnapshot, ProcessName, RepositoryList, StoreList, TopologyView,
+    Discovery, FormatLevel, GossipSettings, HeartbeatSettings, KeyRing, Member, MemberFile,
+    Membership, NodeNumber, NodeSnapshot, ProcessName, RepositoryList, StoreList, TopologyView,
 };
 use tracing::{error, info, warn};
 
@@ -228,8 +228,8 @@ impl ClusterNode {
     }
 
     /// What the node's processes are shown, and others are told, now that this is what it is.
-    pub(super) fn view(&mut self, own: NodeSnapshot) -> TopologyView {
-        let view = self.cluster.view(&own).clone();
+    pub(super) fn view(&mut self, own: NodeSnapshot, format_level: FormatLevel) -> TopologyView {
+        let view = self.cluster.view(&own, format_level).clone();
         if let Some(gossiping) = &self.gossiping {
             gossiping.publish(own.clone());
         }

@@ -20,7 +20,8 @@ use topology::credentials::{
 use topology::protocol::{Answer, RepositoryReport, Request};
 use topology::view::ProcessType;
 use topology::{
-    MemberFile, NodeEntry, NodeNumber, RepositoryList, RepositoryMember, RunBy, TopologyView,
+    FormatLevel, MemberFile, NodeEntry, NodeNumber, RepositoryList, RepositoryMember, RunBy,
+    TopologyView,
 };
 use tracing::warn;
 
@@ -59,6 +60,8 @@ pub(crate) enum RepositoryInput {
     Runs(Option<MemberNote>),
     /// Where the members are.
     Seen(Vec<RepositoryMember>),
+    /// [`RepositoryNode::format_level`] is another.
+    FormatLevel,
 }
 
 /// What the keeper is told.
@@ -91,6 +94,8 @@ pub(crate) struct RepositoryNode {
     behind: watch::Receiver<Vec<(String, String)>>,
     /// The version of the cluster's configuration that holds.
     configuration: watch::Receiver<u64>,
+    /// What the cluster writes.
+    format_level: watch::Receiver<FormatLevel>,
     /// Where the operator's own etcd is, if he runs it.
     own: Vec<String>,
     /// What is amiss with it.
@@ -149,6 +154,7 @@ impl RepositoryNode {
         let (asking, asked) = mpsc::channel(ASKED_MAX);
         let (told_behind, behind) = watch::channel(Vec::new());
         let (told_configuration, configuration) = watch::channel(0);
+        let (told_level, format_level) = watch::channel(FormatLevel::FIRST);
         let (told_amiss, amiss) = watch::channel(None);
         let reached = |timeout| repository_access(directory, &list, Some(settings), timeout);
         let for_files = reached(FILE_TIMEOUT)?;
@@ -164,6 +170,7 @@ impl RepositoryNode {
             told: telling.clone(),
             behind: told_behind,
             configuration: told_configuration,
+            format_level: told_level,
         };
         let to_share = (sharing, asked);
         let (keeping, own) = match list.run_by {
@@ -188,6 +195,7 @@ impl RepositoryNode {
             asking,
             behind,
             configuration,
+            format_level,
             own,
             amiss,
         }))
@@ -285,6 +293,11 @@ impl RepositoryNode {
     /// The version of the cluster's configuration that holds, as far as this node knows. 0: the empty one.
     pub(crate) fn configuration(&self) -> u64 {
         *self.configuration.borrow()
+    }
+
+    /// What the cluster writes, as far as this node knows.
+    pub(crate) fn format_level(&self) -> FormatLevel {
+        *self.format_level.borrow()
     }
 
     /// Carries out, on all nodes, what an operator asks for; or on this one what another node asks for.

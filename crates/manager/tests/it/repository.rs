@@ -10,7 +10,7 @@ use config::{ClusterSettings, NodeConfig, PortRange, Stores};
 use manager::founding::{found_with_repository, join_token};
 use rustix::process::Signal;
 use topology::protocol::{Answer, Request};
-use topology::{ProcessEntry, ProcessState, RepositoryList, RunBy};
+use topology::{FormatLevel, ProcessEntry, ProcessState, RepositoryList, RunBy};
 
 use crate::node::{Node, config_on_free_ports, free_port, signal};
 
@@ -118,6 +118,7 @@ fn the_first_node_begins_and_a_member_is_a_process_like_any() {
             name: None,
             address: first.link_address.unwrap(),
             repository: RunBy::Nodes,
+            newest_format: FormatLevel::FIRST,
         })
     };
     match joins() {

@@ -150,6 +150,7 @@ async fn serve(
         reporter: joined.subscription.reporter(),
         port: None,
     };
+    shared.iter().for_each(|shared| shared.follow(&joined.welcome.view));
     // Before it is ready: then everybody who links to it at once can.
     outside.follow(&joined.welcome.view);
     let told =

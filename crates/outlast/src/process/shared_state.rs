@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use config::{BelowQuota, ClusterSettings};
 use state::engine::cluster::{ClusterStatus, ClusterStore, QuotaStatus};
-use topology::TopologyView;
 use topology::protocol::{ShardBelow, StoresReport, ToManager};
 use topology::server::Reporter;
+use topology::{ReleaseFormats, TopologyView};
 use tracing::{error, info, warn};
 
 /// How often it looks.
@@ -28,12 +28,13 @@ impl SharedState {
         SharedState { store, settings }
     }
 
-    /// As many copies as the members of this view can hold.
+    /// As many copies as the members of this view can hold, and records as the cluster writes them.
     pub(super) fn follow(&self, view: &TopologyView) {
         // A node that has just left its cluster is shown no members.
         if let Some(settings) = self.settings.as_ref().filter(|_| !view.nodes.is_empty()) {
             self.store.want_copies(settings.copies_among(view.nodes.len()));
         }
+        self.store.write_level(ReleaseFormats::own().writes(view.format_level).get());
     }
 
     /// Looks how the stores are, as long as the container lives.

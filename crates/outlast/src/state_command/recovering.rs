@@ -63,6 +63,12 @@ pub(super) fn recover(directory: &Path, force: bool) -> Result<(), Failure> {
             reports.insert(at, report(at, &options).await.ok());
         }
         let lost = lost(&reports, list.copies, view.as_ref().map(hosts).as_ref())?;
+        let (moves, stuck) = half_done(&reports);
+        if lost.is_empty() && moves.is_empty() {
+            let stuck: String = stuck.iter().map(|told| format!(", but {told}")).collect();
+            let told = format!("every part of the state is served{stuck}; see outlast state status");
+            return Err(refusal(&told));
+        }
         for part in &lost {
             let name = part.name();
             if let Some(node) = part.primary.and_then(|at| node_up(view.as_ref(), at)) {
@@ -81,75 +87,155 @@ pub(super) fn recover(directory: &Path, force: bool) -> Result<(), Failure> {
                 return Err(refusal(&format!("{name} would lose writes: {risk}; --force loses them")));
             }
         }
-        for part in &lost {
-            bring_back(part, &reports, &options).await?;
-        }
-        Ok(())
+        bring_back(&lost.iter().collect::<Vec<_>>(), &reports, &options).await
     })
 }
 
-/// Has a copy serve what nobody serves, or, where there is none, a primary that lives begin with nothing.
+/// Has copies serve what nobody serves, or, where there is none, a primary that lives begin with nothing; then has moves of
+/// records end that were under way. What cannot be brought back keeps nothing else from it.
+///
+/// # Errors
+/// What could not be done, and what to do about it.
 async fn bring_back(
-    part: &Lost,
+    lost: &[&Lost],
     reports: &BTreeMap<SocketAddr, Option<Report>>,
     options: &Options,
 ) -> Result<(), Failure> {
-    if let Some(primary) = part.primary {
+    for primary in lost.iter().filter_map(|part| part.primary) {
         failover::fence(primary, options).await;
     }
-    tokio::time::sleep(STOPPED_AFTER).await;
+    if !lost.is_empty() {
+        tokio::time::sleep(STOPPED_AFTER).await;
+    }
+    let mut failed = Vec::new();
+    for part in lost {
+        match serve_again(part, reports, options).await {
+            Ok(told) => output::line(&told),
+            Err(reason) => failed.push(format!("{} is served by nobody: {reason}", part.name())),
+        }
+    }
+    failed.extend(end_moves(reports, options).await);
+    if failed.is_empty() { Ok(()) } else { Err(refusal(&failed.join("; "))) }
+}
+
+/// Has one part served again; by whom, for a person.
+async fn serve_again(
+    part: &Lost,
+    reports: &BTreeMap<SocketAddr, Option<Report>>,
+    options: &Options,
+) -> Result<String, String> {
     let name = part.name();
     if part.copies.is_empty() {
-        let taker = taker(reports).ok_or_else(|| {
-            refusal("no store that holds data answers and could serve it; start a node with such stores first")
-        })?;
+        let taker = taker(reports).ok_or(
+            "no store that holds data answers and could serve it; start a node with such stores first",
+        )?;
         let taken = take_slots(&taker, &part.id, &part.slots, options).await;
-        taken.map_err(anyhow::Error::from)?;
-        output::line(&format!(
+        taken.map_err(|error| error.to_string())?;
+        return Ok(format!(
             "{} serves what {name} served, empty: {} of {SLOTS} slots, their records are gone",
             taker.address,
             part.slots.len()
         ));
-        return Ok(());
     }
     let serves =
         failover::promote_unasked(part.primary, &part.copies, options, PROMOTED_WITHIN).await;
-    let serves = serves.map_err(anyhow::Error::from)?;
-    output::line(&format!("{serves} serves what {name} served"));
-    end_moves(serves, reports, options).await
+    let serves = serves.map_err(|error| error.to_string())?;
+    Ok(format!("{serves} serves what {name} served"))
 }
 
 /// Has the rest go where slots were on their way to: until then a part of them answers nobody, and managers that are too few to
-/// decide move nothing.
+/// decide move nothing. Looks anew: who was promoted has other slots, and those who wait for some say from whom. What does not end.
 async fn end_moves(
-    from: SocketAddr,
     reports: &BTreeMap<SocketAddr, Option<Report>>,
     options: &Options,
-) -> Result<(), Failure> {
+) -> Vec<String> {
     let deadline = Instant::now() + MOVED_WITHIN;
-    let source = report(from, options).await.map_err(anyhow::Error::from)?;
-    let mut moves: BTreeMap<&str, Vec<u16>> = BTreeMap::new();
-    for (slot, to) in &source.leaving {
-        moves.entry(to).or_default().push(*slot);
-    }
-    let place = |id: &str, address| Place { id: id.to_owned(), address };
-    let from = place(&source.id, from);
-    for (id, slots) in moves {
-        let is_it = |report: &Option<Report>| report.as_ref().is_some_and(|it| it.id == id);
-        let Some((at, _)) = reports.iter().find(|(_, report)| is_it(report)) else { continue };
-        // The others hear in a moment that it is a primary now, and move nothing from one that is not.
-        while let Err(error) = move_slots(&from, &place(id, *at), &slots, options).await {
-            if Instant::now() >= deadline {
-                return Err(refusal(&format!(
-                    "{} slots were on their way to {at} and are not there yet ({error}): they answer in part only until the managers \
-                     move them, as soon as the lost node is back or removed",
-                    slots.len()
-                )));
+    loop {
+        let mut now = BTreeMap::new();
+        for (at, _) in reports.iter().filter(|(_, report)| report.is_some()) {
+            now.insert(*at, report(*at, options).await.ok());
+        }
+        let (moves, mut unended) = half_done(&now);
+        for Move { from, to, slots } in &moves {
+            // The others hear in a moment who is a primary now, and move nothing from one that is not.
+            if let Err(error) = move_slots(from, to, slots, options).await {
+                unended.push(format!(
+                    "{} slots were on their way from {} to {} and are not there yet ({error})",
+                    slots.len(),
+                    from.address,
+                    to.address
+                ));
             }
-            tokio::time::sleep(MOVE_INTERVAL).await;
+        }
+        if unended.is_empty() {
+            return unended;
+        }
+        if Instant::now() >= deadline {
+            unended.push(
+                "slots that are on their way answer in part only: try again, or start the node that is missing".to_owned(),
+            );
+            return unended;
+        }
+        tokio::time::sleep(MOVE_INTERVAL).await;
+    }
+}
+
+/// Slots that are on their way, between two stores that answer.
+#[derive(Debug, PartialEq, Eq)]
+struct Move {
+    from: Place,
+    to: Place,
+    slots: Vec<u16>,
+}
+
+/// The moves that are under way, by what both ends say; and those of which one end does not answer.
+fn half_done(reports: &BTreeMap<SocketAddr, Option<Report>>) -> (Vec<Move>, Vec<String>) {
+    let primaries = || {
+        let answers = reports.iter().filter_map(|(at, report)| Some((*at, report.as_ref()?)));
+        answers.filter(|(_, report)| report.replica_of.is_none())
+    };
+    let mut between: BTreeMap<(&str, &str), BTreeSet<u16>> = BTreeMap::new();
+    for (_, report) in primaries() {
+        for (slot, to) in &report.leaving {
+            between.entry((&report.id, to)).or_default().insert(*slot);
+        }
+        for (slot, from) in &report.coming {
+            // Whoever serves it now has what has not come: not only the one that it was to come from.
+            let serves = |it: &Report| it.slots.iter().any(|slots| slots.contains(slot));
+            let owner = primaries().find(|(_, it)| serves(it)).map(|(_, it)| it.id.as_str());
+            let from = owner.unwrap_or(from);
+            if from != report.id {
+                between.entry((from, &report.id)).or_default().insert(*slot);
+            }
         }
     }
-    Ok(())
+    let place = |id: &str| {
+        let found = primaries().find(|(_, report)| report.id == id);
+        found.map(|(address, _)| Place { id: id.to_owned(), address })
+    };
+    let (mut moves, mut unended) = (Vec::new(), Vec::new());
+    for ((from, to), slots) in between {
+        match (place(from), place(to)) {
+            (Some(from), Some(to)) => {
+                moves.push(Move { from, to, slots: slots.into_iter().collect() });
+            }
+            (from, to) => {
+                let end = |end: Option<Place>| {
+                    end.map_or_else(
+                        || "a store that does not answer".to_owned(),
+                        |it| it.address.to_string(),
+                    )
+                };
+                unended.push(format!(
+                    "{} slots are on their way from {} to {}",
+                    slots.len(),
+                    end(from),
+                    end(to)
+                ));
+            }
+        }
+    }
+    (moves, unended)
 }
 
 /// Who may serve what is given up: of the primaries that answer the one that serves most. One slot alone is what a store has
@@ -195,10 +281,13 @@ pub(crate) fn must_be_elsewhere(
     let hosts = view.as_ref().map(hosts);
     let lost = lost(&reports, list.copies, hosts.as_ref()).unwrap_or_default();
     let of_it = lost.iter().filter(|part| part.primary.is_none_or(|at| at.ip() == host));
-    for part in of_it.filter(|part| part.copies.is_empty() || part.risk.is_some()) {
-        if force {
-            runtime.block_on(bring_back(part, &reports, &options))?;
-        } else if part.copies.is_empty() {
+    let only_there: Vec<&Lost> =
+        of_it.filter(|part| part.copies.is_empty() || part.risk.is_some()).collect();
+    if force && !only_there.is_empty() {
+        return runtime.block_on(bring_back(&only_there, &reports, &options));
+    }
+    for part in only_there {
+        if part.copies.is_empty() {
             return Err(refusal(&format!(
                 "only {node} has a part of the state, {} of {SLOTS} slots: no copy of it answers; start {node}, or the node of a \
                  copy; if {node} is gone for good, --force gives that part up: its records are gone",
@@ -236,7 +325,7 @@ fn hosts(view: &TopologyView) -> BTreeSet<IpAddr> {
     view.nodes.iter().map(|node| node.address.ip()).collect()
 }
 
-/// What nobody serves, by what those stores say that answer. Copies elsewhere than at these `hosts`, if they are known, were
+/// What nobody serves, by what those stores say that answer; nothing, if all is served. Copies elsewhere than at these `hosts`, if they are known, were
 /// those of a member that was removed: every write since had other ones.
 fn lost(
     reports: &BTreeMap<SocketAddr, Option<Report>>,
@@ -278,9 +367,6 @@ fn lost(
         };
         let slots = primary.slots.iter().cloned().flatten().collect();
         lost.push(Lost { primary: primary.address, id: primary.id.clone(), slots, copies, risk });
-    }
-    if lost.is_empty() {
-        return Err(refusal("every part of the state is served; see outlast state status"));
     }
     Ok(lost)
 }
@@ -364,9 +450,33 @@ mod tests {
     }
 
     #[test]
+    fn a_move_is_found_by_whichever_end_knows_of_it() {
+        let store = |id: &str, slots: std::ops::RangeInclusive<u16>| Report {
+            id: id.to_owned(),
+            slots: vec![slots],
+            ..Report::default()
+        };
+        let on_its_way = |slot: u16, other: &str| vec![(slot, other.to_owned())];
+        let source = Report { leaving: on_its_way(7, "to"), ..store("from", 0..=9) };
+        // It waits for two, one of which was to come from a primary that another one has replaced.
+        let coming = [on_its_way(7, "from"), on_its_way(8, "dead")].concat();
+        let target = Report { coming, ..store("to", 10..=19) };
+        let place = |id: &str, host| Place { id: id.to_owned(), address: at(host, 6220) };
+        let both =
+            BTreeMap::from([(at(1, 6220), Some(source.clone())), (at(2, 6220), Some(target))]);
+        let expected = Move { from: place("from", 1), to: place("to", 2), slots: vec![7, 8] };
+        assert_eq!(half_done(&both), (vec![expected], vec![]));
+        let one = BTreeMap::from([(at(1, 6220), Some(source)), (at(2, 6220), None)]);
+        let told = "1 slots are on their way from 192.0.2.1:6220 to a store that does not answer";
+        assert_eq!(half_done(&one), (vec![], vec![told.to_owned()]));
+        let whole = BTreeMap::from([(at(1, 6220), Some(store("from", 0..=9)))]);
+        assert_eq!(half_done(&whole), (vec![], vec![]));
+    }
+
+    #[test]
     fn what_is_served_is_left_alone() {
         let served = reports(&[(1, 6220, "role:master\r\n"), (2, 6222, COPY)]);
-        assert!(lost(&served, 1, None).unwrap_err().to_string().contains("every part"));
+        assert_eq!(lost(&served, 1, None).unwrap(), []);
         assert!(lost(&reports(&[]), 1, None).unwrap_err().to_string().contains("no store answers"));
     }
 }

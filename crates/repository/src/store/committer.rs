@@ -23,6 +23,7 @@ use crate::client::ClientError;
 use crate::client::messages::{
     CODE_NOT_FOUND, Compare, Delete, Operation, Put, Range, Txn, TxnResponse,
 };
+use crate::lock::Fence;
 
 /// How long a batch is tried; a leader that died is followed by another one sooner.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(5);
@@ -44,6 +45,8 @@ const LEASE_SECONDS_MAX: u64 = 9_000_000_000;
 /// A batch, and who waits for it.
 pub(super) struct Job {
     batch: Batch,
+    /// Only as long as that lock is held.
+    fence: Option<Fence>,
     answer: oneshot::Sender<Reached>,
 }
 
@@ -55,9 +58,9 @@ pub(super) struct Reached {
 }
 
 impl Job {
-    pub(super) fn of(batch: Batch) -> (Job, oneshot::Receiver<Reached>) {
+    pub(super) fn of(batch: Batch, fence: Option<Fence>) -> (Job, oneshot::Receiver<Reached>) {
         let (answer, outcome) = oneshot::channel();
-        (Job { batch, answer }, outcome)
+        (Job { batch, fence, answer }, outcome)
     }
 }
 
@@ -92,7 +95,7 @@ pub(super) async fn commit_jobs(place: Place, mut jobs: mpsc::Receiver<Job>) {
             }
         };
         let following = following.get_or_insert_with(|| writer.place.following());
-        let (outcome, revision) = writer.commit(&job.batch).await;
+        let (outcome, revision) = writer.commit(&job).await;
         let following = Arc::clone(following);
         if let Err(CommitError::Store(error @ StoreError::ChangesRefused { .. })) = &outcome {
             refuse_waiting(&mut jobs, error, &following);
@@ -116,6 +119,8 @@ enum Attempt {
     Applied(i64),
     /// Not: this is what was found then.
     Found { revision: i64, known: BTreeMap<Key, Found> },
+    /// Not: the lock is another's.
+    LockLost,
 }
 
 /// Why there is nothing to tell.
@@ -153,7 +158,7 @@ impl Writer {
     }
 
     /// The outcome, and the revision that it is of.
-    async fn commit(&mut self, batch: &Batch) -> (CommitOutcome, i64) {
+    async fn commit(&mut self, job: &Job) -> (CommitOutcome, i64) {
         let patience = match self.place.client.away() {
             Some((since, _)) if since.elapsed().is_ok_and(|away| away > COMMIT_PATIENCE) => {
                 AWAY_PATIENCE
@@ -161,7 +166,7 @@ impl Writer {
             _ => COMMIT_PATIENCE,
         };
         let deadline = Instant::now() + patience;
-        let ends = ends(batch);
+        let ends = ends(&job.batch);
         let mut leases = BTreeMap::new();
         for end in ends {
             match self.lease_until(end, deadline).await {
@@ -169,7 +174,7 @@ impl Writer {
                 Err(failed) => return (Err(failed.into()), 0),
             };
         }
-        let outcome = self.decide(batch, &leases, deadline).await;
+        let outcome = self.decide(job, &leases, deadline).await;
         // Records that may be there must not go with their leases.
         let may_be_done = matches!(outcome.0, Ok(_) | Err(CommitError::Unknown { .. }));
         if !may_be_done {
@@ -183,10 +188,11 @@ impl Writer {
 
     async fn decide(
         &mut self,
-        batch: &Batch,
+        job: &Job,
         leases: &BTreeMap<UnixMillis, i64>,
         deadline: Instant,
     ) -> (CommitOutcome, i64) {
+        let batch = &job.batch;
         let keys: BTreeSet<&Key> = batch.writes.iter().map(|write| &write.key).collect();
         let mut known = self.copied(&keys).await;
         // The copy may be behind: only what etcd finds is a conflict.
@@ -199,7 +205,7 @@ impl Writer {
                     return (Err(CommitError::Conflict { key: Box::new(key), found }), revision);
                 }
             };
-            match self.attempt(batch, conditions, &keys, leases, deadline).await {
+            match self.attempt(job, conditions, &keys, leases, deadline).await {
                 Ok(Attempt::Applied(revision)) => {
                     let version = Version(revision.unsigned_abs());
                     return (Ok(vec![version; batch.writes.len()]), revision);
@@ -208,6 +214,7 @@ impl Writer {
                     known = found;
                     found_at = Some(revision);
                 }
+                Ok(Attempt::LockLost) => return (Err(StoreError::LockLost.into()), 0),
                 Err(failed) => return (Err(failed.into()), 0),
             }
         }
@@ -229,7 +236,7 @@ impl Writer {
     /// One transaction, sent until it is known what became of it. Without conditions it only looks.
     async fn attempt(
         &mut self,
-        batch: &Batch,
+        job: &Job,
         conditions: Option<Vec<(Key, i64)>>,
         keys: &BTreeSet<&Key>,
         leases: &BTreeMap<UnixMillis, i64>,
@@ -243,9 +250,9 @@ impl Writer {
                 Err(_) if in_doubt => return Err(Failed::InDoubt),
                 Err(failed) => return Err(failed),
             };
-            let txn = self.transaction(batch, conditions.as_deref(), keys, leases, &id, lease);
+            let txn = self.transaction(job, conditions.as_deref(), keys, leases, &id, lease);
             match self.place.client.txn(&txn).await {
-                Ok(response) => return Ok(self.read(response, keys, &id)),
+                Ok(response) => return Ok(self.read(response, job, keys, &id)),
                 // One of the leases has ended; whichever: it was ours, or the record's end is far behind.
                 Err(ClientError::Refused { code: CODE_NOT_FOUND, .. }) => self.lease = None,
                 Err(ClientError::Refused { .. }) if in_doubt => return Err(Failed::InDoubt),
@@ -272,7 +279,7 @@ impl Writer {
 
     fn transaction(
         &self,
-        batch: &Batch,
+        job: &Job,
         conditions: Option<&[(Key, i64)]>,
         keys: &BTreeSet<&Key>,
         leases: &BTreeMap<UnixMillis, i64>,
@@ -289,11 +296,12 @@ impl Writer {
                 .iter()
                 .map(|(key, revision)| Compare::unchanged_since(layout.record(key), *revision)),
         );
+        compare.extend(job.fence.iter().map(Fence::condition));
         let put = |key: &Bytes| Put { key: key.clone(), value: id.clone(), lease };
         let mut success = vec![Operation::Put(put(&self.note))];
         // etcd takes one change of a key; the last write to a record stays.
         let last: BTreeMap<&Key, &Change> =
-            batch.writes.iter().map(|write| (&write.key, &write.change)).collect();
+            job.batch.writes.iter().map(|write| (&write.key, &write.change)).collect();
         success.extend(last.into_iter().map(|(key, change)| {
             let key = layout.record(key);
             match change {
@@ -307,12 +315,19 @@ impl Writer {
         }));
         let look = |key: Bytes| Operation::Range(Range { key, ..Range::default() });
         let mut failure = vec![Operation::Put(put(&self.mark)), look(self.note.clone())];
+        failure.extend(job.fence.iter().map(Fence::look));
         failure.extend(keys.iter().map(|key| look(layout.record(key))));
         Txn { compare, success, failure }
     }
 
     /// What a transaction's answer says.
-    fn read(&mut self, response: TxnResponse, keys: &BTreeSet<&Key>, id: &Bytes) -> Attempt {
+    fn read(
+        &mut self,
+        response: TxnResponse,
+        job: &Job,
+        keys: &BTreeSet<&Key>,
+        id: &Bytes,
+    ) -> Attempt {
         let revision = response.header.revision;
         if response.succeeded {
             self.noted = revision;
@@ -323,6 +338,12 @@ impl Writer {
         self.noted = note.as_ref().map_or(0, |note| note.mod_revision);
         if note.is_some_and(|note| note.value == *id) {
             return Attempt::Applied(self.noted);
+        }
+        if let Some(fence) = &job.fence {
+            let held = ranges.next().and_then(|held| held.kvs.into_iter().next());
+            if !fence.is_held(held.as_ref()) {
+                return Attempt::LockLost;
+            }
         }
         let mut known = BTreeMap::new();
         for (key, range) in keys.iter().zip(ranges) {

@@ -6,6 +6,7 @@ mod client;
 mod doubt;
 mod etcd;
 mod faults;
+mod fences;
 mod files;
 mod own;
 mod records;

@@ -34,6 +34,7 @@ mod own_stores;
 mod peers;
 mod proxied;
 mod registration;
+mod releases;
 mod revival;
 mod samples;
 mod set_ups;

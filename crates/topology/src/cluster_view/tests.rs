@@ -48,7 +48,10 @@ fn node(number: u16) -> NodeSnapshot {
         version: 1_000,
         address: format!("192.0.2.{number}:6200").parse().unwrap(),
         last_life: life(number, 100),
-        runs_with: crate::RunsWith { configuration: u64::from(number) },
+        runs_with: crate::RunsWith {
+            configuration: u64::from(number),
+            ..crate::RunsWith::default()
+        },
         processes: vec![process("container1", life(number, 100), ProcessState::Ready)],
     }
 }
@@ -82,7 +85,9 @@ impl Known {
 
     fn view(&mut self) -> TopologyView {
         let Known { own, others, lost, numbers_given, last } = self;
-        let cluster = Cluster { own, others, lost, numbers_given: *numbers_given };
+        let numbers_given = *numbers_given;
+        let format_level = crate::FormatLevel::FIRST;
+        let cluster = Cluster { own, others, lost, numbers_given, format_level };
         *last = cluster_view(&cluster, last);
         last.clone()
     }

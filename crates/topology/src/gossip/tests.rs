@@ -45,7 +45,7 @@ pub(super) fn snapshot(of: u16, port: u16) -> NodeSnapshot {
         version: 1,
         address: ([127, 0, 0, 1], port).into(),
         last_life: life(2),
-        runs_with: crate::RunsWith { configuration: 3 },
+        runs_with: crate::RunsWith { configuration: 3, ..crate::RunsWith::default() },
         processes: vec![process(1), process(2)],
     }
 }

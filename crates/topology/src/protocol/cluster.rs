@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::StoreList;
+use crate::format_level::FormatLevel;
 use crate::gossip::{ClockOffset, GossipCounters};
 use crate::keys::KeyRing;
 use crate::membership::{Member, Membership};
@@ -61,6 +62,9 @@ pub struct ClusterStatus {
     /// The versions of the cluster's configuration.
     #[serde(default)]
     pub configuration: ConfigurationStatus,
+    /// What the cluster writes, and what this node's release can.
+    #[serde(default)]
+    pub formats: FormatsStatus,
     /// This node was removed from the cluster, and nobody of it speaks with it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_removed: bool,
@@ -73,6 +77,15 @@ pub struct ConfigurationStatus {
     pub runs_with: u64,
     /// What holds in the cluster: a node takes it when it is stopped and started.
     pub current: u64,
+}
+
+/// Format levels, as a node knows them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FormatsStatus {
+    /// What the cluster writes.
+    pub level: FormatLevel,
+    /// The highest level that the node's release can write.
+    pub newest: FormatLevel,
 }
 
 /// How the cluster's stores are, as a container sees them.

@@ -4,8 +4,11 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 use topology::credentials::ClusterDirectory;
-use topology::protocol::{Answer, ClusterStatus, ConfigurationStatus, Request};
-use topology::{NodeSnapshot, ProcessName, RepositoryList, RunBy, RunsWith, TopologyView};
+use topology::protocol::{Answer, ClusterStatus, ConfigurationStatus, FormatsStatus, Request};
+use topology::{
+    FormatLevel, NodeSnapshot, ProcessName, ReleaseFormats, RepositoryList, RunBy, RunsWith,
+    TopologyView,
+};
 use tracing::{error, info};
 
 use super::clock::Wait;
@@ -86,8 +89,13 @@ impl Manager {
     pub(super) fn whole_view(&mut self) -> TopologyView {
         match &mut self.cluster {
             Some(cluster) => {
-                let runs_with = RunsWith { configuration: self.config.cluster_version };
-                cluster.view(NodeSnapshot { runs_with, ..self.table.snapshot(cluster.address()) })
+                let runs_with = RunsWith {
+                    configuration: self.config.cluster_version,
+                    newest_format: ReleaseFormats::own().newest(),
+                };
+                let level = self.repository.as_ref().map(RepositoryNode::format_level);
+                let own = NodeSnapshot { runs_with, ..self.table.snapshot(cluster.address()) };
+                cluster.view(own, level.unwrap_or_default())
             }
             None => self.table.view(),
         }
@@ -172,9 +180,14 @@ impl Manager {
             runs_with: self.config.cluster_version,
             current: self.repository.as_ref().map_or(0, RepositoryNode::configuration),
         };
+        let formats = FormatsStatus {
+            level: self.repository.as_ref().map(RepositoryNode::format_level).unwrap_or_default(),
+            newest: ReleaseFormats::own().newest(),
+        };
         self.cluster.as_ref().map(|cluster| ClusterStatus {
             waits,
             configuration,
+            formats,
             ..cluster.status()
         })
     }
@@ -278,21 +291,25 @@ impl Manager {
             Request::ClusterDiscover => {
                 let _ = reply.try_send(self.discover_anew());
             }
-            Request::ClusterJoin { name, address, repository } => match &mut self.cluster {
-                Some(cluster) => match admitting(self.repository.as_ref(), repository) {
-                    Ok(list) => {
-                        let keys = self.keys.ring();
-                        let stores = self.shared_state.as_ref().map(|it| it.list().clone());
-                        cluster.admit(name.as_deref(), address, keys, list, stores, reply);
+            Request::ClusterJoin { name, address, repository, newest_format } => {
+                match &mut self.cluster {
+                    Some(cluster) => {
+                        match admitting(self.repository.as_ref(), repository, newest_format) {
+                            Ok(list) => {
+                                let keys = self.keys.ring();
+                                let stores = self.shared_state.as_ref().map(|it| it.list().clone());
+                                cluster.admit(name.as_deref(), address, keys, list, stores, reply);
+                            }
+                            Err(reason) => {
+                                let _ = reply.try_send(Answer::Refused { reason });
+                            }
+                        }
                     }
-                    Err(reason) => {
-                        let _ = reply.try_send(Answer::Refused { reason });
+                    None => {
+                        let _ = reply.try_send(in_no_cluster());
                     }
-                },
-                None => {
-                    let _ = reply.try_send(in_no_cluster());
                 }
-            },
+            }
             Request::RepositoryHasAccounts => self.repository_has_accounts(reply),
             Request::RepositoryLeave => match &self.repository {
                 Some(repository) => repository.leave(reply),
@@ -377,11 +394,14 @@ impl Manager {
 fn admitting(
     repository: Option<&RepositoryNode>,
     named: RunBy,
+    newest_format: FormatLevel,
 ) -> Result<Option<RepositoryList>, String> {
     let cluster = repository.map(RepositoryNode::run_by).unwrap_or_default();
     if let Some(mismatch) = Mismatch::between(cluster, named) {
         return Err(mismatch.advice().to_owned());
     }
+    let level = repository.map(RepositoryNode::format_level).unwrap_or_default();
+    ReleaseFormats::up_to(newest_format).fits(level).map_err(|apart| apart.to_string())?;
     match repository.map(RepositoryNode::list) {
         None => Ok(None),
         Some(Some(list)) => Ok(Some(list.clone())),

@@ -113,6 +113,7 @@ impl Manager {
         let Some(repository) = &mut self.repository else { return Step::Going };
         match input {
             RepositoryInput::Seen(members) => repository.seen(members),
+            RepositoryInput::FormatLevel => {}
             RepositoryInput::Runs(note) => {
                 repository.runs(note.as_ref());
                 if let Answer::Refused { reason } = self.follow_servers() {

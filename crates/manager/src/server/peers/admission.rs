@@ -12,11 +12,11 @@ use tokio::io::{AsyncRead, AsyncWrite, split};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
-use topology::RunBy;
 use topology::credentials::{
     Authority, ClusterSecret, CredentialError, JoinToken, JoinTokenError, joining_client_config,
 };
 use topology::protocol::{Admission, Answer, Request, encode_line};
+use topology::{ReleaseFormats, RunBy};
 
 use super::lines::{PeerError, Reader, write};
 use super::protocol::{Admitted, JOIN_LINE_BYTES_MAX, JoinAnswer, JoinRequest, LINE_BYTES_MAX};
@@ -50,7 +50,7 @@ pub(super) async fn serve(
 }
 
 async fn decide(port: &Port, request: JoinRequest) -> Result<Admitted, String> {
-    let JoinRequest { token, name, address, repository } = request;
+    let JoinRequest { token, name, address, repository, newest_format } = request;
     let told = |error: &dyn std::fmt::Display| error.to_string();
     token
         .parse::<JoinToken>()
@@ -58,7 +58,7 @@ async fn decide(port: &Port, request: JoinRequest) -> Result<Admitted, String> {
         .map_err(|error| told(&error))?;
     let authority = Authority::load(port.credentials.directory()).map_err(|error| told(&error))?;
     let (reply, mut answers) = mpsc::channel(ANSWERS_MAX);
-    let request = Request::ClusterJoin { name, address, repository };
+    let request = Request::ClusterJoin { name, address, repository, newest_format };
     let asked = port.inputs.send(Input::Request { request, reply }).await;
     asked.map_err(|_| "the manager is ending".to_owned())?;
     match answers.recv().await {
@@ -125,6 +125,7 @@ pub async fn join(
             name: name.clone(),
             address: address.unwrap_or(SocketAddr::new(own.ip(), port)),
             repository,
+            newest_format: ReleaseFormats::own().newest(),
         });
         match asking.await {
             Ok(JoinAnswer::Admitted(admitted)) => return joined(*admitted),

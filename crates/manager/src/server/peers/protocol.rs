@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 use topology::protocol::{Admission, Answer, Request};
-use topology::{Incarnation, KeyRing, Membership, NodeSnapshot, ProcessName, RunBy};
+use topology::{FormatLevel, Incarnation, KeyRing, Membership, NodeSnapshot, ProcessName, RunBy};
 
 use crate::cluster::Greeting;
 
@@ -85,6 +85,9 @@ pub(super) struct JoinRequest {
     /// Whom its file has run the repository.
     #[serde(default)]
     pub(super) repository: RunBy,
+    /// The highest format level that its release can write.
+    #[serde(default)]
+    pub(super) newest_format: FormatLevel,
 }
 
 /// What it is answered.

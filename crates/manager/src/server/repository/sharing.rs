@@ -21,11 +21,11 @@ use repository::{
     lock,
 };
 use state::clock::SystemClock;
-use state::{Batch, Expect, Key, Prefix, Space, Store as _, Version};
+use state::{Batch, Expect, Key, Prefix, Space, Store as _, StoreError, Version};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant as Deadline, sleep, timeout};
-use topology::NodeNumber;
 use topology::protocol::{Answer, Request, RolloutPace};
+use topology::{FormatLevel, NodeNumber};
 use tracing::{error, info, warn};
 
 use super::super::Input;
@@ -38,6 +38,9 @@ use crate::repository::applications::{
 
 mod changing;
 mod files;
+mod formats;
+
+use formats::Formats;
 
 /// The command line of a process that makes the compiled code of a version beside its component, in that directory.
 pub type Prepare = Arc<dyn Fn(&Path) -> Program + Send + Sync>;
@@ -91,6 +94,8 @@ pub(super) struct Parts {
     pub(super) behind: watch::Sender<Vec<(String, String)>>,
     /// The version of the cluster's configuration that holds.
     pub(super) configuration: watch::Sender<u64>,
+    /// What the cluster writes.
+    pub(super) format_level: watch::Sender<FormatLevel>,
 }
 
 /// What the thread is started with.
@@ -99,12 +104,15 @@ pub(super) type ToShare = (Parts, mpsc::Receiver<Asked>);
 struct Sharing {
     parts: Parts,
     store: RepositoryStore,
+    /// The same, for changes: they are made under the lock that was taken last ([`Sharing::lock`]).
+    changes: Option<RepositoryStore>,
     files: Files,
     failed: BTreeMap<String, Failed>,
     /// The files of versions that are here.
     known: HashMap<(String, String), BTreeMap<String, FileNote>>,
     /// What could not be done last, said once.
     said: Option<String>,
+    formats: Formats,
     /// The piece in the repository up to which all are known to be needed.
     looked_at: Option<Piece>,
 }
@@ -162,7 +170,17 @@ async fn keep(parts: Parts, mut asked: mpsc::Receiver<Asked>) {
     let _follower = store.follow();
     let files = Files::new(parts.client.clone(), &parts.namespace);
     let (failed, known) = (BTreeMap::new(), HashMap::new());
-    let mut sharing = Sharing { parts, store, files, failed, known, said: None, looked_at: None };
+    let mut sharing = Sharing {
+        parts,
+        store,
+        changes: None,
+        files,
+        failed,
+        known,
+        said: None,
+        formats: Formats::default(),
+        looked_at: None,
+    };
     loop {
         // One thing at a time: what an operator asks for does not meet what the node does by itself.
         tokio::select! {
@@ -210,6 +228,7 @@ impl Sharing {
 
     async fn look_and_say(&mut self) {
         self.look_at_configuration().await;
+        self.formats.look(&self.parts, &self.store).await;
         let error = self.look().await.err();
         if let Some(error) = error.as_ref().filter(|_| error != self.said) {
             warn!(error, "about the cluster's applications");
@@ -414,16 +433,22 @@ impl Sharing {
         self.parts.namespace.lock(LOCK)
     }
 
+    /// What is changed from now on is changed as long as this lock is held.
+    ///
     /// # Errors
     /// Who has it, or that the repository is away.
-    async fn lock(&self) -> Result<Lock, String> {
+    async fn lock(&mut self) -> Result<Lock, String> {
         let deadline = Deadline::now() + REACHED_WITHIN;
         let Parts { client, node, .. } = &self.parts;
         match Lock::take(client, &self.lock_key(), node, LOCK_SECONDS, deadline)
             .await
             .map_err(text)?
         {
-            Taken::Held(lock) => Ok(lock),
+            Taken::Held(lock) => {
+                self.changes = Some(self.store.fenced(lock.fence()));
+                self.files = self.files.fenced(lock.fence());
+                Ok(lock)
+            }
             Taken::By(node) => Err(format!(
                 "applications are being changed on {node}; try again when that is done"
             )),
@@ -455,14 +480,18 @@ impl Sharing {
 
     async fn commit(&self, name: &str, shared: &Shared, expect: Expect) -> Result<Version, String> {
         let value = serde_json::to_vec(shared).map_err(text)?;
-        let committed = self.store.commit(Batch::new().put(key(name), expect, value, None)).await;
-        let versions = committed.map_err(text)?;
+        let batch = Batch::new().put(key(name), expect, value, None);
+        let versions = self.changes()?.commit(batch).await.map_err(text)?;
         versions.first().copied().ok_or_else(|| "nothing was written".to_owned())
     }
 
     async fn uncommit(&self, name: &str, expect: Expect) -> Result<(), String> {
-        let committed = self.store.commit(Batch::new().delete(key(name), expect)).await;
-        committed.map(drop).map_err(text)
+        let batch = Batch::new().delete(key(name), expect);
+        self.changes()?.commit(batch).await.map(drop).map_err(text)
+    }
+
+    fn changes(&self) -> Result<&RepositoryStore, String> {
+        self.changes.as_ref().ok_or_else(|| StoreError::LockLost.to_string())
     }
 
     /// What this node has.

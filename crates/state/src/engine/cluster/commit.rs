@@ -33,6 +33,8 @@ pub(super) struct Call {
     pub(super) now: UnixMillis,
     /// It may have been done already: the ledger is asked first.
     pub(super) in_doubt: bool,
+    /// The format level of the records that it writes.
+    pub(super) level: u8,
 }
 
 /// The call that commits a batch; one without writes only leaves its mark in the ledger.
@@ -65,7 +67,7 @@ pub(super) fn encode(
             _ if !last(number) => cmd.arg("").arg(""),
             Change::Delete => cmd.arg("-").arg(""),
             Change::Put { value, expires_at } => {
-                cmd.arg(stored::encode(call.version, *expires_at, value));
+                cmd.arg(stored::encode(call.level, call.version, *expires_at, value));
                 match expires_at {
                     Some(at) if at.0 < NATIVE_EXPIRY_MAX => cmd.arg(at.0 + NATIVE_EXPIRY_AFTER),
                     Some(_) | None => cmd.arg(""),
@@ -131,8 +133,13 @@ mod tests {
     }
 
     fn arguments(batch: &Batch) -> Vec<Vec<u8>> {
-        let call =
-            Call { id: [7; 8], version: Version(5), now: UnixMillis(1_000), in_doubt: false };
+        let call = Call {
+            id: [7; 8],
+            version: Version(5),
+            now: UnixMillis(1_000),
+            in_doubt: false,
+            level: stored::LEVEL,
+        };
         let partition = Partition::of(b"tag");
         let cmd = encode(&Library::new(), &Layout::new(""), partition, batch, call);
         let bytes = |arg| match arg {
@@ -153,7 +160,7 @@ mod tests {
         let per_write: Vec<_> = arguments[3 + 5 + 4..].chunks(3).collect();
         let none: &[u8] = b"";
         assert_eq!(per_write[0], [b"-", none, none]);
-        let kept = stored::encode(Version(5), Some(UnixMillis(2_000)), b"kept");
+        let kept = stored::encode(stored::LEVEL, Version(5), Some(UnixMillis(2_000)), b"kept");
         assert_eq!(per_write[1], [none, &kept, b"3602000"]);
         assert_eq!(per_write[2], [&3_u64.to_be_bytes(), &b"-"[..], none]);
     }

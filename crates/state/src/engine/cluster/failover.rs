@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use redis::{Pipeline, Value, cmd};
+use tracing::info;
 
 use super::connection::{Connection, Lost, patiently, text};
 use super::options::Options;
@@ -139,13 +140,19 @@ async fn promote_by(
     }
 }
 
-/// Slots that were on their way from the primary of this replica, and to whom, by what those say who wait for them.
+/// Slots that were on their way from the primary of this replica, and to whom, by what those say who wait for them. Nobody waits
+/// for one that is silent: what has gone to it is taken for absent until somebody looks at its slots again, as managers do.
 async fn leaving(replica: &Report, options: &Options) -> Vec<(u16, String)> {
     let Some(dead) = &replica.replica_of else { return Vec::new() };
     let others = replica.known.iter().filter(|it| it.replica_of.is_none() && !it.is_failed);
     let others = others.filter(|it| it.id != *dead).filter_map(|it| it.address);
-    let reports = join_all(others.map(|server| report(server, options))).await;
-    let reports = reports.into_iter().filter_map(Result::ok);
+    let asked = others.map(|server| async move {
+        let silent = |error: &StoreError| {
+            info!(%server, %error, "does not say whether it waits for records of a primary that is replaced");
+        };
+        report(server, options).await.inspect_err(silent).ok()
+    });
+    let reports = join_all(asked).await.into_iter().flatten();
     let leaving = reports.flat_map(|Report { id, coming, .. }| {
         coming.into_iter().filter(|(_, from)| from == dead).map(move |(slot, _)| (slot, id.clone()))
     });

@@ -175,6 +175,12 @@ impl ClusterStore {
         self.open.shared.quota().copies
     }
 
+    /// Records are written at this format level from now on, or at the nearest one that this release knows. Before: the lowest
+    /// that it reads.
+    pub fn write_level(&self, level: u8) {
+        self.open.shared.set_level(level);
+    }
+
     /// Asks every primary how its shard is.
     ///
     /// # Errors

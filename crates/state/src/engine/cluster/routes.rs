@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use super::library::Library;
 use super::node::{Node, lock};
 use super::nodes::{NodeId, Picture};
 use super::options::{Options, WriteQuota};
+use super::stored;
 use crate::batch::Batch;
 use crate::error::StoreError;
 use crate::store::CommitOutcome;
@@ -33,6 +34,7 @@ pub(super) struct Shared {
     copies: AtomicUsize,
     /// What the copies shall be.
     copies_wanted: AtomicUsize,
+    level: AtomicU8,
     /// Grows with every change of the map.
     pub(super) map_changes: watch::Sender<u64>,
     /// Somebody needs a newer map.
@@ -63,6 +65,7 @@ impl Shared {
             functions: Library::new(),
             copies: AtomicUsize::new(options.quota.copies),
             copies_wanted: AtomicUsize::new(options.quota.copies),
+            level: AtomicU8::new(stored::LEVEL),
             options,
             runtime,
             map: Mutex::new(map),
@@ -93,6 +96,15 @@ impl Shared {
 
     pub(super) fn want_copies(&self, copies: usize) {
         self.copies_wanted.store(copies, Ordering::Relaxed);
+    }
+
+    /// The format level of what is written.
+    pub(super) fn level(&self) -> u8 {
+        self.level.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_level(&self, level: u8) {
+        self.level.store(level.clamp(stored::LEVEL, stored::LEVEL_NEWEST), Ordering::Relaxed);
     }
 
     /// The node that serves a partition. `None`: nobody known does.

@@ -16,8 +16,9 @@ use bytes::Bytes;
 use crate::record::{Record, Version};
 use crate::time::UnixMillis;
 
-/// The level that this release writes; it reads one up, too.
+/// The lowest level that this release reads, and writes unless its cluster writes a higher one.
 pub(super) const LEVEL: u8 = 1;
+/// The highest one: the next release's, which looks the same so far.
 pub(super) const LEVEL_NEWEST: u8 = LEVEL + 1;
 /// What stands before the value.
 pub(super) const HEADER_BYTES: usize = 17;
@@ -31,10 +32,15 @@ pub(super) enum Damage {
     Short,
 }
 
-/// The bytes of a record.
-pub(super) fn encode(version: Version, expires_at: Option<UnixMillis>, value: &[u8]) -> Vec<u8> {
+/// The bytes of a record at a level that this release reads.
+pub(super) fn encode(
+    level: u8,
+    version: Version,
+    expires_at: Option<UnixMillis>,
+    value: &[u8],
+) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER_BYTES + value.len());
-    out.push(LEVEL);
+    out.push(level);
     out.extend_from_slice(&version.0.to_be_bytes());
     // An expiry of 0 is over like that of 1, and 0 says "never".
     let expires_at = expires_at.map_or(0, |at| at.0.max(1));
@@ -72,7 +78,7 @@ mod tests {
         fn a_record_comes_back_as_it_was(version: u64, expires_at in proptest::option::of(1_u64..), value: Vec<u8>) {
             let expires_at = expires_at.map(UnixMillis);
             let record = Record { version: Version(version), value: Bytes::from(value.clone()), expires_at };
-            prop_assert_eq!(decode(encode(Version(version), expires_at, &value)), Ok(record));
+            prop_assert_eq!(decode(encode(LEVEL, Version(version), expires_at, &value)), Ok(record));
         }
 
         #[test]
@@ -83,8 +89,7 @@ mod tests {
 
     #[test]
     fn other_levels_are_refused() {
-        let mut bytes = encode(Version(1), None, b"value");
-        bytes[0] = LEVEL_NEWEST;
+        let mut bytes = encode(LEVEL_NEWEST, Version(1), None, b"value");
         assert!(decode(bytes.clone()).is_ok());
         bytes[0] = LEVEL_NEWEST + 1;
         assert_eq!(decode(bytes), Err(Damage::Level(LEVEL_NEWEST + 1)));

@@ -227,6 +227,7 @@ async fn write(
             version: version(job),
             now: shared.options.clock.now(),
             in_doubt: job.in_doubt,
+            level: shared.level(),
         };
         commands.add_command(commit::encode(
             &shared.functions,

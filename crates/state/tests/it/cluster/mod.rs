@@ -4,6 +4,7 @@ mod carrying;
 mod copies;
 mod credentials;
 mod faults;
+mod levels;
 mod moves;
 pub(crate) mod servers;
 

@@ -1,8 +1,9 @@
 //! The trial of a cluster: three nodes, faults of every kind in an order of chance, one at a time, the next when all is whole again.
 //!
 //! Without more said a few faults to a little load. `OUTLAST_TRIAL_SECONDS=600` goes on for so long, each kind as often as the
-//! others, and `OUTLAST_TRIAL_BELOW=continue` has the cluster go on writing below its quota. `OUTLAST_WRITE_DOCS=1` writes
-//! what came of it to `docs/reports/cluster.md`, or `cluster-continue.md`.
+//! others, `OUTLAST_TRIAL_BELOW=continue` has the cluster go on writing below its quota, and `OUTLAST_TRIAL_STORES=3` gives each
+//! node so many stores, two of them for copies. `OUTLAST_WRITE_DOCS=1` writes what came of it to `docs/reports/cluster.md`,
+//! `cluster-continue.md` or `cluster-3-stores.md`.
 
 use std::net::SocketAddr;
 use std::thread;
@@ -215,13 +216,19 @@ pub(super) fn below_quota() -> String {
     std::env::var("OUTLAST_TRIAL_BELOW").unwrap_or_else(|_| "refuse".to_owned())
 }
 
+/// How many stores each node has, as asked for.
+pub(super) fn stores() -> u64 {
+    number("OUTLAST_TRIAL_STORES").unwrap_or(2)
+}
+
 /// Of a node with the back-to-back agent, which serves HTTP at its host's address.
 fn options(host: &Host) -> NodeOptions {
     let mut options = nodes::options(host);
-    let (address, below) = (host.ipv4(), below_quota());
+    let (address, below, stores) = (host.ipv4(), below_quota(), stores());
     let more = format!(
         "[container]\napplications = [\"registrar\", \"back-to-back\"]\nhttp = \"{address}:0\"\n\
-         [cluster]\naddress = \"{address}:6200\"\nbelow_quota = \"{below}\"\n"
+         [cluster]\naddress = \"{address}:6200\"\nbelow_quota = \"{below}\"\n\
+         stores = {stores}\n"
     );
     options.config = options.config.map(|config| format!("{more}{config}"));
     options

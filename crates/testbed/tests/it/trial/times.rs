@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::load::{Losses, Size};
-use super::three::{Kind, Struck, below_quota};
+use super::three::{Kind, Struck, below_quota, stores};
 use crate::kills::calls::{Part, Step};
 use crate::kills::report::{machine, repository};
 
@@ -111,10 +111,15 @@ fn median(times: impl Iterator<Item = Duration>) -> String {
 impl Document<'_> {
     /// Writes it anew.
     pub(super) fn write(&self) {
-        let name = match below_quota().as_str() {
-            "refuse" => "cluster.md",
-            _ => "cluster-continue.md",
+        let below = match below_quota().as_str() {
+            "refuse" => String::new(),
+            other => format!("-{other}"),
         };
+        let stores = match stores() {
+            2 => String::new(),
+            other => format!("-{other}-stores"),
+        };
+        let name = format!("cluster{below}{stores}.md");
         let path = repository().join("docs/reports").join(name);
         std::fs::write(path, self.text()).expect("the repository is writable");
     }
@@ -180,16 +185,16 @@ impl Document<'_> {
     pub(super) fn text(&self) -> String {
         let Document { commit, seed, size, took, busy, struck, losses } = self;
         let Size { bindings, calls_per_second, sessions } = size;
-        let below = below_quota();
+        let (below, stores) = (below_quota(), stores());
         let made = (losses.calls.whole + losses.calls.losses.len()) as f64 / took.as_secs_f64();
         let profile = if cfg!(debug_assertions) { "" } else { "--release " };
         let build = if cfg!(debug_assertions) { "debug" } else { "release" };
         let refreshes = losses.refreshes.iter().map(|it| format!("{it:?}")).collect::<String>();
         format!(
-            "# Three nodes, {} faults, below the quota: `{below}`\n\n\
+            "# Three nodes with {stores} stores each, {} faults, below the quota: `{below}`\n\n\
              Written by `crates/testbed/tests/it/trial/three.rs`; do not edit it by hand.\n\n    \
              OUTLAST_TRIAL_SECONDS={} OUTLAST_TRIAL_BINDINGS={bindings} OUTLAST_TRIAL_CALLS={calls_per_second} \
-             OUTLAST_TRIAL_BELOW={below} \\\n        OUTLAST_SEED={seed} OUTLAST_WRITE_DOCS=1 \
+             OUTLAST_TRIAL_BELOW={below} OUTLAST_TRIAL_STORES={stores} \\\n        OUTLAST_SEED={seed} OUTLAST_WRITE_DOCS=1 \
              cargo test {profile}-p testbed --test it trial::three\n\n\
              {}\n\n\
              Commit {commit}, seed {seed}, {build} build, {} min {} s, {}; the processors were busy for {busy} % of the \
@@ -212,7 +217,7 @@ impl Document<'_> {
 }
 
 const EXPLAINED: &str = "Three nodes on hosts of their own (network namespaces of one machine), each with one edge, two \
-containers, two stores and a\nmember of etcd; `write_quota = 1`. Callers have one flow over UDP, callees two, by edges of two nodes. Every second call goes\nthrough \
+containers, its stores and a\nmember of etcd; `write_quota = 1`. Callers have one flow over UDP, callees two, by edges of two nodes. Every second call goes\nthrough \
 the back-to-back agent; each is held for 0.8 s, has an INFO in the middle, and is hung up; who is told to try again (503, 500 by\n\
 the agent) does so after 0.2 s. Bindings are refreshed all the time, sessions are written to by HTTP. One fault after the other, \
 the next when\nall is whole again: every process of every node ready, every part of the state with a copy on another host. A host is away for 5 s.\n\n\

@@ -10,8 +10,8 @@ use testbed::wait;
 
 /// A cluster that is not whole again after this never will be.
 pub(super) const LIMIT: Duration = Duration::from_secs(120);
-/// Between two looks: each costs processor time, which the load needs.
-pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// Between two looks: each starts a command for every node, whose processor time the load needs.
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Waits until it is.
 ///
