@@ -29,8 +29,8 @@ pub use guardian::protocol::Serving;
 pub use restart::RestartPolicy;
 pub use server::founding;
 pub use server::{
-    ApplicationsDirectory, ChildStart, GuardOptions, Guarded, GuardianError, Hook, HookError,
+    ApplicationsDirectory, ChildStart, GuardOptions, Guarded, GuardianError, Held, Hook, HookError,
     JoinError, Joined, OperatorLines, OperatorWriter, Options, Prepare, RepositoryAccess,
-    RepositoryAccessError, UpError, applications_directory, guard, join, repository_access, run,
-    run_by, store_options, stores_are_installed,
+    RepositoryAccessError, UpError, applications_directory, guard, hold, join, repository_access,
+    run, run_by, store_options, stores_are_installed,
 };

@@ -188,7 +188,7 @@ impl From<Json> for Reader {
     }
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct UpWishes {
     /// Where SIP listens, UDP and TCP; port 0 takes any free one
     ///

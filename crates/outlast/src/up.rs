@@ -27,10 +27,13 @@ use crate::{formats, logging, stores};
 const PATIENCE: Duration = Duration::from_millis(500);
 
 pub(crate) fn up(directory: &Path, wishes: &UpWishes) -> Result<(), Failure> {
+    make_directory(directory)?;
+    // Before anything of it is looked at: of two that start it at a time one goes on, with what it has found.
+    let held = manager::hold(directory)?;
     let path = directory.join(config::FILE_NAME);
     let is_first_run = !path.exists();
     let Taken { mut config, told } = match is_first_run {
-        true => Taken { config: first_run(directory, &path, wishes)?, told: Vec::new() },
+        true => Taken { config: first_run(&path, wishes)?, told: Vec::new() },
         false => taking::take(directory)?,
     };
     // Behind that: the node's copy of the repository is as new as it can be.
@@ -58,7 +61,6 @@ pub(crate) fn up(directory: &Path, wishes: &UpWishes) -> Result<(), Failure> {
     let has_served = Rc::new(Cell::new(false));
     let (serves, ready_to, lines_to) = (Rc::clone(&has_served), stdout.clone(), stderr.clone());
     let options = GuardOptions {
-        directory: directory.to_owned(),
         config,
         manager: Box::new(manager),
         on_serving: Box::new(move |serving| {
@@ -67,7 +69,7 @@ pub(crate) fn up(directory: &Path, wishes: &UpWishes) -> Result<(), Failure> {
         }),
         on_line: Box::new(move |line| lines_to.line(line)),
     };
-    let guarded = stores::runtime()?.block_on(manager::guard(options));
+    let guarded = stores::runtime()?.block_on(manager::guard(held, options));
     if guarded.is_err() && is_first_run && !has_served.get() {
         // Wishes that did not work (a taken port, say) shall not be the configuration from now on.
         match fs::remove_file(&path) {
@@ -100,8 +102,7 @@ pub(crate) fn make_directory(directory: &Path) -> anyhow::Result<()> {
 }
 
 /// Writes `outlast.toml` with what was wished.
-fn first_run(directory: &Path, path: &Path, wishes: &UpWishes) -> Result<NodeConfig, Failure> {
-    make_directory(directory)?;
+fn first_run(path: &Path, wishes: &UpWishes) -> Result<NodeConfig, Failure> {
     let default = FirstRun::default();
     let first_run = FirstRun {
         listen: wishes.sip.map_or(default.listen, |sip| vec![sip]),

@@ -23,12 +23,25 @@ pub(crate) struct NodeLock {
     _file: File,
 }
 
+/// The directory of a node that nobody else starts meanwhile, as long as this lives.
+pub struct Held {
+    pub(crate) directory: NodeDirectory,
+    pub(crate) lock: NodeLock,
+}
+
+/// Makes sure that nobody else starts the node of that directory; creates what is missing of it. What a node is started with
+/// has to be found out behind this: two that start it at a time would find out different things.
+///
+/// # Errors
+/// [`UpError::Locked`] when somebody does already; [`UpError::Directory`].
+pub fn hold(directory: &Path) -> Result<Held, UpError> {
+    let (directory, lock) = NodeDirectory::open(directory)?;
+    Ok(Held { directory, lock })
+}
+
 impl NodeDirectory {
     /// Creates what is missing and takes the lock.
-    pub(crate) fn open(
-        path: &Path,
-        process_names: &[String],
-    ) -> Result<(NodeDirectory, NodeLock), UpError> {
+    pub(crate) fn open(path: &Path) -> Result<(NodeDirectory, NodeLock), UpError> {
         create(path)?;
         let failed = |source| UpError::Directory { path: path.to_owned(), source };
         let path = fs::canonicalize(path).map_err(failed)?;
@@ -40,9 +53,13 @@ impl NodeDirectory {
                 .map_err(|source| UpError::Directory { path: directory.clone(), source })?;
         }
         let lock = NodeLock { _file: lock(&path)? };
-        let directory = NodeDirectory { path };
-        let links = process_names.iter().map(|name| directory.link(name));
-        for socket in links.chain([directory.socket(), directory.guardian_socket()]) {
+        Ok((NodeDirectory { path }, lock))
+    }
+
+    /// Refuses the names of sockets that the kernel would cut.
+    pub(crate) fn check_sockets(&self, process_names: &[String]) -> Result<(), UpError> {
+        let links = process_names.iter().map(|name| self.link(name));
+        for socket in links.chain([self.socket(), self.guardian_socket()]) {
             let length = OsStr::as_bytes(socket.as_os_str()).len();
             if length > SOCKET_PATH_BYTES_MAX {
                 return Err(UpError::PathTooLong {
@@ -52,7 +69,7 @@ impl NodeDirectory {
                 });
             }
         }
-        Ok((directory, lock))
+        Ok(())
     }
 
     /// The directory whose guardian listens on that socket.
@@ -177,18 +194,19 @@ mod tests {
     #[test]
     fn a_second_node_is_told_who_holds_the_directory() {
         let temporary = tempfile::tempdir().unwrap();
-        let first = NodeDirectory::open(temporary.path(), &[]).unwrap();
-        let message = NodeDirectory::open(temporary.path(), &[]).err().unwrap().to_string();
+        let first = NodeDirectory::open(temporary.path()).unwrap();
+        let message = NodeDirectory::open(temporary.path()).err().unwrap().to_string();
         assert!(message.contains(&format!("pid {}", std::process::id())), "{message}");
         drop(first);
-        NodeDirectory::open(temporary.path(), &[]).unwrap();
+        NodeDirectory::open(temporary.path()).unwrap();
     }
 
     #[test]
     fn a_socket_path_that_the_kernel_would_cut_is_refused() {
         let temporary = tempfile::tempdir().unwrap();
         let long = temporary.path().join("d".repeat(120));
-        let error = NodeDirectory::open(&long, &["container1".to_owned()]).err().unwrap();
+        let (directory, _lock) = NodeDirectory::open(&long).unwrap();
+        let error = directory.check_sockets(&["container1".to_owned()]).unwrap_err();
         assert!(matches!(error, UpError::PathTooLong { .. }), "{error}");
     }
 
@@ -197,7 +215,7 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let file = temporary.path().join("file");
         fs::write(&file, "").unwrap();
-        let message = NodeDirectory::open(&file, &[]).err().unwrap().to_string();
+        let message = NodeDirectory::open(&file).err().unwrap().to_string();
         assert!(message.contains("file") && message.contains("--dir"), "{message}");
     }
 }

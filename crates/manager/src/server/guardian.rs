@@ -6,7 +6,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command as Program;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ use topology::protocol::encode_line;
 use tracing::{debug, error, info, warn};
 
 use super::child::spawn_detached;
-use super::directory::NodeDirectory;
+use super::directory::{Held, NodeDirectory};
 use super::identity::LivingProcess;
 use super::last_sight::last_sight;
 use super::lines::{LineError, Lines, open_socket};
@@ -50,8 +50,6 @@ const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a node is guarded with.
 pub struct GuardOptions {
-    /// The node's directory; created if it is missing.
-    pub directory: PathBuf,
     /// The effective configuration.
     pub config: NodeConfig,
     /// The command line of a manager, which is told the guardian's socket.
@@ -62,13 +60,13 @@ pub struct GuardOptions {
     pub on_line: Box<dyn FnMut(&str)>,
 }
 
-/// Guards a node until it is told to stop (SIGTERM, SIGINT, SIGHUP; a second signal kills what still lives).
+/// Guards the node that is held until it is told to stop (SIGTERM, SIGINT, SIGHUP; a second signal kills what still lives).
 ///
 /// # Errors
 /// [`UpError`] when the node cannot come up.
-pub async fn guard(options: GuardOptions) -> Result<(), UpError> {
-    let (directory, _lock) =
-        NodeDirectory::open(&options.directory, &process_names(&options.config))?;
+pub async fn guard(held: Held, options: GuardOptions) -> Result<(), UpError> {
+    let Held { directory, lock: _lock } = held;
+    directory.check_sockets(&process_names(&options.config))?;
     raise_descriptor_limit();
     if let Err(error) = rustix::process::set_child_subreaper(rustix::process::getpid().into()) {
         warn!(%error, "processes of a manager that dies are left to the system");

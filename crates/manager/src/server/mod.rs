@@ -63,6 +63,7 @@ use applications::Applications;
 pub use applications_directory::ApplicationsDirectory;
 use connection::Admitted;
 use directory::NodeDirectory;
+pub use directory::{Held, hold};
 pub use guardian::{GuardOptions, guard};
 use guardian_link::GuardianLink;
 pub use guardian_link::{Guarded, GuardianError};

@@ -74,7 +74,6 @@ fn guard_options(directory: &Path, config: NodeConfig, behaviours: &str) -> Guar
         program
     };
     GuardOptions {
-        directory: directory.to_owned(),
         config,
         manager: Box::new(manager),
         on_serving: Box::new(move |serving| {
@@ -98,7 +97,9 @@ fn guards() {
     let directory = PathBuf::from(directory);
     let config = serde_json::from_slice(&fs::read(directory.join("config.json")).unwrap()).unwrap();
     let options = guard_options(&directory, config, &env::var(BEHAVIOURS).unwrap());
-    std::process::exit(match runtime().block_on(manager::guard(options)) {
+    let guarded =
+        runtime().block_on(async { manager::guard(manager::hold(&directory)?, options).await });
+    std::process::exit(match guarded {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("{error}");
