@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::FILE_NAME;
 use crate::effective::flatten;
-use crate::layers::{self, Layers};
+use crate::layers::{self, Exceptions, Layers};
 use crate::parse::process_name;
 use crate::problem::Problem;
 use crate::reader::Reader;
@@ -26,7 +26,7 @@ pub const DOCUMENT_BYTES_MAX: usize = 64 << 10;
 const NODES_MAX: usize = 64;
 
 /// The first line of a printed document, before its version.
-const HEAD: &str = "# The cluster's configuration, version ";
+pub(crate) const HEAD: &str = "# The cluster's configuration, version ";
 
 /// For `on.NAME`, as an example.
 const EXAMPLE: &str = "[on.node2.container]";
@@ -61,6 +61,16 @@ const ADDRESS: &str = "names addresses or ports of one node";
 const PATH: &str = "names a file on one host";
 const RUNS: &str = "says what one node runs, or whom it needs before it can have this document";
 
+/// Keys, and whole tables, that the document may set for all nodes, and for none of them otherwise; and why.
+pub const ALIKE: &[(&str, &str)] = &[
+    ("heartbeat", "nodes with different ones take each other for lost"),
+    ("cluster.write_quota", COPIES),
+    ("cluster.below_quota", COPIES),
+    ("cluster.allow_colocation", COPIES),
+];
+
+const COPIES: &str = "what counts as written would depend on the node that is asked";
+
 /// The cluster's configuration as of one change.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Document {
@@ -77,14 +87,27 @@ impl Document {
         format!("{HEAD}{}\n{}", self.version, self.text)
     }
 
-    /// The version that a text says it was made from, and the text without that line.
-    #[must_use]
-    pub fn read(printed: &str) -> (Option<u64>, &str) {
+    /// The version that a text says it was made from, and the text without that line; no version: it has no such line.
+    ///
+    /// # Errors
+    /// The line, from 1, that looks like that one and is none, or stands elsewhere; and what to do about it. Whoever took the text
+    /// for one of no version would have it take the place of whatever holds.
+    pub fn read(printed: &str) -> Result<(Option<u64>, &str), (usize, String)> {
         let (head, text) = printed.split_once('\n').unwrap_or((printed, ""));
-        match head.strip_prefix(HEAD).and_then(|version| version.trim().parse().ok()) {
-            Some(version) => (Some(version), text),
-            None => (None, printed),
-        }
+        let version = head.strip_prefix(HEAD).and_then(|version| version.trim().parse().ok());
+        let (read, first) = match version {
+            Some(version) => ((Some(version), text), 2),
+            None => ((None, printed), 1),
+        };
+        let Some(stray) = read.1.lines().position(says_version) else { return Ok(read) };
+        let advice = match version {
+            Some(_) => "says the version again; remove the line",
+            None => {
+                "looks like the line that says the version, which needs to be the first one, as outlast config show --cluster prints it; \
+                 put it there, or remove it, and the text takes the place of whatever holds"
+            }
+        };
+        Err((first + stray, advice.to_owned()))
     }
 
     /// What problems of it are told with.
@@ -94,12 +117,18 @@ impl Document {
     }
 }
 
-/// Checks a text as the cluster's configuration, for every node that it names and for those that it does not; `name` is what
-/// problems call it. What single nodes cannot have together with their own files, they say themselves.
+/// Whether somebody may take the line for the one that says the version, however it was edited.
+fn says_version(line: &str) -> bool {
+    let plain = |text: &str| text.trim_start_matches(['\u{feff}', '#', ' ', '\t']).to_lowercase();
+    plain(line).starts_with(plain(HEAD).trim_end())
+}
+
+/// Checks a text as the cluster's configuration, by itself and for every node that it names; `name` is what problems call it.
+/// What single nodes cannot have together with their own files, they say themselves. The result is that of [`Document::read`].
 ///
 /// # Errors
 /// Every problem of the text, in the order of its lines.
-pub fn check(name: &str, text: &str) -> Result<(), Vec<Problem>> {
+pub fn check<'t>(name: &str, text: &'t str) -> Result<(Option<u64>, &'t str), Vec<Problem>> {
     if text.len() > DOCUMENT_BYTES_MAX {
         let message = format!("needs at most {DOCUMENT_BYTES_MAX} octets, and has {}", text.len());
         return Err(vec![Problem::of_file(name, 1, message)]);
@@ -108,16 +137,25 @@ pub fn check(name: &str, text: &str) -> Result<(), Vec<Problem>> {
     let Some(table) = reader.table(text) else { return Err(reader.into_problems()) };
     let nodes = nodes(&mut reader, table.get_ref());
     let mut problems = reader.into_problems();
+    let read = Document::read(text);
+    if let Err((line, advice)) = &read {
+        problems.push(Problem::of_file(name, *line, advice.clone()));
+    }
     for node in std::iter::once(None).chain(nodes.iter().map(Some)) {
         let own = any_node(node);
-        let layers = Layers { own: (FILE_NAME, &own), over: Some((name, text)) };
+        // What the document makes good for one node may be wrong for all others.
+        let exceptions = node.map_or(Exceptions::Nobodys, |_| Exceptions::OfNode);
+        let layers = Layers { own: (FILE_NAME, &own), over: Some((name, text)), exceptions };
         problems.extend(layers::config(&layers).err().into_iter().flatten());
     }
     // What is wrong for all nodes is so for each of them.
     let mut told = BTreeSet::new();
     problems.retain(|it| told.insert((it.line, it.key.clone(), it.message.clone())));
     problems.sort_by_key(|problem| problem.line);
-    if problems.is_empty() { Ok(()) } else { Err(problems) }
+    match read {
+        Ok(read) if problems.is_empty() => Ok(read),
+        Ok(_) | Err(_) => Err(problems),
+    }
 }
 
 /// The nodes that a text names, if it can be read at all.
@@ -159,7 +197,7 @@ fn values_of(text: &str) -> BTreeMap<String, String> {
     values
 }
 
-/// The file of a member of which nothing is said.
+/// The file of a member of which nothing is said; without a name it has the default one.
 fn any_node(name: Option<&String>) -> String {
     let name = name.map(|name| format!("[node]\nname = \"{name}\"\n")).unwrap_or_default();
     format!("{name}[cluster]\naddress = \"127.0.0.1:6200\"\n")
@@ -216,8 +254,8 @@ mod tests {
                     [[peer]]\nname = \"pbx\"\naddress = \"192.0.2.1:5060\"\n\
                     [keys]\nrotate_every = \"2days\"\n[state]\ndurability = \"power\"\n[log]\nlevel = \"debug\"\n\
                     [on.node2.container]\ncount = 1\n[on.node3.log]\nlevel = \"warn\"\n";
-        check("new.toml", text).unwrap();
-        check("new.toml", "").unwrap();
+        assert_eq!(check("new.toml", text), Ok((None, text)));
+        assert_eq!(check("new.toml", ""), Ok((None, "")));
         assert_eq!(nodes_named(text), ["node2", "node3"].map(str::to_owned).into());
     }
 
@@ -291,10 +329,62 @@ mod tests {
     fn a_printed_document_says_its_version_and_reads_back() {
         let document = Document { version: 7, text: "[log]\nlevel = \"warn\"\n".to_owned() };
         let printed = document.printed();
-        assert_eq!(Document::read(&printed), (Some(7), document.text.as_str()));
-        assert_eq!(Document::read("[log]\n"), (None, "[log]\n"));
-        assert_eq!(Document::read(""), (None, ""));
+        assert_eq!(Document::read(&printed), Ok((Some(7), document.text.as_str())));
+        assert_eq!(Document::read("[log]\n"), Ok((None, "[log]\n")));
+        assert_eq!(Document::read(""), Ok((None, "")));
         let empty = Document::default().printed();
-        assert_eq!(Document::read(empty.trim_end()), (Some(0), ""));
+        assert_eq!(Document::read(empty.trim_end()), Ok((Some(0), "")));
+        assert_eq!(check("new.toml", &printed), Ok((Some(7), document.text.as_str())));
+    }
+
+    #[test]
+    fn a_line_that_may_be_meant_to_say_the_version_and_does_not_is_refused() {
+        let moved = "new.toml:LINE looks like the line that says the version, which needs to be the first one, as outlast config show \
+                     --cluster prints it; put it there, or remove it, and the text takes the place of whatever holds";
+        for (text, line) in [
+            ("\n# The cluster's configuration, version 3\n[log]\nlevel = \"warn\"\n", 2),
+            ("[log]\nlevel = \"warn\"\n  # The cluster's configuration, version 3", 3),
+            ("# The cluster's configuration, version three\n", 1),
+            ("# The cluster's configuration, version 3, of alice\n", 1),
+            ("# The cluster's configuration, version -1\n", 1),
+            ("#The Cluster's configuration, version 3\n", 1),
+            ("# The cluster's configuration, version\n", 1),
+        ] {
+            refused(text, &[&moved.replace("LINE", &line.to_string())]);
+        }
+        // Whether or not an editor's mark is refused as TOML, it is not taken for a text of no version.
+        assert!(check("new.toml", "\u{feff}# The cluster's configuration, version 3\n").is_err());
+        let twice = "# The cluster's configuration, version 3\n[log]\n# The cluster's configuration, version 4\n";
+        refused(twice, &["new.toml:3 says the version again; remove the line"]);
+        check("new.toml", "# The configuration of our cluster, version 3\n").unwrap();
+    }
+
+    #[test]
+    fn what_is_wrong_for_most_nodes_is_not_hidden_by_what_one_has_otherwise() {
+        let wrong = "[registrar]\nexpires_max = \"30m\"\n";
+        let told = "new.toml:1 registrar.expires_default: expires_min = \"1m\", expires_default = \"1h\", expires_max = \"30m\" need to \
+                    be in rising order";
+        refused(wrong, &[told]);
+        refused(&format!("{wrong}[on.node1.registrar]\nexpires_max = \"2h\"\n"), &[told]);
+        refused(&format!("{wrong}[on.node2.registrar]\nexpires_max = \"2h\"\n"), &[told]);
+    }
+
+    #[test]
+    fn what_all_nodes_need_alike_is_refused_for_one() {
+        refused(
+            "[cluster]\nwrite_quota = 2\nbelow_quota = \"continue\"\nallow_colocation = true\n[heartbeat]\ninterval = \"200ms\"\n\
+             [on.node2.heartbeat]\ninterval = \"1s\"\n[on.node3.cluster]\nwrite_quota = 1\nbelow_quota = \"refuse\"\n\
+             allow_colocation = false\ncopy_after = \"1m\"\n",
+            &[
+                "new.toml:7 on.node2.heartbeat: needs to be alike on all nodes, for nodes with different ones take each other for lost; set \
+                 it outside [on.NAME]",
+                "new.toml:10 on.node3.cluster.write_quota: needs to be alike on all nodes, for what counts as written would depend on the \
+                 node that is asked; set it outside [on.NAME]",
+                "new.toml:11 on.node3.cluster.below_quota: needs to be alike on all nodes, for what counts as written would depend on the \
+                 node that is asked; set it outside [on.NAME]",
+                "new.toml:12 on.node3.cluster.allow_colocation: needs to be alike on all nodes, for what counts as written would depend on \
+                 the node that is asked; set it outside [on.NAME]",
+            ],
+        );
     }
 }

@@ -1,25 +1,20 @@
 //! What a node is configured as, and where each value comes from: a default, its own `outlast.toml`, or the cluster's
 //! configuration, which goes before the file wherever it says something.
 //!
-//! A node keeps the cluster's configuration that it has taken in `DIR/cluster/configuration.toml` ([`keep_taken`]), so
-//! that every process and command of it has the same one, with the repository or without.
+//! What a node has taken of the cluster's configuration it keeps ([`mod@kept`](crate::kept)), so that every process and command of
+//! it has the same one, with the repository or without.
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use toml::Value;
 
 use crate::document::Document;
-use crate::layers::{Laid, Layers, Place, lay};
+use crate::kept::{Kept, taken};
+use crate::layers::{Exceptions, Laid, Layers, Place, lay};
 use crate::problem::{ConfigError, Problem};
 use crate::settings::NodeConfig;
 use crate::{FILE_NAME, parse, text_of};
-
-/// The cluster's configuration that a node has taken, in the node's directory.
-const TAKEN: &str = "cluster/configuration.toml";
 
 /// What the settings of `[cluster]` that say how servers are spoken with are called in the file.
 const ACCESS: [(&str, &str); 2] = [
@@ -90,7 +85,8 @@ pub struct Hidden {
 pub fn effective(own: &str, document: Option<&Document>) -> Result<Effective, Vec<Problem>> {
     let of_document = document.map(|document| (document.name(), document.printed()));
     let over = of_document.as_ref().map(|(name, text)| (name.as_str(), text.as_str()));
-    let Laid { config, places, hidden } = lay(&Layers { own: (FILE_NAME, own), over })?;
+    let Laid { config, places, hidden } =
+        lay(&Layers { own: (FILE_NAME, own), over, exceptions: Exceptions::OfNode })?;
     let cluster_version = document.map_or(0, |document| document.version);
     let config = NodeConfig { cluster_version, ..config };
     let alone = if hidden.is_empty() { BTreeMap::new() } else { values(&parse(own)?) };
@@ -114,43 +110,12 @@ pub fn effective(own: &str, document: Option<&Document>) -> Result<Effective, Ve
 pub fn of_node(directory: &Path) -> Result<Effective, ConfigError> {
     let path = directory.join(FILE_NAME);
     let own = text_of(&path, FILE_NAME)?;
-    let document = taken(directory)?;
-    effective(&own, document.as_ref()).map_err(|problems| ConfigError::Refused { path, problems })
-}
-
-/// What the node in that directory has taken of its cluster's configuration; `None`: nothing yet.
-///
-/// # Errors
-/// [`ConfigError`] when it cannot be read, or says no version.
-pub fn taken(directory: &Path) -> Result<Option<Document>, ConfigError> {
-    let path = directory.join(TAKEN);
-    if !path.exists() {
-        return Ok(None);
-    }
-    let printed = text_of(&path, TAKEN)?;
-    match Document::read(&printed) {
-        (Some(version), text) => Ok(Some(Document { version, text: text.to_owned() })),
-        (None, _) => {
-            let message = "does not begin with the line that says its version; remove it, and start the node: it takes the cluster's \
-                           configuration anew";
-            let problems = vec![Problem::of_file(TAKEN, 1, message.to_owned())];
-            Err(ConfigError::Refused { path, problems })
-        }
-    }
-}
-
-/// Keeps what the node in that directory, a member of a cluster, has taken; whole or not at all.
-///
-/// # Errors
-/// The system's; what it had taken before is kept then.
-pub fn keep_taken(directory: &Path, document: &Document) -> io::Result<()> {
-    let path = directory.join(TAKEN);
-    let beside = path.with_extension("new");
-    let mut options = OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-    file.write_all(document.printed().as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&beside, &path)
+    let kept = taken(directory)?;
+    let document = kept.as_ref().map(|kept| &kept.document);
+    let mut effective =
+        effective(&own, document).map_err(|problems| ConfigError::Refused { path, problems })?;
+    effective.config.cluster_id = kept.map(|Kept { cluster, .. }| cluster).unwrap_or_default();
+    Ok(effective)
 }
 
 fn origin(place: Option<&Place>) -> Origin {
@@ -168,7 +133,7 @@ fn written(place: &Place) -> Written {
 
 /// Each setting by its key, in TOML.
 fn values(config: &NodeConfig) -> BTreeMap<String, String> {
-    let shown = NodeConfig { cluster_version: 0, ..config.clone() };
+    let shown = NodeConfig { cluster_version: 0, cluster_id: String::new(), ..config.clone() };
     let table = Value::try_from(&shown).expect("our settings are numbers, texts and lists of them");
     let mut values = BTreeMap::new();
     flatten(&table, "", &mut values);
@@ -296,26 +261,6 @@ mod tests {
         let told = effective(own, Some(&newer)).unwrap_err()[0].to_string();
         assert!(
             told.starts_with("the cluster's configuration (version 6):4 container.shards: unknown"),
-            "{told}"
-        );
-    }
-
-    #[test]
-    fn what_was_taken_is_what_the_node_has_from_then_on() {
-        let directory = tempfile::tempdir().unwrap();
-        fs::write(directory.path().join(FILE_NAME), "").unwrap();
-        fs::create_dir(directory.path().join("cluster")).unwrap();
-        assert_eq!(taken(directory.path()).unwrap(), None);
-        assert_eq!(of_node(directory.path()).unwrap().config.container.count, 2);
-        let document = version(3, DOCUMENT);
-        keep_taken(directory.path(), &document).unwrap();
-        assert_eq!(taken(directory.path()).unwrap(), Some(document));
-        let config = of_node(directory.path()).unwrap().config;
-        assert_eq!((config.container.count, config.cluster_version), (4, 3));
-        fs::write(directory.path().join(TAKEN), "[container]\ncount = 4\n").unwrap();
-        let told = of_node(directory.path()).unwrap_err().to_string();
-        assert!(
-            told.contains("cluster/configuration.toml:1") && told.contains("remove it"),
             "{told}"
         );
     }

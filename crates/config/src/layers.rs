@@ -8,7 +8,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::document::{OF_ONE_NODE, ON};
+use crate::document::{ALIKE, OF_ONE_NODE, ON};
 use crate::parse::{node_config, process_name};
 use crate::problem::Problem;
 use crate::reader::{Reader, Section};
@@ -20,6 +20,17 @@ pub(crate) struct Layers<'a> {
     pub(crate) own: (&'a str, &'a str),
     /// The cluster's document, printed.
     pub(crate) over: Option<(&'a str, &'a str)>,
+    /// See there.
+    pub(crate) exceptions: Exceptions,
+}
+
+/// What the document says of single nodes (`[on.NAME.…]`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exceptions {
+    /// That of the node whose own file it is.
+    OfNode,
+    /// None of it: as for a node that the document does not name.
+    Nobodys,
 }
 
 /// Where a value stands.
@@ -62,8 +73,13 @@ pub(crate) fn lay(layers: &Layers<'_>) -> Result<Laid, Vec<Problem>> {
     let (mut table, mut document) = (table.into_inner(), document.into_inner());
     let name = name_in(&table);
     let mut of_node = of_node(&mut document, &name);
+    if layers.exceptions == Exceptions::Nobodys {
+        of_node = DeTable::new();
+    }
+    let before = format!("{ON}.{name}.");
     refuse_what_is_of_one_node(&mut reader, &mut document, "");
-    refuse_what_is_of_one_node(&mut reader, &mut of_node, &format!("{ON}.{name}."));
+    refuse_what_is_of_one_node(&mut reader, &mut of_node, &before);
+    refuse_what_is_to_be_alike(&mut reader, &mut of_node, &before);
     let mut node_places = BTreeMap::new();
     collect(&of_node, "", &mut node_places);
     let mut hidden = BTreeMap::new();
@@ -105,6 +121,16 @@ fn refuse_what_is_of_one_node(reader: &mut Reader<'_>, document: &mut DeTable<'_
     for (key, reason) in OF_ONE_NODE {
         if let Some(at) = take_out(document, key) {
             let message = format!("{reason}; it belongs into outlast.toml of each node");
+            reader.report(at, format!("{before}{key}"), message);
+        }
+    }
+}
+
+fn refuse_what_is_to_be_alike(reader: &mut Reader<'_>, of_node: &mut DeTable<'_>, before: &str) {
+    for (key, reason) in ALIKE {
+        if let Some(at) = take_out(of_node, key) {
+            let message =
+                format!("needs to be alike on all nodes, for {reason}; set it outside [{ON}.NAME]");
             reader.report(at, format!("{before}{key}"), message);
         }
     }

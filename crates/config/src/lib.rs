@@ -20,6 +20,7 @@ pub mod document;
 pub mod edit;
 pub mod effective;
 pub mod first_run;
+pub mod kept;
 mod layers;
 pub mod listen;
 pub mod manifest;
@@ -36,10 +37,9 @@ pub use cluster::{
     MulticastAddress, PortRange, STORES_MAX, Stores, Vote, cluster_address,
 };
 pub use document::{DOCUMENT_BYTES_MAX, Document};
-pub use effective::{
-    Effective, Hidden, Origin, Setting, Written, effective, keep_taken, of_node, taken,
-};
+pub use effective::{Effective, Hidden, Origin, Setting, Written, effective, of_node};
 pub use first_run::{FirstRun, first_run};
+pub use kept::{Kept, keep_taken, taken};
 pub use listen::{Listen, ListenTransports, PublicAddress, domain_name};
 pub use nearest::nearest;
 pub use own_servers::{EtcdEndpoint, EtcdEndpointError, ServerAccess};

@@ -101,6 +101,7 @@ pub(crate) fn node_config(reader: &mut Reader<'_>, mut root: Section<'_>) -> Nod
         state,
         log,
         cluster_version: 0,
+        cluster_id: String::new(),
     }
 }
 

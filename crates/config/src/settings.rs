@@ -43,6 +43,9 @@ pub struct NodeConfig {
     /// Version of the cluster's configuration that is in it; no key of a file. 0: of none.
     #[serde(default, skip_serializing_if = "is_none_of_the_cluster")]
     pub cluster_version: u64,
+    /// Id of the cluster that this is the version of; no key of a file. Empty: of none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub cluster_id: String,
 }
 
 fn is_none_of_the_cluster(version: &u64) -> bool {

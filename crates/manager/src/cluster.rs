@@ -132,6 +132,11 @@ impl Cluster {
         self.file.number
     }
 
+    /// Which cluster it is.
+    pub fn id(&self) -> &str {
+        &self.file.cluster
+    }
+
     /// Where others reach this node.
     pub fn address(&self) -> SocketAddr {
         self.address

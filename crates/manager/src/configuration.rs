@@ -8,8 +8,11 @@
 //! A change is one commit, on the condition that `current` is still the version that it was made from: of two operators who
 //! change the same version one is told ([`ConfigurationError::Overtaken`]). What a document means is [`config::document`]'s business.
 
+use config::NodeConfig;
 use serde::{Deserialize, Serialize};
 use state::{Batch, CommitError, Expect, Key, Prefix, Record, Space, Store, StoreError};
+use topology::RunsWith;
+use topology::protocol::ConfigurationStatus;
 
 /// Changes that can be looked at and gone back to; older ones are forgotten.
 pub const HISTORY_MAX: u64 = 100;
@@ -84,6 +87,20 @@ pub enum ConfigurationError {
     /// The repository takes no change; or whether it has taken it is not known.
     #[error(transparent)]
     Commit(CommitError),
+}
+
+/// How the node that was started with that configuration stands to what holds in its cluster, of which it may have become a member
+/// since.
+pub fn standing(config: &NodeConfig, cluster: &str, current: Option<u64>) -> ConfigurationStatus {
+    let is_of_another = config.cluster_version != 0 && config.cluster_id != cluster;
+    ConfigurationStatus { runs_with: config.cluster_version, is_of_another, current }
+}
+
+/// What the others of the cluster are told of that.
+pub fn runs_with(config: &NodeConfig, cluster: &str) -> RunsWith {
+    let ConfigurationStatus { runs_with, is_of_another, .. } = standing(config, cluster, None);
+    // Of this cluster's it runs with none.
+    RunsWith { configuration: if is_of_another { 0 } else { runs_with }, ..RunsWith::default() }
 }
 
 /// The change that holds; `None`: nobody has made any, and the document is empty.
@@ -195,6 +212,23 @@ mod tests {
             comment: None,
             text: text.to_owned(),
         }
+    }
+
+    #[test]
+    fn a_version_of_another_cluster_is_none_of_this_one() {
+        let config = NodeConfig {
+            cluster_version: 7,
+            cluster_id: "one".to_owned(),
+            ..NodeConfig::default()
+        };
+        let status =
+            |is_of_another| ConfigurationStatus { runs_with: 7, is_of_another, current: Some(3) };
+        assert_eq!(standing(&config, "one", Some(3)), status(false));
+        assert_eq!(standing(&config, "two", Some(3)), status(true));
+        assert_eq!(runs_with(&config, "one").configuration, 7);
+        assert_eq!(runs_with(&config, "two").configuration, 0);
+        // Before it was a member of any.
+        assert!(!standing(&NodeConfig::default(), "one", Some(3)).is_of_another);
     }
 
     #[tokio::test]

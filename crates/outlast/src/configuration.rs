@@ -43,6 +43,11 @@ pub(crate) fn configuration(directory: &Path, command: ConfigCommand) -> Result<
     }
 }
 
+/// What to do about a repository that has no configuration, where one was known.
+const EMPTIED: &str = "look whether it is the right repository, and whether it has lost what it had (outlast status --cluster, outlast config \
+                       history); to make the version that is known hold again, apply a copy of DIR/cluster/configuration.toml \
+                       without its first line";
+
 /// The document that a change made.
 fn document(change: &Change) -> Document {
     Document { version: change.version, text: change.text.clone() }

@@ -160,6 +160,11 @@ impl ClusterNode {
         self.cluster.number()
     }
 
+    /// Which cluster it is.
+    pub(super) fn id(&self) -> &str {
+        self.cluster.id()
+    }
+
     pub(super) fn address(&self) -> std::net::SocketAddr {
         self.cluster.address()
     }

@@ -92,8 +92,8 @@ pub(crate) struct RepositoryNode {
     asking: mpsc::Sender<Asked>,
     /// What this node cannot have of them, and why.
     behind: watch::Receiver<Vec<(String, String)>>,
-    /// The version of the cluster's configuration that holds.
-    configuration: watch::Receiver<u64>,
+    /// The version of the cluster's configuration that holds; none: it is not known yet.
+    configuration: watch::Receiver<Option<u64>>,
     /// What the cluster writes.
     format_level: watch::Receiver<FormatLevel>,
     /// Where the operator's own etcd is, if he runs it.
@@ -153,7 +153,7 @@ impl RepositoryNode {
         let (leaving, leave) = mpsc::channel(1);
         let (asking, asked) = mpsc::channel(ASKED_MAX);
         let (told_behind, behind) = watch::channel(Vec::new());
-        let (told_configuration, configuration) = watch::channel(0);
+        let (told_configuration, configuration) = watch::channel(None);
         let (told_level, format_level) = watch::channel(FormatLevel::FIRST);
         let (told_amiss, amiss) = watch::channel(None);
         let reached = |timeout| repository_access(directory, &list, Some(settings), timeout);
@@ -290,8 +290,8 @@ impl RepositoryNode {
         self.behind.borrow().clone()
     }
 
-    /// The version of the cluster's configuration that holds, as far as this node knows. 0: the empty one.
-    pub(crate) fn configuration(&self) -> u64 {
+    /// The version of the cluster's configuration that holds, as far as this node knows. 0: the empty one. None: it does not know yet.
+    pub(crate) fn configuration(&self) -> Option<u64> {
         *self.configuration.borrow()
     }
 

@@ -22,6 +22,8 @@ use crate::failure::Failure;
 use crate::output;
 use crate::stores::must_exist;
 
+const NOTHING_TO_CHANGE: &str = "nothing to change: that is the cluster's configuration already";
+
 /// A checked file.
 struct File {
     /// The version that it says it was made from.
@@ -71,7 +73,7 @@ pub(super) fn apply(directory: &Path, path: &Path, comment: Option<String>) -> R
     let done = with_repository(directory, async |store| {
         let held = current(store).await?;
         let base = base.unwrap_or(held.version);
-        if base == held.version && text == held.text {
+        if base == held.version && is_same(&held.text, &text) {
             return Ok(None);
         }
         let changes = changes(&held.text, &text);
@@ -79,7 +81,7 @@ pub(super) fn apply(directory: &Path, path: &Path, comment: Option<String>) -> R
         Ok(Some((change, changes)))
     });
     let Some((change, changes)) = done.map_err(|failure| explained(failure, &overtaken))? else {
-        output::line("nothing to change: that is the cluster's configuration already");
+        output::line(NOTHING_TO_CHANGE);
         return Ok(());
     };
     remark_on_strangers(directory, &change.text)?;
@@ -103,6 +105,10 @@ pub(super) fn rollback(
         )
         .into());
     };
+    if is_same(&held.text, &text) {
+        output::line(NOTHING_TO_CHANGE);
+        return Ok(());
+    }
     // Of another release, perhaps.
     checked(Path::new(&format!("version {version}")), &text)?;
     let changes = changes(&held.text, &text);
@@ -113,6 +119,11 @@ pub(super) fn rollback(
     let change = done.map_err(|failure| explained(failure, overtaken))?;
     tell(directory, &change, &changes);
     Ok(())
+}
+
+/// Lines at the end that are empty make no version: editors add one, and take one off.
+fn is_same(held: &str, text: &str) -> bool {
+    held.trim_end() == text.trim_end()
 }
 
 async fn propose(
@@ -168,12 +179,12 @@ fn read(path: &Path) -> Result<File, Failure> {
         )
         .into());
     }
-    checked(path, &printed)?;
-    let (base, text) = Document::read(&printed);
+    let (base, text) = checked(path, &printed)?;
     Ok(File { base, text: text.to_owned() })
 }
 
-fn checked(path: &Path, printed: &str) -> Result<(), Failure> {
+/// The version that the text says it was made from, and the text without that line.
+fn checked<'t>(path: &Path, printed: &'t str) -> Result<(Option<u64>, &'t str), Failure> {
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
     let refused =
         |problems| Failure::Config(ConfigError::Refused { path: path.to_owned(), problems });

@@ -1,14 +1,15 @@
 //! The configuration that a node begins with: its own file, and the cluster's document as the repository has it, or as this node
-//! knew it last. What it cannot take keeps it from nothing: it begins with the latest version that it can.
+//! knew it last. What it cannot take keeps it from nothing: it begins with the latest version that it can, or with its own file alone;
+//! then what it knew is put aside ([`config::kept`]), tried again at each start, and taken by nobody for what the node runs with.
 
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use config::{Document, Effective, NodeConfig, Problem};
+use config::{ConfigError, Document, Effective, Kept, NodeConfig, Problem};
 use manager::founding;
-use manager::server::{guardian_of, left_behind};
+use manager::server::left_behind;
 use topology::credentials::ClusterDirectory;
 use topology::{MemberFile, RepositoryList};
 
@@ -26,10 +27,11 @@ pub(crate) struct Taken {
     pub(crate) told: Vec<String>,
 }
 
-/// Takes the cluster's configuration, if the node is a member and nothing of it runs: what runs keeps what it began with.
+/// Takes the cluster's configuration, if the node is a member and nothing of it runs: what runs keeps what it began with. Whoever
+/// calls this holds the node's directory ([`manager::hold`]): nobody else takes one meanwhile.
 ///
 /// # Errors
-/// The node's own file cannot be read or is refused.
+/// The node's own file cannot be read or is refused; or those that say of which cluster it is.
 pub(crate) fn take(directory: &Path) -> Result<Taken, Failure> {
     let path = directory.join(config::FILE_NAME);
     let alone = config::load(&path)?;
@@ -37,36 +39,97 @@ pub(crate) fn take(directory: &Path) -> Result<Taken, Failure> {
         return Ok(Taken { config: alone, told: Vec::new() });
     }
     let own = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let members = ClusterDirectory::of_node(directory).members();
+    let cluster = MemberFile::load(&members).map_err(anyhow::Error::from)?.cluster;
     let mut told = Vec::new();
-    let known = config::taken(directory).unwrap_or_else(|error| {
-        told.push(error.to_string());
-        None
-    });
-    let runs = guardian_of(directory).is_some() || left_behind(directory).is_some();
-    let found = if runs { Ok(Vec::new()) } else { versions(directory, known.as_ref()) };
-    let mut candidates = found.unwrap_or_else(|error| {
+    let taken = of_cluster(&cluster, config::taken(directory), &mut told);
+    let known =
+        taken.clone().or_else(|| of_cluster(&cluster, config::kept::aside(directory), &mut told));
+    if left_behind(directory).is_some() {
+        let begins = first_that_fits(&own, known.into_iter().collect(), &mut told);
+        return Ok(outcome(begins.map(|(_, effective)| effective), &cluster, alone, told));
+    }
+    let found = versions(directory, known.as_ref()).unwrap_or_else(|error| {
         told.push(format!(
             "the cluster's configuration cannot be read ({error:#}): the node begins with what it knows"
         ));
         Vec::new()
     });
-    candidates.extend(known.clone());
-    let Some((document, effective)) = first_that_fits(&own, candidates, &mut told) else {
+    let begins = first_that_fits(&own, candidates(found, known, &mut told), &mut told);
+    let kept = match &begins {
+        Some((document, _)) if taken.as_ref() == Some(document) => Ok(()),
+        Some((document, _)) => {
+            let kept = Kept { cluster: cluster.clone(), document: document.clone() };
+            config::keep_taken(directory, &kept)
+        }
+        None => config::kept::put_aside(directory),
+    };
+    if let Err(error) = kept {
+        told.push(format!(
+            "what the node begins with cannot be kept in {} ({error}): other commands on this node do not know it",
+            config::kept::taken_file(directory).display()
+        ));
+    }
+    Ok(outcome(begins.map(|(_, effective)| effective), &cluster, alone, told))
+}
+
+/// What the node kept, if it is of the cluster that it is in now: versions of another one's say nothing of this one's.
+fn of_cluster(
+    cluster: &str,
+    kept: Result<Option<Kept>, ConfigError>,
+    told: &mut Vec<String>,
+) -> Option<Document> {
+    match kept {
+        Ok(kept) => kept.filter(|kept| kept.cluster == cluster).map(|kept| kept.document),
+        Err(error) => {
+            told.push(error.to_string());
+            None
+        }
+    }
+}
+
+/// What the node may begin with, the best first: what the repository has, then what the node knew. A repository that has
+/// nothing does not take the place of a version that was known: more likely it is the wrong one, or has lost what it had.
+fn candidates(
+    found: Vec<Document>,
+    known: Option<Document>,
+    told: &mut Vec<String>,
+) -> Vec<Document> {
+    let (Some(latest), Some(known)) = (found.first(), &known) else {
+        return found.into_iter().chain(known).collect();
+    };
+    match (latest.version, known.version) {
+        (0, known_version @ 1..) => {
+            told.push(format!(
+                "the cluster's repository has no configuration, and this node knows version {known_version}: it keeps that; {}",
+                super::EMPTIED
+            ));
+            return vec![known.clone()];
+        }
+        (version, known_version) if version < known_version => told.push(format!(
+            "the cluster's repository has version {version} of its configuration, and this node knew version {known_version}: the \
+             repository was put back to what it was before, and what it has holds; see outlast config history"
+        )),
+        _ => {}
+    }
+    found.into_iter().chain(Some(known.clone())).collect()
+}
+
+fn outcome(
+    begins: Option<Effective>,
+    cluster: &str,
+    alone: NodeConfig,
+    mut told: Vec<String>,
+) -> Taken {
+    let Some(effective) = begins else {
         if !told.is_empty() {
             told.push(format!("the node begins with {} alone", config::FILE_NAME));
         }
-        return Ok(Taken { config: alone, told });
+        return Taken { config: alone, told };
     };
-    if known.as_ref() != Some(&document)
-        && let Err(error) = config::keep_taken(directory, &document)
-    {
-        told.push(format!(
-            "{} cannot be kept ({error}): other commands on this node do not know it",
-            document.name()
-        ));
-    }
     told.extend(super::hidden(&effective));
-    Ok(Taken { config: effective.config, told })
+    let config = NodeConfig { cluster_id: cluster.to_owned(), ..effective.config };
+    Taken { config, told }
 }
 
 /// The first of these that the node can take together with its own file.
@@ -172,5 +235,94 @@ mod tests {
         assert!(first_that_fits("", documents(&[(2, "x = 1")]), &mut told).is_none());
         assert!(first_that_fits("", Vec::new(), &mut told).is_none());
         assert_eq!(told.len(), 1, "{told:?}");
+    }
+
+    #[test]
+    fn an_empty_repository_does_not_take_the_place_of_a_version_that_was_known() {
+        let versions = |found: &[(u64, &str)], known: &[(u64, &str)]| {
+            let mut told = Vec::new();
+            let all = candidates(documents(found), documents(known).pop(), &mut told);
+            (all.iter().map(|document| document.version).collect::<Vec<u64>>(), told)
+        };
+        let (all, told) = versions(&[(0, "")], &[(7, "")]);
+        assert_eq!((all.as_slice(), told.len()), ([7].as_slice(), 1), "{told:?}");
+        assert!(told[0].contains("this node knows version 7: it keeps that; "), "{told:?}");
+        assert!(told[0].contains("without its first line"), "{told:?}");
+        // A new cluster's is empty, too.
+        assert_eq!(versions(&[(0, "")], &[]), (vec![0], Vec::new()));
+        assert_eq!(versions(&[(0, "")], &[(0, "")]), (vec![0, 0], Vec::new()));
+        assert_eq!(versions(&[], &[(7, "")]), (vec![7], Vec::new()));
+        assert_eq!(versions(&[(8, ""), (7, "")], &[(7, "")]), (vec![8, 7, 7], Vec::new()));
+        // Who has put the repository back knows what he wants; nobody else is left in the dark.
+        let (all, told) = versions(&[(5, "")], &[(7, "")]);
+        assert_eq!((all.as_slice(), told.len()), ([5, 7].as_slice(), 1), "{told:?}");
+    }
+
+    const PEER: &str = "[[peer]]\nname = \"edge1\"\naddress = \"192.0.2.1:5060\"\n";
+
+    /// The directory of a member of the cluster `c1`, whose repository has not begun, that kept this.
+    fn member(cluster: &str, version: u64, text: &str) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        fs::write(path.join(config::FILE_NAME), config::FirstRun::default().text()).unwrap();
+        let files = ClusterDirectory::of_node(path);
+        fs::create_dir_all(files.path()).unwrap();
+        let address = "127.0.0.1:6200".parse().unwrap();
+        let file = MemberFile {
+            cluster: "c1".to_owned(),
+            name: "node1".to_owned(),
+            number: topology::NodeNumber::FIRST,
+            membership: topology::Membership::created("node1", address),
+        };
+        file.write(&files.members()).unwrap();
+        let document = Document { version, text: text.to_owned() };
+        config::keep_taken(path, &Kept { cluster: cluster.to_owned(), document }).unwrap();
+        directory
+    }
+
+    #[test]
+    fn what_fits_no_more_is_told_at_each_start_and_nobody_believes_that_it_runs() {
+        let node = member("c1", 7, PEER);
+        let path = node.path();
+        for start in 1..=2 {
+            let Taken { config, told } = take(path).ok().unwrap();
+            assert_eq!((config.cluster_version, told.len()), (0, 2), "start {start}: {told:?}");
+            assert!(told[0].contains("version 7") && told[0].contains("peer.name"), "{told:?}");
+            assert_eq!(told[1], "the node begins with outlast.toml alone", "start {start}");
+            // Other commands know what it runs with.
+            assert_eq!(config::taken(path).unwrap(), None);
+            assert_eq!(config::of_node(path).unwrap().config, config);
+        }
+        // When the file is repaired, it is as before.
+        let own = fs::read_to_string(path.join(config::FILE_NAME)).unwrap();
+        fs::write(path.join(config::FILE_NAME), own.replace("edge1", "edge2")).unwrap();
+        let Taken { config, told } = take(path).ok().unwrap();
+        assert_eq!((config.cluster_version, told), (7, Vec::new()));
+        assert_eq!(config::of_node(path).unwrap().config, config);
+        assert_eq!(config::kept::aside(path).unwrap(), None);
+    }
+
+    #[test]
+    fn what_was_kept_of_another_cluster_is_not_taken_in_this_one() {
+        let node = member("c0", 7, "[container]\ncount = 4\n");
+        let Taken { config, .. } = take(node.path()).ok().unwrap();
+        assert_eq!((config.cluster_version, config.container.count), (0, 2));
+        assert_eq!(config::of_node(node.path()).unwrap().config, config);
+        let node = member("c1", 7, "[container]\ncount = 4\n");
+        let Taken { config, .. } = take(node.path()).ok().unwrap();
+        assert_eq!((config.cluster_version, config.container.count), (7, 4));
+        assert_eq!(config.cluster_id, "c1");
+    }
+
+    #[test]
+    fn a_node_that_another_one_starts_takes_nothing() {
+        let node = member("c1", 7, PEER);
+        let held = manager::hold(node.path()).unwrap();
+        let wishes = crate::command_line::UpWishes::default();
+        let told = crate::up::up(node.path(), &wishes).unwrap_err().to_string();
+        assert!(told.contains("another node runs on this directory"), "{told}");
+        let kept = config::taken(node.path()).unwrap().map(|kept| kept.document.version);
+        assert_eq!(kept, Some(7), "what somebody else begins with");
+        drop(held);
     }
 }

@@ -120,12 +120,17 @@ async fn one_document_configures_all_nodes_and_outlives_those_who_hold_it() {
     }
 
     // What is wrong is told with its line, and nothing changes.
-    let file = draft.of(&nodes[0], "[container]\ncuont = 3\nhttp = \"off\"\n");
+    let wrong = "[container]\ncuont = 3\nhttp = \"off\"\n[on.node2.heartbeat]\ninterval = \"1s\"\n";
+    let file = draft.of(&nodes[0], wrong);
     for command in ["diff", "apply"] {
         let told = refused(&nodes[0], &["config", command, &file], 64);
         assert!(told.contains("cluster.toml:3 container.cuont: unknown; did you mean"), "{told}");
         assert!(told.contains("cluster.toml:4 container.http: names addresses"), "{told}");
+        assert!(told.contains("cluster.toml:5 on.node2.heartbeat: needs to be alike"), "{told}");
     }
+    let file = draft.write("[log]\n# The cluster's configuration, version 7\nlevel = \"warn\"\n");
+    let told = refused(&nodes[0], &["config", "apply", &file], 64);
+    assert!(told.contains("cluster.toml:2 looks like the line that says the version"), "{told}");
 
     // One operator changes it; another one, who began with the same version, is told.
     let late = Draft::new();
@@ -141,6 +146,12 @@ async fn one_document_configures_all_nodes_and_outlives_those_who_hold_it() {
     assert!(said.contains("version 1 of the cluster's configuration holds"), "{said}");
     for node in ["node1", "node2", "node3"] {
         assert!(said.contains(&format!("{node} (version 0)")), "{said}");
+    }
+    // What holds already makes no version, with a line more at its end or without.
+    let file = draft.of(&nodes[0], "\n");
+    for arguments in [["apply", file.as_str()], ["rollback", "1"]] {
+        let said = config(&nodes[1], &arguments);
+        assert!(said.starts_with("nothing to change"), "{arguments:?}: {said}");
     }
     let told = refused(&nodes[2], &["config", "apply", &late], 1);
     assert!(told.contains("is version 1 by now, and this was made from version 0"), "{told}");

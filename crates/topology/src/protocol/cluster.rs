@@ -75,8 +75,12 @@ pub struct ClusterStatus {
 pub struct ConfigurationStatus {
     /// What the node was started with.
     pub runs_with: u64,
-    /// What holds in the cluster: a node takes it when it is stopped and started.
-    pub current: u64,
+    /// That is a version of another cluster's, which the node was a member of then: not to be compared with this one's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_of_another: bool,
+    /// What holds in the cluster: a node takes it when it is stopped and started. None: the node does not know yet.
+    #[serde(default)]
+    pub current: Option<u64>,
 }
 
 /// Format levels, as a node knows them.

@@ -4,10 +4,9 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 use topology::credentials::ClusterDirectory;
-use topology::protocol::{Answer, ClusterStatus, ConfigurationStatus, FormatsStatus, Request};
+use topology::protocol::{Answer, ClusterStatus, FormatsStatus, Request};
 use topology::{
-    FormatLevel, NodeSnapshot, ProcessName, ReleaseFormats, RepositoryList, RunBy, RunsWith,
-    TopologyView,
+    FormatLevel, NodeSnapshot, ProcessName, ReleaseFormats, RepositoryList, RunBy, RunsWith, TopologyView,
 };
 use tracing::{error, info};
 
@@ -16,6 +15,7 @@ use super::shared_applications::{is_for_sharing, may_be_asked};
 use super::shared_state::SharedState;
 use super::{Manager, Step, limits, view_line};
 use crate::cluster::KnownMember;
+use crate::configuration::{runs_with, standing};
 use crate::process_table::Event;
 use crate::process_table::Ticket;
 use crate::server::cluster_node::{ClusterNode, Consequence, FromCoordinator};
@@ -89,10 +89,9 @@ impl Manager {
     pub(super) fn whole_view(&mut self) -> TopologyView {
         match &mut self.cluster {
             Some(cluster) => {
-                let runs_with = RunsWith {
-                    configuration: self.config.cluster_version,
-                    newest_format: ReleaseFormats::own().newest(),
-                };
+                let newest_format = ReleaseFormats::own().newest();
+                let runs_with =
+                    RunsWith { newest_format, ..runs_with(&self.config, cluster.id()) };
                 let level = self.repository.as_ref().map(RepositoryNode::format_level);
                 let own = NodeSnapshot { runs_with, ..self.table.snapshot(cluster.address()) };
                 cluster.view(own, level.unwrap_or_default())
@@ -176,17 +175,14 @@ impl Manager {
 
     pub(super) fn cluster_status(&self) -> Option<ClusterStatus> {
         let waits = self.waits.as_ref().map(Wait::reason);
-        let configuration = ConfigurationStatus {
-            runs_with: self.config.cluster_version,
-            current: self.repository.as_ref().map_or(0, RepositoryNode::configuration),
-        };
+        let current = self.repository.as_ref().and_then(RepositoryNode::configuration);
         let formats = FormatsStatus {
             level: self.repository.as_ref().map(RepositoryNode::format_level).unwrap_or_default(),
             newest: ReleaseFormats::own().newest(),
         };
         self.cluster.as_ref().map(|cluster| ClusterStatus {
             waits,
-            configuration,
+            configuration: standing(&self.config, cluster.id(), current),
             formats,
             ..cluster.status()
         })

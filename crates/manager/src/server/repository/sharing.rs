@@ -31,15 +31,16 @@ use tracing::{error, info, warn};
 use super::super::Input;
 use super::super::applications_directory::ApplicationsDirectory;
 use super::Told;
-use crate::configuration;
 use crate::repository::applications::{
     APPLICATIONS_MAX, Coming, Local, Shared, Step, given_up, read, step, take, unneeded,
 };
 
 mod changing;
+mod configuration_version;
 mod files;
 mod formats;
 
+use configuration_version::ConfigurationVersion;
 use formats::Formats;
 
 /// The command line of a process that makes the compiled code of a version beside its component, in that directory.
@@ -93,7 +94,7 @@ pub(super) struct Parts {
     /// What this node cannot have of what the cluster has, and why.
     pub(super) behind: watch::Sender<Vec<(String, String)>>,
     /// The version of the cluster's configuration that holds.
-    pub(super) configuration: watch::Sender<u64>,
+    pub(super) configuration: watch::Sender<Option<u64>>,
     /// What the cluster writes.
     pub(super) format_level: watch::Sender<FormatLevel>,
 }
@@ -110,6 +111,7 @@ struct Sharing {
     failed: BTreeMap<String, Failed>,
     /// The files of versions that are here.
     known: HashMap<(String, String), BTreeMap<String, FileNote>>,
+    version: ConfigurationVersion,
     /// What could not be done last, said once.
     said: Option<String>,
     formats: Formats,
@@ -177,6 +179,7 @@ async fn keep(parts: Parts, mut asked: mpsc::Receiver<Asked>) {
         files,
         failed,
         known,
+        version: ConfigurationVersion::default(),
         said: None,
         formats: Formats::default(),
         looked_at: None,
@@ -209,20 +212,14 @@ impl Sharing {
         let _ = reply.send(answer).await;
     }
 
-    /// The copy has the cluster's configuration, too. What cannot be read is told by whoever wants to take it.
-    async fn look_at_configuration(&self) {
-        let current = configuration::current(&self.store).await.ok().flatten();
-        let version = current.map_or(0, |change| change.version);
-        let is_other = self.parts.configuration.send_if_modified(|told| {
-            let is_other = *told != version;
-            *told = version;
-            is_other
-        });
-        if is_other {
-            info!(
-                version,
-                "the cluster's configuration; a node takes it when it is stopped and started"
-            );
+    /// The copy has the cluster's configuration, too.
+    async fn look_at_configuration(&mut self) {
+        // Before there is a copy nothing is known, which is not to have none.
+        if matches!(self.store.revision().await, Ok(None)) {
+            return;
+        }
+        if let Some(amiss) = self.version.look(&self.store, &self.parts.configuration).await {
+            warn!(amiss, "about the cluster's configuration");
         }
     }
 
