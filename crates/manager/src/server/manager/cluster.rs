@@ -6,7 +6,8 @@ use tokio::sync::mpsc;
 use topology::credentials::ClusterDirectory;
 use topology::protocol::{Answer, ClusterStatus, FormatsStatus, Request};
 use topology::{
-    FormatLevel, NodeSnapshot, ProcessName, ReleaseFormats, RepositoryList, RunBy, RunsWith, TopologyView,
+    FormatLevel, NodeSnapshot, ProcessName, ReleaseFormats, RepositoryList, RunBy, RunsWith,
+    TopologyView,
 };
 use tracing::{error, info};
 
@@ -90,8 +91,7 @@ impl Manager {
         match &mut self.cluster {
             Some(cluster) => {
                 let newest_format = ReleaseFormats::own().newest();
-                let runs_with =
-                    RunsWith { newest_format, ..runs_with(&self.config, cluster.id()) };
+                let runs_with = RunsWith { newest_format, ..runs_with(&self.config, cluster.id()) };
                 let level = self.repository.as_ref().map(RepositoryNode::format_level);
                 let own = NodeSnapshot { runs_with, ..self.table.snapshot(cluster.address()) };
                 cluster.view(own, level.unwrap_or_default())
