@@ -286,7 +286,7 @@ pub(crate) fn must_be_elsewhere(
     if force && !only_there.is_empty() {
         return runtime.block_on(bring_back(&only_there, &reports, &options));
     }
-    for part in only_there {
+    if let Some(part) = only_there.first() {
         if part.copies.is_empty() {
             return Err(refusal(&format!(
                 "only {node} has a part of the state, {} of {SLOTS} slots: no copy of it answers; start {node}, or the node of a \
