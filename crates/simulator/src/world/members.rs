@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use manager::cluster::{Cluster, Greeting, Session};
-use topology::{MemberFile, Membership, NodeNumber, NodeSnapshot, Picture};
+use topology::{FormatLevel, MemberFile, Membership, NodeNumber, NodeSnapshot, Picture};
 
 use super::*;
 
@@ -85,7 +85,7 @@ impl Membered {
 
     /// What the node's processes are shown, with that table.
     pub(super) fn view(&mut self, table: &ProcessTable, node: NodeId) -> TopologyView {
-        self.cluster.view(&table.snapshot(address(node))).clone()
+        self.cluster.view(&table.snapshot(address(node)), FormatLevel::FIRST).clone()
     }
 
     fn in_session(
