@@ -1,4 +1,5 @@
-//! A response: its top Via must be this edge's, is taken off, and says where the response goes.
+//! A response: its top Via must be this edge's, is taken off, and says where the response goes; what another edge of ours is to
+//! have goes there.
 //!
 //! RFC 3261 §16.7(3), §16.11, §18.2.2. A Via with a flow token sends it back by that flow; one
 //! without was added to a container's request, and the Via below is that container's. Anything else
@@ -83,10 +84,15 @@ pub(super) fn from_link(
 /// The request came through another edge of the node; that one knows its flow. The response goes
 /// there as it is.
 fn to_other_edge(response: &Message, top: &Via<'_>, view: &View<'_>) -> Option<Decision> {
-    let address = view.of_other_edge(top)?;
-    let transport = Transport::parse(top.transport)?;
-    let hop = Hop::to_address(transport, view.listeners.toward(transport, address).own, address);
+    let hop = hop_to_other_edge(top, view)?;
     Some(Decision::Send { hop, bytes: response.buffer().clone() })
+}
+
+/// To the edge that wrote `via`, if that is another one of ours that is there.
+fn hop_to_other_edge(via: &Via<'_>, view: &View<'_>) -> Option<Hop> {
+    let address = view.of_other_edge(via)?;
+    let transport = Transport::parse(via.transport)?;
+    Some(Hop::to_address(transport, view.listeners.toward(transport, address).own, address))
 }
 
 /// Takes our Via, the topmost, off and sends the response where it, or the next one, says.
@@ -128,11 +134,7 @@ fn past_departed(
     };
     loop {
         let via = below()?;
-        if let Some(address) = view.of_other_edge(&via)
-            && let Some(transport) = Transport::parse(via.transport)
-        {
-            let local = view.listeners.toward(transport, address).own;
-            let hop = Hop::to_address(transport, local, address);
+        if let Some(hop) = hop_to_other_edge(&via, view) {
             let bytes = render(response, &edits, out).map_err(|TooLarge| DropReason::TooLarge)?;
             return Ok(Some(Decision::Send { hop, bytes }));
         }

@@ -144,7 +144,8 @@ async fn serve_again(
 }
 
 /// Has the rest go where slots were on their way to: until then a part of them answers nobody, and managers that are too few to
-/// decide move nothing. Looks anew: who was promoted has other slots, and those who wait for some say from whom. What does not end.
+/// decide move nothing. Looks anew: who was promoted has other slots, and those who wait for some say from whom. What does not end
+/// between two stores that answer; what has lost an end is only told, for nobody could end it.
 async fn end_moves(
     reports: &BTreeMap<SocketAddr, Option<Report>>,
     options: &Options,
@@ -155,7 +156,8 @@ async fn end_moves(
         for (at, _) in reports.iter().filter(|(_, report)| report.is_some()) {
             now.insert(*at, report(*at, options).await.ok());
         }
-        let (moves, mut unended) = half_done(&now);
+        let (moves, stuck) = half_done(&now);
+        let mut unended = Vec::new();
         for Move { from, to, slots } in &moves {
             // The others hear in a moment who is a primary now, and move nothing from one that is not.
             if let Err(error) = move_slots(from, to, slots, options).await {
@@ -168,11 +170,13 @@ async fn end_moves(
             }
         }
         if unended.is_empty() {
+            stuck.iter().for_each(|told| output::remark(told));
             return unended;
         }
         if Instant::now() >= deadline {
             unended.push(
-                "slots that are on their way answer in part only: try again, or start the node that is missing".to_owned(),
+                "slots that are on their way answer in part only: try again in a moment, and see outlast state status"
+                    .to_owned(),
             );
             return unended;
         }
