@@ -4,6 +4,8 @@
 //! returns bytes of the buffer as they came by the wire, so that what we forward is what we received. Whether the
 //! message makes sense is judged by [`Message::check_request`] and [`Message::check_response`].
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::contact::Contacts;
@@ -206,6 +208,14 @@ impl Message {
             .and_then(|number| u8::try_from(number).ok())
             .map(Some)
             .ok_or(HeaderError::new(HeaderName::MaxForwards, "Malformed Max-Forwards"))
+    }
+
+    /// After how long the sender of a response wants to be asked again, in whole seconds; `None` if it does not say so, or
+    /// nothing that can be read. Source: RFC 3261 §20.33, whose comment and parameters are passed over.
+    pub fn retry_after(&self) -> Option<Duration> {
+        let value = self.field(HeaderName::RetryAfter)?;
+        let digits = value.iter().take_while(|octet| octet.is_ascii_digit()).count();
+        decimal_saturating(&value[..digits]).map(|seconds| Duration::from_secs(seconds.into()))
     }
 
     /// Content-Length in octets; `None` if there is none.

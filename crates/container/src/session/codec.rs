@@ -208,6 +208,7 @@ impl Leg {
                 3 => Bye::Done,
                 _ => return Err(RecordError::Malformed),
             },
+            put_off: None,
             linked: linked.map(|leg| LegName::new(&leg)),
             proxied: match proxied {
                 0 => None,

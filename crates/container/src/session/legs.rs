@@ -118,6 +118,7 @@ impl Session {
             call_id: call_id.into(),
             dialog: None,
             bye: Bye::None,
+            put_off: None,
             linked: None,
             proxied: None,
         });
@@ -156,6 +157,7 @@ impl Session {
             call_id: Bytes::copy_from_slice(call_id),
             dialog,
             bye: Bye::None,
+            put_off: None,
             linked: None,
             proxied: None,
         });

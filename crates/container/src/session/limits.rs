@@ -41,6 +41,8 @@ pub const INVITE_TIME_MAX: Duration = Duration::from_secs(3_600);
 /// A callee that never heard of our CANCEL, or that we never heard of, rings on for so long, perhaps: until then its
 /// 2xx is acknowledged and ended by a BYE.
 pub const LATE_ANSWER_KEPT: Duration = TIMER_C;
+/// A BYE that found no way to the other side leaves again after so long, unless the answer says when (RFC 3261 §20.33).
+pub const BYE_PUT_OFF: Duration = Duration::from_secs(2);
 /// At so many requests without answer a further one is answered 503.
 pub const UNANSWERED_MAX: usize = 32;
 /// At so many INVITEs of the other side that are not answered, or were within 64·T1, a further one is answered 503.

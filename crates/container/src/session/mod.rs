@@ -12,7 +12,7 @@
 //! All of it is pure, and works on a copy: what was not committed has not happened. [`state`] is what a session
 //! is, [`receive`] and `responses` what comes in,
 //! [`apply`] what an application wants, [`rules`] what it may want, `legs` how legs begin, [`proxying`] requests that go on
-//! to others, [`chain`] to whom they go on, [`settle`] what follows by itself, [`codec`] its record, [`identity`] the names
+//! to others, [`chain`] to whom they go on, [`settle`] what follows by itself, `byes` how legs of ours are hung up, [`codec`] its record, [`identity`] the names
 //! in its messages.
 //!
 //! Deliberately absent: WebAssembly (the trait is shaped so that a guest can stand behind it: plain values, no
@@ -22,6 +22,7 @@
 mod action;
 mod application;
 pub mod apply;
+mod byes;
 pub mod chain;
 pub mod codec;
 pub mod http;

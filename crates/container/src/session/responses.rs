@@ -206,6 +206,17 @@ impl Session {
         let request = self.outgoing.remove(at);
         let name = request.leg?;
         self.end_if_early(&name);
+        if let Some(status) = response.status()
+            && self.puts_bye_off(
+                &name,
+                &request.method,
+                (status, response.retry_after()),
+                request.silence,
+                context,
+            )
+        {
+            return None;
+        }
         let is_refresh = Method::parse(&request.method).is_some_and(sip::dialog::is_target_refresh);
         if let Some(dialog) = self.leg(&name).and_then(|leg| leg.dialog.as_mut())
             && is_refresh
@@ -239,6 +250,9 @@ impl Session {
         }
         let name = request.leg.clone()?;
         self.end_if_early(&name)?;
+        if self.puts_bye_off(&name, &request.method, (status, None), request.silence, context) {
+            return None;
+        }
         let status = if matches!(request.stage, Stage::Cancelled { .. }) { 487 } else { status };
         self.lose_dialog(&name, Some(status), context, actions);
         let event = SessionEvent::Failed { leg: name, method: request.method, status };

@@ -1,7 +1,5 @@
-//! What follows by itself once an event is dealt with: BYEs that may leave now, the ends of legs and of the session,
-//! what need not be kept any longer.
-
-use sip::Method;
+//! What follows by itself once an event is dealt with: BYEs that may leave now ([`super::byes`]), the ends of legs and of the
+//! session, what need not be kept any longer.
 
 use super::limits;
 use super::state::{Action, Bye, Context, IncomingRequest, Session, Silence, Stage};
@@ -91,36 +89,6 @@ impl Session {
             self.incoming.iter().filter(is_open_bye).map(|request| request.id).collect();
         for request in byes {
             self.answer(request, &Response::new(200), context, actions);
-        }
-    }
-
-    /// Sends the BYEs that are wanted and may leave: a callee's not before the ACK to its 2xx, a caller's behind its
-    /// own ACK (RFC 3261 §15).
-    fn hang_up(&mut self, context: Context<'_>, actions: &mut Vec<Action>) {
-        let wanted: Vec<(LegName, Silence)> = self
-            .legs
-            .iter()
-            .filter_map(|leg| match leg.bye {
-                Bye::Wanted(silence) => Some((leg.name.clone(), silence)),
-                Bye::None | Bye::Done => None,
-            })
-            .collect();
-        for (name, silence) in wanted {
-            let awaits_ack = self.incoming.iter().any(|request| {
-                request.leg == name
-                    && request.answer.as_ref().is_some_and(|answer| answer.awaits_ack)
-            });
-            if awaits_ack {
-                continue;
-            }
-            self.acknowledge(&name, &[], None, context, actions);
-            let Some(leg) = self.leg(&name) else { continue };
-            leg.bye = Bye::Done;
-            let Some(dialog) = &mut leg.dialog else { continue };
-            let cseq = dialog.take_cseq();
-            let dialog = dialog.clone();
-            let (branch, bye) = self.in_dialog(&dialog, Method::Bye, cseq, context);
-            self.send(Some(name), (Method::Bye, branch, bye.build()), silence, context, actions);
         }
     }
 

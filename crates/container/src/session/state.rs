@@ -69,7 +69,7 @@ pub(super) struct Timer {
 }
 
 /// One leg.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Leg {
     pub(super) name: LegName,
     pub(super) direction: LegDirection,
@@ -78,10 +78,21 @@ pub(super) struct Leg {
     /// None: an outgoing leg without an answer, or one that began with something else than INVITE.
     pub(super) dialog: Option<Dialog>,
     pub(super) bye: Bye,
+    /// A BYE that is wanted has been sent, and found no way to the other side. Not in the record: a successor does not wait.
+    pub(super) put_off: Option<PutOff>,
     /// The leg that names this one as well.
     pub(super) linked: Option<LegName>,
     /// Its first request has gone on to somebody else, whose dialog it is.
     pub(super) proxied: Option<Proxied>,
+}
+
+impl PartialEq for Leg {
+    /// By what the record holds.
+    fn eq(&self, other: &Self) -> bool {
+        let held = |leg: &Self| (leg.direction, leg.state, leg.bye, leg.proxied);
+        let names = |leg: &Self| (leg.name.clone(), leg.linked.clone(), leg.call_id.clone());
+        held(self) == held(other) && names(self) == names(other) && self.dialog == other.dialog
+    }
 }
 
 /// Whether a leg is to be ended by a BYE of ours.
@@ -93,6 +104,15 @@ pub(super) enum Bye {
     Wanted(Silence),
     /// It is in the outbox, or answered, or the other side's came first.
     Done,
+}
+
+/// How a BYE waits that found no way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PutOff {
+    /// When that was first known.
+    pub(super) since: UnixMillis,
+    /// When it leaves again.
+    pub(super) until: UnixMillis,
 }
 
 /// Whether the application hears how a request of ours ends.
@@ -328,14 +348,15 @@ impl Session {
         timers.fold(self.expires, UnixMillis::min)
     }
 
-    /// When its owner has to look at it next: [`due`](Self::due), an ACK or an answer to CANCEL that does not come, or
-    /// something that need not be kept any longer.
+    /// When its owner has to look at it next: [`due`](Self::due), an ACK or an answer to CANCEL that does not come, a BYE that
+    /// leaves again, or something that need not be kept any longer.
     pub fn next_deadline(&self, timers: Timers) -> UnixMillis {
         let answers = self.incoming.iter().filter_map(|request| request.answer.as_ref());
         let answers = answers.map(|answer| answer.at.saturating_add(kept_for(timers)));
         let outgoing = self.outgoing.iter().filter_map(|request| request.deadline(self, timers));
+        let byes = self.legs.iter().filter_map(|leg| self.hangs_up_at(leg));
         let due = if self.is_ending { UnixMillis(u64::MAX) } else { self.due() };
-        answers.chain(outgoing).fold(due, UnixMillis::min)
+        answers.chain(outgoing).chain(byes).fold(due, UnixMillis::min)
     }
 
     /// Whether something of it is dated ahead of the wall clock, which was set back then.
@@ -361,6 +382,9 @@ impl Session {
         let dates = answers.map(|answer| &mut answer.at).chain(outgoing);
         for at in dates.filter(|at| is_ahead(**at, now)) {
             *at = now;
+        }
+        for leg in &mut self.legs {
+            leg.put_off.take_if(|put_off| is_ahead(put_off.since, now));
         }
     }
 

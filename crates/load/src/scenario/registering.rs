@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use sip::{HeaderName, Message, Method};
+use sip::{Message, Method};
 
 use super::{Context, Scenario, Stage, Start};
 use crate::delays::Delays;
@@ -21,7 +21,7 @@ use crate::table::{Key, Table};
 use crate::transactions::ClientTransaction;
 
 /// Longest Retry-After that is waited for; a longer one counts as this.
-const RETRY_AFTER_SECONDS_MAX: u64 = 32;
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(32);
 
 /// How often one registration is put off; the next 503 is its failure.
 const PUT_OFFS_MAX: u8 = 20;
@@ -302,10 +302,8 @@ fn greatest_common_divisor(a: u64, b: u64) -> u64 {
 
 /// After how long a 503 asks to come again, if it does.
 fn retry_after(response: &Message) -> Option<Duration> {
-    let value = response.field(HeaderName::RetryAfter)?;
-    let digits: Vec<u8> = value.iter().copied().take_while(u8::is_ascii_digit).collect();
-    let seconds: u64 = std::str::from_utf8(&digits).ok()?.parse().ok()?;
-    Some(Duration::from_secs(seconds.clamp(1, RETRY_AFTER_SECONDS_MAX)))
+    let asked_for = response.retry_after()?;
+    Some(asked_for.clamp(Duration::from_secs(1), RETRY_AFTER_MAX))
 }
 
 impl Scenario for Registering {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sip::HeaderName;
+use sip::{HeaderName, Message, ResponseBuilder};
 
 use super::*;
 use crate::application::Response;
@@ -288,4 +288,89 @@ fn second_invite_is_told_by_chance_when_to_come_again() {
         told.insert(String::from_utf8(seconds).unwrap().parse::<u8>().unwrap());
     }
     assert!(told.len() > 5 && told.iter().all(|seconds| *seconds <= 10), "{told:?}");
+}
+
+/// The call is hung up by the application, and its BYE answered so.
+fn hung_up(status: u16, retry_after: Option<&[u8]>) -> (Bench, String) {
+    let mut bench = Bench::talking();
+    bench.send("callee", "BYE").unwrap();
+    let told = bye_answered(&mut bench, status, retry_after);
+    (bench, told)
+}
+
+fn bye_answered(bench: &mut Bench, status: u16, retry_after: Option<&[u8]>) -> String {
+    let bye = bench.last("BYE");
+    let mut response = ResponseBuilder::new(&bye, status).to_tag(b"bob");
+    if let Some(seconds) = retry_after {
+        response = response.header(HeaderName::RetryAfter, seconds);
+    }
+    let response = Message::parse(response.build()).unwrap();
+    let told = bench.comes(Input::Response { response });
+    bench.words();
+    told
+}
+
+#[test]
+fn bye_that_found_no_way_leaves_again() {
+    // RFC 3261 §21.5.4; §20.33 with a comment
+    for (status, retry_after, pause) in [
+        (503, Some(&b"3 (our edge)"[..]), 3 * SECOND),
+        (503, None, limits::BYE_PUT_OFF),
+        (480, None, limits::BYE_PUT_OFF),
+    ] {
+        let (mut bench, told) = hung_up(status, retry_after);
+        let start = bench.now;
+        assert_eq!(told, "nothing", "it has not ended yet");
+        bench.passes(SECOND);
+        bench.comes(Input::Deadline);
+        assert_eq!(bench.words(), [""; 0]);
+        assert_eq!(bench.waits(), "nothing");
+        assert_eq!(bench.now.saturating_since(start), pause);
+        assert_eq!(bench.words(), ["BYE 3"]);
+        assert_eq!(bench.responds("BYE", 200, "bob"), "callee 200");
+        assert_eq!(state(&bench, "callee"), None);
+    }
+}
+
+#[test]
+fn bye_that_could_not_be_sent_leaves_again_and_its_successor_does_not_wait() {
+    let mut bench = Bench::talking();
+    bench.send("callee", "BYE").unwrap();
+    assert_eq!(fails(&mut bench, "BYE", 503), "nothing");
+    bench.words();
+    assert!(bench.session.is_open(), "a successor finds it");
+    bench.moves_to(2);
+    assert_eq!(bench.waits(), "nothing");
+    assert_eq!(bench.words(), ["BYE 3"]);
+    assert_eq!(fails(&mut bench, "BYE", 408), "callee failed BYE 408", "it had its 64·T1");
+}
+
+#[test]
+fn bye_is_given_up_after_a_while_with_its_last_answer() {
+    let (mut bench, mut told) = hung_up(503, None);
+    let start = bench.now;
+    let mut sent = 1;
+    while told == "nothing" {
+        bench.waits();
+        assert_eq!(bench.words().len(), 1);
+        sent += 1;
+        told = bye_answered(&mut bench, 503, None);
+    }
+    assert_eq!((told.as_str(), sent), ("callee 503", 17), "each 2 s for 32 s");
+    assert_eq!(bench.now.saturating_since(start), 32 * SECOND);
+    assert_eq!(state(&bench, "callee"), None);
+}
+
+#[test]
+fn bye_that_the_other_side_has_answered_is_the_last() {
+    for (status, retry_after) in [(481, None), (403, None), (503, Some(&b"33"[..]))] {
+        let (bench, told) = hung_up(status, retry_after);
+        assert_eq!(told, format!("callee {status}"));
+        assert_eq!(state(&bench, "callee"), None);
+    }
+    // The other side's own makes another one idle.
+    let (mut bench, _) = hung_up(503, None);
+    assert_eq!(bench.requests("callee", "BYE", 1), "callee BYE");
+    bench.words();
+    assert_eq!(state(&bench, "callee"), None);
 }
