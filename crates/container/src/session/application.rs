@@ -494,7 +494,8 @@ pub enum SessionEffect {
     /// Sends a request in a dialog that is [`LegState::Confirmed`]; never ACK or CANCEL. A re-INVITE that crosses
     /// another INVITE of the leg fails with 491; a 2xx that was not acknowledged yet is, before it, unless the ACK has to
     /// hold an answer (RFC 5407 §3.1.4, §3.1.5): it fails with 491 then. BYE ends the leg, and leaves when an open 2xx is acknowledged
-    /// (RFC 3261 §15); on a leg that has ended already it is nothing.
+    /// (RFC 3261 §15); on a leg that has ended already it is nothing. One that found no way to the other side (430, 480, 500, 502,
+    /// 503, 504) leaves again for 64·T1, and only its last answer is told; none is when the other side's own BYE came meanwhile.
     Send {
         /// On which leg.
         leg: LegName,

@@ -86,6 +86,8 @@ impl StoreConfiguration<'_> {
         line(&["repl-backlog-ttl 0"]);
         // An orderly stop waits for the replicas for so many seconds.
         line(&["shutdown-timeout 2"]);
+        // A replica that writes its first file refuses to end otherwise, and forgets that it was told to.
+        line(&["shutdown-on-sigterm force"]);
         text
     }
 }

@@ -6,8 +6,8 @@
 //! (`cluster-node-timeout` after it saw the majority last). It is started again only behind that, for started empty in its
 //! old place it would have its replicas copy the emptiness.
 //!
-//! A replica does not know which slots were on their way from its primary, and takes what has gone already for absent. So
-//! the promoted one is told at once, by what those say who wait for them.
+//! A replica does not know which slots were moving when its primary died. So the promoted one is told at once, by what the other
+//! primaries say (`succession`).
 //!
 //! These are for a tokio runtime of the caller's.
 
@@ -21,6 +21,7 @@ use tracing::info;
 use super::connection::{Connection, Lost, patiently, text};
 use super::options::Options;
 use super::servers::{Report, report};
+use super::succession::Succession;
 use crate::error::StoreError;
 
 /// Short: between its election and the next look a replica does not know what has gone to others.
@@ -125,12 +126,12 @@ async fn promote_by(
     let follows_another = |role: &Role| role.of.zip(dead).is_some_and(|(of, dead)| of != dead);
     let best = roles.iter().filter(|role| !follows_another(role)).max_by_key(|role| role.offset);
     let best = best.ok_or_else(|| failed("none of its replicas answers"))?.server;
-    let leaving = leaving(&report(best, options).await?, options).await;
+    let succession = succession(&report(best, options).await?, options).await;
     let connection =
         Connection::open(best, options).await.map_err(|error| failed(&error.to_string()))?;
-    order(&connection, by, &leaving).await.map_err(|error| failed(&error.to_string()))?;
+    order(&connection, by, &succession).await.map_err(|error| failed(&error.to_string()))?;
     loop {
-        if is_primary(&connection, &leaving).await {
+        if is_primary(&connection, &succession).await {
             return Ok(best);
         }
         if Instant::now() >= deadline {
@@ -140,36 +141,30 @@ async fn promote_by(
     }
 }
 
-/// Slots that were on their way from the primary of this replica, and to whom, by what those say who wait for them. Nobody waits
-/// for one that is silent: what has gone to it is taken for absent until somebody looks at its slots again, as managers do.
-async fn leaving(replica: &Report, options: &Options) -> Vec<(u16, String)> {
-    let Some(dead) = &replica.replica_of else { return Vec::new() };
-    let others = replica.known.iter().filter(|it| it.replica_of.is_none() && !it.is_failed);
-    let others = others.filter(|it| it.id != *dead).filter_map(|it| it.address);
-    let asked = others.map(|server| async move {
+/// What this replica has to be told, by what those say whom it knows. Nobody waits for one that is silent: what has gone to it is
+/// taken for absent until somebody looks at its slots again, as managers do.
+async fn succession(replica: &Report, options: &Options) -> Succession {
+    let asked = Succession::to_ask(replica).map(|server| async move {
         let silent = |error: &StoreError| {
-            info!(%server, %error, "does not say whether it waits for records of a primary that is replaced");
+            info!(%server, %error, "does not say what was on its way from or to a primary that is replaced");
         };
         report(server, options).await.inspect_err(silent).ok()
     });
-    let reports = join_all(asked).await.into_iter().flatten();
-    let leaving = reports.flat_map(|Report { id, coming, .. }| {
-        coming.into_iter().filter(|(_, from)| from == dead).map(move |(slot, _)| (slot, id.clone()))
-    });
-    leaving.collect()
+    let others: Vec<Report> = join_all(asked).await.into_iter().flatten().collect();
+    Succession::of(replica, &others)
 }
 
 /// Orders the promotion. Without votes it is one step with what the new primary has to know; of what others have got meanwhile it
 /// refuses to know anything.
-async fn order(connection: &Connection, by: By, leaving: &[(u16, String)]) -> Result<(), Lost> {
-    let mut orders = Pipeline::with_capacity(leaving.len() + 3);
+async fn order(connection: &Connection, by: By, succession: &Succession) -> Result<(), Lost> {
+    let mut orders = Pipeline::with_capacity(succession.orders() + 3);
     match by {
         By::Votes => {
             orders.cmd("CLUSTER").arg("FAILOVER").arg("FORCE");
         }
         By::Order => {
             orders.cmd("MULTI").cmd("CLUSTER").arg("FAILOVER").arg("TAKEOVER");
-            set_leaving(&mut orders, leaving);
+            succession.tell(&mut orders);
             orders.cmd("EXEC");
         }
     }
@@ -180,21 +175,15 @@ async fn order(connection: &Connection, by: By, leaving: &[(u16, String)]) -> Re
     }
 }
 
-/// Whether it is one by now; it knows then what is on its way from it.
-async fn is_primary(connection: &Connection, leaving: &[(u16, String)]) -> bool {
-    let mut look = Pipeline::with_capacity(leaving.len() + 1);
+/// Whether it is one by now; it knows then what was moving.
+async fn is_primary(connection: &Connection, succession: &Succession) -> bool {
+    let mut look = Pipeline::with_capacity(succession.orders() + 1);
     // What is behind the look finds at least what the look has found.
     look.cmd("INFO").arg("replication");
-    set_leaving(&mut look, leaving);
+    succession.tell(&mut look);
     let Ok(answers) = patiently(connection.exchange(&look)).await else { return false };
     let info = answers.into_iter().next().map(text).and_then(Result::ok).unwrap_or_default();
     field(&info, "role:") == Some("master")
-}
-
-fn set_leaving(orders: &mut Pipeline, leaving: &[(u16, String)]) {
-    for (slot, to) in leaving {
-        orders.cmd("CLUSTER").arg("SETSLOT").arg(*slot).arg("MIGRATING").arg(to);
-    }
 }
 
 async fn role(server: SocketAddr, options: &Options) -> Option<Role> {

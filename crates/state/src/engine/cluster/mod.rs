@@ -78,6 +78,7 @@ mod scan;
 pub mod servers;
 mod status;
 mod stored;
+mod succession;
 mod watches;
 mod writer;
 

@@ -143,3 +143,77 @@ async fn a_move_whose_source_died_is_done_by_doing_it_again() {
         assert!(read.is_some(), "record {id}");
     }
 }
+
+/// A store, and slots of the first server with what lies in them.
+async fn filled_store(options: &Options, from: &Server) -> (ClusterStore, Vec<u16>) {
+    let store = ClusterStore::connect(options.clone()).expect("the store is opened");
+    for id in 0..RECORDS {
+        let put = Batch::new().put(key(id), Expect::Any, "value", None);
+        store.commit(put).await.expect("it is committed");
+    }
+    let slots = filled(from);
+    assert!(slots.len() > 2, "a third of them lies there: {slots:?}");
+    (store, slots)
+}
+
+/// What had come to a primary that died in the middle is served by its replica, and the rest follows; also what only others know to
+/// have come whole.
+#[tokio::test]
+async fn a_replica_that_is_promoted_in_the_middle_of_a_move_to_its_primary_goes_on_with_it() {
+    if !are_installed() {
+        return;
+    }
+    for is_elected in [true, false] {
+        let servers = Servers::start(&Plan { replicas: 1, ..Plan::default() });
+        let options = Options {
+            seeds: servers.seeds(),
+            quota: super::WriteQuota { below: BelowQuota::Continue, ..super::ONE_COPY },
+            ..Options::default()
+        };
+        let [from, to] = [&servers.nodes[0], &servers.nodes[1]];
+        let (store, slots) = filled_store(&options, from).await;
+        let (arrived, coming) = slots.split_at(1);
+        move_without_end(from, to, &slots);
+        // The last words of the one that dies have reached the source only.
+        to.must::<()>(cmd("WAIT").arg(1).arg(5_000));
+        to.must::<String>(cmd("CLUSTER").arg("BUMPEPOCH"));
+        let replica = &servers.nodes[PRIMARIES + 1];
+        let epoch = async |server: &Server| {
+            let report = ordered::report(server.address, &options).await.ok()?;
+            report.known.iter().find(|it| it.address == Some(to.address)).map(|it| it.epoch)
+        };
+        wait_until_async("all hear of its epoch", async || {
+            let own = epoch(to).await;
+            let others = servers.nodes.iter().filter(|server| server.address != to.address);
+            for other in others {
+                if epoch(other).await != own {
+                    return false;
+                }
+            }
+            own.is_some()
+        })
+        .await;
+        let mut set = cmd("CLUSTER");
+        let target = place(to);
+        from.must::<()>(set.arg("SETSLOT").arg(arrived[0]).arg("NODE").arg(&target.id));
+        to.signal(Signal::KILL);
+        let (dead, limit) = (Some(to.address), Duration::from_secs(5));
+        let promoted = match is_elected {
+            true => failover::promote(dead, &[replica.address], &options, limit).await,
+            false => failover::promote_unasked(dead, &[replica.address], &options, limit).await,
+        };
+        assert_eq!(promoted.expect("it is promoted"), replica.address);
+        let report = ordered::report(replica.address, &options).await.expect("it answers");
+        assert!(report.slots.iter().any(|range| range.contains(&arrived[0])), "{report:?}");
+        let waits_for: Vec<u16> = report.coming.iter().map(|(slot, _)| *slot).collect();
+        assert_eq!(waits_for, coming);
+        wait_until_async("the move ends", async || {
+            ordered::move_slots(&place(from), &place(replica), coming, &options).await.is_ok()
+        })
+        .await;
+        for id in 0..RECORDS {
+            let read = store.read(&key(id)).await.expect("it is served");
+            assert!(read.is_some(), "record {id}; elected: {is_elected}");
+        }
+    }
+}

@@ -381,3 +381,56 @@ fn requests_in_calls_whose_answers_were_lost_with_an_edge_are_answered_all_the_s
         });
     });
 }
+
+/// Hangs up as soon as nobody tells the caller to try again.
+async fn hang_up_in_time(mut calling: Call) -> Result<(), PhoneError> {
+    loop {
+        let response = calling.request_by(0, Method::Bye).await?;
+        match response.status() {
+            // What he was told to try again had come about.
+            Some(200 | 481) => return Ok(()),
+            Some(500 | 503) => sleep(AGAIN_AFTER).await,
+            status => panic!("BYE was answered {status:?}"),
+        }
+    }
+}
+
+/// Callees hear of the end of calls that are hung up just when their edge is lost, and with it the store that knows where else
+/// they are: what the agent's BYE is answered meanwhile is not the end of it.
+#[test]
+fn callees_whose_edge_and_record_are_lost_hear_that_a_call_is_hung_up() {
+    if !has_etcd() {
+        return;
+    }
+    lab::run_within(LIMIT, &HOSTS, |lab| {
+        let mut members = cluster(lab);
+        let phones = lab.host("phones");
+        // Enough that the lost node has the records of some.
+        let calls = phones.block_on(async {
+            let mut calls = Vec::new();
+            for number in 0..24 {
+                let caller = registered(members.node(0), &format!("caller{number}")).await;
+                let callee = registered_by(&[members.node(1), members.node(2)], number).await;
+                let both = agents_call(&caller, &callee).await;
+                calls.push((caller, callee, both));
+            }
+            calls
+        });
+        members.power_off(1);
+        let ended = phones.block_on(async {
+            let mut all = JoinSet::new();
+            for (caller, callee, (calling, answering)) in calls {
+                all.spawn(async move {
+                    let began = Instant::now();
+                    let ended = tokio::try_join!(hang_up_in_time(calling), answering.hung_up());
+                    let user = callee.user().to_owned();
+                    drop((caller, callee));
+                    ended.map(|_| began.elapsed()).map_err(|error| format!("{user}: {error:?}"))
+                });
+            }
+            all.join_all().await
+        });
+        println!("{ended:?}");
+        assert!(ended.iter().all(Result::is_ok), "{ended:?}");
+    });
+}
