@@ -11,7 +11,7 @@
 //! - [`leaving`]: when a node may leave, because others have all that its stores had.
 //! - [`configuration`] is the text of `redis.conf`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -111,7 +111,9 @@ impl Picture {
     /// Who serves what: of contradicting claims the one with the highest epoch holds.
     pub fn shards(&self) -> Vec<Shard> {
         let mut owners: Vec<Option<(u64, &str)>> = vec![None; usize::from(SLOTS)];
-        for known in self.lines() {
+        // Most servers say the same.
+        let mut said = HashSet::new();
+        for known in self.lines().filter(|it| said.insert((&it.id, it.epoch, &it.slots))) {
             for range in &known.slots {
                 for slot in range.clone() {
                     let owner = &mut owners[usize::from(slot)];

@@ -6,6 +6,7 @@
 //! A store gives up a copy only when its primary has another one, and a primary gets slots only when somebody has a copy of
 //! what it serves. So a cluster that grows or shrinks has at any time the copies that it had before.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -206,6 +207,7 @@ impl Picture {
             return Vec::new();
         }
         let mut chores = self.emptied_homes(shards);
+        let mut left = BTreeSet::new();
         for copy in self.copies_wanted(shards, plan.long) {
             let (store, primary) = (&self.stores[copy.at], &self.stores[copy.primary]);
             let Some(report) = &store.report else { continue };
@@ -213,7 +215,9 @@ impl Picture {
             if !knows || primary.report.is_none() || report.replica_of.as_ref() == Some(&copy.id) {
                 continue;
             }
-            if self.may_leave(store, shards) {
+            // Of two that have the same, one stays until the other is seen to have left.
+            let present = report.replica_of.as_ref();
+            if self.may_leave(store, shards) && present.is_none_or(|id| left.insert(id)) {
                 chores.push(Chore::Follow { replica: store.address, primary: copy.id });
             }
         }
@@ -256,7 +260,9 @@ impl Picture {
         };
         // One whose primary does not answer may be needed in a moment.
         let Some(primary) = shard.at.map(|at| &self.stores[at]) else { return false };
-        primary.report.is_some() && self.copies(primary, &[store.address]) > 0
+        // What lies on its primary's host is no copy, and another one may wait for this store to become one.
+        let is_copy = store.host() != primary.host() || self.allow_colocation;
+        primary.report.is_some() && (!is_copy || self.copies(primary, &[store.address]) > 0)
     }
 
     /// A home that has everything again takes over from who stands in for it.

@@ -5,6 +5,7 @@
 //! and there is no other place.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use topology::NodeNumber;
@@ -101,61 +102,99 @@ impl Picture {
     /// How many stores beyond its `regular` ones a node should run: for copies that stores of nodes have which are lost for
     /// `long`, and as long as one of them has what nobody else has.
     pub fn spares(&self, own: NodeNumber, regular: u8, long: Duration) -> u8 {
-        let needed = if self.is_complete { self.spares_needed(own, long) } else { 0 };
-        let is_needed = |store: &&Store| store.node == own && self.is_irreplaceable(store);
+        let needed = if self.is_complete { self.spares_needed(own, regular, long) } else { 0 };
+        let shards = self.shards();
+        let is_needed = |store: &&Store| store.node == own && self.is_irreplaceable(store, &shards);
         let kept = self.stores.iter().filter(is_needed).map(|store| store.ordinal);
         let kept = kept.max().map_or(0, |ordinal| ordinal.saturating_sub(regular));
         needed.max(kept)
     }
 
-    fn spares_needed(&self, own: NodeNumber, long: Duration) -> u8 {
-        let shards = self.shards();
-        let homes = self.homes(&shards);
-        let lost: BTreeSet<NodeNumber> = self
-            .stores
-            .iter()
-            .filter(|store| store.is_lost_for(long))
-            .map(|store| store.node)
-            .collect();
+    /// Every member finds the same for all of them, whatever spares run already: they are planned anew for each loss, one
+    /// after the other where [`Picture::copies_wanted`] would have the most copies then, rather where one runs that has
+    /// a copy than where one would have to begin.
+    fn spares_needed(&self, own: NodeNumber, regular: u8, long: Duration) -> u8 {
+        // What serves and is of no member is no node's loss.
+        let is_lost = |store: &&Store| store.ordinal > 0 && store.is_lost_for(long);
+        let lost: BTreeSet<NodeNumber> =
+            self.stores.iter().filter(is_lost).map(|store| store.node).collect();
         if lost.is_empty() {
             return 0;
         }
-        // The stores that the members have anyway: every node has as many as the lost ones had.
-        let of_lost = self.stores.iter().filter(|store| lost.contains(&store.node));
-        let regular = of_lost.map(|store| store.ordinal).max().unwrap_or(1);
-        let mut without_spares = self.clone();
-        without_spares.stores.retain(|store| store.ordinal <= regular);
-        let shards_left = without_spares.shards();
-        let copies = without_spares.copies_wanted(&shards_left, long);
-        let hosts: BTreeMap<NodeNumber, &Store> = self
-            .stores
-            .iter()
-            .filter(|store| store.is_home() && !lost.contains(&store.node))
-            .map(|store| (store.node, store))
-            .collect();
+        let (mut planned, shards) = self.without_spares(regular);
+        let is_host = |store: &&Store| store.is_home() && !lost.contains(&store.node);
+        let hosts: Vec<Store> = self.stores.iter().filter(is_host).cloned().collect();
         let mut spares: BTreeMap<NodeNumber, u8> = BTreeMap::new();
-        for home in &homes {
-            let Some((primary, id)) = &home.primary else { continue };
-            let has = copies.iter().filter(|copy| &copy.id == id);
-            let mut taken: BTreeSet<_> =
-                has.map(|copy| without_spares.stores[copy.at].host()).collect();
-            let missing = usize::from(regular - 1).saturating_sub(taken.len());
-            taken.insert(self.stores[*primary].host());
-            for _ in 0..missing {
-                let free = hosts.iter().filter(|(_, store)| !taken.contains(&store.host()));
-                let chosen = free.min_by_key(|(node, _)| (spares.get(node).copied(), **node));
-                let Some((node, store)) = chosen else { break };
-                taken.insert(store.host());
-                *spares.entry(*node).or_default() += 1;
-            }
+        // Each has a copy that is missing, so there are as many as copies at the most.
+        loop {
+            let lacking = planned.copies_lacking(&shards, regular, long);
+            let rank = |host: &Store| {
+                let spare = planned.next_spare(host, regular);
+                let begins = !self.has_copy_at(host.node, spare.ordinal);
+                let count = spares.get(&host.node).copied().unwrap_or(0);
+                let mut then = planned.clone();
+                then.stores.push(spare.clone());
+                let lacking = then.copies_lacking(&shards, regular, long);
+                ((lacking, begins, count, host.node), spare)
+            };
+            let best = hosts.iter().map(rank).min_by_key(|(rank, _)| *rank);
+            let Some((rank, spare)) = best.filter(|(rank, _)| rank.0 < lacking) else { break };
+            let (.., node) = rank;
+            *spares.entry(node).or_default() += 1;
+            planned.stores.push(spare);
         }
-        spares.get(&own).copied().unwrap_or(0)
+        let of_own = planned.stores.iter().filter(|store| store.node == own);
+        of_own.map(|store| store.ordinal.saturating_sub(regular)).max().unwrap_or(0)
+    }
+
+    /// The stores that run whatever is planned: the regular ones, a node's spare that serves, and those of lower number.
+    fn without_spares(&self, regular: u8) -> (Picture, Vec<Shard>) {
+        let mut run: BTreeMap<NodeNumber, u8> = BTreeMap::new();
+        for store in self.shards().iter().filter_map(|shard| Some(&self.stores[shard.at?])) {
+            let highest = run.entry(store.node).or_default();
+            *highest = store.ordinal.max(*highest);
+        }
+        let mut rest = self.clone();
+        rest.stores.retain(|store| {
+            store.ordinal <= run.get(&store.node).copied().unwrap_or(0).max(regular)
+        });
+        let shards = rest.shards();
+        (rest, shards)
+    }
+
+    /// How many copies on hosts of their own are missing, where each home is to have one for each store but the first.
+    fn copies_lacking(&self, shards: &[Shard], regular: u8, long: Duration) -> usize {
+        let copies = self.copies_wanted(shards, long);
+        let lacking = |home: &Home| {
+            let (primary, id) = home.primary.as_ref()?;
+            let of_it = copies.iter().filter(|copy| &copy.id == id);
+            let mut hosts: BTreeSet<_> = of_it.map(|copy| self.stores[copy.at].host()).collect();
+            hosts.remove(&self.stores[*primary].host());
+            Some(usize::from(regular).saturating_sub(1 + hosts.len()))
+        };
+        self.homes(shards).iter().filter_map(lacking).sum()
+    }
+
+    /// A further store of that home's node, as it would be.
+    fn next_spare(&self, home: &Store, regular: u8) -> Store {
+        let of_node = self.stores.iter().filter(|store| store.node == home.node);
+        let highest = of_node.map(|store| store.ordinal).max().unwrap_or(0);
+        // No store has port 0: whoever looks for one by its address finds another.
+        let address = SocketAddr::new(home.host(), 0);
+        let ordinal = highest.max(regular).saturating_add(1);
+        Store { ordinal, address, report: None, ..home.clone() }
+    }
+
+    /// Whether that store of the node runs, and has everything of somebody.
+    fn has_copy_at(&self, node: NodeNumber, ordinal: u8) -> bool {
+        let is_it = |store: &&Store| store.node == node && store.ordinal == ordinal;
+        let report = self.stores.iter().find(is_it).and_then(|store| store.report.as_ref());
+        report.is_some_and(|report| report.is_synced)
     }
 
     /// It serves something, or has the only other copy of what another serves.
-    fn is_irreplaceable(&self, store: &Store) -> bool {
+    fn is_irreplaceable(&self, store: &Store, shards: &[Shard]) -> bool {
         let Some(report) = &store.report else { return false };
-        let shards = self.shards();
         if shards.iter().any(|shard| shard.primary == report.id) {
             return true;
         }

@@ -1,7 +1,7 @@
 //! Pictures of servers that do at once what they are told, from a cluster's first store to the loss of its nodes.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use super::chores::{Chore, Plan};
@@ -9,6 +9,7 @@ use super::failover::{LastLife, Orders};
 use super::*;
 
 mod leaving;
+mod losses;
 
 const LONG: Duration = Duration::from_secs(60);
 const MOMENT: Duration = Duration::from_secs(5);
@@ -59,7 +60,7 @@ impl Server {
     }
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct World {
     servers: Vec<Server>,
     epoch: u64,
@@ -97,7 +98,12 @@ impl World {
         }
     }
 
-    fn report(&self, server: &Server) -> Report {
+    /// `slots`: of all servers, by name.
+    fn report(
+        &self,
+        server: &Server,
+        slots: &BTreeMap<&String, Vec<RangeInclusive<u16>>>,
+    ) -> Report {
         let answers = |id: &str| self.servers.iter().any(|it| it.id == id && it.answers);
         let of_id = |id: &String| self.servers.iter().find(|other| &other.id == id);
         let known = server.knows.iter().map(|id| (id, of_id(id)));
@@ -108,7 +114,7 @@ impl World {
         Report {
             id: server.id.clone(),
             replica_of: server.replica_of.clone(),
-            slots: ranges(&server.slots),
+            slots: slots[&server.id].clone(),
             offset: server.offset,
             stream: server
                 .stream_of
@@ -124,7 +130,7 @@ impl World {
                     address: other.map(Server::address),
                     is_failed: other.is_none_or(|other| !other.answers),
                     replica_of: other.and_then(|other| other.replica_of.clone()),
-                    slots: other.map(|other| ranges(&other.slots)).unwrap_or_default(),
+                    slots: other.map(|other| slots[&other.id].clone()).unwrap_or_default(),
                     epoch: other.map_or(0, |other| other.epoch),
                 })
                 .collect(),
@@ -133,6 +139,7 @@ impl World {
     }
 
     fn picture(&self) -> Picture {
+        let slots = self.servers.iter().map(|server| (&server.id, ranges(&server.slots))).collect();
         let store = |server: &Server| Store {
             node: NodeNumber::new(server.node).unwrap(),
             ordinal: server.ordinal,
@@ -140,7 +147,7 @@ impl World {
             holds_data: server.holds_data && !server.leaves,
             leaves: server.leaves,
             presence: server.presence,
-            report: server.answers.then(|| self.report(server)),
+            report: server.answers.then(|| self.report(server, &slots)),
             was_in_step: false,
         };
         let mut stores: Vec<Store> = self.servers.iter().map(store).collect();

@@ -20,6 +20,7 @@ use crate::node::{Ended, Node, free_port, signal};
 
 mod absences;
 mod leaving;
+mod losses;
 mod sizes;
 
 const SPACE: Space = Space::named("stores");
