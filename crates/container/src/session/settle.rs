@@ -1,4 +1,4 @@
-//! What follows by itself once an event is dealt with: BYEs that may leave now ([`super::byes`]), the ends of legs and of the
+//! What follows by itself once an event is dealt with: BYEs that may leave now (`byes`), the ends of legs and of the
 //! session, what need not be kept any longer.
 
 use super::limits;

@@ -189,8 +189,7 @@ fn a_spare_that_has_a_copy_keeps_it_when_another_node_could_have_it() {
 fn whatever_is_lost_and_comes_back_in_whatever_order_everything_has_a_copy() {
     let seed = std::env::var("OUTLAST_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or(1);
-    println!("again with OUTLAST_SEED={seed}");
-    let mut state = seed;
+    let mut state: u64 = seed;
     let mut random = |below: usize| {
         state =
             state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
