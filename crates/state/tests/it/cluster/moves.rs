@@ -51,6 +51,18 @@ fn move_without_end(from: &Server, to: &Server, slots: &[u16]) {
     }
 }
 
+/// A store, and slots of the first server with what lies in them.
+async fn filled_store(options: &Options, from: &Server) -> (ClusterStore, Vec<u16>) {
+    let store = ClusterStore::connect(options.clone()).expect("the store is opened");
+    for id in 0..RECORDS {
+        let put = Batch::new().put(key(id), Expect::Any, "value", None);
+        store.commit(put).await.expect("it is committed");
+    }
+    let slots = filled(from);
+    assert!(slots.len() > 2, "a third of them lies there: {slots:?}");
+    (store, slots)
+}
+
 /// What has gone already is found where it is, as soon as the replica of the one that died is asked.
 #[tokio::test]
 async fn a_replica_that_is_promoted_in_the_middle_of_a_move_knows_what_has_gone() {
@@ -64,14 +76,8 @@ async fn a_replica_that_is_promoted_in_the_middle_of_a_move_knows_what_has_gone(
             quota: super::WriteQuota { below: BelowQuota::Continue, ..super::ONE_COPY },
             ..Options::default()
         };
-        let store = ClusterStore::connect(options.clone()).expect("the store is opened");
-        for id in 0..RECORDS {
-            let put = Batch::new().put(key(id), Expect::Any, "value", None);
-            store.commit(put).await.expect("it is committed");
-        }
         let [from, to] = [&servers.nodes[0], &servers.nodes[1]];
-        let slots = filled(from);
-        assert!(slots.len() > 1, "a third of them lies there: {slots:?}");
+        let (store, slots) = filled_store(&options, from).await;
         move_without_end(from, to, &slots);
         from.signal(Signal::KILL);
         let (dead, replica) = (Some(from.address), servers.nodes[PRIMARIES].address);
@@ -108,14 +114,8 @@ async fn a_move_whose_source_died_is_done_by_doing_it_again() {
         quota: super::WriteQuota { below: BelowQuota::Continue, ..super::ONE_COPY },
         ..Options::default()
     };
-    let store = ClusterStore::connect(options.clone()).expect("the store is opened");
-    for id in 0..RECORDS {
-        let put = Batch::new().put(key(id), Expect::Any, "value", None);
-        store.commit(put).await.expect("it is committed");
-    }
+    let (store, slots) = filled_store(&options, &servers.nodes[0]).await;
     let (from, to) = (place(&servers.nodes[0]), place(&servers.nodes[1]));
-    let slots = filled(&servers.nodes[0]);
-    assert!(slots.len() > 1, "a third of them lies there: {slots:?}");
     for slot in &slots {
         let set = |server: &Server, state: &str, other: &Place| {
             let mut set = cmd("CLUSTER");
@@ -142,18 +142,6 @@ async fn a_move_whose_source_died_is_done_by_doing_it_again() {
         let read = store.read(&key(id)).await.expect("it is served");
         assert!(read.is_some(), "record {id}");
     }
-}
-
-/// A store, and slots of the first server with what lies in them.
-async fn filled_store(options: &Options, from: &Server) -> (ClusterStore, Vec<u16>) {
-    let store = ClusterStore::connect(options.clone()).expect("the store is opened");
-    for id in 0..RECORDS {
-        let put = Batch::new().put(key(id), Expect::Any, "value", None);
-        store.commit(put).await.expect("it is committed");
-    }
-    let slots = filled(from);
-    assert!(slots.len() > 2, "a third of them lies there: {slots:?}");
-    (store, slots)
 }
 
 /// What had come to a primary that died in the middle is served by its replica, and the rest follows; also what only others know to

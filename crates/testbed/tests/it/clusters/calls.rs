@@ -308,15 +308,17 @@ async fn registered_by(nodes: &[&Node], number: usize) -> Phone {
     until_registered(phone.expect("a socket")).await
 }
 
-/// An INFO in a call of the agent, by its caller, until somebody does not tell him to try again.
-async fn ask(calling: &mut Call) -> Result<(), PhoneError> {
+/// A request in a call of the agent, by its caller, until somebody does not tell him to try again.
+async fn ask(calling: &mut Call, method: Method<'_>) -> Result<(), PhoneError> {
     loop {
-        let response = calling.request_by(0, Method::Info).await?;
+        let response = calling.request_by(0, method).await?;
         match response.status() {
             Some(200) => return Ok(()),
+            // What he was told to try again had come about.
+            Some(481) if method == Method::Bye => return Ok(()),
             // A callee that had answered it is sent it by another edge, and wants every CSeq once.
-            Some(500) => sleep(AGAIN_AFTER).await,
-            status => panic!("INFO was answered {status:?}"),
+            Some(500 | 503) => sleep(AGAIN_AFTER).await,
+            status => panic!("{method} was answered {status:?}"),
         }
     }
 }
@@ -359,7 +361,7 @@ fn requests_in_calls_whose_answers_were_lost_with_an_edge_are_answered_all_the_s
                     for (callee, (mut calling, answering)) in calls {
                         all.spawn(async move {
                             let asking = async {
-                                ask(&mut calling).await?;
+                                ask(&mut calling, Method::Info).await?;
                                 calling.hang_up().await
                             };
                             tokio::try_join!(asking, answering.hung_up())?;
@@ -380,19 +382,6 @@ fn requests_in_calls_whose_answers_were_lost_with_an_edge_are_answered_all_the_s
             assert!(ended.iter().all(Result::is_ok), "{ended:?}");
         });
     });
-}
-
-/// Hangs up as soon as nobody tells the caller to try again.
-async fn hang_up_in_time(mut calling: Call) -> Result<(), PhoneError> {
-    loop {
-        let response = calling.request_by(0, Method::Bye).await?;
-        match response.status() {
-            // What he was told to try again had come about.
-            Some(200 | 481) => return Ok(()),
-            Some(500 | 503) => sleep(AGAIN_AFTER).await,
-            status => panic!("BYE was answered {status:?}"),
-        }
-    }
 }
 
 /// Callees hear of the end of calls that are hung up just when their edge is lost, and with it the store that knows where else
@@ -419,10 +408,11 @@ fn callees_whose_edge_and_record_are_lost_hear_that_a_call_is_hung_up() {
         members.power_off(1);
         let ended = phones.block_on(async {
             let mut all = JoinSet::new();
-            for (caller, callee, (calling, answering)) in calls {
+            for (caller, callee, (mut calling, answering)) in calls {
                 all.spawn(async move {
                     let began = Instant::now();
-                    let ended = tokio::try_join!(hang_up_in_time(calling), answering.hung_up());
+                    let ended =
+                        tokio::try_join!(ask(&mut calling, Method::Bye), answering.hung_up());
                     let user = callee.user().to_owned();
                     drop((caller, callee));
                     ended.map(|_| began.elapsed()).map_err(|error| format!("{user}: {error:?}"))
