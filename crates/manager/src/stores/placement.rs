@@ -1,8 +1,8 @@
 //! Which store should have a copy of which shard. Pure.
 //!
 //! In the order of ordinals and nodes, each store takes the shard with the fewest copies so far, of equals the next node's.
-//! With two stores each, node i has a copy of node i + 1's. A copy never lies on its primary's host, unless that is allowed
-//! and there is no other place.
+//! With two stores each, node i has a copy of node i + 1's, with three of node i + 2's as well. A copy never lies on its primary's host,
+//! unless that is allowed and there is no other place, and a second one on the host of the first only for want of another.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -70,6 +70,7 @@ impl Picture {
         let homes = self.homes(shards);
         let serves = |at: usize| shards.iter().any(|shard| shard.at == Some(at));
         let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
+        let mut placed = BTreeSet::new();
         let mut copies = Vec::new();
         let mut candidates: Vec<(usize, &Store)> = self.stores.iter().enumerate().collect();
         candidates.sort_by_key(|(_, store)| (store.ordinal, store.node));
@@ -89,10 +90,12 @@ impl Picture {
                 }
                 let distance = (number + homes.len() - own) % homes.len();
                 let count = counts.get(&number).copied().unwrap_or(0);
-                Some(((is_close, count, distance), number, *primary, id))
+                let is_second = placed.contains(&(number, store.host()));
+                Some(((is_close, is_second, count, distance), number, *primary, id))
             });
             if let Some((_, number, primary, id)) = ranked.min_by_key(|(rank, ..)| *rank) {
                 *counts.entry(number).or_default() += 1;
+                placed.insert((number, store.host()));
                 copies.push(Copy { at, primary, id: id.clone() });
             }
         }

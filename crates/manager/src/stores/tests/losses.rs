@@ -221,3 +221,30 @@ fn whatever_is_lost_and_comes_back_in_whatever_order_everything_has_a_copy() {
         world.assert_as_in_the_beginning(nodes, &story);
     }
 }
+
+#[test]
+fn of_three_stores_each_the_two_copies_lie_on_two_hosts() {
+    for nodes in [3, 4, 5] {
+        let mut world = World::default();
+        for node in 0..nodes {
+            world.join(node, 3);
+            world.settle();
+        }
+        for primary in world.servers.iter().filter(|it| it.slots.len() > 1) {
+            let copies =
+                world.servers.iter().filter(|it| it.replica_of.as_ref() == Some(&primary.id));
+            let hosts: BTreeSet<u16> = copies.map(|it| it.node).collect();
+            assert_eq!(hosts.len(), 2, "of {nodes}, {}: {:?}", primary.id, world.roles());
+        }
+        // So each part has a copy still when any node is gone.
+        for lost in 0..nodes {
+            let mut world = world.clone();
+            world.node(lost, Presence::Lost { since: MOMENT });
+            for (_, replicas, _) in dead(&world, 0, ALL) {
+                let replica = world.at(replicas[0]).id.clone();
+                world.promote(&replica);
+            }
+            assert_eq!(world.unprotected(), 0, "of {nodes} without {lost}: {:?}", world.roles());
+        }
+    }
+}
