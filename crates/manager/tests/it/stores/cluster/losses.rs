@@ -1,4 +1,4 @@
-//! Nodes of eight that are lost one after the other.
+//! Nodes of five that are lost one after the other; of as many as `OUTLAST_STORES_NODES` says, 8 at most.
 
 use super::*;
 
@@ -33,24 +33,28 @@ fn wait_until_whole(nodes: &Nodes) {
 }
 
 #[test]
-fn of_eight_the_next_that_is_lost_may_be_any_when_everything_has_a_copy_again() {
+fn the_next_that_is_lost_may_be_any_when_everything_has_a_copy_again() {
     if !are_installed() {
         return;
     }
+    let count = std::env::var("OUTLAST_STORES_NODES").ok().and_then(|count| count.parse().ok());
+    let count: usize = count.unwrap_or(5);
+    assert!((5..=8).contains(&count), "OUTLAST_STORES_NODES is 5 to 8");
     let mut nodes = Nodes::found_with(|_, settings| settings.copy_after = Duration::ZERO);
-    (2..=8).for_each(|_| nodes.join());
+    (2..=count).for_each(|_| nodes.join());
     nodes.wait_until_formed();
     let store = nodes.client(1);
     (0..200).for_each(|number| nodes.put(&store, number));
     // The second is the neighbour, whose copy the first had; the third serves what the first did.
     let mut written = 200;
     let begun = Instant::now();
-    for lost in [4, 5, 3] {
+    // Most remain.
+    for lost in [4, 5, 3].into_iter().take((count - 1) / 2) {
         let before = nodes.report(nodes.store(lost, 1)).unwrap();
         drop(nodes.kill_node(lost));
         nodes.wait_for_successor(nodes.store(1, 1), *before.slots[0].start(), &before.id);
         wait_until_whole(&nodes);
-        println!("everything has a copy again {:?} after the first loss", begun.elapsed());
+        println!("everything has a copy again {:?} after the beginning", begun.elapsed());
         nodes.must_have(&store, 0..written);
         (written..written + 100).for_each(|number| nodes.put(&store, number));
         written += 100;
